@@ -1,0 +1,165 @@
+"""Every field of an experiment, with its type and its default.
+
+A sub-config holds the union of its parts' options. None means the named part's own default; a value
+set that the named part lacks is an error.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+  """The fields; an experiment sets what it needs."""
+  config = ConfigDict()
+  config.seed = 0
+  # 'float32' keeps TF32 and bfloat16 out of matrix products; 'default' lets the device choose.
+  config.matmul_precision = "float32"
+
+  config.target = ConfigDict(
+    dict(
+      name="nine_modes",
+      num_train=0,  # points of a fixed training set; 0 draws afresh every step
+      num_modes=placeholder(int),
+      radius=placeholder(float),
+      std=placeholder(float),
+      dim=placeholder(int),
+      weights=placeholder(tuple),
+      separation=placeholder(float),
+      weight=placeholder(float),
+    )
+  )
+  config.schedule = ConfigDict(
+    dict(
+      name="variance_exploding",
+      sigma_min=placeholder(float),
+      sigma_max=placeholder(float),
+      rho=placeholder(float),
+      beta_min=placeholder(float),
+      beta_max=placeholder(float),
+    )
+  )
+  config.network = ConfigDict(
+    dict(
+      name="residual_mlp",
+      widths=placeholder(tuple),
+      norms=placeholder(tuple),
+      activation=placeholder(str),
+      output_activation=placeholder(str),
+      width=placeholder(int),
+      depth=placeholder(int),
+      num_features=placeholder(int),
+      point_scale=placeholder(float),
+      level_scale=placeholder(float),
+    )
+  )
+  config.parameterization = ConfigDict(
+    dict(
+      name="edm",
+      conditioning="log_sigma",
+      num_train_steps=placeholder(int),
+      data_std=placeholder(float),  # of edm; None is the target's own std
+    )
+  )
+  config.loss = ConfigDict(
+    dict(
+      name="ncsn",
+      levels="log_uniform",
+      sigma_min=placeholder(float),
+      sigma_max=placeholder(float),
+      t_min=placeholder(float),
+      t_max=placeholder(float),
+      level_mean=placeholder(float),
+      level_std=placeholder(float),
+      num_levels=placeholder(int),
+      spacing=placeholder(str),
+      uniforms="stratified",
+      levels_per_point=placeholder(int),
+      weighting="edm",
+      gamma=placeholder(float),
+      data_std=placeholder(float),  # of the edm weighting; None is the target's own std
+      num_bands=placeholder(int),
+    )
+  )
+  config.optimizer = ConfigDict(
+    dict(
+      name="adam",
+      learning_rate=1e-3,
+      decay="cosine",  # of the learning rate after the warm-up, to 0: 'cosine' or 'constant'
+      warmup_steps=200,
+      clip_norm=1.0,  # of the whole gradient; 0 does not clip
+      b1=placeholder(float),
+      b2=placeholder(float),
+      eps=placeholder(float),
+      weight_decay=placeholder(float),
+      ema_decays=(0.999,),  # the slowest one is evaluated; () evaluates the parameters themselves
+    )
+  )
+  config.training = ConfigDict(
+    dict(
+      num_steps=6000,
+      batch_size=1024,
+      log_every=100,
+      checkpoint_every=1000,
+      num_validation=10_000,
+    )
+  )
+  config.sampler = ConfigDict(
+    dict(
+      name="dpmpp_2m",
+      num_steps=16,
+      grid="karras",
+      sigma_min=placeholder(float),
+      sigma_max=placeholder(float),
+      rho=placeholder(float),
+      t_min=placeholder(float),
+      t_max=placeholder(float),
+      to_data=placeholder(bool),
+      eta=placeholder(float),
+      churn=placeholder(float),
+      s_tmin=placeholder(float),
+      s_tmax=placeholder(float),
+      s_noise=placeholder(float),
+      steps_per_level=placeholder(int),
+      step_size=placeholder(float),
+      denoise=placeholder(bool),
+    )
+  )
+  config.evaluation = ConfigDict(
+    dict(
+      # Further rows, each the main sampler's settings with changes: "name:num_steps:field=value".
+      rows=("dpmpp_2m:32", "heun:16", "ddim:32:eta=1.0"),
+      num_keys=10,
+      num_samples=2000,
+      num_reference=10_000,
+      reference="fresh",  # 'fresh' draws for every key, or the 'train' set
+      num_projections=1000,
+      metrics=(
+        "max_sliced_wasserstein",
+        "sliced_wasserstein",
+        "energy_distance",
+        "mode_weight_tv",
+        "off_mode_share",
+        "within_mode_std",
+      ),
+      score_levels=(0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0),  # sigma / alpha
+      score_samples=4096,
+    )
+  )
+  return config
+
+
+def variant(config: ConfigDict, arg: str) -> ConfigDict:
+  """The config as it is for '', and the same experiment in seconds for 'fast'.
+
+  Raises:
+    ValueError: arg is neither.
+  """
+  if arg == "fast":
+    config.training.update(num_steps=60, log_every=10, checkpoint_every=20, num_validation=512)
+    config.training.batch_size = min(config.training.batch_size, 128)
+    config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 10)
+    config.evaluation.update(num_keys=2, num_samples=200, num_reference=400, num_projections=50)
+    config.evaluation.score_samples = 256
+  elif arg:
+    raise ValueError(f"config argument {arg!r} is not known (known: fast)")
+  return config

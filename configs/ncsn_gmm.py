@@ -1,0 +1,26 @@
+"""NCSN on the nine-mode mixture, our best settings.
+
+  python main.py --config=configs/ncsn_gmm.py              # about 2 minutes on 2 CPU cores
+  python main.py --config=configs/ncsn_gmm.py:fast         # seconds, for tests
+
+Expect max-SW2 within 1.15 of its floor at 10 NFE (dpmpp_2m); mode-weight TV <= 0.035 and at most 1 %
+of samples off every mode at 32; relative score error <= 0.01 at every level from 0.05 to 80.
+
+Mends the noise-conditional network of a published notebook, whose settings are in
+ncsn_gmm_published.py: the largest level is 80 rather than 10 (the data's std is 8), the output is
+linear, the network is preconditioned as in EDM, levels are log-uniform and stratified, the learning
+rate warms up and decays, and an average of the parameters is evaluated. Training points are drawn
+afresh at every step.
+"""
+
+from configs import base
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; arg 'fast' makes it a run of seconds."""
+  config = base.get_config()
+  config.schedule.update(name="variance_exploding", sigma_min=0.02, sigma_max=80.0, rho=7.0)
+  config.network.update(name="residual_mlp", width=192, depth=2)
+  config.optimizer.learning_rate = 3e-3
+  return base.variant(config, arg)

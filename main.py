@@ -1,0 +1,134 @@
+"""Trains, samples and measures the experiment of a config.
+
+  python main.py --config=configs/ncsn_gmm.py
+  python main.py --config=configs/ncsn_gmm.py --config.optimizer.learning_rate=1e-3
+  python main.py --config=configs/ncsn_gmm.py --mode=eval --config.sampler.name=heun
+"""
+
+import difflib
+import pathlib
+import sys
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:fast].")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Where the run leaves what it leaves [results/<config>/<run id>]."
+)
+_MODE = flags.DEFINE_enum(
+  "mode", "train_and_eval", ["train", "eval", "train_and_eval"], "What to do."
+)
+flags.mark_flag_as_required("config")
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+  print(message, file=sys.stderr)
+  sys.exit(code)
+
+
+def _config_flag(argv: list[str]) -> str:
+  """The config as it was typed, 'configs/NAME.py:arg'; '' where none was."""
+  for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    name, sign, value = argument.lstrip("-").partition("=")
+    if name == "config":
+      return value if sign else following
+  return ""
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+  return f"; did you mean {close[0]}?" if close else ""
+
+
+def _unknown_field(config: str, argv: list[str]) -> str | None:
+  """What to say of the first --config.FIELD that the config lacks, if there is one."""
+  values = flags.FlagValues()
+  bare = [argv[0], f"--config={config}"]
+  flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=bare)
+  values(bare)
+  sections = flag.value.to_dict()
+  known = [f"config.{name}" for name in sections]
+  known += [
+    f"config.{name}.{field}"
+    for name, section in sections.items()
+    if isinstance(section, dict)
+    for field in section
+  ]
+  for argument in argv[1:]:
+    path = argument.lstrip("-").partition("=")[0]
+    if path.startswith("config.") and path not in known:
+      return f"{config}: {path} is not a field{_did_you_mean(path, known)}"
+  return None
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses the flags; a mistake ends the program with one line and code 2."""
+  config = _config_flag(argv)
+  file = pathlib.Path(config.partition(":")[0])
+  if config and not file.is_file():
+    known = [str(path) for path in sorted(file.parent.glob("*.py"))]
+    _fail(f"--config={config}: there is no such file{_did_you_mean(str(file), known)}")
+  try:
+    return flags.FLAGS(argv)
+  except Exception as error:  # whatever a config module or ml_collections raises
+    # A config that fails brings its traceback along: the last line says what it is.
+    message = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+    if config and isinstance(error, (AttributeError, KeyError, flags.UnrecognizedFlagError)):
+      message = _unknown_field(config, argv) or message
+    _fail(message if message.startswith(config) else f"{config or 'main.py'}: {message}")
+
+
+def main(argv: list[str]) -> None:
+  """Dispatches."""
+  if len(argv) > 1:
+    _fail(f"main.py: {argv[1]!r} is not a flag; did you mean --config={argv[1]}?")
+  # Only now: a mistake on the command line is answered at once.
+  import jax
+
+  from scorelab import run
+  from scorelab.checkpoints import CheckpointError
+  from scorelab.experiment import ConfigError, build
+
+  logging.set_verbosity(logging.WARNING)  # Orbax tells much
+  config, mode = _CONFIG.value, _MODE.value
+  file = _config_flag(sys.argv)
+  try:
+    experiment = build(config)
+    name = pathlib.Path(file.split(":")[0]).stem
+    path = pathlib.Path(_WORKDIR.value or f"results/{name}/{run.run_id(experiment.config)}")
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    execute(experiment, run.open_workdir(path, experiment.config, overrides), mode)
+  except ConfigError as error:
+    _fail(f"{file}: {error}")
+  except run.Preempted:
+    _fail(f"{path}: stopped and saved; the same command goes on", run.PREEMPTED_EXIT_CODE)
+  except (run.RunError, CheckpointError) as error:
+    _fail(str(error), 1)
+
+
+def execute(experiment, workdir, mode: str) -> None:
+  """Trains, evaluates or both, in the workdir."""
+  from scorelab import evaluation, plotting, training
+  from scorelab.run import StopFlag
+
+  if workdir.done.exists():
+    print(evaluation.format_table(evaluation.read(workdir)))
+    print(f"{workdir.path}: already done")
+    return
+  with StopFlag() as stop:
+    if mode == "eval":
+      state = training.restore_trained(experiment, workdir)
+    else:
+      state = training.train(experiment, workdir, stop)
+    if mode != "train":
+      result = evaluation.evaluate(experiment, training.evaluated_params(state), workdir, stop)
+      print(evaluation.format_table(result))
+      plotting.draw_run(experiment, training.evaluated_params(state), workdir, stop)
+      workdir.done.touch()
+  print(workdir.path)
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=parse)

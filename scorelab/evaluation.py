@@ -1,0 +1,263 @@
+"""A trained network against the truth: the table of metrics, each with its error budget.
+
+For a metric M and a sampler on a grid from its prior,
+
+    floor           M(exact samples, reference)
+    discretisation  M(exact score, from the true p_T) - floor
+    prior           M(exact score, from the prior) - M(exact score, from the true p_T)
+    learning        M(network, from the prior) - M(exact score, from the prior)
+
+which add up to M(network, from the prior). Each may be negative. For each key the four share the
+reference, the projections, the start's noise and the sampler's noise, so the standard errors are
+those of paired differences.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scorelab import predictions
+from scorelab.experiment import Experiment, Row, Stream
+from scorelab.metrics import Reference, score_error
+from scorelab.run import StopFlag, Workdir, append_jsonl, write_json
+from scorelab.typing import Array, Key, Params, Predict
+
+BUDGET = ("floor", "prior", "discretisation", "learning")
+
+
+def sample_row(
+  row: Row, bind: Callable[[Params], Predict]
+) -> Callable[[Params, Key, Array], tuple[Array, Array]]:
+  """One row, jitted: `(params, keys [k], starts [k, n, *event]) -> (samples like starts, nfe [])`."""
+
+  @jax.jit
+  def run(params: Params, keys: Key, starts: Array) -> tuple[Array, Array]:
+    predict = bind(params)
+
+    def one(inputs: tuple[Key, Array]) -> tuple[Array, Array]:
+      samples = row.run(inputs[0], predict, inputs[1])
+      return samples.x, jnp.asarray(samples.nfe)
+
+    x, nfe = jax.lax.map(one, (keys, starts))
+    return x, nfe[0]
+
+  return run
+
+
+def draw_sets(
+  experiment: Experiment, params: Params, stop: StopFlag
+) -> dict[str, Any]:
+  """Draws every set of samples that the budget compares.
+
+  Returns:
+    `reference` [k, m, *event], `exact` [k, n, *event], and `rows`: for each row its sets
+    `network`, `prior` and `true_start`, each [k, n, *event], and its `nfe`.
+  """
+  protocol, target = experiment.evaluation, experiment.target
+  root = experiment.key(Stream.EVALUATION, 0)
+  reference_key, exact_key, data_key, start_key, sampler_key = jax.random.split(root, 5)
+
+  def draw(key: Key, size: int) -> Array:
+    return jax.lax.map(lambda k: target.sample(k, size), jax.random.split(key, protocol.num_keys))
+
+  if protocol.reference == "train":
+    train = experiment.data["x"]
+    reference = jnp.broadcast_to(train, (protocol.num_keys, *train.shape))
+  else:
+    reference = draw(reference_key, protocol.num_reference)
+  data = draw(data_key, protocol.num_samples)
+  start_keys = jax.random.split(start_key, protocol.num_keys)
+  sampler_keys = jax.random.split(sampler_key, protocol.num_keys)
+
+  rows = []
+  for row in experiment.evaluation.rows:
+    start = row.grid[0]
+    # One key for both on purpose: the same noise, with the data under it or without.
+    prior = jax.vmap(lambda k, row=row: row.grid.prior(k, data.shape[1:]))(start_keys)
+    true = jax.vmap(lambda k, x, start=start: predictions.noised(k, x, start)[0])(start_keys, data)
+    network = sample_row(row, experiment.parameterization.bind)
+    exact = sample_row(row, lambda _: target.predict)
+    sets = {}
+    for name, sample, given, starts in (
+      ("network", network, params, prior),
+      ("prior", exact, None, prior),
+      ("true_start", exact, None, true),
+    ):
+      stop.check()
+      x, nfe = sample(given, sampler_keys, starts)
+      sets |= {name: np.asarray(x), "nfe": int(nfe)}
+    rows.append(sets)
+  return {
+    "reference": np.asarray(reference),
+    "exact": np.asarray(draw(exact_key, protocol.num_samples)),
+    "rows": rows,
+  }
+
+
+def measure(experiment: Experiment, sets: dict[str, Any], stop: StopFlag) -> np.ndarray:
+  """Every metric of every row's sets: [rows, metrics, 4, k].
+
+  The four are floor, true_start, prior and network.
+  """
+  protocol = experiment.evaluation
+  keys = jax.random.split(experiment.key(Stream.EVALUATION, 1), protocol.num_keys)
+  table = np.full((len(protocol.rows), len(protocol.metrics), 4, protocol.num_keys), np.nan)
+  for k, key in enumerate(keys):
+    # Keys outermost: one reference's sorted projections are in memory at a time.
+    reference = Reference(sets["reference"][k], experiment.target)
+    for m, metric in enumerate(protocol.metrics.values()):
+      stop.check()
+      table[:, m, 0, k] = metric(key, sets["exact"][k], reference)
+      for r, row in enumerate(sets["rows"]):
+        for s, name in enumerate(("true_start", "prior", "network"), start=1):
+          table[r, m, s, k] = metric(key, row[name][k], reference)
+  return table
+
+
+def budget(measured: np.ndarray) -> dict[str, float | None]:
+  """The budget of one metric from its [4, k] values: floor, true_start, prior, network.
+
+  Returns:
+    value, the four parts that add up to it, and the standard error of each over the keys: `sem`
+    for the value, `<part>_sem` for a part; None where there is one key, or a value is not finite.
+  """
+  floor, true_start, prior, network = measured
+  parts = {
+    "value": network,
+    "floor": floor,
+    "prior": prior - true_start,
+    "discretisation": true_start - floor,
+    "learning": network - prior,
+  }
+  result: dict[str, float | None] = {}
+  for name, values in parts.items():
+    sem = np.std(values, ddof=1) / np.sqrt(values.size) if values.size > 1 else np.nan
+    for field, number in ((name, values.mean()), ("sem" if name == "value" else f"{name}_sem", sem)):
+      result[field] = float(number) if np.isfinite(number) else None
+  return result
+
+
+def evaluate(
+  experiment: Experiment, params: Params, workdir: Workdir, stop: StopFlag
+) -> dict[str, Any]:
+  """Measures the network and writes evaluation.json and samples.npz.
+
+  Returns:
+    What evaluation.json holds.
+
+  Raises:
+    Preempted: a stop was requested; nothing is written.
+  """
+  begun = time.monotonic()
+  protocol = experiment.evaluation
+  sets = draw_sets(experiment, params, stop)
+  measured = measure(experiment, sets, stop)
+  rows = [
+    {
+      "sampler": row.sampler,
+      "options": row.options,
+      "num_steps": row.num_steps,
+      "nfe": drawn["nfe"],
+      "metrics": {
+        name: budget(values) for name, values in zip(protocol.metrics, values_of_row, strict=True)
+      },
+    }
+    for row, drawn, values_of_row in zip(protocol.rows, sets["rows"], measured, strict=True)
+  ]
+  result = {
+    "protocol": {
+      "num_keys": protocol.num_keys,
+      "num_samples": protocol.num_samples,
+      "num_reference": sets["reference"].shape[1],
+      "reference": protocol.reference,
+      "num_projections": experiment.config["evaluation"]["num_projections"],
+    },
+    "rows": rows,
+    "score_error": measure_scores(experiment, params),
+  }
+  arrays = {row_label(row): r["network"][0] for row, r in zip(rows, sets["rows"], strict=True)}
+  np.savez(workdir.samples, exact=sets["exact"][0], reference=sets["reference"][0], **arrays)
+  write_json(workdir.evaluation, result)
+  append_jsonl(workdir.timings, {"evaluation_seconds": time.monotonic() - begun, "step": None})
+  return result
+
+
+def read(workdir: Workdir) -> dict[str, Any]:
+  """What a finished evaluation found."""
+  return json.loads(workdir.evaluation.read_text())
+
+
+def measure_scores(experiment: Experiment, params: Params) -> dict[str, list[float]]:
+  """The score error at each of config.evaluation.score_levels, as lists by name."""
+  protocol = experiment.evaluation
+  ratios = jnp.asarray(protocol.score_levels)
+  levels = experiment.schedule.at_log_snr(-jnp.log(ratios))
+
+  @jax.jit
+  def measure_all(params: Params) -> tuple[Array, Array]:
+    predict = experiment.parameterization.bind(params)
+    key = experiment.key(Stream.SCORE_ERROR, 0)
+    return score_error(key, experiment.target, predict, levels, protocol.score_samples)
+
+  absolute, relative = measure_all(params)
+  return {
+    "sigma": list(protocol.score_levels),
+    "absolute": absolute.tolist(),
+    "relative": relative.tolist(),
+  }
+
+
+def row_label(row: dict[str, Any]) -> str:
+  """A row's name for people and for samples.npz: 'ddim-32-eta=1.0'."""
+  changed = [f"{k}={v}" for k, v in row["options"].items() if k != "grid"]
+  return "-".join([row["sampler"], str(row["num_steps"]), *changed])
+
+
+def format_table(result: dict[str, Any]) -> str:
+  """evaluation.json as aligned text: a block for each metric, a line for each row."""
+  lines = []
+  for name in result["rows"][0]["metrics"]:
+    cells = [["sampler", "NFE", name, "", "/ floor", *BUDGET]]
+    for row in result["rows"]:
+      numbers = row["metrics"][name]
+      value, floor = numbers["value"], numbers["floor"]
+      ratio = f"{value / floor:.2f}" if value is not None and floor else "-"
+      cells.append([
+        row_label(row),
+        str(row["nfe"]),
+        _number(value),
+        f"+- {_number(numbers['sem'])}",
+        ratio,
+        *(_number(numbers[part], signed=part != "floor") for part in BUDGET),
+      ])
+    lines += _align(cells) + [""]
+  errors = result["score_error"]
+  cells = [["sigma", *(f"{s:g}" for s in errors["sigma"])]]
+  cells.append(["relative score error", *(f"{e:.4f}" for e in errors["relative"])])
+  return "\n".join(lines + _align(cells))
+
+
+def _number(value: float | None, signed: bool = False) -> str:
+  """Four significant digits at most, or '-' where there is none."""
+  if value is None:
+    return "-"
+  return f"{value:+.4f}" if signed else f"{value:.4f}"
+
+
+def _align(cells: list[list[str]]) -> list[str]:
+  """Columns of text: the first flush left, the others flush right."""
+  widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+  return [
+    "  ".join(
+      cell.ljust(width) if i == 0 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ).rstrip()
+    for row in cells
+  ]

@@ -1,0 +1,144 @@
+"""Which levels a loss sees, and how it weighs them.
+
+A level distribution is its quantile function: `(schedule, u) -> Level` with u uniform on [0, 1], so
+that stratified and antithetic draws of u serve every distribution. A weighting `level -> w`
+multiplies |x0 error|^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from scorelab.schedules import GRIDS, Level, Schedule
+from scorelab.typing import Array, Key
+
+
+def uniform_time(
+  schedule: Schedule, u: Array, *, t_min: float | None = None, t_max: float = 1.0
+) -> Level:
+  """t uniform on [t_min, t_max]; t_min is the schedule's own by default. u [n] -> Level [n]."""
+  t_min = schedule.t_min if t_min is None else t_min
+  return schedule.at(t_min + (t_max - t_min) * u)
+
+
+def log_uniform(
+  schedule: Schedule,
+  u: Array,
+  *,
+  sigma_min: float | None = None,
+  sigma_max: float | None = None,
+) -> Level:
+  """log(sigma / alpha) uniform between the ends given, or the schedule's. u [n] -> Level [n]."""
+  low, high = _log_ratio_ends(schedule, sigma_min, sigma_max)
+  return schedule.at_log_snr(-(low + (high - low) * u))
+
+
+def log_normal(
+  schedule: Schedule,
+  u: Array,
+  *,
+  level_mean: float = -1.2,
+  level_std: float = 1.2,
+  sigma_min: float | None = None,
+  sigma_max: float | None = None,
+) -> Level:
+  """log(sigma / alpha) normal, clipped to the ends given, or the schedule's. u [n] -> Level [n].
+
+  Karras et al. 2022 (arXiv 2206.00364), table 1: P_mean and P_std, for data of std 0.5.
+  """
+  low, high = _log_ratio_ends(schedule, sigma_min, sigma_max)
+  log_ratio = level_mean + level_std * jax.scipy.special.ndtri(u)
+  return schedule.at_log_snr(-jnp.clip(log_ratio, low, high))
+
+
+def grid_levels(
+  schedule: Schedule, u: Array, *, num_levels: int = 100, spacing: str = "uniform"
+) -> Level:
+  """One of the noisy levels of a sampling grid, each as often. u [n] -> Level [n]."""
+  grid = GRIDS[spacing](schedule, num_levels)
+  index = jnp.minimum(jnp.floor(u * num_levels).astype(int), num_levels - 1)
+  return jax.tree.map(lambda a: a[index], grid.levels)
+
+
+def _log_ratio_ends(
+  schedule: Schedule, sigma_min: float | None, sigma_max: float | None
+) -> tuple[Array, Array]:
+  """log(sigma / alpha) at the two ends."""
+  low = -schedule.log_snr(jnp.asarray(schedule.t_min))
+  high = -schedule.log_snr(jnp.asarray(schedule.t_max))
+  return (
+    low if sigma_min is None else jnp.log(sigma_min),
+    high if sigma_max is None else jnp.log(sigma_max),
+  )
+
+
+LEVELS: dict[str, Callable[..., Level]] = {
+  "grid": grid_levels,
+  "log_normal": log_normal,
+  "log_uniform": log_uniform,
+  "uniform_time": uniform_time,
+}
+
+
+def independent(key: Key, n: int) -> Array:
+  """n independent uniforms."""
+  return jax.random.uniform(key, (n,))
+
+
+def stratified(key: Key, n: int) -> Array:
+  """One uniform in each of n equal cells, in order: the points they go with must be shuffled."""
+  return (jnp.arange(n) + jax.random.uniform(key, (n,))) / n
+
+
+def shifted(key: Key, n: int) -> Array:
+  """n equidistant points with one random shift (Kingma et al. 2021, appendix I.1)."""
+  return (jnp.arange(n) + jax.random.uniform(key)) / n
+
+
+def antithetic(key: Key, n: int) -> Array:
+  """n / 2 independent uniforms u and their mirror images 1 - u; n even."""
+  u = jax.random.uniform(key, (n // 2,))
+  return jnp.concatenate([u, 1 - u])
+
+
+UNIFORMS: dict[str, Callable[[Key, int], Array]] = {
+  "antithetic": antithetic,
+  "independent": independent,
+  "shifted": shifted,
+  "stratified": stratified,
+}
+
+
+def uniform_weight(level: Level) -> Array:
+  """1: the mean squared error of x0."""
+  return jnp.ones_like(level.sigma)
+
+
+def snr_weight(level: Level) -> Array:
+  """alpha^2 / sigma^2: the squared error of the noise, or sigma^2 times that of the score.
+
+  Song and Ermon 2019 (arXiv 1907.05600), section 4.2; Ho et al. 2020, eq. 14.
+  """
+  return (level.alpha / level.sigma) ** 2
+
+
+def min_snr_weight(level: Level, *, gamma: float = 5.0) -> Array:
+  """min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556, section 3.4)."""
+  return jnp.minimum(snr_weight(level), gamma)
+
+
+def edm_weight(level: Level, *, data_std: float = 1.0) -> Array:
+  """1 / c_out^2 = (sigma^2 + alpha^2 s^2) / (sigma s)^2 (Karras et al. 2022, table 1)."""
+  return snr_weight(level) + 1 / data_std**2
+
+
+WEIGHTINGS: dict[str, Callable[..., Array]] = {
+  "edm": edm_weight,
+  "min_snr": min_snr_weight,
+  "sigma_squared": snr_weight,  # NCSN's name: sigma^2 on the error of the score
+  "snr": snr_weight,
+  "uniform": uniform_weight,
+}

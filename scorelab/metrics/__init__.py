@@ -1,0 +1,40 @@
+"""How far samples are from the data: `metric(key, samples, reference, **options) -> float`.
+
+A metric is one function in one file of this package, and one line here. Metrics run on the host;
+those without randomness ignore the key. The reference is an array of points, or, for modes and
+for exact sliced distances, a distribution; or a `Reference`, which has both and shares work
+between calls. A sample that is not finite gives nan.
+"""
+
+from collections.abc import Callable
+
+from scorelab.metrics.kernels import energy_distance, mean_pairwise_distance
+from scorelab.metrics.modes import mode_weight_tv, mode_weights, off_mode_share, within_mode_std
+from scorelab.metrics.reference import Reference
+from scorelab.metrics.score_error import score_error
+from scorelab.metrics.wasserstein import max_sliced_wasserstein, sliced_wasserstein, wasserstein
+
+METRICS: dict[str, Callable[..., float]] = {
+  "sliced_wasserstein": sliced_wasserstein,
+  "max_sliced_wasserstein": max_sliced_wasserstein,
+  "wasserstein": wasserstein,
+  "energy_distance": energy_distance,
+  "mode_weight_tv": mode_weight_tv,
+  "off_mode_share": off_mode_share,
+  "within_mode_std": within_mode_std,
+}
+
+__all__ = [
+  "METRICS",
+  "Reference",
+  "energy_distance",
+  "max_sliced_wasserstein",
+  "mean_pairwise_distance",
+  "mode_weight_tv",
+  "mode_weights",
+  "off_mode_share",
+  "score_error",
+  "sliced_wasserstein",
+  "wasserstein",
+  "within_mode_std",
+]

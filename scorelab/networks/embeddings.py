@@ -1,0 +1,37 @@
+"""Embeddings of levels and of points."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from scorelab.typing import Array
+
+
+class FourierFeatures(nn.Module):
+  """sin and cos of random projections whose frequencies are fixed: no parameter is trained.
+
+  Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional
+  Domains", NeurIPS 2020 (arXiv 2006.10739), section 5. The frequencies are drawn once, from a key
+  of their own, so that they are the same for every seed.
+
+  Attributes:
+    num_features: projections; the output has twice as many, in [-1, 1].
+    scale: std of the angular frequencies, per unit of the input.
+  """
+
+  num_features: int
+  scale: float
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[..., d] -> [..., 2 num_features]."""
+    frequencies = self.scale * _gaussian_table(x.shape[-1], self.num_features)
+    angles = x @ frequencies.astype(x.dtype)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def _gaussian_table(rows: int, columns: int) -> Array:
+  """Standard normal draws [rows, columns], always the same."""
+  return jax.random.normal(jax.random.key(0), (rows, columns))

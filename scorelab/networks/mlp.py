@@ -1,0 +1,85 @@
+"""Multilayer perceptrons `(x [b, d], c [b]) -> [b, d]` for points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from scorelab.networks.embeddings import FourierFeatures
+from scorelab.typing import Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+  "gelu": nn.gelu,
+  "leaky_relu": nn.leaky_relu,
+  "relu": nn.relu,
+  "silu": nn.silu,
+  "softplus": nn.softplus,
+  "tanh": nn.tanh,
+}
+
+
+class MLP(nn.Module):
+  """Dense layers, some of them normalised, on the point with its conditioning appended.
+
+  Attributes:
+    widths: width of each hidden layer.
+    norms: whether each hidden layer is followed by layer normalisation; as long as `widths`.
+    activation: a name of ACTIVATIONS, after each hidden layer.
+    output_activation: a name of ACTIVATIONS after the last layer too, or None: the score of a
+      published notebook went through a leaky ReLU.
+  """
+
+  widths: tuple[int, ...] = (256, 512, 256)
+  norms: tuple[bool, ...] = (True, False, True)
+  activation: str = "leaky_relu"
+  output_activation: str | None = None
+
+  @nn.compact
+  def __call__(self, x: Array, c: Array) -> Array:
+    """[b, d], [b] -> [b, d]."""
+    activation = ACTIVATIONS[self.activation]
+    h = jnp.concatenate([x, c[:, None]], axis=-1)
+    for width, norm in zip(self.widths, self.norms, strict=True):
+      h = nn.Dense(width)(h)
+      h = nn.LayerNorm()(h) if norm else h
+      h = activation(h)
+    h = nn.Dense(x.shape[-1])(h)
+    return h if self.output_activation is None else ACTIVATIONS[self.output_activation](h)
+
+
+class ResidualMLP(nn.Module):
+  """Pre-normalised residual blocks on Fourier features of the point and of its conditioning.
+
+  The last layer is linear and starts at zero. The point itself is appended to its features, so
+  that the network can go on linearly outside the data.
+
+  Attributes:
+    width: of the residual stream, and of each block's hidden layer.
+    depth: number of blocks, >= 1.
+    activation: a name of ACTIVATIONS.
+    num_features: Fourier features of the point and, as many, of the conditioning.
+    point_scale: std of their angular frequencies, per unit of the (scaled) point.
+    level_scale: std of the frequencies for the conditioning, per unit of it.
+  """
+
+  width: int = 192
+  depth: int = 3
+  activation: str = "silu"
+  num_features: int = 64
+  point_scale: float = 4.0
+  level_scale: float = 2.0
+
+  @nn.compact
+  def __call__(self, x: Array, c: Array) -> Array:
+    """[b, d], [b] -> [b, d]."""
+    activation = ACTIVATIONS[self.activation]
+    points = FourierFeatures(self.num_features, self.point_scale)(x)
+    levels = FourierFeatures(self.num_features, self.level_scale)(c[:, None])
+    h = nn.Dense(self.width)(jnp.concatenate([x, points, c[:, None], levels], axis=-1))
+    for _ in range(self.depth):
+      update = activation(nn.Dense(self.width)(nn.LayerNorm()(h)))
+      h = h + nn.Dense(self.width)(update)
+    h = activation(nn.LayerNorm()(h))
+    return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros)(h)

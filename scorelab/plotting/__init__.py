@@ -1,0 +1,2 @@
+"""Figures."""
+def draw_run(*a): pass

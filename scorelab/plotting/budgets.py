@@ -1,0 +1,173 @@
+"""The error budget: what a metric is made of, for each sampler and against its evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from scorelab.plotting import style
+
+Budget = Mapping[str, float | None]
+"""One row's metric in evaluation.json: value, the four parts, and their standard errors."""
+PARTS = tuple(style.PART_COLOURS)
+_LANE = 0.16
+_NEGATIVE = {"hatch": "/////", "alpha": 0.55}
+
+
+@style.context()
+def bars(labels: Sequence[str], budgets: Mapping[str, Sequence[Budget]], text: str) -> Figure:
+  """Each row's metric as a waterfall of its parts, which add up to the value.
+
+  Every part has a lane and begins where the one above it ended; a negative one runs to the left,
+  hatched. Whiskers are standard errors; the diamond is the value.
+
+  Args:
+    labels: the rows, [n].
+    budgets: by metric, [n] each.
+    text: the caption.
+  """
+  columns = min(len(budgets), 3)
+  lines = -(-len(budgets) // columns)
+  figure = style.new_figure(3.1 * columns + 0.6, lines * (0.55 + 0.48 * len(labels)) + 0.9)
+  axes = figure.subplots(lines, columns, squeeze=False).ravel()
+  for ax, (metric, rows) in zip(axes, budgets.items(), strict=False):
+    for y, row in enumerate(rows):
+      _draw_waterfall(ax, y, row)
+    ax.axvline(0, color=style.BLACK, lw=0.6)
+    ax.set(yticks=range(len(labels)), ylim=(len(labels) - 0.45, -0.5))
+    ax.set_yticklabels(labels)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel(style.metric_label(metric))
+  for ax in axes[len(budgets) :]:
+    ax.set_visible(False)
+  for ax in axes:
+    ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
+  _legend(figure, value={"marker": "D", "ls": "none"})
+  style.caption(figure, text)
+  return figure
+
+
+def _draw_waterfall(ax: Axes, y: float, row: Budget) -> None:
+  """The parts in their lanes, from 0 to the value; those without a number are left out."""
+  whisker = {"elinewidth": 0.9, "capsize": 1.5, "capthick": 0.9, "fmt": "none"}
+  end = 0.0
+  for lane, part in enumerate(PARTS):
+    width = style.number(row[part])
+    if np.isnan(width):
+      continue
+    centre = y + (lane - 2) * _LANE
+    look = _NEGATIVE if width < 0 else {}
+    colour = style.PART_COLOURS[part]
+    bar = ax.barh(centre, width, _LANE, left=end, color=colour, lw=0, **look)
+    bar.set_label(part)
+    end += width
+    sem = style.number(row[f"{part}_sem"])
+    ax.errorbar(end, centre, xerr=np.nan_to_num(sem), ecolor="#404040", **whisker)
+  value, sem = style.number(row["value"]), style.number(row["sem"])
+  centre = y + 2 * _LANE
+  ax.errorbar(value, centre, xerr=np.nan_to_num(sem), ecolor=style.BLACK, **whisker)
+  ax.plot(value, centre, "D", color=style.BLACK, ms=3.5)
+
+
+class Bands(NamedTuple):
+  """One panel of `bands`: a metric's budget against evaluations.
+
+  Attributes:
+    title: what the panel is.
+    metric: its name.
+    nfe: [n].
+    budgets: [n].
+    published: someone else's values, [n] each, nan where unknown, by which of our lines they
+      belong to: 'network', 'prior' (exact score, from the prior) or 'discretisation' (exact score,
+      from the true p_T).
+  """
+
+  title: str
+  metric: str
+  nfe: np.ndarray
+  budgets: Sequence[Budget]
+  published: Mapping[str, np.ndarray] = {}  # noqa: RUF012
+
+
+_PUBLISHED_MARKERS = {"learning": "o", "prior": "s", "discretisation": "^"}
+
+
+@style.context()
+def bands(panels: Sequence[Sequence[Bands]], text: str, published: str = "published") -> Figure:
+  """The budget against evaluations as stacked bands: one row of panels for each metric.
+
+  The floor lies at the bottom; each part reaches from the line below it to its own, and a negative
+  one, hatched, from its line up to the one before. The black line is the value.
+
+  Args:
+    panels: [rows][columns]; a row shares its y axis.
+    text: the caption.
+    published: what the open markers are.
+  """
+  rows, columns = len(panels), len(panels[0])
+  figure = style.new_figure(2.5 * columns + 0.6, 2.5 * rows + 0.9)
+  axes = figure.subplots(rows, columns, squeeze=False, sharey="row")
+  for row_axes, row in zip(axes, panels, strict=True):
+    for ax, panel in zip(row_axes, row, strict=True):
+      _draw_bands(ax, panel)
+    row_axes[0].set_ylim(bottom=0)
+    row_axes[0].set_ylabel(style.metric_label(row[0].metric))
+  for ax in axes[:-1].ravel():
+    ax.set_xlabel("")
+  extra = {}
+  if any(panel.published for row in panels for panel in row):
+    extra[published] = {"marker": "o", "ls": "none", "mfc": "white", "ms": 6}
+  _legend(figure, value={"marker": "D", "ms": 3.5}, **extra)
+  style.caption(figure, text)
+  return figure
+
+
+def _draw_bands(ax: Axes, panel: Bands) -> None:
+  below = np.zeros(len(panel.nfe))
+  for part in PARTS:
+    width = _column(panel.budgets, part)
+    line, colour = below + width, style.PART_COLOURS[part]
+    for chosen, look in ((width >= 0, {}), (width <= 0, _NEGATIVE)):
+      ax.fill_between(
+        panel.nfe, below, line, where=chosen.tolist(), interpolate=True, color=colour, lw=0, **look
+      )
+    ax.plot(panel.nfe, line, color=colour if part != "floor" else style.GREY, lw=0.8)
+    below = line
+    if part in panel.published:
+      ax.plot(
+        panel.nfe,
+        panel.published[part],
+        _PUBLISHED_MARKERS[part],
+        color=style.BLACK,
+        mfc=colour,
+        ms=6,
+        mew=0.9,
+        zorder=5,
+      )
+  sem = np.nan_to_num(_column(panel.budgets, "sem"))
+  value = _column(panel.budgets, "value")
+  ax.errorbar(panel.nfe, value, sem, color=style.BLACK, marker="D", ms=3, lw=1.2, elinewidth=0.9)
+  style.nfe_axis(ax, [int(n) for n in panel.nfe])
+  ax.set_title(panel.title)
+
+
+def _column(budgets: Sequence[Budget], name: str) -> np.ndarray:
+  return np.array([style.number(b[name]) for b in budgets])
+
+
+def _legend(figure: Figure, **lines: Mapping[str, Any]) -> None:
+  """The parts, what hatching means, and further lines by label, above the panels."""
+  ax = figure.axes[0]
+  handles: list[Any] = [
+    Patch(color=colour, lw=0, label=style.PART_LABELS.get(part, part))
+    for part, colour in style.PART_COLOURS.items()
+  ]
+  handles.append(Patch(fc="white", ec=style.GREY, lw=0, hatch="/////", label="negative"))
+  for label, look in lines.items():
+    handles += ax.plot([], [], **{"color": style.BLACK, "label": label, **look})
+  figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))

@@ -1,0 +1,170 @@
+"""Curves: the loss, the score error by level, quality against the number of evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scorelab.plotting import style
+
+
+class Curve(NamedTuple):
+  """A sampler's metric against its network evaluations; all arrays [n].
+
+  Attributes:
+    label: for the legend.
+    nfe: evaluations.
+    value: mean over keys.
+    sem: its standard error.
+    look: colour, marker, linestyle, as of `Axes.plot`.
+    published: someone else's values at the same nfe, shown as open markers, nan where unknown.
+  """
+
+  label: str
+  nfe: np.ndarray
+  value: np.ndarray
+  sem: np.ndarray
+  look: Mapping[str, Any]
+  published: np.ndarray | None = None
+
+
+@style.context()
+def loss(
+  history: Sequence[Mapping[str, Any]],
+  edges: np.ndarray | None,
+  text: str,
+  lines: Mapping[str, float] | None = None,
+) -> Figure:
+  """The training and validation loss, and the training loss by band of noise.
+
+  Args:
+    history: the objects of metrics.jsonl; may be empty.
+    edges: [bands + 1], the bands' ends in sigma / alpha, cleanest first; None draws no bands.
+    text: the caption.
+    lines: values to mark, by label.
+  """
+  bands = np.array([[style.number(b) for b in h["band_loss"]] for h in history if "band_loss" in h])
+  with_bands = edges is not None and bands.size > 0
+  figure = style.new_figure(8.2 if with_bands else 5, 3.1)
+  axes = figure.subplots(1, 2 if with_bands else 1, squeeze=False)[0]
+  step = np.array([h["step"] for h in history])
+  axes[0].plot(step, [h["loss"] for h in history], color=style.BLUE, label="training")
+  validated = [(h["step"], h["val_loss"]) for h in history if h.get("val_loss") is not None]
+  if validated:
+    axes[0].plot(*zip(*validated, strict=True), "o", color=style.VERMILLION, label="validation")
+  shades = ("--", ":", "-.")
+  for (label, value), shade in zip((lines or {}).items(), shades, strict=False):
+    axes[0].axhline(value, color=style.GREY, ls=shade, label=f"{label}: {value:.4g}")
+  axes[0].set(xlabel="training step", ylabel="loss")
+  if with_bands:
+    colours = style.NOISE_CMAP(np.linspace(0, 1, bands.shape[1]))
+    for i, (band, colour) in enumerate(zip(bands.T, colours, strict=True)):
+      label = f"{edges[i]:.2g} to {edges[i + 1]:.2g}"
+      axes[1].plot(step, band, color=colour, lw=1, label=label)
+    axes[1].set(xlabel="training step", ylabel="loss by level")
+    axes[1].legend(title="sigma", loc="center left", bbox_to_anchor=(1, 0.5))
+    _log_where_positive(axes[1], bands)
+  if history:
+    _log_where_positive(axes[0], np.array([h["loss"] for h in history]))
+    axes[0].legend()
+  else:
+    axes[0].text(0.5, 0.5, "no training step", ha="center", transform=axes[0].transAxes)
+  style.caption(figure, text)
+  return figure
+
+
+def _log_where_positive(ax: Axes, values: np.ndarray) -> None:
+  """A log axis where values of one sign span more than a factor of 5."""
+  finite = values[np.isfinite(values)]
+  if finite.size and finite.min() > 0 and finite.max() > 5 * finite.min():
+    ax.set_yscale("log")
+
+
+@style.context()
+def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
+  """The score error against the level: absolute and relative, both axes logarithmic.
+
+  Args:
+    errors: sigma, absolute and relative, each [levels]: evaluation.json's score_error.
+    text: the caption.
+  """
+  figure = style.new_figure(5, 3.3)
+  ax = figure.subplots()
+  for name, label, marker, colour in (
+    ("relative", "relative: E|s - s*|^2 / E|s*|^2", "o", style.BLUE),
+    ("absolute", "absolute: sigma^2 E|s - s*|^2", "s", style.ORANGE),
+  ):
+    ax.plot(errors["sigma"], errors[name], marker=marker, color=colour, label=label)
+  ax.set(xscale="log", yscale="log", xlabel="level sigma / alpha", ylabel="squared score error")
+  ax.grid(color="#E8E8E8")
+  ax.legend()
+  style.caption(figure, text)
+  return figure
+
+
+class Panel(NamedTuple):
+  """One metric of `quality`.
+
+  Attributes:
+    metric: its name.
+    curves: to draw.
+    floor: mean over keys of exact samples against exact samples.
+    floor_sem: its standard error.
+  """
+
+  metric: str
+  curves: Sequence[Curve]
+  floor: float
+  floor_sem: float
+
+
+@style.context()
+def quality(panels: Sequence[Panel], text: str, published: str = "published") -> Figure:
+  """Metrics against network evaluations, with their floors.
+
+  Args:
+    panels: one for each metric, side by side.
+    text: the caption.
+    published: what the open markers are.
+  """
+  single = len(panels) == 1
+  figure = style.new_figure(5.6 if single else 3.1 * len(panels), 3.6)
+  for ax, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    draw_floor(ax, panel.floor, panel.floor_sem)
+    for curve in panel.curves:
+      draw_curve(ax, curve)
+    if any(curve.published is not None for curve in panel.curves):
+      open_marker = {"marker": "o", "mfc": "none", "color": style.GREY, "ls": "none", "ms": 7}
+      ax.plot([], [], **open_marker, label=published)
+    style.nfe_axis(ax, [int(n) for curve in panel.curves for n in curve.nfe])
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel(style.metric_label(panel.metric))
+    if single:
+      ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+  if not single:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5))
+  style.caption(figure, text)
+  return figure
+
+
+def draw_floor(ax: Axes, floor: float, sem: float) -> None:
+  """The floor as a grey band of one standard error about its mean."""
+  label = style.PART_LABELS["floor"]
+  spread = 0.0 if np.isnan(sem) else sem
+  ax.axhspan(floor - spread, floor + spread, color=style.PART_COLOURS["floor"], lw=0, label=label)
+  ax.axhline(floor, color=style.GREY, lw=0.8)
+
+
+def draw_curve(ax: Axes, curve: Curve) -> None:
+  """A mean with its standard-error band, and someone else's values as open markers."""
+  ax.plot(curve.nfe, curve.value, label=curve.label, **curve.look)
+  low, high = curve.value - curve.sem, curve.value + curve.sem
+  ax.fill_between(curve.nfe, low, high, color=curve.look["color"], alpha=0.18, lw=0)
+  if curve.published is not None:
+    look = {"color": curve.look["color"], "marker": curve.look.get("marker", "o")}
+    ax.plot(curve.nfe, curve.published, **look, mfc="none", ms=8, ls="none")

@@ -1,0 +1,182 @@
+"""Points and vector fields: samples beside the data, a network's score beside the exact one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.quiver import Quiver
+
+from scorelab.plotting import style
+
+_NUM_COLUMNS = 4
+
+
+class Cloud(NamedTuple):
+  """A set of points and how to show it.
+
+  Attributes:
+    points: [n, d]; of d > 2 the first two coordinates are shown, of d = 1 a histogram.
+    title: what it is.
+    colour: of the points.
+    off: [n], the points that belong to no mode, shown in black; None where there are no modes.
+  """
+
+  points: np.ndarray
+  title: str
+  colour: str
+  off: np.ndarray | None = None
+
+
+class ScoreField(NamedTuple):
+  """The network's score and the exact one at the same points.
+
+  Attributes:
+    x: [m, d], d = 1 or 2; for d = 1 in increasing order.
+    network: [m, d].
+    exact: [m, d].
+    sigma: the level, sigma / alpha.
+  """
+
+  x: np.ndarray
+  network: np.ndarray
+  exact: np.ndarray
+  sigma: float
+
+
+def lattice(low: np.ndarray, high: np.ndarray, num: int) -> np.ndarray:
+  """num^d points of a regular lattice in the box low [d] .. high [d], cell centres: [num^d, d]."""
+  centres = [a + (b - a) * (np.arange(num) + 0.5) / num for a, b in zip(low, high, strict=True)]
+  return np.stack(np.meshgrid(*centres), axis=-1).reshape(-1, len(centres))
+
+
+def box(points: np.ndarray, margin: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+  """(low [d], high [d]) around points [n, d], wider by this share of its longest side."""
+  low, high = points.min(axis=0), points.max(axis=0)
+  reach = margin * max(float((high - low).max()), 1e-6)
+  return low - reach, high + reach
+
+
+def arrows(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Arrows [m, 2] of length |score|^(1/4), at most 1, along scores [m, 2]; and |score| [m].
+
+  Scores differ by orders of magnitude: the fourth root keeps the small ones visible, and colour
+  says the rest.
+  """
+  size = np.linalg.norm(score, axis=1)
+  root = (size / max(float(size.max()), 1e-30)) ** 0.25
+  return score / np.maximum(size, 1e-30)[:, None] * root[:, None], size
+
+
+def draw_arrows(ax: Axes, x: np.ndarray, score: np.ndarray, norm: Normalize | None = None) -> Quiver:
+  """A quiver of scores [m, 2] at lattice points x [m, 2]; colour is |score|, on a log scale."""
+  vectors, size = arrows(score)
+  spacing = np.ptp(x[:, 0]) / max(np.sqrt(len(x)) - 1, 1)
+  return ax.quiver(
+    *x.T,
+    *vectors.T,
+    size,
+    norm=norm or log_norm(size),
+    cmap=style.NOISE_CMAP,
+    angles="xy",
+    scale_units="xy",
+    scale=1 / (0.95 * spacing),
+    pivot="mid",
+    width=0.0045,
+  )
+
+
+def log_norm(size: np.ndarray) -> LogNorm:
+  """A log scale over at most four decades below the largest of these."""
+  high = max(float(size.max()), 1e-30)
+  return LogNorm(max(float(size.min()), high * 1e-4), high * (1 + 1e-6))
+
+
+def draw_cloud(ax: Axes, cloud: Cloud, low: np.ndarray, high: np.ndarray) -> None:
+  """One set of points in the box low [d] .. high [d], with equal aspect; d = 1 as a histogram."""
+  points, title = cloud.points, cloud.title
+  if points.shape[1] == 1:
+    bins = np.linspace(low[0], high[0], 61).tolist()
+    ax.hist(points[:, 0], bins=bins, density=True, color=cloud.colour, alpha=0.7)
+    ax.set(xlim=(low[0], high[0]), xlabel="x", ylabel="density")
+  else:
+    size = float(np.clip(4000 / len(points), 0.8, 8))
+    off = np.zeros(len(points), bool) if cloud.off is None else cloud.off
+    for chosen, colour, alpha in ((~off, cloud.colour, 0.45), (off, style.BLACK, 0.9)):
+      ax.scatter(*points[chosen, :2].T, s=size, color=colour, alpha=alpha, linewidths=0)
+    _square(ax, low, high)
+  if cloud.off is not None:
+    title += f"\n{100 * cloud.off.mean():.2g} % off mode"
+  ax.set_title(title)
+
+
+def _square(ax: Axes, low: np.ndarray, high: np.ndarray) -> None:
+  ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", xlabel="x1", ylabel="x2")
+  ax.spines[["top", "right"]].set_visible(True)
+
+
+@style.context()
+def samples(clouds: Sequence[Cloud], field: ScoreField | None, text: str) -> Figure:
+  """The data and every sampler's samples and, where there is a field, both scores and their gap.
+
+  Args:
+    clouds: the data first: it sets the box, and a sampler's strays may fall outside.
+    field: of the clouds' dimension, 1 or 2; None draws clouds alone.
+    text: the caption.
+  """
+  panels = len(clouds) + (0 if field is None else 3 if field.x.shape[1] == 2 else 1)
+  columns = min(panels, _NUM_COLUMNS)
+  rows = -(-panels // columns)
+  figure = style.new_figure(2.55 * columns, 2.75 * rows + 0.25)
+  axes = figure.subplots(rows, columns, squeeze=False).ravel()
+  low, high = box(clouds[0].points)
+  for ax, cloud in zip(axes, clouds, strict=False):
+    draw_cloud(ax, cloud, low, high)
+  if field is not None:
+    _draw_field(figure, list(axes[len(clouds) : panels]), field)
+  for ax in axes[panels:]:
+    ax.set_visible(False)
+  for ax in axes:
+    ax.label_outer()
+  style.caption(figure, text)
+  return figure
+
+
+def _draw_field(figure: Figure, axes: Sequence[Axes], field: ScoreField) -> None:
+  """Network, truth and relative gap in 2-D, on three axes; two curves in 1-D, on one."""
+  if field.x.shape[1] == 1:
+    (ax,) = axes
+    ax.plot(field.x[:, 0], field.exact[:, 0], color=style.BLACK, label="exact")
+    ax.plot(field.x[:, 0], field.network[:, 0], "--", color=style.VERMILLION, label="network")
+    ax.set(xlabel="x", ylabel="score", title=f"score at sigma = {field.sigma:.3g}")
+    ax.legend()
+    return
+  low, high = field.x.min(axis=0), field.x.max(axis=0)
+  norm = log_norm(np.linalg.norm(field.exact, axis=1))
+  for ax, score, name in ((axes[0], field.network, "network"), (axes[1], field.exact, "exact")):
+    draw_arrows(ax, field.x, score, norm)
+    ax.set_title(f"{name} score\nat sigma = {field.sigma:.3g}")
+    _square(ax, low, high)
+  _bar(figure, axes[1], norm, style.NOISE_CMAP, "|score|")
+  gap = np.linalg.norm(field.network - field.exact, axis=1)
+  gap = gap / np.maximum(np.linalg.norm(field.exact, axis=1), 1e-30)
+  side = round(len(gap) ** 0.5)
+  gap_norm, cmap = LogNorm(1e-3, 1), matplotlib.colormaps["cividis"]
+  shape = (side, side)
+  axes[2].pcolormesh(
+    *(c.reshape(shape) for c in field.x.T), gap.reshape(shape), norm=gap_norm, cmap=cmap
+  )
+  _square(axes[2], low, high)
+  axes[2].set_title("|network - exact|\nover |exact|")
+  _bar(figure, axes[2], gap_norm, cmap, None)
+
+
+def _bar(figure: Figure, ax: Axes, norm: Normalize, cmap: object, label: str | None) -> None:
+  mappable = ScalarMappable(norm, cmap)  # pyrefly: ignore[bad-argument-type]
+  figure.colorbar(mappable, ax=ax, shrink=0.75, pad=0.02, label=label or "")

@@ -1,0 +1,177 @@
+"""What every figure shares: colours, sizes, captions, and files that stay small and say their command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
+from PIL import Image, PngImagePlugin
+
+# Okabe and Ito, "Color Universal Design", 2008: told apart by every kind of colour vision.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
+  *("#000000", "#E69F00", "#56B4E9", "#009E73"),
+  *("#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
+)
+GREY = "#8C8C8C"
+
+# One look for each sampler throughout the project; a new sampler is a new line.
+SAMPLER_COLOURS = {
+  "ddim": BLUE,
+  "dpmpp_2m": VERMILLION,
+  "heun": GREEN,
+  "euler": SKY,
+  "annealed_langevin": PURPLE,
+}
+# The error budget, in the order in which its parts add up to the value.
+PART_COLOURS = {"floor": "#BDBDBD", "discretisation": SKY, "prior": ORANGE, "learning": VERMILLION}
+PART_LABELS = {"floor": "floor (exact v exact)"}
+METRIC_LABELS = {
+  "sliced_wasserstein": "sliced W2",
+  "max_sliced_wasserstein": "max-sliced W2",
+  "wasserstein": "W2",
+  "energy_distance": "energy distance",
+  "mode_weight_tv": "mode-weight TV",
+  "off_mode_share": "off-mode share",
+  "within_mode_std": "within-mode std (1 is right)",
+}
+# From light to dark; the light end is left out, which paper would swallow.
+NOISE_CMAP = LinearSegmentedColormap.from_list(
+  "noise", matplotlib.colormaps["viridis"](np.linspace(0, 0.92, 256))
+)
+
+MAX_PNG_BYTES = 300_000
+_RC = {
+  "font.size": 9,
+  "axes.titlesize": 9.5,
+  "axes.labelsize": 9,
+  "legend.fontsize": 8,
+  "legend.frameon": False,
+  "xtick.labelsize": 8,
+  "ytick.labelsize": 8,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.axisbelow": True,
+  "lines.linewidth": 1.5,
+  "lines.markersize": 4.5,
+  "hatch.linewidth": 0.6,
+}
+
+
+def context() -> Any:
+  """The project's look, as a context manager or a decorator: nothing is set at import."""
+  return matplotlib.rc_context(_RC)
+
+
+def new_figure(width: float, height: float) -> Figure:
+  """An empty figure of this many inches, apart from pyplot and its global state."""
+  figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def caption(figure: Figure, text: str) -> None:
+  """A line under the figure: numbers of samples, projections and keys."""
+  figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color="#505050")
+
+
+def sampler_colour(name: str) -> str:
+  """The sampler's own colour; black for one that has none yet."""
+  return SAMPLER_COLOURS.get(name, BLACK)
+
+
+def metric_label(name: str) -> str:
+  """A metric's name for people."""
+  return METRIC_LABELS.get(name, name.replace("_", " "))
+
+
+def number(value: float | None) -> float:
+  """A number of evaluation.json; nan where it has null."""
+  return np.nan if value is None else float(value)
+
+
+def nfe_axis(ax: Axes, counts: Sequence[int]) -> None:
+  """A log axis of network evaluations with a tick, an integer, at each count."""
+  ax.set_xscale("log")
+  ax.xaxis.set_major_locator(FixedLocator(sorted(set(counts))))
+  ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+  ax.xaxis.set_minor_locator(NullLocator())
+  ax.xaxis.set_minor_formatter(NullFormatter())
+  ax.set_xlabel("network evaluations (NFE)")
+
+
+def save(figure: Figure, path: pathlib.Path, command: str) -> pathlib.Path:
+  """Writes a PNG of at most MAX_PNG_BYTES with the command in its metadata.
+
+  One that is too large is reduced to 256 colours, then in resolution, until it fits.
+
+  Args:
+    figure: what to draw.
+    path: ends in .png; its folder is made.
+    command: what a reader types to get this figure; read back with `pillow`, as Description.
+
+  Returns:
+    The path.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  info = PngImagePlugin.PngInfo()
+  info.add_text("Software", "scorelab")
+  info.add_text("Description", command)
+  dpi = figure.dpi
+  while True:
+    raw, packed = io.BytesIO(), io.BytesIO()
+    with context():
+      figure.savefig(raw, format="png", dpi=dpi)
+    image = Image.open(raw).convert("RGB")
+    image.save(packed, "png", optimize=True, pnginfo=info)
+    if packed.tell() > MAX_PNG_BYTES:
+      packed = io.BytesIO()
+      image.quantize(256).save(packed, "png", optimize=True, pnginfo=info)
+    if packed.tell() <= MAX_PNG_BYTES or dpi < 40:
+      path.write_bytes(packed.getvalue())
+      return path
+    dpi *= 0.85
+
+
+def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], command: str) -> pathlib.Path:
+  """The numbers of a figure: the command as a comment, the names, a line for each row.
+
+  Args:
+    path: its folder is made.
+    rows: at least one, all with the first one's names; floats are written so that they read back
+      as the same numbers, None and nan as nothing.
+    command: what a reader types to get them.
+
+  Returns:
+    The path.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open("w", newline="") as file:
+    file.write(f"# {command}\n")
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: "" if v is None or v != v else v for k, v in row.items()} for row in rows)
+  return path
+
+
+def read_csv(path: pathlib.Path) -> list[dict[str, Any]]:
+  """What `write_csv` wrote, numbers as floats and nothing as nan; the command is left out."""
+
+  def parse(text: str) -> Any:
+    try:
+      return float(text) if text else np.nan
+    except ValueError:
+      return text
+
+  with path.open(newline="") as file:
+    lines = (line for line in file if not line.startswith("#"))
+    return [{k: parse(v) for k, v in row.items()} for row in csv.DictReader(lines)]

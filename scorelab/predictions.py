@@ -1,0 +1,277 @@
+"""One prediction, every view: x0, noise, score, v and flow of a network or of the truth.
+
+    x_t = alpha x_0 + sigma eps
+    x0    = E[x_0 | x_t]               noise = (x - alpha x0) / sigma      score = -noise / sigma
+    v     = alpha noise - sigma x0     flow  = noise - x0
+
+References:
+  Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022
+    (arXiv 2202.00512), appendix D: v.
+  Lipman et al., "Flow Matching for Generative Modeling", ICLR 2023 (arXiv 2210.02747): flow.
+  Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
+    NeurIPS 2022 (arXiv 2206.00364), table 1: preconditioning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from scorelab.schedules import Level, require_time
+from scorelab.typing import Array, Key, Params, Predict
+
+# From each kind of value straight to x0 and to the noise: (x, alpha, sigma, value) -> view.
+_TO_X0: dict[str, Callable[..., Array]] = {
+  "x0": lambda x, alpha, sigma, x0: x0,
+  "noise": lambda x, alpha, sigma, noise: (x - sigma * noise) / alpha,
+  "score": lambda x, alpha, sigma, score: (x + sigma**2 * score) / alpha,
+  # The denominator is 1 for variance-preserving processes only.
+  "v": lambda x, alpha, sigma, v: (alpha * x - sigma * v) / (alpha**2 + sigma**2),
+  "flow": lambda x, alpha, sigma, flow: (x - sigma * flow) / (alpha + sigma),
+}
+_TO_NOISE: dict[str, Callable[..., Array]] = {
+  "x0": lambda x, alpha, sigma, x0: (x - alpha * x0) / sigma,
+  "noise": lambda x, alpha, sigma, noise: noise,
+  "score": lambda x, alpha, sigma, score: -sigma * score,
+  "v": lambda x, alpha, sigma, v: (sigma * x + alpha * v) / (alpha**2 + sigma**2),
+  "flow": lambda x, alpha, sigma, flow: (x + alpha * flow) / (alpha + sigma),
+}
+# |x0 error| per unit of error in each view, the slopes of _TO_X0: a loss computed in the
+# network's own view is weighted by the square.
+_X0_SLOPE: dict[str, Callable[[Array, Array], Array]] = {
+  "x0": lambda alpha, sigma: jnp.ones_like(sigma),
+  "noise": lambda alpha, sigma: sigma / alpha,
+  "score": lambda alpha, sigma: sigma**2 / alpha,
+  "v": lambda alpha, sigma: sigma / (alpha**2 + sigma**2),
+  "flow": lambda alpha, sigma: sigma / (alpha + sigma),
+}
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["x", "level", "views", "x0_variance", "variance_fraction"],
+  meta_fields=["kind"],
+)
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """A prediction at x, in every view.
+
+  Attributes:
+    x: the noisy points, [*batch, *event].
+    level: their level, of shape [] or [*batch].
+    views: the views that were computed apart, by name, each of x's shape; holds `kind` at least.
+    kind: the view from which the others are derived. Static.
+    x0_variance: diagonal of Cov[x_0 | x_t], of x's shape, where it is known.
+    variance_fraction: a network's learned interpolation between the log posterior variance (0)
+      and log beta (1), of x's shape, where it has one.
+  """
+
+  x: Array
+  level: Level
+  views: dict[str, Array]
+  kind: str
+  x0_variance: Array | None = None
+  variance_fraction: Array | None = None
+
+  @classmethod
+  def of(
+    cls,
+    x: Array,
+    level: Level,
+    kind: str,
+    *,
+    x0_variance: Array | None = None,
+    variance_fraction: Array | None = None,
+    **views: Array,
+  ) -> Prediction:
+    """A prediction from the views at hand; `kind` names the one that the others follow from.
+
+    Raises:
+      ValueError: `kind` is unknown or not among the views given.
+    """
+    if kind not in _TO_X0 or kind not in views:
+      raise ValueError(f"kind = {kind!r} must be one of {', '.join(_TO_X0)} and be given")
+    return cls(x, level, views, kind, x0_variance, variance_fraction)
+
+  def view(self, name: str) -> Array:
+    """The view of this name: 'x0', 'noise', 'score', 'v' or 'flow', of x's shape."""
+    return getattr(self, name)
+
+  def _derive(self, formulas: dict[str, Callable[..., Array]]) -> Array:
+    level = self.level.like(self.x)
+    return formulas[self.kind](self.x, level.alpha, level.sigma, self.views[self.kind])
+
+  @property
+  def x0(self) -> Array:
+    """E[x_0 | x_t], the denoised point, of x's shape."""
+    return self.views["x0"] if "x0" in self.views else self._derive(_TO_X0)
+
+  @property
+  def noise(self) -> Array:
+    """E[eps | x_t], of x's shape."""
+    return self.views["noise"] if "noise" in self.views else self._derive(_TO_NOISE)
+
+  @property
+  def score(self) -> Array:
+    """The score of q_t, of x's shape. Defined at sigma = 0 where it was given as such."""
+    if "score" in self.views:
+      return self.views["score"]
+    return -self.noise / self.level.like(self.x).sigma
+
+  @property
+  def v(self) -> Array:
+    """alpha noise - sigma x0, of x's shape."""
+    if "v" in self.views:
+      return self.views["v"]
+    level = self.level.like(self.x)
+    return level.alpha * self.noise - level.sigma * self.x0
+
+  @property
+  def flow(self) -> Array:
+    """noise - x0, linear flow's velocity, of x's shape."""
+    return self.views["flow"] if "flow" in self.views else self.noise - self.x0
+
+
+def x0_slope(kind: str, level: Level) -> Array:
+  """|x0 error| per unit of error in the view `kind`, of the level's shape."""
+  return _X0_SLOPE[kind](level.alpha, level.sigma)
+
+
+def noised(key: Key, x0: Array, level: Level) -> tuple[Array, Prediction]:
+  """Draws x = alpha x0 + sigma eps and, in every view, what a network should say of it.
+
+  Args:
+    key: consumed.
+    x0: clean points, [*batch, *event].
+    level: of shape [] or [*batch].
+
+  Returns:
+    The noisy points, of x0's shape, and the prediction that knows x0 and eps.
+  """
+  noise = jax.random.normal(key, x0.shape, x0.dtype)
+  at = level.like(x0)
+  x = at.alpha * x0 + at.sigma * noise
+  return x, Prediction.of(x, level, "x0", x0=x0, noise=noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameterization:
+  """How a network's output is read: as the view `kind` itself.
+
+  Attributes:
+    apply: a Flax module's apply, `(variables, x [b, *event], c [b], ...) -> [b, *event]`.
+    conditioning: what the network is told of the level, elementwise: one of CONDITIONINGS.
+    kind: 'score', 'noise', 'x0', 'v' or 'flow'.
+    event_ndim: axes of one point: 1 for points [d], 3 for images [height, width, channels].
+  """
+
+  apply: Callable[..., Any]
+  conditioning: Callable[[Level], Array]
+  kind: str
+  event_ndim: int = 1
+
+  def scale_input(self, x: Array, level: Level) -> Array:
+    """What the network sees of x; the level's fields broadcast with x."""
+    del level
+    return x
+
+  def read(self, x: Array, level: Level, output: Array) -> Prediction:
+    """The prediction that this output, of x's shape, stands for."""
+    return Prediction.of(x, level, self.kind, **{self.kind: output})
+
+  def bind(
+    self, params: Params, label: Array | None = None, rngs: dict[str, Key] | None = None
+  ) -> Predict:
+    """The predict function of these parameters. Call it inside the jitted function.
+
+    Args:
+      params: the network's parameters.
+      label: class labels of x's batch shape, for a conditional network.
+      rngs: keys by name for dropout; without them the network is deterministic.
+
+    Returns:
+      predict(x [*batch, *event], level [] or [*batch]) -> Prediction. The network itself always
+      sees one batch axis.
+    """
+
+    def predict(x: Array, level: Level) -> Prediction:
+      batch, event = x.shape[: x.ndim - self.event_ndim], x.shape[x.ndim - self.event_ndim :]
+
+      def flat(a: Array) -> Array:
+        return jnp.broadcast_to(a, batch).reshape(-1)
+
+      inputs = self.scale_input(x, level.like(x)).reshape(-1, *event)
+      labels = () if label is None else (flat(label),)
+      output = self.apply(
+        {"params": params}, inputs, flat(self.conditioning(level)), *labels, rngs=rngs
+      )
+      return self.read(x, level, output.reshape(x.shape))
+
+    return predict
+
+
+@dataclasses.dataclass(frozen=True)
+class EDM(Parameterization):
+  """EDM's preconditioning, for any process: the network F sees and gives unit variance.
+
+      x0 = c_skip x + c_out F(c_in x)             with V = sigma^2 + alpha^2 s^2
+      c_in = V^-1/2    c_skip = alpha s^2 / V     c_out = sigma s V^-1/2
+
+  Karras et al. 2022, table 1 and appendix B.6, where alpha = 1.
+
+  Attributes:
+    data_std: s, the std of the data over all coordinates, in the data's units.
+  """
+
+  kind: str = "x0"
+  data_std: float = 1.0
+
+  def scale_input(self, x: Array, level: Level) -> Array:
+    return x / jnp.sqrt(level.sigma**2 + (level.alpha * self.data_std) ** 2)
+
+  def read(self, x: Array, level: Level, output: Array) -> Prediction:
+    at, s = level.like(x), self.data_std
+    total = at.sigma**2 + (at.alpha * s) ** 2
+    x0 = (at.alpha * s**2 / total) * x + (at.sigma * s / jnp.sqrt(total)) * output
+    # (x - alpha x0) / sigma worked out by hand: at little noise the difference would cancel.
+    noise = (at.sigma / total) * x - (at.alpha * s / jnp.sqrt(total)) * output
+    return Prediction.of(x, level, "x0", x0=x0, noise=noise)
+
+
+PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {
+  **{kind: functools.partial(Parameterization, kind=kind) for kind in _TO_X0},
+  "edm": EDM,
+}
+
+
+def log_sigma(level: Level) -> Array:
+  """log(sigma / alpha) / 4: EDM's c_noise in the variance-exploding form."""
+  return -level.log_snr / 4
+
+
+def signal_level(level: Level) -> Array:
+  """alpha^2: DDPM's alpha_bar."""
+  return level.alpha**2
+
+
+def time(level: Level) -> Array:
+  """t itself, in [0, 1]."""
+  return require_time(level)
+
+
+def time_index(level: Level, *, num_train_steps: int = 1000) -> Array:
+  """The step i of a discrete process of T steps, t = (i + 1) / T: round(t T) - 1, as a float."""
+  return jnp.round(require_time(level) * num_train_steps) - 1
+
+
+CONDITIONINGS: dict[str, Callable[..., Array]] = {
+  "log_sigma": log_sigma,
+  "signal_level": signal_level,
+  "time": time,
+  "time_index": time_index,
+}

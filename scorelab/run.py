@@ -1,0 +1,207 @@
+"""A run's folder and the signals that end it: the edge between a run and its machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from types import FrameType
+from typing import Any
+
+import jax
+
+# What only evaluation depends on: it may change in a finished folder, and is evaluated again.
+EVALUATION_FIELDS = ("sampler", "evaluation")
+PREEMPTED_EXIT_CODE = 75
+
+
+class RunError(RuntimeError):
+  """A run that cannot go on in this folder; the message is one line."""
+
+
+class Preempted(Exception):
+  """The run was asked to stop, has saved what it had, and can be started again."""
+
+
+class StopFlag:
+  """Notes SIGTERM and SIGUSR2, within a `with` block; work asks `check` where it can stop."""
+
+  def __init__(self) -> None:
+    self.requested = False
+    self._previous: dict[int, Any] = {}
+
+  def __enter__(self) -> StopFlag:
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+      self._previous[number] = signal.signal(number, self._note)
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _note(self, number: int, frame: FrameType | None) -> None:
+    del number, frame
+    self.requested = True
+
+  def check(self) -> None:
+    """Raises Preempted where a stop was requested."""
+    if self.requested:
+      raise Preempted
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes JSON so that a reader, or a kill, sees the old file or the new one, never half."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+  os.replace(temporary, path)
+
+
+def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The objects of a JSONL file, one a line; a torn last line is left out."""
+  objects = []
+  for line in path.read_text().splitlines() if path.exists() else ():
+    try:
+      objects.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return objects
+
+
+def append_jsonl(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+  """Adds one object as one line."""
+  with path.open("a") as file:
+    file.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+def truncate_jsonl(path: pathlib.Path, step: int) -> None:
+  """Drops the lines later than `step`, which a resumed run writes again."""
+  if path.exists():
+    kept = [json.dumps(line) + "\n" for line in read_jsonl(path) if line["step"] <= step]
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """(dotted name, value) of every field of nested mappings."""
+  for name, value in config.items():
+    if isinstance(value, Mapping):
+      yield from _flatten(value, f"{prefix}{name}.")
+    else:
+      yield prefix + name, value
+
+
+def training_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields that training depends on, by dotted name, as JSON values."""
+  kept = {k: v for k, v in config.items() if k not in EVALUATION_FIELDS}
+  return dict(_flatten(json.loads(json.dumps(kept))))
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+  """A short hash of what training depends on: the same command finds its run again."""
+  text = json.dumps(training_fields(config), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def environment() -> dict[str, Any]:
+  """Versions, device, precision and git revision: what a rerun needs to know."""
+  packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+  root = pathlib.Path(__file__).parent.parent
+  revision = subprocess.run(
+    ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
+  )
+  return {
+    "python": platform.python_version(),
+    **{name: metadata.version(name) for name in packages},
+    "platform": platform.platform(),
+    "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
+    "matmul_precision": jax.config.jax_default_matmul_precision,
+    "git": revision.stdout.strip() or None,
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+  """Where a run leaves what it leaves; `open_workdir` makes it."""
+
+  path: pathlib.Path
+
+  @property
+  def checkpoints(self) -> pathlib.Path:
+    """Orbax's folder."""
+    return self.path / "checkpoints"
+
+  @property
+  def metrics(self) -> pathlib.Path:
+    """One object per logged step, the same in every rerun."""
+    return self.path / "metrics.jsonl"
+
+  @property
+  def timings(self) -> pathlib.Path:
+    """Whatever depends on the clock."""
+    return self.path / "timings.jsonl"
+
+  @property
+  def evaluation(self) -> pathlib.Path:
+    """The table of metrics with its error budget."""
+    return self.path / "evaluation.json"
+
+  @property
+  def samples(self) -> pathlib.Path:
+    """Final samples of each sampler."""
+    return self.path / "samples.npz"
+
+  @property
+  def figures(self) -> pathlib.Path:
+    """Folder of figures."""
+    return self.path / "figures"
+
+  @property
+  def done(self) -> pathlib.Path:
+    """Written last: everything that was asked is there."""
+    return self.path / "DONE"
+
+
+def open_workdir(
+  path: pathlib.Path, config: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> Workdir:
+  """Makes the folder, or finds the run that is in it.
+
+  Args:
+    path: the folder.
+    config: the resolved config, JSON values only.
+    overrides: what was typed, by field.
+
+  Returns:
+    The folder; its DONE is removed where what evaluation depends on has changed.
+
+  Raises:
+    RunError: a field that training depends on differs from the run that is there.
+  """
+  workdir = Workdir(path.absolute())
+  path.mkdir(parents=True, exist_ok=True)
+  record = {"config": config, "overrides": overrides}
+  file = path / "config.json"
+  if file.exists():
+    found = json.loads(file.read_text())["config"]
+    old, new = training_fields(found), training_fields(config)
+    for name in sorted(old.keys() | new.keys()):
+      if old.get(name) != new.get(name):
+        raise RunError(
+          f"{path}: holds a run with {name} = {old.get(name)!r}, not {new.get(name)!r}: "
+          "give another --workdir, or that value"
+        )
+    if found == json.loads(json.dumps(config)):
+      return workdir
+    workdir.done.unlink(missing_ok=True)
+  write_json(file, json.loads(json.dumps(record)))
+  write_json(path / "environment.json", {**environment(), "command": sys.argv})
+  return workdir

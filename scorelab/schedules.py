@@ -1,0 +1,512 @@
+"""Forward processes x_t = alpha(t) x_0 + sigma(t) eps on t in [0, 1], and their discretisations.
+
+A process is its two functions; everything else is derived from them:
+
+    drift      f(t) x,  f = d log alpha / dt
+    diffusion  g(t)^2   = d sigma^2 / dt - 2 f sigma^2
+    log-SNR    lambda   = log(alpha / sigma)
+
+`alpha` is the signal scale: DDPM's sqrt(alpha_bar), neither its alpha_bar nor its 1 - beta.
+The log-SNR is DPM-Solver's half-log-SNR.
+
+References:
+  Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations",
+    ICLR 2021 (arXiv 2011.13456), section 3.4 and appendix B.
+  Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
+    NeurIPS 2022 (arXiv 2206.00364), eq. 5.
+  Kingma et al., "Variational Diffusion Models", NeurIPS 2021 (arXiv 2107.00630), section 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scorelab.typing import Array, Key
+
+
+class Level(NamedTuple):
+  """A point on a process, or a batch of them.
+
+  Attributes:
+    t: time in [0, 1], 0 at the data; None on grids that know no time.
+    alpha: signal scale, >= 0.
+    sigma: noise std, >= 0.
+    All of shape [], or of the leading batch shape of the x that they go with.
+  """
+
+  t: Array | None
+  alpha: Array
+  sigma: Array
+
+  @property
+  def log_snr(self) -> Array:
+    """log(alpha / sigma)."""
+    return jnp.log(self.alpha) - jnp.log(self.sigma)
+
+  def like(self, x: Array) -> Level:
+    """The same level with trailing axes added, so that its fields broadcast with x."""
+
+    def expand(a: Array) -> Array:
+      return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
+
+    return jax.tree.map(expand, self)
+
+
+# How alpha and sigma follow from the log-SNR alone: what distinguishes the processes.
+# All of them are one process, rescaled.
+PROCESSES: dict[str, Callable[[Array], tuple[Array, Array]]] = {
+  "ve": lambda log_snr: (jnp.ones_like(log_snr), jnp.exp(-log_snr)),
+  "vp": lambda log_snr: (
+    jnp.sqrt(jax.nn.sigmoid(2 * log_snr)),
+    jnp.sqrt(jax.nn.sigmoid(-2 * log_snr)),
+  ),
+  "flow": lambda log_snr: (jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)),
+}
+
+
+class Schedule:
+  """A forward process. A subclass gives `process`, `alpha`, `sigma` and `time`.
+
+  Subclasses are frozen dataclasses registered as pytrees, so that their numbers can be traced.
+  """
+
+  process: ClassVar[str]
+  t_min: ClassVar[float] = 0.0
+  """Where grids put their last noisy level by default; above 0 where sigma(0) = 0."""
+  t_max: ClassVar[float] = 1.0
+  """Where ranges of log-SNR begin by default; below 1 where alpha(1) = 0."""
+
+  def alpha(self, t: Array) -> Array:
+    """Signal scale at t, elementwise."""
+    raise TypeError(f"{type(self).__name__} defines no alpha")
+
+  def sigma(self, t: Array) -> Array:
+    """Noise std at t, elementwise."""
+    return jnp.sqrt(self.variance(t))
+
+  def variance(self, t: Array) -> Array:
+    """sigma^2 at t, elementwise. A process with sigma(0) = 0 defines this one: it stays smooth."""
+    return self.sigma(t) ** 2
+
+  def time(self, log_snr: Array) -> Array:
+    """The t at which log(alpha / sigma) has this value, elementwise: the inverse of `log_snr`."""
+    raise TypeError(f"{type(self).__name__} defines no time")
+
+  def log_snr(self, t: Array) -> Array:
+    """log(alpha / sigma) at t, elementwise: decreasing."""
+    return self.at(t).log_snr
+
+  def at(self, t: Array | float) -> Level:
+    """The level at time t, of t's shape."""
+    t = jnp.asarray(t, float)
+    return Level(t, self.alpha(t), self.sigma(t))
+
+  def at_log_snr(self, log_snr: Array | float) -> Level:
+    """The level of this log-SNR, of its shape; beyond the ends of [0, 1] the formulas go on."""
+    log_snr = jnp.asarray(log_snr, float)
+    return Level(self.time(log_snr), *PROCESSES[self.process](log_snr))
+
+  def rates(self, t: Array) -> tuple[Array, Array]:
+    """d alpha / dt and d sigma / dt, elementwise."""
+    one = jnp.ones_like(t)
+    return jax.jvp(self.alpha, (t,), (one,))[1], jax.jvp(self.sigma, (t,), (one,))[1]
+
+  def drift(self, t: Array) -> Array:
+    """f = d log alpha / dt, elementwise: the SDE's drift is f x. Undefined where alpha = 0."""
+    return jax.jvp(lambda t: jnp.log(self.alpha(t)), (t,), (jnp.ones_like(t),))[1]
+
+  def diffusion_squared(self, t: Array) -> Array:
+    """g^2 = d sigma^2 / dt - 2 f sigma^2, elementwise (Kingma et al. 2021, eq. 16)."""
+    variance, rate = jax.jvp(self.variance, (t,), (jnp.ones_like(t),))
+    return rate - 2 * self.drift(t) * variance
+
+  def velocity(self, level: Level, x0: Array, noise: Array) -> Array:
+    """dx/dt of the probability flow, alpha' x0 + sigma' noise, of x0's shape.
+
+    Raises:
+      ValueError: the level has no time.
+    """
+    rates = self.rates(require_time(level))
+    alpha_rate, sigma_rate = (r.reshape(r.shape + (1,) * (x0.ndim - r.ndim)) for r in rates)
+    return alpha_rate * x0 + sigma_rate * noise
+
+  def prior_std(self, level: Level) -> Array:
+    """Std of the Gaussian from which sampling starts at `level`: sigma for VE, else 1."""
+    return level.sigma if self.process == "ve" else jnp.ones_like(level.sigma)
+
+  def grid(self, times: Array, *, to_data: bool = True) -> Grid:
+    """A grid at decreasing `times` [n], followed by the data itself where `to_data`."""
+    levels = self.at(times)
+    if to_data:
+      data = Level(None if levels.t is None else jnp.zeros(1), jnp.ones(1), jnp.zeros(1))
+      levels = jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)]), levels, data)
+    return Grid(self, levels, ends_at_data=to_data)
+
+
+def require_time(level: Level) -> Array:
+  """The level's t.
+
+  Raises:
+    ValueError: the level comes from a grid that was given without times.
+  """
+  if level.t is None:
+    raise ValueError("this level has no time: give Grid.from_arrays its t")
+  return level.t
+
+
+def _schedule(cls: type) -> type:
+  """Class decorator: a frozen dataclass whose fields are the leaves of a pytree."""
+  return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+def _check_ordered(schedule: Schedule, low: str, high: str) -> None:
+  """Refuses 0 < low < high not holding; traced numbers cannot be checked and pass."""
+  a, b = getattr(schedule, low), getattr(schedule, high)
+  if isinstance(a, (int, float)) and isinstance(b, (int, float)) and not 0 < a < b:
+    raise ValueError(f"{low} = {a} and {high} = {b} must satisfy 0 < {low} < {high}")
+
+
+@_schedule
+class VarianceExploding(Schedule):
+  """alpha = 1 and Karras levels, sigma = (smin^(1/rho) + t (smax^(1/rho) - smin^(1/rho)))^rho.
+
+  Karras et al. 2022, eq. 5, as a function of continuous time.
+
+  Attributes:
+    sigma_min: noise std at t = 0, > 0, in units of the data.
+    sigma_max: noise std at t = 1.
+    rho: 1 is uniform in sigma; larger values put more of [0, 1] at little noise.
+  """
+
+  sigma_min: float = 0.02
+  sigma_max: float = 80.0
+  rho: float = 7.0
+  process: ClassVar[str] = "ve"
+
+  def __post_init__(self) -> None:
+    _check_ordered(self, "sigma_min", "sigma_max")
+
+  def alpha(self, t: Array) -> Array:
+    return jnp.ones_like(t)
+
+  def sigma(self, t: Array) -> Array:
+    low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+    return (low + t * (high - low)) ** self.rho
+
+  def time(self, log_snr: Array) -> Array:
+    low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+    return (jnp.exp(-log_snr / self.rho) - low) / (high - low)
+
+
+@_schedule
+class GeometricVarianceExploding(Schedule):
+  """alpha = 1 and geometric levels, sigma = smin (smax / smin)^t: the VE SDE of Song et al. 2021.
+
+  Attributes:
+    sigma_min: noise std at t = 0, > 0, in units of the data.
+    sigma_max: noise std at t = 1.
+  """
+
+  sigma_min: float = 0.01
+  sigma_max: float = 50.0
+  process: ClassVar[str] = "ve"
+
+  def __post_init__(self) -> None:
+    _check_ordered(self, "sigma_min", "sigma_max")
+
+  def alpha(self, t: Array) -> Array:
+    return jnp.ones_like(t)
+
+  def sigma(self, t: Array) -> Array:
+    return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+
+  def time(self, log_snr: Array) -> Array:
+    return (-log_snr - jnp.log(self.sigma_min)) / jnp.log(self.sigma_max / self.sigma_min)
+
+
+@_schedule
+class VariancePreserving(Schedule):
+  """The VP SDE with linear beta(t): alpha = exp(-B / 2), sigma^2 = 1 - exp(-B).
+
+  B(t) = beta_min t + (beta_max - beta_min) t^2 / 2 (Song et al. 2021, eq. 33).
+
+  Attributes:
+    beta_min: beta(0), > 0, per unit of t.
+    beta_max: beta(1).
+  """
+
+  beta_min: float = 0.1
+  beta_max: float = 20.0
+  process: ClassVar[str] = "vp"
+  t_min: ClassVar[float] = 1e-3
+
+  def __post_init__(self) -> None:
+    _check_ordered(self, "beta_min", "beta_max")
+
+  def _integral(self, t: Array) -> Array:
+    return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
+
+  def alpha(self, t: Array) -> Array:
+    return jnp.exp(-self._integral(t) / 2)
+
+  def variance(self, t: Array) -> Array:
+    return -jnp.expm1(-self._integral(t))
+
+  def time(self, log_snr: Array) -> Array:
+    integral = jax.nn.softplus(-2 * log_snr)
+    root = jnp.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
+    return 2 * integral / (self.beta_min + root)
+
+
+@_schedule
+class LinearFlow(Schedule):
+  """alpha = 1 - t, sigma = t: flow matching's straight path (Lipman et al. 2023, eq. 22)."""
+
+  process: ClassVar[str] = "flow"
+  t_min: ClassVar[float] = 1e-3
+  t_max: ClassVar[float] = 1 - 1e-3
+
+  def alpha(self, t: Array) -> Array:
+    return 1 - t
+
+  def sigma(self, t: Array) -> Array:
+    return jnp.asarray(t)
+
+  def time(self, log_snr: Array) -> Array:
+    return jax.nn.sigmoid(-log_snr)
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["times", "log_snrs"],
+  meta_fields=["process", "timed"],
+)
+@dataclasses.dataclass(frozen=True)
+class Tabulated(Schedule):
+  """A process known at a few points: log-SNR is interpolated linearly in t, and goes on beyond.
+
+  Attributes:
+    times: [n], increasing.
+    log_snrs: [n], decreasing.
+    process: 've', 'vp' or 'flow'; alpha follows from it and the log-SNR.
+    timed: whether the times mean something to a network.
+  """
+
+  times: Array
+  log_snrs: Array
+  process: str  # pyrefly: ignore[bad-override]
+  timed: bool = True
+
+  def alpha(self, t: Array) -> Array:
+    return PROCESSES[self.process](self.log_snr(t))[0]
+
+  def sigma(self, t: Array) -> Array:
+    return PROCESSES[self.process](self.log_snr(t))[1]
+
+  def log_snr(self, t: Array) -> Array:
+    return -_interpolate(t, self.times, -self.log_snrs)
+
+  def time(self, log_snr: Array) -> Array:
+    return _interpolate(-log_snr, -self.log_snrs, self.times)
+
+  def at(self, t: Array | float) -> Level:
+    level = super().at(t)
+    return level if self.timed else level._replace(t=None)
+
+  def at_log_snr(self, log_snr: Array | float) -> Level:
+    level = super().at_log_snr(log_snr)
+    return level if self.timed else level._replace(t=None)
+
+
+def _interpolate(x: Array, xs: Array, ys: Array) -> Array:
+  """Piecewise linear through (xs increasing, ys), each [n]; the end slopes go on outside."""
+  if xs.shape[0] == 1:
+    return ys[0] + (x - xs[0])  # one point has no slope; any rising line through it serves
+  i = jnp.clip(jnp.searchsorted(xs, x, side="right") - 1, 0, xs.shape[0] - 2)
+  return ys[i] + (x - xs[i]) * (ys[i + 1] - ys[i]) / (xs[i + 1] - xs[i])
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass, data_fields=["schedule", "levels"], meta_fields=["ends_at_data"]
+)
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """N + 1 levels from noise (index 0) to data (index N): all that a sampler sees of a process.
+
+  `grid[i]` is a Level, and a grid can be looped over.
+
+  Attributes:
+    schedule: the process, for levels between or just outside the grid's own.
+    levels: a Level with fields of shape [N + 1].
+    ends_at_data: whether the last level is the data itself, sigma = 0. Static.
+  """
+
+  schedule: Schedule
+  levels: Level
+  ends_at_data: bool
+
+  @property
+  def num_steps(self) -> int:
+    """N."""
+    return self.levels.alpha.shape[0] - 1
+
+  def __getitem__(self, i: int) -> Level:
+    if isinstance(i, int) and not -self.num_steps - 1 <= i <= self.num_steps:
+      raise IndexError(f"level {i} of a grid of {self.num_steps} steps")  # JAX would clamp
+    return jax.tree.map(lambda a: a[i], self.levels)
+
+  @property
+  def pairs(self) -> tuple[Level, Level]:
+    """(now, next), each with fields [N]: the inputs of a scan over steps."""
+    return jax.tree.map(lambda a: a[:-1], self.levels), jax.tree.map(lambda a: a[1:], self.levels)
+
+  @property
+  def noisy_pairs(self) -> tuple[Level, Level]:
+    """`pairs` without the step onto the data, where there is one."""
+    if not self.ends_at_data:
+      return self.pairs
+    return jax.tree.map(lambda a: a[:-1], self.pairs)
+
+  def prior(self, key: Key, shape: tuple[int, ...]) -> Array:
+    """Draws the start: N(0, sigma_0^2 I) for VE, N(0, I) for the others, of this shape."""
+    start = self[0]
+    noise = jax.random.normal(key, shape, start.sigma.dtype)
+    return self.schedule.prior_std(start) * noise
+
+  @staticmethod
+  def from_arrays(
+    alpha: Array | np.ndarray,
+    sigma: Array | np.ndarray,
+    *,
+    process: str,
+    t: Array | np.ndarray | None = None,
+  ) -> Grid:
+    """A grid from another library's levels: exact at them, log-SNR interpolated between them.
+
+    Args:
+      alpha: [N + 1] signal scales, concrete; the first may be 0.
+      sigma: [N + 1] noise stds, concrete; the last may be 0, the data.
+      process: 've', 'vp' or 'flow'.
+      t: [N + 1] decreasing times; without them a time-conditioned network is refused.
+
+    Raises:
+      ValueError: for an unknown process, or shapes or an order that make no grid.
+    """
+    if process not in PROCESSES:
+      raise ValueError(f"process = {process!r} is none of {', '.join(PROCESSES)}")
+    alpha, sigma = np.asarray(alpha, float), np.asarray(sigma, float)
+    if alpha.ndim != 1 or alpha.shape != sigma.shape or alpha.size < 2:
+      raise ValueError(
+        f"alpha {alpha.shape} and sigma {sigma.shape} must have one shape [N + 1], N >= 1"
+      )
+    inner = (alpha > 0) & (sigma > 0)
+    pure_noise, data = int(alpha[0] == 0 < sigma[0]), int(sigma[-1] == 0 < alpha[-1])
+    if not (inner[pure_noise : alpha.size - data].all() and inner.any()):
+      raise ValueError(
+        "alpha and sigma must be > 0, but for alpha[0] and sigma[-1]; one pair at least"
+      )
+    log_snrs = np.log(alpha[inner]) - np.log(sigma[inner])
+    if not (np.diff(log_snrs) > 0).all():
+      raise ValueError("alpha / sigma must increase: a grid runs from noise to data")
+    times = np.linspace(1.0, 0.0, alpha.size) if t is None else np.asarray(t, float)
+    if times.shape != alpha.shape or not (np.diff(times) < 0).all():
+      raise ValueError(f"t must be decreasing, of shape {alpha.shape}")
+    schedule = Tabulated(
+      jnp.asarray(times[inner][::-1]), jnp.asarray(log_snrs[::-1]), process, timed=t is not None
+    )
+    level = Level(None if t is None else jnp.asarray(times), jnp.asarray(alpha), jnp.asarray(sigma))
+    return Grid(schedule, level, ends_at_data=bool(sigma[-1] == 0))
+
+
+def uniform(
+  schedule: Schedule,
+  num_steps: int,
+  *,
+  t_max: float = 1.0,
+  t_min: float | None = None,
+  to_data: bool = True,
+) -> Grid:
+  """Levels equally spaced in t from t_max to t_min, then the data where `to_data`."""
+  t_min = schedule.t_min if t_min is None else t_min
+  return schedule.grid(jnp.linspace(t_max, t_min, num_steps + (not to_data)), to_data=to_data)
+
+
+def quadratic(
+  schedule: Schedule,
+  num_steps: int,
+  *,
+  t_max: float = 1.0,
+  t_min: float | None = None,
+  to_data: bool = True,
+) -> Grid:
+  """Levels equally spaced in sqrt(t): more of them near the data (Song et al. 2020, D.2)."""
+  t_min = schedule.t_min if t_min is None else t_min
+  roots = jnp.linspace(t_max**0.5, t_min**0.5, num_steps + (not to_data))
+  return schedule.grid(roots**2, to_data=to_data)
+
+
+def karras(
+  schedule: Schedule,
+  num_steps: int,
+  *,
+  sigma_max: float | None = None,
+  sigma_min: float | None = None,
+  rho: float = 7.0,
+  to_data: bool = True,
+) -> Grid:
+  """Levels equally spaced in (sigma / alpha)^(1 / rho) (Karras et al. 2022, eq. 5).
+
+  sigma_max and sigma_min are ends of sigma / alpha; by default the schedule's own.
+  """
+  high, low = _ratio_ends(schedule, sigma_max, sigma_min)
+  roots = jnp.linspace(high ** (1 / rho), low ** (1 / rho), num_steps + (not to_data))
+  return schedule.grid(schedule.time(-rho * jnp.log(roots)), to_data=to_data)
+
+
+def uniform_log_snr(
+  schedule: Schedule,
+  num_steps: int,
+  *,
+  sigma_max: float | None = None,
+  sigma_min: float | None = None,
+  to_data: bool = True,
+) -> Grid:
+  """Levels equally spaced in log-SNR: geometric in sigma / alpha, whose ends are given."""
+  high, low = _ratio_ends(schedule, sigma_max, sigma_min)
+  log_snrs = jnp.linspace(-jnp.log(high), -jnp.log(low), num_steps + (not to_data))
+  return schedule.grid(schedule.time(log_snrs), to_data=to_data)
+
+
+def _ratio_ends(
+  schedule: Schedule, sigma_max: float | None, sigma_min: float | None
+) -> tuple[Array, Array]:
+  """The largest and smallest sigma / alpha of a grid: as given, or the schedule's own."""
+  high = jnp.exp(-schedule.log_snr(jnp.asarray(schedule.t_max)))
+  low = jnp.exp(-schedule.log_snr(jnp.asarray(schedule.t_min)))
+  return (
+    high if sigma_max is None else jnp.asarray(sigma_max),
+    low if sigma_min is None else jnp.asarray(sigma_min),
+  )
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+  "variance_exploding": VarianceExploding,
+  "geometric_variance_exploding": GeometricVarianceExploding,
+  "variance_preserving": VariancePreserving,
+  "linear_flow": LinearFlow,
+}
+
+GRIDS: dict[str, Callable[..., Grid]] = {
+  "uniform": uniform,
+  "quadratic": quadratic,
+  "karras": karras,
+  "uniform_log_snr": uniform_log_snr,
+  "geometric": uniform_log_snr,
+}

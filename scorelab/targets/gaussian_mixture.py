@@ -1,0 +1,283 @@
+"""Gaussian mixtures: targets whose score, posterior and marginals are known at every level.
+
+With x_t = alpha x_0 + sigma eps and x_0 ~ sum_k w_k N(m_k, C_k), everything stays a mixture:
+
+    law of x_t     sum_k w_k N(alpha m_k, V_k)                    V_k = alpha^2 C_k + sigma^2 I
+    score          sum_k r_k V_k^-1 (alpha m_k - x)               r_k = P(k | x_t = x)
+    x_0 | x_t = x  sum_k r_k N(m_k + alpha C_k V_k^-1 (x - alpha m_k), sigma^2 C_k V_k^-1)
+
+Each is computed by its own formula, from the differences x - alpha m_k: neither expanded squares
+nor a score by way of x_0, which lose the digits of float32 at little noise. A full covariance is
+diagonalised once, when the mixture is made; V_k is then diagonal in the same basis at every level.
+
+Reference: Bishop, "Pattern Recognition and Machine Learning", 2006, eqs. 2.113 to 2.117 (a
+Gaussian seen through a linear Gaussian channel); here for each component.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from scorelab.predictions import Prediction
+from scorelab.schedules import Level
+from scorelab.targets.marginals import Marginals
+from scorelab.typing import Array, Key
+
+_EXACT = jax.lax.Precision.HIGHEST  # the truth is not computed in TF32
+
+
+@dataclasses.dataclass(frozen=True, init=False, eq=False)
+class GaussianMixture:
+  """sum_k w_k N(m_k, C_k) on R^d: a pytree, so its numbers can be traced and vmapped.
+
+  Attributes:
+    log_weights: [k], normalised; -inf for a component without weight.
+    means: [k, d].
+    variances: of the components along their axes: [k, 1] if isotropic, else [k, d].
+    basis: [k, d, d], the axes as columns; None where they are the coordinates.
+  """
+
+  log_weights: Array
+  means: Array
+  variances: Array
+  basis: Array | None
+
+  def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike):
+    """Makes a mixture, of the means' dtype.
+
+    Concrete numbers are normalised and diagonalised in float64, and checked; traced ones are
+    not. Gradients with respect to a full covariance need distinct eigenvalues.
+
+    Args:
+      weights: [k], >= 0, not all 0; they need not sum to 1. Those of 1e-300 count, but a float32
+        array cannot hold them.
+      means: [k, d].
+      covariances: [k] variances of isotropic components, [k, d] variances of the coordinates, or
+        [k, d, d]; positive semi-definite. Singular ones have a density at sigma > 0 only.
+
+    Raises:
+      ValueError: for shapes, weights or covariances other than these.
+    """
+    given = (weights, means, covariances)
+    dtype = jnp.result_type(float, jnp.asarray(means))
+    traced = any(isinstance(a, jax.core.Tracer) for a in given)
+    xp = jnp if traced else np
+    weights, means, covariances = (xp.asarray(a, dtype if traced else float) for a in given)
+    k, d = means.shape if means.ndim == 2 else (-1, -1)
+    if weights.shape != (k,) or covariances.shape not in ((k,), (k, d), (k, d, d)):
+      raise ValueError(
+        f"weights {weights.shape}, means {means.shape} and covariances {covariances.shape} must be"
+        " [k], [k, d] and [k], [k, d] or [k, d, d]"
+      )
+    full = covariances.ndim == 3
+    variances, basis = xp.linalg.eigh(covariances) if full else (covariances.reshape(k, -1), None)
+    if not traced:
+      if not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
+        raise ValueError(f"weights must be finite, >= 0 and not all 0, not {weights}")
+      if not variances.min() >= -1e-6 * variances.max():  # float32 may leave a -1e-7
+        raise ValueError("covariances must be positive semi-definite")
+      if full and not np.allclose(covariances, covariances.swapaxes(1, 2), rtol=1e-5):
+        raise ValueError("covariances must be symmetric")
+    weights = weights / weights.sum()
+    # The double where keeps the gradient finite at weight 0.
+    logs = xp.where(weights > 0, xp.log(xp.where(weights > 0, weights, 1)), -np.inf)
+    fields = (logs, means, xp.maximum(variances, 0), basis)
+    self._set(*(None if a is None else jnp.asarray(a, dtype) for a in fields))
+
+  def _set(self, *values: Array | None) -> GaussianMixture:
+    for field, value in zip(dataclasses.fields(self), values, strict=True):
+      object.__setattr__(self, field.name, value)
+    return self
+
+  @classmethod
+  def _of(cls, *values: Array | None) -> GaussianMixture:
+    """From the fields themselves, unchecked: how JAX rebuilds a pytree."""
+    return object.__new__(cls)._set(*values)
+
+  @property
+  def dim(self) -> int:
+    """d."""
+    return self.means.shape[-1]
+
+  @property
+  def weights(self) -> Array:
+    """[k], normalised."""
+    return jnp.exp(self.log_weights)
+
+  @property
+  def covariances(self) -> Array:
+    """Of the components: [k] if isotropic, [k, d] if diagonal, else [k, d, d]."""
+    if self.basis is not None:
+      scaled = self.basis * self.variances[:, None, :]
+      return jnp.einsum("kij,klj->kil", scaled, self.basis, precision=_EXACT)
+    return self.variances[:, 0] if self.variances.shape[1] == 1 else self.variances
+
+  @property
+  def mean(self) -> Array:
+    """[d]."""
+    return self._average(self.means)
+
+  @property
+  def variance(self) -> Array:
+    """[d], of the coordinates: the diagonal of `covariance`, which is not formed."""
+    return self._average(self._diagonals + (self.means - self.mean[None]) ** 2)
+
+  @property
+  def covariance(self) -> Array:
+    """[d, d]."""
+    apart = self.means - self.mean[None]
+    between = jnp.einsum("k,ki,kj->ij", self.weights, apart, apart, precision=_EXACT)
+    if self.basis is None:
+      return between + jnp.diag(self._average(self._diagonals))
+    return between + jnp.einsum("k,kij->ij", self.weights, self.covariances, precision=_EXACT)
+
+  @property
+  def scale(self) -> Array:
+    """[], the std over all coordinates: sigma_data of EDM's preconditioning."""
+    return jnp.sqrt(jnp.mean(self.variance))
+
+  @property
+  def bounds(self) -> tuple[Array, Array]:
+    """(low [d], high [d]): the box of all means +- 4 std, for figures."""
+    reach = 4 * jnp.sqrt(self._diagonals)
+    return jnp.min(self.means - reach, axis=0), jnp.max(self.means + reach, axis=0)
+
+  def sample(self, key: Key, n: int) -> Array:
+    """n independent draws, [n, d]."""
+    return self.sample_with_components(key, n)[0]
+
+  def sample_with_components(self, key: Key, n: int) -> tuple[Array, Array]:
+    """n draws [n, d] and the component [n] that each came from."""
+    return jnp.vectorize(self._draw, signature="(k),(d)->(d),()")(*self._noise(key, (n,)))
+
+  def log_prob(self, x: Array) -> Array:
+    """Log-density at x [..., d], of shape [...]."""
+    constant = self.dim / 2 * jnp.log(2 * jnp.pi * self._unit)
+    return jax.nn.logsumexp(self._log_joint(x), axis=-1) - constant
+
+  def responsibilities(self, x: Array) -> Array:
+    """P(component | x) at x [..., d], of shape [..., k]."""
+    return jax.nn.softmax(self._log_joint(x), axis=-1)
+
+  def score(self, x: Array) -> Array:
+    """Gradient of the log-density at x [..., d], of x's shape."""
+    return jnp.vectorize(self._score, signature="(d)->(d)")(x)
+
+  def perturbed(self, alpha: Array | float, sigma: Array | float) -> GaussianMixture:
+    """The law of alpha x_0 + sigma eps, for alpha and sigma of shape []."""
+    variances = alpha**2 * self.variances + sigma**2
+    return self._of(self.log_weights, alpha * self.means, variances, self.basis)
+
+  def posterior(self, x: Array, level: Level) -> GaussianMixture:
+    """The law of x_0 given x_t = x, for one point x [d] and a level of shape []: vmap for more."""
+    noisy = self.perturbed(level.alpha, level.sigma)
+    gain = level.alpha * self.variances / noisy.variances
+    means = self.means + self._from_axes(gain * self._to_axes(x[None] - noisy.means))
+    variances = level.sigma**2 * self.variances / noisy.variances
+    return self._of(jax.nn.log_softmax(noisy._log_joint(x)), means, variances, self.basis)
+
+  def predict(self, x: Array, level: Level) -> Prediction:
+    """The exact prediction at x [*batch, d], with its x0_variance.
+
+    The level has shape [] or [*batch]; sigma = 0 gives x0 = x / alpha, alpha = 0 the mean.
+    """
+
+    def at(x: Array, alpha: Array, sigma: Array) -> tuple[Array, Array, Array]:
+      posterior = self.posterior(x, Level(None, alpha, sigma))
+      return self.perturbed(alpha, sigma)._score(x), posterior.mean, posterior.variance
+
+    at = jnp.vectorize(at, signature="(d),(),()->(d),(d),(d)")
+    score, x0, x0_variance = at(x, level.alpha, level.sigma)
+    return Prediction.of(x, level, "score", score=score, x0=x0, x0_variance=x0_variance)
+
+  def posterior_mean(self, x: Array, level: Level) -> Array:
+    """E[x_0 | x_t = x] for x [*batch, d] and a level of shape [] or [*batch], of x's shape."""
+    return self.predict(x, level).x0
+
+  def sample_posterior(self, key: Key, x: Array, level: Level) -> Array:
+    """One draw of x_0 given x_t for each x [*batch, d]; the level has shape [] or [*batch]."""
+
+    def draw(x: Array, alpha: Array, sigma: Array, gumbel: Array, normal: Array) -> Array:
+      return self.posterior(x, Level(None, alpha, sigma))._draw(gumbel, normal)[0]
+
+    draw = jnp.vectorize(draw, signature="(d),(),(),(k),(d)->(d)")
+    return draw(x, level.alpha, level.sigma, *self._noise(key, x.shape[:-1]))
+
+  def marginal(self, directions: Array) -> Marginals:
+    """The laws of u . x for each of the unit vectors u in `directions` [m, d]."""
+    along = directions[:, None, :]
+    if self.basis is not None:
+      along = jnp.einsum("mi,kij->mkj", directions, self.basis, precision=_EXACT)
+    means = jnp.einsum("mi,ki->mk", directions, self.means, precision=_EXACT)
+    stds = jnp.sqrt(jnp.sum(self.variances[None] * along**2, axis=-1))
+    return Marginals(self.weights, means, stds)
+
+  # For one point x [d]; components come first, [k, ...].
+
+  def _average(self, values: Array) -> Array:
+    """sum_k w_k values_k: [k, d] -> [d]."""
+    return jnp.sum(self.weights[:, None] * values, axis=0)
+
+  @property
+  def _diagonals(self) -> Array:
+    """Variances of the components' coordinates, [k, d]."""
+    if self.basis is None:
+      return jnp.broadcast_to(self.variances, self.means.shape)
+    return jnp.einsum("kij,kj->ki", self.basis**2, self.variances, precision=_EXACT)
+
+  def _to_axes(self, y: Array) -> Array:
+    """Coordinates of y [k, d] along each component's axes."""
+    if self.basis is None:
+      return y
+    return jnp.einsum("kij,ki->kj", self.basis, y, precision=_EXACT)
+
+  def _from_axes(self, y: Array) -> Array:
+    """The inverse of `_to_axes`."""
+    return y if self.basis is None else jnp.einsum("kij,kj->ki", self.basis, y, precision=_EXACT)
+
+  @property
+  def _unit(self) -> Array:
+    """A variance, [], in units of which log-determinants are small: they keep their digits."""
+    return jnp.max(self.variances)
+
+  def _log_joint(self, x: Array) -> Array:
+    """log P(k, x) + (d / 2) log(2 pi unit): [..., d] -> [..., k]."""
+
+    def at(x: Array) -> Array:
+      squares = jnp.sum(self._to_axes(x[None] - self.means) ** 2 / self.variances, axis=1)
+      log_dets = self.dim * jnp.mean(jnp.log(self.variances / self._unit), axis=1)
+      return self.log_weights - (squares + log_dets) / 2
+
+    return jnp.vectorize(at, signature="(d)->(k)")(x)
+
+  def _score(self, x: Array) -> Array:
+    pulls = self._from_axes(self._to_axes(self.means - x[None]) / self.variances)
+    return jnp.sum(self.responsibilities(x)[:, None] * pulls, axis=0)
+
+  def _noise(self, key: Key, batch: tuple[int, ...]) -> tuple[Array, Array]:
+    """What `_draw` needs for a batch: Gumbel [*batch, k] and normal [*batch, d]."""
+    component, normal = jax.random.split(key)
+    k, d = self.means.shape
+    dtype = self.means.dtype
+    gumbel = jax.random.gumbel(component, (*batch, k), dtype)
+    return gumbel, jax.random.normal(normal, (*batch, d), dtype)
+
+  def _draw(self, gumbel: Array, normal: Array) -> tuple[Array, Array]:
+    """A draw [d] and its component [], by the Gumbel-max trick from noise [k] and [d]."""
+    index = jnp.argmax(self.log_weights + gumbel)
+    draws = self.means + self._from_axes(jnp.sqrt(self.variances) * normal[None])
+    # A masked sum fuses; indexing would store the draws of all components.
+    chosen = jnp.arange(len(draws)) == index
+    return jnp.sum(jnp.where(chosen[:, None], draws, 0), axis=0), index
+
+
+jax.tree_util.register_pytree_node(
+  GaussianMixture,
+  lambda q: ((q.log_weights, q.means, q.variances, q.basis), None),
+  lambda _, fields: GaussianMixture._of(*fields),
+)

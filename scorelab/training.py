@@ -1,0 +1,269 @@
+"""The training loop: chunks of steps in one dispatch each, and what happens between them.
+
+A run is a pure function of its config and seed. Every key is `fold_in(stream, step)` of the root,
+so that a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from tqdm import tqdm
+
+from scorelab.checkpoints import Checkpoints
+from scorelab.experiment import Experiment, Stream
+from scorelab.run import (
+  Preempted,
+  RunError,
+  StopFlag,
+  Workdir,
+  append_jsonl,
+  truncate_jsonl,
+)
+from scorelab.typing import Array, Average, Batch, Context, Key, Metrics, Params
+
+
+class TrainState(struct.PyTreeNode):
+  """All that training remembers: arrays only.
+
+  Attributes:
+    step: completed updates, int32 [].
+    params: the network's parameters.
+    ema: their exponential moving averages, by decay.
+    opt_state: optax's.
+    extra: what else a method keeps, by name.
+  """
+
+  step: Array
+  params: Params
+  ema: dict[str, Params]
+  opt_state: optax.OptState
+  extra: dict[str, Any]
+
+
+def init_state(experiment: Experiment) -> TrainState:
+  """The state before the first step."""
+  params = experiment.init_params(experiment.key(Stream.INIT, 0))
+  ema = {str(decay): jax.tree.map(jnp.copy, params) for decay in experiment.ema_decays}
+  return TrainState(
+    jnp.zeros((), jnp.int32), params, ema, experiment.optimizer.init(params), {}
+  )
+
+
+def update_ema(ema: dict[str, Params], params: Params, step: Array) -> dict[str, Params]:
+  """Each average moved towards params, at min(decay, (1 + step) / (10 + step)).
+
+  The warm-up forgets the initialisation; step counts the completed updates before this one.
+  """
+
+  def move(decay: str) -> Params:
+    warm = jnp.minimum(float(decay), (1 + step) / (10 + step))
+    return optax.incremental_update(params, ema[decay], 1 - warm)
+
+  return {decay: move(decay) for decay in ema}
+
+
+def train_step(
+  experiment: Experiment, state: TrainState, data: Batch
+) -> tuple[TrainState, Metrics]:
+  """One update.
+
+  Args:
+    experiment: the parts; static.
+    state: before the step.
+    data: the training points, or nothing where the target is sampled afresh.
+
+  Returns:
+    The state after it, and loss, grad_norm, param_norm (after the update) and the loss's own
+    metrics.
+  """
+  batch = experiment.draw_batch(experiment.key(Stream.DATA, state.step), data)
+  context = Context(state.step, state.ema)
+  (loss, metrics), grads = jax.value_and_grad(experiment.loss, has_aux=True)(
+    state.params, experiment.key(Stream.LOSS, state.step), batch, context
+  )
+  updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  ema = update_ema(state.ema, params, state.step)
+  norms = {
+    "grad_norm": optax.tree.norm(grads),
+    "param_norm": optax.tree.norm(params),
+  }
+  state = state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
+  return state, {"loss": loss, **norms, **metrics}
+
+
+def make_chunk(experiment: Experiment) -> Callable[..., tuple[TrainState, Metrics]]:
+  """`chunk(state, data, length=K)`: K steps in one dispatch; the state is donated.
+
+  The metrics come back stacked, each with a leading axis K.
+  """
+
+  def chunk(state: TrainState, data: Batch, *, length: int) -> tuple[TrainState, Metrics]:
+    return jax.lax.scan(
+      lambda state, _: train_step(experiment, state, data), state, None, length=length
+    )
+
+  return jax.jit(chunk, static_argnames="length", donate_argnums=0)
+
+
+def summarise(metrics: Metrics) -> dict[str, Any]:
+  """A chunk's stacked metrics as JSON values: means over its steps, averages pooled."""
+
+  def mean(value: Array | Average) -> Any:
+    if isinstance(value, Average):
+      total, count = np.sum(value.total, axis=0), np.sum(value.count, axis=0)
+      # A band that no level fell into has no loss.
+      return np.where(count > 0, total / np.maximum(count, 1), np.nan).tolist()
+    return np.mean(value, axis=0).tolist()
+
+  def null_for_nan(value: Any) -> Any:
+    if isinstance(value, list):
+      return [null_for_nan(v) for v in value]
+    return value if np.isfinite(value) else None
+
+  return {name: null_for_nan(mean(value)) for name, value in metrics.items()}
+
+
+def check_finite(metrics: Metrics, last_step: int) -> None:
+  """Raises RunError naming the first step of a chunk, ending at last_step, with a NaN or Inf."""
+  for name in ("loss", "grad_norm", "param_norm"):
+    values = np.asarray(metrics[name])
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+      step = last_step - len(values) + 1 + int(bad[0])
+      raise RunError(
+        f"training stopped: {name} is {values[bad[0]]} at step {step}; the checkpoints before it "
+        "are kept. Lower optimizer.learning_rate or set optimizer.clip_norm"
+      )
+
+
+class Progress:
+  """A bar on a terminal, a plain line now and then elsewhere."""
+
+  def __init__(self, start: int, total: int) -> None:
+    self._terminal = sys.stderr.isatty()
+    self._bar = tqdm(
+      total=total, initial=start, unit="step", disable=not self._terminal, dynamic_ncols=True
+    )
+    self._start, self._total, self._begun = start, total, time.monotonic()
+    self._printed = self._begun
+
+  def update(self, step: int, loss: float) -> float:
+    """Shows the step and its loss; returns the steps per second so far."""
+    now = time.monotonic()
+    rate = (step - self._start) / max(now - self._begun, 1e-9)
+    self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+    self._bar.update(step - self._bar.n)
+    if not self._terminal and (now - self._printed > 10 or step == self._total):
+      self._printed = now
+      left = (self._total - step) / rate
+      print(
+        f"step {step}/{self._total}  loss {loss:.4g}  {rate:.1f} steps/s  {left:.0f} s left",
+        file=sys.stderr,
+        flush=True,
+      )
+    return rate
+
+  def close(self) -> None:
+    """Ends the bar's line."""
+    self._bar.close()
+
+
+def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainState:
+  """Trains to experiment.num_steps, from the newest readable checkpoint in the workdir.
+
+  Args:
+    experiment: the parts.
+    workdir: receives checkpoints, metrics.jsonl and timings.jsonl.
+    stop: asked after every chunk; a checkpoint is saved before the run ends.
+
+  Returns:
+    The last state.
+
+  Raises:
+    Preempted: a stop was requested.
+    RunError: the loss, the gradient or a parameter is NaN or Inf.
+    CheckpointError: there are checkpoints and none can be read.
+  """
+  with Checkpoints(workdir.checkpoints) as checkpoints:
+    state = init_state(experiment)
+    step = 0
+    if (found := checkpoints.restore(state)) is not None:
+      state, step = found
+      print(f"{workdir.path}: going on from step {step}", file=sys.stderr)
+    truncate_jsonl(workdir.metrics, step)
+
+    chunk, data = make_chunk(experiment), experiment.data
+    validate = jax.jit(experiment.loss)
+    progress = Progress(step, experiment.num_steps)
+    pending: tuple[int, Metrics] | None = None
+
+    def settle(extra: dict[str, float]) -> None:
+      """Reads the metrics of the chunk before; by then the device is busy with the next one."""
+      nonlocal pending
+      if pending is None:
+        return
+      (last, metrics), pending = pending, None
+      check_finite(metrics, last)
+      line = summarise(metrics)
+      append_jsonl(workdir.metrics, {"step": last, **line, **extra})
+      rate = progress.update(last, line["loss"])
+      append_jsonl(workdir.timings, {"step": last, "time": time.time(), "steps_per_s": rate})
+
+    while step < experiment.num_steps:
+      length = min(
+        experiment.log_every - step % experiment.log_every, experiment.num_steps - step
+      )
+      state, metrics = chunk(state, data, length=length)
+      for leaf in jax.tree.leaves(metrics):
+        leaf.copy_to_host_async()
+      settle({})
+      step += length
+      pending = (step, metrics)
+
+      stopping = stop.requested  # asked once: what is decided here must hold below
+      if step % experiment.checkpoint_every == 0 or step == experiment.num_steps:
+        params = evaluated_params(state)
+        key = experiment.key(Stream.VALIDATION, 0)
+        context = Context(state.step, state.ema)
+        val_loss = float(validate(params, key, experiment.validation, context)[0])
+        settle({"val_loss": val_loss})
+        checkpoints.save(step, state, {"val_loss": val_loss})
+      elif stopping:
+        settle({})
+        checkpoints.save(step, state, None)
+      if stopping:
+        progress.close()
+        checkpoints.wait()
+        raise Preempted
+    progress.close()
+  return state
+
+
+def evaluated_params(state: TrainState) -> Params:
+  """The slowest average where there is one, else the parameters themselves."""
+  return state.ema[max(state.ema, key=float)] if state.ema else state.params
+
+
+def restore_trained(experiment: Experiment, workdir: Workdir) -> TrainState:
+  """The last state of a finished training, without writing anything.
+
+  Raises:
+    RunError: training is not finished in this workdir.
+    CheckpointError: there are checkpoints and none can be read.
+  """
+  with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
+    found = checkpoints.restore(init_state(experiment))
+  if found is None or found[1] < experiment.num_steps:
+    reached = "no checkpoint" if found is None else f"step {found[1]} of {experiment.num_steps}"
+    raise RunError(f"{workdir.path}: training is not finished ({reached}); run --mode=train first")
+  return found[0]

@@ -1,0 +1,128 @@
+"""Configs: what they resolve to, and what is refused."""
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import config_flags  # noqa: F401  (registers the flag types)
+
+from configs import ncsn_gmm, ncsn_gmm_published
+from scorelab.experiment import ConfigError, Stream, build
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+CONFIGS = {"ncsn_gmm": ncsn_gmm, "ncsn_gmm_published": ncsn_gmm_published}
+
+
+def resolved(name: str) -> str:
+  config = json.loads(CONFIGS[name].get_config().to_json())
+  return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def test_every_config_is_covered():
+  files = pathlib.Path("configs").glob("*.py")
+  assert {f.stem for f in files if f.stem != "base"} == set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_golden(name):
+  """A changed default shows as a diff: `python tests/test_experiment.py` writes the files anew."""
+  assert resolved(name) == (GOLDEN / f"{name}.json").read_text()
+
+
+@pytest.mark.parametrize("arg", ["", "fast"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds(name, arg):
+  build(CONFIGS[name].get_config(arg))
+
+
+def test_published_network_has_its_parameters():
+  experiment = build(ncsn_gmm_published.get_config("fast"))
+  params = experiment.init_params(jax.random.key(0))
+  assert sum(p.size for p in jax.tree.leaves(params)) == 265_474
+
+
+def test_keys_differ_by_stream_and_step():
+  experiment = build(ncsn_gmm.get_config("fast"))
+  keys = [experiment.key(stream, step) for stream in Stream for step in (0, 1)]
+  data = {tuple(np.asarray(jax.random.key_data(key))) for key in keys}
+  assert len(data) == len(keys)
+
+
+def test_rows_keep_the_grid_and_their_own_options():
+  config = ncsn_gmm.get_config("fast")
+  config.sampler.update(name="ddim", num_steps=7, eta=0.5, rho=5.0)
+  config.evaluation.rows = ("heun:4:churn=2", "ddim:9", "dpmpp_2m:3:grid=uniform:rho=None")
+  rows = build(config).evaluation.rows
+  assert [(row.sampler, row.num_steps) for row in rows] == [
+    ("ddim", 7), ("heun", 4), ("ddim", 9), ("dpmpp_2m", 3)
+  ]  # fmt: skip
+  assert rows[1].options == {"grid": "karras", "rho": 5.0, "churn": 2}
+  assert rows[2].options == {"grid": "karras", "rho": 5.0, "eta": 0.5}
+  np.testing.assert_allclose(rows[3].grid.levels.t[:-1], [1.0, 0.5, 0.0], atol=1e-6)
+
+
+BAD = {
+  "sampler": ({"sampler.name": "dpmp_2m"}, "sampler.name = 'dpmp_2m'.*did you mean 'dpmpp_2m'"),
+  "loss": ({"loss.name": "ncns"}, "loss.name = 'ncns' is not a loss; did you mean 'ncsn'"),
+  "target": ({"target.name": "nine"}, "target.name = 'nine' is not a target.*nine_modes"),
+  "steps": ({"training.num_steps": -5}, "training.num_steps = -5, must be at least 0"),
+  "batch": ({"training.batch_size": 0}, "training.batch_size = 0, must be at least 1"),
+  "seed": ({"seed": -1}, "seed = -1, must be from 0"),
+  "limits": ({"schedule.sigma_max": 0.01}, "schedule: sigma_min = 0.02 and sigma_max = 0.01"),
+  "nan": ({"optimizer.learning_rate": float("nan")}, "learning_rate = nan, must be above 0"),
+  "unused": ({"sampler.eta": 0.5}, "sampler.eta = 0.5 is no option of dpmpp_2m"),
+  "unused in loss": ({"loss.gamma": 5.0}, "loss.gamma = 5.0 is no option of ncsn"),
+  "unused in schedule": ({"schedule.beta_min": 1.0}, "schedule.beta_min = 1.0 is no option"),
+  "multiple": ({"training.log_every": 7}, "checkpoint_every = 20 must be a multiple"),
+  "antithetic": (
+    {"loss.uniforms": "antithetic", "training.batch_size": 7},
+    "batch_size = 7 must be even",
+  ),
+  "norms": (
+    {"network.name": "mlp", "network.width": None, "network.depth": None, "network.norms": (True,)},
+    "network.norms = .* must be as long as network.widths",
+  ),
+  "decays": ({"optimizer.ema_decays": (0.9, 1.0)}, "ema_decays = .* must be in"),
+  "row": ({"evaluation.rows": ("heun",)}, "rows.0. = 'heun' must read 'name:num_steps'"),
+  "row's sampler": ({"evaluation.rows": ("hun:3",)}, "'hun' is not a sampler; did you mean 'heun'"),
+  "row's option": ({"evaluation.rows": ("heun:3:eta=1",)}, "rows.0..eta = 1 is no option of heun"),
+  "row's value": ({"evaluation.rows": ("ddim:3:eta=-1",)}, "rows.0..eta = -1, must be at least 0"),
+  "row's steps": ({"evaluation.rows": ("ddim:0",)}, "rows.0..num_steps = 0, must be at least 1"),
+  "metric": ({"evaluation.metrics": ("fid",)}, "evaluation.metrics = 'fid' is not a metric"),
+  "reference": ({"evaluation.reference": "train"}, "'train' needs target.num_train"),
+  "precision": ({"matmul_precision": "tf32"}, "matmul_precision = 'tf32'"),
+  "grid": ({"sampler.sigma_max": 0.001}, "the grid runs from sigma = 0.001"),
+  "activation": ({"network.activation": "rulu"}, "network.activation = 'rulu'.*'relu'"),
+  "dim": ({"target.name": "grid25", "target.dim": 3}, "target: dim = 3 must be even"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+def test_bad_configs_are_refused_by_name(changes, message):
+  config = ncsn_gmm.get_config("fast")
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(ConfigError, match=message) as error:
+    build(config)
+  assert "\n" not in str(error.value)
+
+
+def test_learning_rate_warms_up_and_decays():
+  """Ends and middle of warm-up and cosine, known in closed form."""
+  from scorelab.experiment import learning_rate_shape
+
+  config = ncsn_gmm.get_config()
+  config.training.num_steps, config.optimizer.warmup_steps = 1000, 200
+  shape = learning_rate_shape(config)
+  steps = np.array([0, 100, 200, 600, 1000])
+  values = [float(shape(step)) for step in steps]
+  np.testing.assert_allclose(values, [0, 0.5, 1, 0.5, 0], atol=1e-6)
+
+
+if __name__ == "__main__":
+  sys.path.insert(0, ".")
+  GOLDEN.mkdir(exist_ok=True)
+  for config_name in CONFIGS:
+    (GOLDEN / f"{config_name}.json").write_text(resolved(config_name))

@@ -1,0 +1,199 @@
+"""Training: chunks, averages, resuming, and what stops it."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import ncsn_gmm
+from scorelab import training
+from scorelab.experiment import build
+from scorelab.run import Preempted, RunError, StopFlag, open_workdir, read_jsonl
+
+
+def small_config(**training_fields):
+  config = ncsn_gmm.get_config("fast")
+  config.network.update(width=16, depth=1, num_features=8)
+  config.training.update(num_steps=12, log_every=2, checkpoint_every=4, batch_size=32)
+  config.training.update(num_validation=64, **training_fields)
+  return config
+
+
+@pytest.fixture(scope="module")
+def experiment():
+  return build(small_config())
+
+
+def assert_same_bits(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def run(experiment, path, stop=None):
+  workdir = open_workdir(path, experiment.config, {})
+  return training.train(experiment, workdir, stop or StopFlag()), workdir
+
+
+class StopAfter(StopFlag):
+  """A stop that comes after this many questions, as a signal would between two chunks."""
+
+  def __init__(self, questions):
+    super().__init__()
+    self._left = questions
+
+  @property
+  def requested(self):
+    self._left -= 1
+    return self._left < 0
+
+  @requested.setter
+  def requested(self, value):
+    del value
+
+
+@pytest.mark.parametrize("lengths", [(12,), (5, 7), (1, 2, 9)])
+def test_a_chunk_is_its_steps_one_by_one(experiment, lengths):
+  """A Python loop over jitted steps is the reference: the same bits, however the run is cut."""
+  step = jax.jit(lambda state: training.train_step(experiment, state, experiment.data))
+  expected, losses = training.init_state(experiment), []
+  for _ in range(12):
+    expected, metrics = step(expected)
+    losses.append(metrics["loss"])
+  chunk = training.make_chunk(experiment)
+  state, chunked = training.init_state(experiment), []
+  for length in lengths:
+    state, metrics = chunk(state, experiment.data, length=length)
+    chunked.append(metrics["loss"])
+  assert_same_bits(expected, state)
+  np.testing.assert_array_equal(np.concatenate(chunked), np.stack(losses))
+  assert int(state.step) == 12
+
+
+def test_a_chunk_traces_once(experiment):
+  chunk = training.make_chunk(experiment)
+  state = training.init_state(experiment)
+  for _ in range(2):
+    state, _ = chunk(state, experiment.data, length=3)
+  assert chunk._cache_size() == 1
+
+
+def test_the_loop_makes_no_implicit_transfers(experiment):
+  """The compiled chunk runs on what is on the device already."""
+  chunk = training.make_chunk(experiment)
+  state, _ = chunk(training.init_state(experiment), experiment.data, length=2)
+  with jax.transfer_guard("disallow"):
+    chunk(state, experiment.data, length=2)
+
+
+def test_ema_is_the_recurrence():
+  """Against NumPy, in float64: min(decay, (1 + n) / (10 + n)) of the old, the rest of the new."""
+  values = np.random.default_rng(0).normal(size=30)
+  average, ema = values[0], {"0.9": jnp.asarray(values[0], jnp.float32)}
+  for n, value in enumerate(values[1:]):
+    decay = min(0.9, (1 + n) / (10 + n))
+    average = decay * average + (1 - decay) * value
+    ema = training.update_ema(ema, jnp.asarray(value, jnp.float32), jnp.asarray(n))
+  np.testing.assert_allclose(ema["0.9"], average, rtol=1e-5)  # thirty float32 roundings
+
+
+@pytest.mark.parametrize("questions", [0, 1, 3, 4])
+def test_stopped_and_resumed_is_uninterrupted(experiment, tmp_path, questions):
+  """Parameters, averages, optimiser state and every metrics line, bit for bit."""
+  straight, straight_dir = run(experiment, tmp_path / "straight")
+  with pytest.raises(Preempted):
+    run(experiment, tmp_path / "stopped", StopAfter(questions))
+  resumed, resumed_dir = run(experiment, tmp_path / "stopped")
+  assert_same_bits(straight, resumed)
+  assert straight_dir.metrics.read_text() == resumed_dir.metrics.read_text()
+  assert [line["step"] for line in read_jsonl(straight_dir.metrics)] == [2, 4, 6, 8, 10, 12]
+
+
+def test_lines_after_the_checkpoint_are_written_again(experiment, tmp_path):
+  """A kill leaves lines later than the newest checkpoint, the last one torn."""
+  _, straight = run(experiment, tmp_path / "straight")
+  with pytest.raises(Preempted):
+    run(experiment, tmp_path / "killed", StopAfter(1))
+  killed = tmp_path / "killed" / "metrics.jsonl"
+  killed.write_text(killed.read_text() + '{"step": 6, "loss": 7.0}\n{"step": 8, "lo')
+  run(experiment, tmp_path / "killed")
+  assert killed.read_text() == straight.metrics.read_text()
+
+
+def test_the_damaged_newest_checkpoint_is_passed_over(experiment, tmp_path):
+  straight, _ = run(experiment, tmp_path / "straight")
+  run(experiment, tmp_path / "damaged")
+  newest = sorted((tmp_path / "damaged" / "checkpoints").iterdir())[-1]
+  for file in newest.rglob("*"):
+    if file.is_file():
+      file.write_bytes(b"")
+  resumed, _ = run(experiment, tmp_path / "damaged")
+  assert_same_bits(straight, resumed)
+
+
+def test_a_nan_stops_the_run_and_says_where(tmp_path):
+  config = small_config()
+  config.optimizer.update(learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
+  experiment = build(config)
+  with pytest.raises(RunError, match=r"training stopped: \w+ is (nan|inf) at step \d+"):
+    run(experiment, tmp_path)
+  for line in read_jsonl(tmp_path / "metrics.jsonl"):
+    assert np.isfinite(line["loss"])
+
+
+def test_check_finite_names_the_first_bad_step():
+  good = np.ones(5)
+  bad = np.array([1, 1, np.inf, np.nan, 1])
+  metrics = {"loss": good, "grad_norm": bad, "param_norm": good}
+  with pytest.raises(RunError, match="grad_norm is inf at step 8"):
+    training.check_finite(metrics, 10)
+
+
+def test_training_learns(tmp_path):
+  """The loss falls well below that of a network that says nothing (F = 0)."""
+  config = small_config()
+  config.training.update(num_steps=400, log_every=100, checkpoint_every=400, batch_size=256)
+  experiment = build(config)
+  state, workdir = run(experiment, tmp_path)
+  lines = read_jsonl(workdir.metrics)
+  context_key = experiment.key(training.Stream.VALIDATION, 0)
+  first = training.init_state(experiment).params
+  untrained = float(experiment.loss(first, context_key, experiment.validation, None)[0])
+  assert lines[-1]["val_loss"] < 0.85 * untrained
+  assert lines[-1]["loss"] < lines[0]["loss"]
+  assert len(lines[-1]["band_loss"]) == 8
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_summary_pools_bands_and_leaves_empty_ones_out():
+  total = np.array([[2.0, 0.0], [4.0, 0.0]])
+  count = np.array([[1.0, 0.0], [3.0, 0.0]])
+  line = training.summarise({
+    "loss": np.array([1.0, 3.0]),
+    "band_loss": training.Average(total, count),
+  })
+  assert line == {"loss": 2.0, "band_loss": [1.5, None]}
+  json.dumps(line, allow_nan=False)
+
+
+def test_eval_needs_a_finished_training(experiment, tmp_path):
+  workdir = open_workdir(tmp_path, experiment.config, {})
+  with pytest.raises(RunError, match="no checkpoint"):
+    training.restore_trained(experiment, workdir)
+  with pytest.raises(Preempted):
+    run(experiment, tmp_path, StopAfter(1))
+  with pytest.raises(RunError, match="step 4 of 12"):
+    training.restore_trained(experiment, workdir)
+
+
+def test_fixed_training_sets_are_drawn_from(tmp_path):
+  config = small_config()
+  config.target.num_train = 5
+  experiment = build(config)
+  batch = experiment.draw_batch(jax.random.key(0), experiment.data)
+  train = {tuple(point) for point in np.asarray(experiment.data["x"])}
+  assert {tuple(point) for point in np.asarray(batch["x"])} <= train
+  run(experiment, tmp_path)
