@@ -1,8 +1,8 @@
 """Trains, samples and measures the experiment of a config.
 
-  python main.py --config=configs/ncsn_gmm.py
-  python main.py --config=configs/ncsn_gmm.py --config.optimizer.learning_rate=1e-3
-  python main.py --config=configs/ncsn_gmm.py --mode=eval --config.sampler.name=heun
+python main.py --config=configs/ncsn_gmm.py
+python main.py --config=configs/ncsn_gmm.py --config.optimizer.learning_rate=1e-3
+python main.py --config=configs/ncsn_gmm.py --mode=eval --config.sampler.name=heun
 """
 
 import difflib
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> None:
   except run.Preempted:
     _fail(f"{path}: stopped and saved; the same command goes on", run.PREEMPTED_EXIT_CODE)
   except (run.RunError, CheckpointError) as error:
-    _fail(str(error), 1)
+    _fail(str(error), 2 if isinstance(error, run.RefusedError) else 1)
 
 
 def execute(experiment, workdir, mode: str) -> None:

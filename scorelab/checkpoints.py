@@ -43,18 +43,28 @@ class Checkpoints(contextlib.AbstractContextManager):
     read_only: nothing is made, deleted or renamed, and `save` is an error.
   """
 
-  def __init__(self, directory: str | os.PathLike[str], *, keep_latest: int = 2,
-               best_metric: str | None = "val_loss", mode: str = "min", read_only: bool = False):
+  def __init__(
+    self,
+    directory: str | os.PathLike[str],
+    *,
+    keep_latest: int = 2,
+    best_metric: str | None = "val_loss",
+    mode: str = "min",
+    read_only: bool = False,
+  ):
     if keep_latest < 1 or mode not in ("min", "max"):
       raise ValueError(f"keep_latest = {keep_latest} (at least 1), mode = {mode!r} (min or max)")
     self._directory = pathlib.Path(directory).absolute()  # Orbax refuses relative paths.
     self._read_only, self._best_metric = read_only, best_metric
     self._sign = 1 if mode == "max" else -1
     options = ocp.CheckpointManagerOptions(
-      create=not read_only, cleanup_tmp_directories=not read_only, step_format_fixed_length=9,
+      create=not read_only,
+      cleanup_tmp_directories=not read_only,
+      step_format_fixed_length=9,
       preservation_policy=_Preserve(lambda steps: {*steps[-keep_latest:], self._best(steps)}),
       # Else a directory that cannot be made leaves threads that delay the exit by five minutes.
-      async_options=ocp.AsyncOptions(create_directories_asynchronously=False))
+      async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+    )
     handlers = {"state": ocp.StandardCheckpointHandler(), "index": ocp.JsonCheckpointHandler()}
     self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handlers)
     self._metrics: dict[int, Mapping[str, float]] = {}
@@ -95,16 +105,20 @@ class Checkpoints(contextlib.AbstractContextManager):
       return
     latest = self.latest_step()
     if latest is not None and step < latest:  # Orbax would drop it without a word.
-      raise CheckpointError(f"step {step} is older than step {latest}, the newest checkpoint in "
-                            f"{self._directory}: not saved")
+      raise CheckpointError(
+        f"step {step} is older than step {latest}, the newest checkpoint in "
+        f"{self._directory}: not saved"
+      )
     self._metrics[step] = {name: float(value) for name, value in (metrics or {}).items()}
     kinds, crcs = _kinds(state), _crcs(state)
     leaves = {path: (kinds[path], crc) for path, crc in zip(kinds, crcs, strict=True)}
     index = {"leaves": leaves, "metrics": self._metrics[step]}
     index = {**index, "crc32": zlib.crc32(json.dumps(index).encode())}
     with self._writing():
-      self._manager.save(step, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), index=ocp.args.JsonSave(index)))
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(state=ocp.args.StandardSave(state), index=ocp.args.JsonSave(index)),
+      )
 
   def restore(self, template: State) -> tuple[State, int] | None:
     """The newest readable state, bit for bit as it was saved, and its step.
@@ -136,7 +150,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     newest = max(damaged)
     raise CheckpointError(
       f"none of the {len(damaged)} checkpoints in {self._directory} can be read (newest: step "
-      f"{newest}: {_reason(damaged[newest])}); move the directory away to start again")
+      f"{newest}: {_reason(damaged[newest])}); move the directory away to start again"
+    )
 
   def restore_step(self, template: State, step: int) -> State:
     """The state of one step, as `restore` gives it.
@@ -186,7 +201,8 @@ class Checkpoints(contextlib.AbstractContextManager):
       yield
     except Exception as error:
       raise CheckpointError(
-        f"saving a checkpoint in {self._directory} failed: {_reason(error)}") from error
+        f"saving a checkpoint in {self._directory} failed: {_reason(error)}"
+      ) from error
 
   def _best(self, steps: Sequence[int]) -> int | None:
     if self._best_metric is None:
@@ -229,14 +245,18 @@ class _Preserve:
 
 def _kinds(tree: Any) -> dict[str, str]:
   """{path: 'float32[3, 4]'} of every leaf, in flattening order."""
-  return {jax.tree_util.keystr(path).lstrip("."): f"{jnp.dtype(x.dtype).name}{list(x.shape)}"
-          for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+  return {
+    jax.tree_util.keystr(path).lstrip("."): f"{jnp.dtype(x.dtype).name}{list(x.shape)}"
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def _crcs(tree: Any) -> list[int | None]:
   """CRC-32 of every leaf's bytes; None for an array that no process holds as a whole."""
+
   def whole(x):
     return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+
   # An explicit transfer, which a transfer guard lets through.
   leaves = jax.device_get([x if whole(x) else None for x in jax.tree.leaves(tree)])
   return [None if x is None else zlib.crc32(x.tobytes()) for x in leaves]

@@ -51,9 +51,7 @@ def sample_row(
   return run
 
 
-def draw_sets(
-  experiment: Experiment, params: Params, stop: StopFlag
-) -> dict[str, Any]:
+def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[str, Any]:
   """Draws every set of samples that the budget compares.
 
   Returns:
@@ -139,7 +137,10 @@ def budget(measured: np.ndarray) -> dict[str, float | None]:
   result: dict[str, float | None] = {}
   for name, values in parts.items():
     sem = np.std(values, ddof=1) / np.sqrt(values.size) if values.size > 1 else np.nan
-    for field, number in ((name, values.mean()), ("sem" if name == "value" else f"{name}_sem", sem)):
+    for field, number in (
+      (name, values.mean()),
+      ("sem" if name == "value" else f"{name}_sem", sem),
+    ):
       result[field] = float(number) if np.isfinite(number) else None
   return result
 
@@ -229,14 +230,16 @@ def format_table(result: dict[str, Any]) -> str:
       numbers = row["metrics"][name]
       value, floor = numbers["value"], numbers["floor"]
       ratio = f"{value / floor:.2f}" if value is not None and floor else "-"
-      cells.append([
-        row_label(row),
-        str(row["nfe"]),
-        _number(value),
-        f"+- {_number(numbers['sem'])}",
-        ratio,
-        *(_number(numbers[part], signed=part != "floor") for part in BUDGET),
-      ])
+      cells.append(
+        [
+          row_label(row),
+          str(row["nfe"]),
+          _number(value),
+          f"+- {_number(numbers['sem'])}",
+          ratio,
+          *(_number(numbers[part], signed=part != "floor") for part in BUDGET),
+        ]
+      )
     lines += _align(cells) + [""]
   errors = result["score_error"]
   cells = [["sigma", *(f"{s:g}" for s in errors["sigma"])]]

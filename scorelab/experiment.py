@@ -172,7 +172,7 @@ def build(config: ConfigDict) -> Experiment:
 
   def init_params(key: Key) -> Params:
     x = jnp.zeros((1, target.dim))
-    return network.init(key, x, jnp.zeros(1))["params"]
+    return jax.jit(network.init)(key, x, jnp.zeros(1))["params"]
 
   experiment = Experiment(
     config=json.loads(config.to_json()),
@@ -187,7 +187,7 @@ def build(config: ConfigDict) -> Experiment:
     evaluation=_make_evaluation(config, schedule),
   )
   num_train = config.target.num_train
-  draw = experiment.target.sample
+  draw = jax.jit(target.sample, static_argnums=1)
   data = {"x": draw(experiment.key(Stream.TRAIN_SET, 0), num_train)} if num_train else {}
   held_out = draw(experiment.key(Stream.VALIDATION, 1), config.training.num_validation)
   return dataclasses.replace(experiment, data=data, validation={"x": held_out})
@@ -300,7 +300,9 @@ def _make_evaluation(config: ConfigDict, schedule: Schedule) -> Evaluation:
     metric = choose(METRICS, name, "evaluation.metrics", "metric")
     metrics[name] = functools.partial(metric, **_options(metric, section))
   references = ("fresh", "train")
-  choose({name: name for name in references}, section.reference, "evaluation.reference", "reference")
+  choose(
+    {name: name for name in references}, section.reference, "evaluation.reference", "reference"
+  )
   if section.reference == "train" and not config.target.num_train:
     raise ConfigError("evaluation.reference = 'train' needs target.num_train > 0")
   main = {k: v for k, v in config.sampler.items() if v is not None}
@@ -312,8 +314,7 @@ def _make_evaluation(config: ConfigDict, schedule: Schedule) -> Evaluation:
     rows=tuple(rows),
     metrics=metrics,
     **{
-      field: section[field]
-      for field in ("num_keys", "num_samples", "num_reference", "reference")
+      field: section[field] for field in ("num_keys", "num_samples", "num_reference", "reference")
     },
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
@@ -327,7 +328,9 @@ def _parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
   """
   parts = str(spec).split(":")
   if len(parts) < 2 or not parts[1].isdigit():
-    raise ConfigError(f"{path} = {spec!r} must read 'name:num_steps' or 'name:num_steps:field=value'")
+    raise ConfigError(
+      f"{path} = {spec!r} must read 'name:num_steps' or 'name:num_steps:field=value'"
+    )
   name, num_steps, *changes = parts
   choose(SAMPLERS, name, path, "sampler")
   of_grid = _accepted(*GRIDS.values()) | {"grid"}
@@ -351,14 +354,20 @@ def _make_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -> Row
   for field, value in settings.items():
     check_bound(f"sampler.{field}", value, shown=f"{path}.{field}")
   _refuse_unused(
-    settings, path, f"{name} on the {settings['grid']} grid", (sampler, make_grid),
+    settings,
+    path,
+    f"{name} on the {settings['grid']} grid",
+    (sampler, make_grid),
     ("num_steps", "grid"),
   )
   options = _options(sampler, settings)
-  grid = make_grid(schedule, num_steps, **_options(make_grid, settings))
-  start, end = float(grid[0].sigma / grid[0].alpha), float(grid[-1].sigma / grid[-1].alpha)
-  if not start > end:
-    raise ConfigError(f"{path}: the grid runs from sigma = {start:g} to {end:g}, not down to data")
+  grid = jax.jit(
+    functools.partial(make_grid, schedule, num_steps, **_options(make_grid, settings))
+  )()
+  ratios = grid.levels.sigma / grid.levels.alpha
+  if not (ratios[1:] < ratios[:-1]).all():
+    shown = ", ".join(f"{ratio:g}" for ratio in ratios[:3])
+    raise ConfigError(f"{path}: the grid's sigma / alpha must fall towards the data: {shown}, ...")
   shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps")}
 
   def run(key: Key, predict: Predict, x: Array) -> Samples:

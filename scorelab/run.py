@@ -27,6 +27,10 @@ class RunError(RuntimeError):
   """A run that cannot go on in this folder; the message is one line."""
 
 
+class RefusedError(RunError):
+  """What was asked does not fit what is in the folder."""
+
+
 class Preempted(Exception):
   """The run was asked to stop, has saved what it had, and can be started again."""
 
@@ -116,7 +120,11 @@ def environment() -> dict[str, Any]:
   packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
   root = pathlib.Path(__file__).parent.parent
   revision = subprocess.run(
-    ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
+    ["git", "describe", "--always", "--dirty"],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    check=False,
   )
   return {
     "python": platform.python_version(),
@@ -184,7 +192,7 @@ def open_workdir(
     The folder; its DONE is removed where what evaluation depends on has changed.
 
   Raises:
-    RunError: a field that training depends on differs from the run that is there.
+    RefusedError: a field that training depends on differs from the run that is there.
   """
   workdir = Workdir(path.absolute())
   path.mkdir(parents=True, exist_ok=True)
@@ -195,7 +203,7 @@ def open_workdir(
     old, new = training_fields(found), training_fields(config)
     for name in sorted(old.keys() | new.keys()):
       if old.get(name) != new.get(name):
-        raise RunError(
+        raise RefusedError(
           f"{path}: holds a run with {name} = {old.get(name)!r}, not {new.get(name)!r}: "
           "give another --workdir, or that value"
         )

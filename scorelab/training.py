@@ -22,6 +22,7 @@ from scorelab.checkpoints import Checkpoints
 from scorelab.experiment import Experiment, Stream
 from scorelab.run import (
   Preempted,
+  RefusedError,
   RunError,
   StopFlag,
   Workdir,
@@ -53,9 +54,7 @@ def init_state(experiment: Experiment) -> TrainState:
   """The state before the first step."""
   params = experiment.init_params(experiment.key(Stream.INIT, 0))
   ema = {str(decay): jax.tree.map(jnp.copy, params) for decay in experiment.ema_decays}
-  return TrainState(
-    jnp.zeros((), jnp.int32), params, ema, experiment.optimizer.init(params), {}
-  )
+  return TrainState(jnp.zeros((), jnp.int32), params, ema, experiment.optimizer.init(params), {})
 
 
 def update_ema(ema: dict[str, Params], params: Params, step: Array) -> dict[str, Params]:
@@ -220,9 +219,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
       append_jsonl(workdir.timings, {"step": last, "time": time.time(), "steps_per_s": rate})
 
     while step < experiment.num_steps:
-      length = min(
-        experiment.log_every - step % experiment.log_every, experiment.num_steps - step
-      )
+      length = min(experiment.log_every - step % experiment.log_every, experiment.num_steps - step)
       state, metrics = chunk(state, data, length=length)
       for leaf in jax.tree.leaves(metrics):
         leaf.copy_to_host_async()
@@ -258,12 +255,14 @@ def restore_trained(experiment: Experiment, workdir: Workdir) -> TrainState:
   """The last state of a finished training, without writing anything.
 
   Raises:
-    RunError: training is not finished in this workdir.
+    RefusedError: training is not finished in this workdir.
     CheckpointError: there are checkpoints and none can be read.
   """
   with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
     found = checkpoints.restore(init_state(experiment))
   if found is None or found[1] < experiment.num_steps:
     reached = "no checkpoint" if found is None else f"step {found[1]} of {experiment.num_steps}"
-    raise RunError(f"{workdir.path}: training is not finished ({reached}); run --mode=train first")
+    raise RefusedError(
+      f"{workdir.path}: training is not finished ({reached}); run --mode=train first"
+    )
   return found[0]

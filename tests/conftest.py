@@ -1,7 +1,19 @@
 """What the tests share."""
 
+import os
+
 import jax
 import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compilation_cache(tmp_path_factory):
+  """What one test has compiled, the next one and its subprocesses load."""
+  folder = str(tmp_path_factory.mktemp("compilation_cache"))
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture

@@ -20,8 +20,10 @@ from absl import logging
 from scorelab.checkpoints import CheckpointError, Checkpoints, DamagedError
 
 # Reading damaged files, Orbax leaves coroutines behind; `warnings` below collects them.
-pytestmark = [pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-              pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")]
+pytestmark = [
+  pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+  pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+]
 
 
 class State(flax.struct.PyTreeNode):
@@ -36,10 +38,16 @@ def make_state(seed: int, width: int = 32) -> State:
   rng = np.random.default_rng(seed)
   params = {"layer": {"kernel": rng.normal(size=(16, width)), "bias": np.full(3, np.nan)}}
   params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-  opt_state = jax.tree.map(lambda x: jnp.asarray(10 * rng.normal(size=x.shape), x.dtype),
-                           optax.adam(1e-3).init(params))
-  ema = {"0.999": params, "0.9/x": {"half": jnp.asarray(rng.normal(size=5), jnp.bfloat16),
-                                    "mask": jnp.array([True, False])}}
+  opt_state = jax.tree.map(
+    lambda x: jnp.asarray(10 * rng.normal(size=x.shape), x.dtype), optax.adam(1e-3).init(params)
+  )
+  ema = {
+    "0.999": params,
+    "0.9/x": {
+      "half": jnp.asarray(rng.normal(size=5), jnp.bfloat16),
+      "mask": jnp.array([True, False]),
+    },
+  }
   return State(jnp.asarray(seed, jnp.int32), params, opt_state, ema)
 
 
@@ -58,8 +66,10 @@ def fill(directory, steps, **options):
 
 
 def snapshot(directory) -> dict[str, bytes | None]:
-  return {str(p.relative_to(directory)): p.read_bytes() if p.is_file() else None
-          for p in sorted(pathlib.Path(directory).rglob("*"))}
+  return {
+    str(p.relative_to(directory)): p.read_bytes() if p.is_file() else None
+    for p in sorted(pathlib.Path(directory).rglob("*"))
+  }
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +89,10 @@ def run(two_steps, tmp_path):
 def warnings(monkeypatch):
   """The fallbacks' lines (Orbax logs a few of its own)."""
   lines = []
+
   def warning(text, *args):
     lines.extend([text % args] if "trying an older one" in text else [])
+
   monkeypatch.setattr(logging, "warning", warning)
   yield lines
   gc.collect()
@@ -96,8 +108,9 @@ def test_round_trip_is_bit_identical_and_donatable(run):
     abstract = jax.eval_shape(lambda: make_state(0))
     assert_same(checkpoints.restore(abstract)[0], state)
     assert_same(checkpoints.restore_step(abstract, 1), make_state(1))
-    jax.jit(lambda s: jax.tree.map(lambda x: ~x if x.dtype == bool else x + 1, s),
-            donate_argnums=0)(restored)
+    jax.jit(
+      lambda s: jax.tree.map(lambda x: ~x if x.dtype == bool else x + 1, s), donate_argnums=0
+    )(restored)
     assert restored.params["layer"]["kernel"].is_deleted()
     assert_same(checkpoints.restore(abstract)[0], state)  # Donation wrote into nobody's memory.
 
@@ -153,8 +166,10 @@ def test_saving_again(run):
     checkpoints.save(2, make_state(9))
     assert snapshot(run) == before
     shutil.rmtree(run / "000000001")
-  with (Checkpoints(run) as checkpoints,
-        pytest.raises(CheckpointError, match="step 1 is older than step 2")):
+  with (
+    Checkpoints(run) as checkpoints,
+    pytest.raises(CheckpointError, match="step 1 is older than step 2"),
+  ):
     checkpoints.save(1, make_state(1))
 
 
@@ -167,7 +182,7 @@ def flip(data: bytes, position: int) -> bytes:
 DAMAGES = {
   "deleted": lambda data: [None],
   "emptied": lambda data: [b""],
-  "truncated": lambda data: [data[:-1], data[:len(data) // 2]],
+  "truncated": lambda data: [data[:-1], data[: len(data) // 2]],
   "zeroed": lambda data: [bytes(len(data))],
   "flipped": lambda data: [flip(data, i) for i in (len(data) // 3, len(data) // 2, len(data) - 1)],
 }
@@ -233,13 +248,16 @@ def test_all_damaged_is_an_error_and_nothing_is_touched(run, read_only, warnings
 def test_another_state_is_named_and_is_not_damage(run, warnings):
   before, state = snapshot(run), make_state(0)
   others = {
-    r"params\['layer'\]\['kernel'\] is float32\[16, 32\], expected float32\[16, 16\]":
-      make_state(0, width=16),
+    r"params\['layer'\]\['kernel'\] is float32\[16, 32\], expected float32\[16, 16\]": make_state(
+      0, width=16
+    ),
     r"step is int32\[\], expected float32\[\]": state.replace(step=jnp.zeros(())),
-    r"ema\['0.99'\]\['layer'\]\['bias'\] is absent, expected float32\[3\]":
-      state.replace(ema={"0.99": state.ema["0.999"]}),
-    r"ema\['0.9/x'\]\['half'\] is bfloat16\[5\], expected absent":
-      state.replace(ema={"0.999": state.ema["0.999"]}),
+    r"ema\['0.99'\]\['layer'\]\['bias'\] is absent, expected float32\[3\]": state.replace(
+      ema={"0.99": state.ema["0.999"]}
+    ),
+    r"ema\['0.9/x'\]\['half'\] is bfloat16\[5\], expected absent": state.replace(
+      ema={"0.999": state.ema["0.999"]}
+    ),
   }
   with Checkpoints(run) as checkpoints:
     for message, template in others.items():
@@ -250,8 +268,10 @@ def test_another_state_is_named_and_is_not_damage(run, warnings):
 
 
 def test_a_directory_that_vanished_is_reported(run):
-  with (pytest.raises(CheckpointError, match=r"saving a checkpoint in .* failed"),
-        Checkpoints(run) as checkpoints):
+  with (
+    pytest.raises(CheckpointError, match=r"saving a checkpoint in .* failed"),
+    Checkpoints(run) as checkpoints,
+  ):
     os.rename(run, run.with_name("gone"))
     run.write_text("a file in the place of the directory")
     checkpoints.save(3, make_state(3))
@@ -305,7 +325,8 @@ def run_python(code: str, *args, **env) -> None:
 
 def test_killed_while_saving(tmp_path, warnings):
   """kill -9 at 6 moments of a save: a complete state comes back and the next save works."""
-  run_python("""
+  run_python(
+    """
     import os, pathlib, signal, sys, threading, time
     import jax, jax.numpy as jnp
     from scorelab.checkpoints import Checkpoints
@@ -327,7 +348,9 @@ def test_killed_while_saving(tmp_path, warnings):
       if (pid := os.fork()) == 0:
         work(pathlib.Path(sys.argv[1]) / str(i), i * 0.006)
       assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
-  """, tmp_path)
+  """,
+    tmp_path,
+  )
   left_over, template = 0, {f"x{i}": jnp.zeros((20, 100)) for i in range(10)}
   for directory in tmp_path.iterdir():
     left_over += any("tmp" in p.name for p in directory.iterdir())
@@ -341,7 +364,8 @@ def test_killed_while_saving(tmp_path, warnings):
 
 
 def test_restores_onto_the_sharding_of_the_template(tmp_path):
-  run_python("""
+  run_python(
+    """
     import sys
     import jax, jax.numpy as jnp, numpy as np
     from jax.sharding import NamedSharding, PartitionSpec as P
@@ -357,4 +381,7 @@ def test_restores_onto_the_sharding_of_the_template(tmp_path):
     for name, leaf in state.items():
       assert leaf.sharding == like[name].sharding, name
       np.testing.assert_array_equal(leaf, x)
-  """, tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+  """,
+    tmp_path,
+    XLA_FLAGS="--xla_force_host_platform_device_count=2",
+  )

@@ -94,7 +94,10 @@ BAD = {
   "metric": ({"evaluation.metrics": ("fid",)}, "evaluation.metrics = 'fid' is not a metric"),
   "reference": ({"evaluation.reference": "train"}, "'train' needs target.num_train"),
   "precision": ({"matmul_precision": "tf32"}, "matmul_precision = 'tf32'"),
-  "grid": ({"sampler.sigma_max": 0.001}, "the grid runs from sigma = 0.001"),
+  "grid": (
+    {"sampler.sigma_max": 0.001},
+    "the grid.s sigma / alpha must fall towards the data: 0.001",
+  ),
   "activation": ({"network.activation": "rulu"}, "network.activation = 'rulu'.*'relu'"),
   "dim": ({"target.name": "grid25", "target.dim": 3}, "target: dim = 3 must be even"),
 }

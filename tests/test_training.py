@@ -171,10 +171,12 @@ def test_training_learns(tmp_path):
 def test_summary_pools_bands_and_leaves_empty_ones_out():
   total = np.array([[2.0, 0.0], [4.0, 0.0]])
   count = np.array([[1.0, 0.0], [3.0, 0.0]])
-  line = training.summarise({
-    "loss": np.array([1.0, 3.0]),
-    "band_loss": training.Average(total, count),
-  })
+  line = training.summarise(
+    {
+      "loss": np.array([1.0, 3.0]),
+      "band_loss": training.Average(total, count),
+    }
+  )
   assert line == {"loss": 2.0, "band_loss": [1.5, None]}
   json.dumps(line, allow_nan=False)
 

@@ -6,6 +6,8 @@ Statistical Planning and Inference 143 (2013).
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from scorelab.metrics.reference import Reference, as_pair
 from scorelab.typing import Array, Key
 
 _DIRECT_DIMENSIONS = 8  # above it, one matrix product is faster than a sum over coordinates
-_BLOCK_PAIRS = 2**26  # pairs whose distances may be in memory at once, 256 MiB in float32
+_BLOCK = 2**13  # points of x and of y at a time: 256 MiB of distances where they are stored
 
 
 @jax.jit
@@ -35,8 +37,8 @@ def mean_distances(x: Array, y: Array) -> Array:
 def mean_pairwise_distance(x: ArrayLike, y: ArrayLike | None = None) -> float:
   """mean_ij |x_i - y_j|, Euclidean, over all pairs; y = x where it is left out.
 
-  Computed in float64 if x or y is, else in float32 with the outer mean in float64. Memory stays
-  below about 1 GiB whatever the sizes.
+  Computed in float64 if x or y is, else in float32 with the outer mean in float64, and by blocks:
+  whatever the sizes, memory stays below about 1 GiB.
 
   Args:
     x: [n] or [n, ...], trailing axes flattened.
@@ -47,14 +49,15 @@ def mean_pairwise_distance(x: ArrayLike, y: ArrayLike | None = None) -> float:
   """
   x, y = as_pair(x, x if y is None else y)
   dtype = np.result_type(x, y)
-  block = max(1, _BLOCK_PAIRS // y.shape[0])
+  total = 0.0
   with jax.enable_x64(dtype == np.float64):
-    y = jnp.asarray(y, dtype)
-    rows = [
-      np.asarray(mean_distances(jnp.asarray(x[i : i + block], dtype), y))
-      for i in range(0, x.shape[0], block)
-    ]
-  return float(np.concatenate(rows).mean(dtype=np.float64))
+    x_blocks, y_blocks = (
+      [jnp.asarray(b, dtype) for b in np.array_split(a, -(-len(a) // _BLOCK))] for a in (x, y)
+    )
+    for rows, columns in itertools.product(x_blocks, y_blocks):
+      means = np.asarray(mean_distances(rows, columns), np.float64)
+      total += means.sum() * len(columns)
+  return float(total / (len(x) * len(y)))
 
 
 def energy_distance(

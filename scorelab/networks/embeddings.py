@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from scorelab.typing import Array
@@ -13,8 +13,7 @@ class FourierFeatures(nn.Module):
   """sin and cos of random projections whose frequencies are fixed: no parameter is trained.
 
   Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional
-  Domains", NeurIPS 2020 (arXiv 2006.10739), section 5. The frequencies are drawn once, from a key
-  of their own, so that they are the same for every seed.
+  Domains", NeurIPS 2020 (arXiv 2006.10739), section 5. The frequencies are the same for every seed.
 
   Attributes:
     num_features: projections; the output has twice as many, in [-1, 1].
@@ -28,10 +27,10 @@ class FourierFeatures(nn.Module):
   def __call__(self, x: Array) -> Array:
     """[..., d] -> [..., 2 num_features]."""
     frequencies = self.scale * _gaussian_table(x.shape[-1], self.num_features)
-    angles = x @ frequencies.astype(x.dtype)
+    angles = x @ jnp.asarray(frequencies, x.dtype)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def _gaussian_table(rows: int, columns: int) -> Array:
-  """Standard normal draws [rows, columns], always the same."""
-  return jax.random.normal(jax.random.key(0), (rows, columns))
+def _gaussian_table(rows: int, columns: int) -> np.ndarray:
+  """Standard normal draws [rows, columns], always the same: a constant of the compiled program."""
+  return np.random.default_rng(0).standard_normal((rows, columns))

@@ -1,2 +1,20 @@
-"""Figures."""
-def draw_run(*a): pass
+"""Figures and animations: functions of arrays that return a matplotlib Figure, and their files."""
+
+from scorelab.plotting import animations, budgets, curves, fields, style, summary
+from scorelab.plotting.animations import save_animation
+from scorelab.plotting.style import read_csv, save, write_csv
+from scorelab.plotting.summary import draw_run
+
+__all__ = [
+  "animations",
+  "budgets",
+  "curves",
+  "draw_run",
+  "fields",
+  "read_csv",
+  "save",
+  "save_animation",
+  "style",
+  "summary",
+  "write_csv",
+]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import imageio_ffmpeg
 import matplotlib
 import numpy as np
 from matplotlib.animation import FFMpegWriter
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from scorelab.plotting import style
+from scorelab.plotting.fields import arrows, draw_arrows, log_norm
 
 MAX_ANIMATION_BYTES = 2_000_000
 
@@ -105,3 +107,75 @@ def _save_mp4(
     for index in [*range(num_frames), *[num_frames - 1] * round(fps * hold)]:
       draw(index)
       writer.grab_frame()
+
+
+@style.context()
+def moving_clouds(
+  paths: Sequence[np.ndarray],
+  sigmas: np.ndarray,
+  reaches: np.ndarray,
+  titles: Sequence[str],
+  text: str,
+  *,
+  colour: str,
+  backdrop: np.ndarray | None = None,
+  field: tuple[np.ndarray, Sequence[np.ndarray]] | None = None,
+  trails: int = 0,
+) -> tuple[Figure, Callable[[int], None]]:
+  """Points on the move in the plane, a panel for each path, for `save_animation`.
+
+  Args:
+    paths: [frames, n, d] each, d >= 2; the first two coordinates are shown.
+    sigmas: [frames], for the title.
+    reaches: [frames], half the axes' width about 0: the camera may follow the points.
+    titles: of the panels.
+    text: the caption.
+    colour: of the points.
+    backdrop: [m, d] points of the data, in grey behind the moving ones.
+    field: lattice points [g, 2], and for each panel the scores there, [frames, g, 2]: arrows, whose
+      colour compares the scores of a frame; None draws none.
+    trails: how many of the points draw their path so far.
+
+  Returns:
+    The figure, and the function that makes it show a frame.
+  """
+  figure = style.new_figure(3.5 * len(paths), 4.1)
+  figure.set_dpi(100)
+  axes = figure.subplots(1, len(paths), squeeze=False)[0]
+  panels = []
+  for index, (ax, path) in enumerate(zip(axes, paths, strict=True)):
+    if backdrop is not None:
+      ax.scatter(*backdrop[:, :2].T, s=2, color="#C4C4C4", linewidths=0)
+    scores = None if field is None else field[1][index]
+    quiver = None if field is None else draw_arrows(ax, field[0], field[1][index][0])
+    size, alpha = (3, 0.5) if path.shape[1] > 100 else (16, 1.0)
+    points = ax.scatter(
+      *path[0, :, :2].T, s=size, color=colour, alpha=alpha, linewidths=0, zorder=3
+    )
+    lines = [ax.plot([], [], color=style.BLACK, lw=0.8, zorder=4)[0] for _ in range(trails)]
+    ax.set(aspect="equal", title=titles[index], xlabel="x1", ylabel="x2")
+    ax.label_outer()
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.yaxis.set_major_locator(MaxNLocator(5))
+    panels.append((ax, path, points, lines, quiver, scores))
+  heading = figure.suptitle("sigma = 00.00", family="monospace", fontsize=10)
+  style.caption(figure, text)
+
+  def draw(frame: int) -> None:
+    heading.set_text(f"sigma = {sigmas[frame]:5.2f}")
+    reach = reaches[frame]
+    for ax, path, points, lines, quiver, scores in panels:
+      ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
+      points.set_offsets(path[frame, :, :2])
+      for chain, line in enumerate(lines):
+        line.set_data(*path[: frame + 1, chain, :2].T)
+      if quiver is not None and scores is not None:
+        vectors, size = arrows(scores[frame])
+        quiver.set_UVC(*vectors.T, size)
+        quiver.set_norm(log_norm(size))
+
+  # Laid out once, at its widest labels: the axes stay where they are.
+  draw(int(np.argmax(reaches)))
+  figure.draw_without_rendering()
+  figure.set_layout_engine("none")
+  return figure, draw

@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from scorelab.plotting import style
 
@@ -16,7 +19,14 @@ Budget = Mapping[str, float | None]
 """One row's metric in evaluation.json: value, the four parts, and their standard errors."""
 PARTS = tuple(style.PART_COLOURS)
 _LANE = 0.16
-_NEGATIVE = {"hatch": "/////", "alpha": 0.55}
+
+
+def _fill(part: str, negative: bool) -> dict[str, Any]:
+  """How a part's area looks: its colour, or hatched with it where the part is negative."""
+  colour = style.PART_COLOURS[part]
+  if not negative:
+    return {"color": colour, "lw": 0}
+  return {"facecolor": to_rgba(colour, 0.25), "edgecolor": colour, "hatch": "/////", "lw": 0}
 
 
 @style.context()
@@ -42,6 +52,7 @@ def bars(labels: Sequence[str], budgets: Mapping[str, Sequence[Budget]], text: s
     ax.set(yticks=range(len(labels)), ylim=(len(labels) - 0.45, -0.5))
     ax.set_yticklabels(labels)
     ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.set_xlabel(style.metric_label(metric))
   for ax in axes[len(budgets) :]:
     ax.set_visible(False)
@@ -61,10 +72,8 @@ def _draw_waterfall(ax: Axes, y: float, row: Budget) -> None:
     if np.isnan(width):
       continue
     centre = y + (lane - 2) * _LANE
-    look = _NEGATIVE if width < 0 else {}
-    colour = style.PART_COLOURS[part]
-    bar = ax.barh(centre, width, _LANE, left=end, color=colour, lw=0, **look)
-    bar.set_label(part)
+    bar = ax.barh(centre, width, _LANE, left=end, **_fill(part, width < 0))
+    bar.set_label(f"{part} {y:g}")
     end += width
     sem = style.number(row[f"{part}_sem"])
     ax.errorbar(end, centre, xerr=np.nan_to_num(sem), ecolor="#404040", **whisker)
@@ -82,16 +91,16 @@ class Bands(NamedTuple):
     metric: its name.
     nfe: [n].
     budgets: [n].
-    published: someone else's values, [n] each, nan where unknown, by which of our lines they
-      belong to: 'network', 'prior' (exact score, from the prior) or 'discretisation' (exact score,
-      from the true p_T).
+    published: someone else's values, [n] each, nan where unknown, by the part whose line they
+      compare with: 'discretisation' (exact score, from the true p_T), 'prior' (exact score, from
+      the prior) or 'learning' (the network).
   """
 
   title: str
   metric: str
   nfe: np.ndarray
   budgets: Sequence[Budget]
-  published: Mapping[str, np.ndarray] = {}  # noqa: RUF012
+  published: Mapping[str, np.ndarray] = {}
 
 
 _PUBLISHED_MARKERS = {"learning": "o", "prior": "s", "discretisation": "^"}
@@ -132,10 +141,10 @@ def _draw_bands(ax: Axes, panel: Bands) -> None:
   for part in PARTS:
     width = _column(panel.budgets, part)
     line, colour = below + width, style.PART_COLOURS[part]
-    for chosen, look in ((width >= 0, {}), (width <= 0, _NEGATIVE)):
-      ax.fill_between(
-        panel.nfe, below, line, where=chosen.tolist(), interpolate=True, color=colour, lw=0, **look
-      )
+    for negative in (False, True):
+      where = (width < 0 if negative else width >= 0).tolist()
+      look = _fill(part, negative)
+      ax.fill_between(panel.nfe, below, line, where=where, interpolate=True, **look)
     ax.plot(panel.nfe, line, color=colour if part != "floor" else style.GREY, lw=0.8)
     below = line
     if part in panel.published:
@@ -160,14 +169,13 @@ def _column(budgets: Sequence[Budget], name: str) -> np.ndarray:
   return np.array([style.number(b[name]) for b in budgets])
 
 
-def _legend(figure: Figure, **lines: Mapping[str, Any]) -> None:
+def _legend(figure: Figure, **lines: dict[str, Any]) -> None:
   """The parts, what hatching means, and further lines by label, above the panels."""
-  ax = figure.axes[0]
   handles: list[Any] = [
     Patch(color=colour, lw=0, label=style.PART_LABELS.get(part, part))
     for part, colour in style.PART_COLOURS.items()
   ]
   handles.append(Patch(fc="white", ec=style.GREY, lw=0, hatch="/////", label="negative"))
   for label, look in lines.items():
-    handles += ax.plot([], [], **{"color": style.BLACK, "label": label, **look})
+    handles.append(Line2D([], [], color=style.BLACK, label=label, **look))
   figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))

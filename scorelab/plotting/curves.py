@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from scorelab.plotting import style
 
@@ -82,6 +83,9 @@ def _log_where_positive(ax: Axes, values: np.ndarray) -> None:
   finite = values[np.isfinite(values)]
   if finite.size and finite.min() > 0 and finite.max() > 5 * finite.min():
     ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 @style.context()

@@ -9,13 +9,13 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
+from matplotlib.colors import Colormap, LogNorm, Normalize
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.quiver import Quiver
 
 from scorelab.plotting import style
 
-_NUM_COLUMNS = 4
+_NUM_COLUMNS = 5
 
 
 class Cloud(NamedTuple):
@@ -74,7 +74,9 @@ def arrows(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return score / np.maximum(size, 1e-30)[:, None] * root[:, None], size
 
 
-def draw_arrows(ax: Axes, x: np.ndarray, score: np.ndarray, norm: Normalize | None = None) -> Quiver:
+def draw_arrows(
+  ax: Axes, x: np.ndarray, score: np.ndarray, norm: Normalize | None = None
+) -> Quiver:
   """A quiver of scores [m, 2] at lattice points x [m, 2]; colour is |score|, on a log scale."""
   vectors, size = arrows(score)
   spacing = np.ptp(x[:, 0]) / max(np.sqrt(len(x)) - 1, 1)
@@ -130,40 +132,41 @@ def samples(clouds: Sequence[Cloud], field: ScoreField | None, text: str) -> Fig
     field: of the clouds' dimension, 1 or 2; None draws clouds alone.
     text: the caption.
   """
-  panels = len(clouds) + (0 if field is None else 3 if field.x.shape[1] == 2 else 1)
-  columns = min(panels, _NUM_COLUMNS)
-  rows = -(-panels // columns)
-  figure = style.new_figure(2.55 * columns, 2.75 * rows + 0.25)
-  axes = figure.subplots(rows, columns, squeeze=False).ravel()
+  columns = min(len(clouds), _NUM_COLUMNS)
+  rows = -(-len(clouds) // columns)
+  heights = [2.5 * rows] if field is None else [2.5 * rows, 3.1]
+  figure = style.new_figure(max(2.3 * columns, 6.0 if field is None else 9.0), sum(heights) + 0.3)
+  upper, *lower = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).ravel()
+  axes = upper.subplots(rows, columns, squeeze=False).ravel()
   low, high = box(clouds[0].points)
   for ax, cloud in zip(axes, clouds, strict=False):
     draw_cloud(ax, cloud, low, high)
-  if field is not None:
-    _draw_field(figure, list(axes[len(clouds) : panels]), field)
-  for ax in axes[panels:]:
-    ax.set_visible(False)
-  for ax in axes:
     ax.label_outer()
+  for ax in axes[len(clouds) :]:
+    ax.set_visible(False)
+  if field is not None:
+    _draw_field(lower[0], field)
   style.caption(figure, text)
   return figure
 
 
-def _draw_field(figure: Figure, axes: Sequence[Axes], field: ScoreField) -> None:
+def _draw_field(figure: SubFigure, field: ScoreField) -> None:
   """Network, truth and relative gap in 2-D, on three axes; two curves in 1-D, on one."""
   if field.x.shape[1] == 1:
-    (ax,) = axes
+    ax = figure.subplots()
     ax.plot(field.x[:, 0], field.exact[:, 0], color=style.BLACK, label="exact")
     ax.plot(field.x[:, 0], field.network[:, 0], "--", color=style.VERMILLION, label="network")
     ax.set(xlabel="x", ylabel="score", title=f"score at sigma = {field.sigma:.3g}")
     ax.legend()
     return
+  axes = figure.subplots(1, 3)
   low, high = field.x.min(axis=0), field.x.max(axis=0)
   norm = log_norm(np.linalg.norm(field.exact, axis=1))
   for ax, score, name in ((axes[0], field.network, "network"), (axes[1], field.exact, "exact")):
     draw_arrows(ax, field.x, score, norm)
-    ax.set_title(f"{name} score\nat sigma = {field.sigma:.3g}")
+    ax.set_title(f"{name} score at sigma = {field.sigma:.3g}")
     _square(ax, low, high)
-  _bar(figure, axes[1], norm, style.NOISE_CMAP, "|score|")
+    _bar(figure, ax, norm, style.NOISE_CMAP)
   gap = np.linalg.norm(field.network - field.exact, axis=1)
   gap = gap / np.maximum(np.linalg.norm(field.exact, axis=1), 1e-30)
   side = round(len(gap) ** 0.5)
@@ -173,10 +176,11 @@ def _draw_field(figure: Figure, axes: Sequence[Axes], field: ScoreField) -> None
     *(c.reshape(shape) for c in field.x.T), gap.reshape(shape), norm=gap_norm, cmap=cmap
   )
   _square(axes[2], low, high)
-  axes[2].set_title("|network - exact|\nover |exact|")
-  _bar(figure, axes[2], gap_norm, cmap, None)
+  axes[2].set_title("|network - exact| / |exact|")
+  _bar(figure, axes[2], gap_norm, cmap)
+  for ax in axes:
+    ax.label_outer()
 
 
-def _bar(figure: Figure, ax: Axes, norm: Normalize, cmap: object, label: str | None) -> None:
-  mappable = ScalarMappable(norm, cmap)  # pyrefly: ignore[bad-argument-type]
-  figure.colorbar(mappable, ax=ax, shrink=0.75, pad=0.02, label=label or "")
+def _bar(figure: SubFigure, ax: Axes, norm: Normalize, cmap: Colormap) -> None:
+  figure.colorbar(ScalarMappable(norm, cmap), ax=ax, shrink=0.8, pad=0.02)

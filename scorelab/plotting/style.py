@@ -1,4 +1,4 @@
-"""What every figure shares: colours, sizes, captions, and files that stay small and say their command."""
+"""What figures share: colours, sizes, captions, and small files that say their command."""
 
 from __future__ import annotations
 
@@ -159,7 +159,8 @@ def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], command: st
     file.write(f"# {command}\n")
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: "" if v is None or v != v else v for k, v in row.items()} for row in rows)
+    for row in rows:
+      writer.writerow({k: "" if v is None or str(v) == "nan" else v for k, v in row.items()})
   return path
 
 

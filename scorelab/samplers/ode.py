@@ -60,7 +60,7 @@ def heun_correction(pred: Prediction, pred_next: Prediction, now: Level, nxt: Le
   """What Heun's step adds to Euler's: alpha' (r' - r) (noise' - noise) / 2, of x's shape.
 
   Zero from pure noise (alpha = 0), where r is infinite: Euler's step from there leaves an error of
-  order alpha'^2 in x, so that Heun's method stays of second order.
+  order alpha'^2 in x, and Heun's method stays of second order but for a logarithm.
   """
   finite = now.alpha > 0
   ratio = now.sigma / jnp.where(finite, now.alpha, 1)

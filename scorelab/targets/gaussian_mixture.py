@@ -21,7 +21,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from scorelab.predictions import Prediction
 from scorelab.schedules import Level
@@ -101,7 +101,7 @@ class GaussianMixture:
 
   @property
   def dim(self) -> int:
-    """d."""
+    """Of one point: d."""
     return self.means.shape[-1]
 
   @property
@@ -148,11 +148,11 @@ class GaussianMixture:
     return jnp.min(self.means - reach, axis=0), jnp.max(self.means + reach, axis=0)
 
   def sample(self, key: Key, n: int) -> Array:
-    """n independent draws, [n, d]."""
+    """Independent draws, [n, d]."""
     return self.sample_with_components(key, n)[0]
 
   def sample_with_components(self, key: Key, n: int) -> tuple[Array, Array]:
-    """n draws [n, d] and the component [n] that each came from."""
+    """Independent draws [n, d] and the component [n] that each came from."""
     return jnp.vectorize(self._draw, signature="(k),(d)->(d),()")(*self._noise(key, (n,)))
 
   def log_prob(self, x: Array) -> Array:
@@ -232,9 +232,7 @@ class GaussianMixture:
 
   def _to_axes(self, y: Array) -> Array:
     """Coordinates of y [k, d] along each component's axes."""
-    if self.basis is None:
-      return y
-    return jnp.einsum("kij,ki->kj", self.basis, y, precision=_EXACT)
+    return y if self.basis is None else jnp.einsum("kij,ki->kj", self.basis, y, precision=_EXACT)
 
   def _from_axes(self, y: Array) -> Array:
     """The inverse of `_to_axes`."""
@@ -246,7 +244,7 @@ class GaussianMixture:
     return jnp.max(self.variances)
 
   def _log_joint(self, x: Array) -> Array:
-    """log P(k, x) + (d / 2) log(2 pi unit): [..., d] -> [..., k]."""
+    """Logarithms of P(k, x) (2 pi unit)^(d / 2): [..., d] -> [..., k]."""
 
     def at(x: Array) -> Array:
       squares = jnp.sum(self._to_axes(x[None] - self.means) ** 2 / self.variances, axis=1)
@@ -262,8 +260,7 @@ class GaussianMixture:
   def _noise(self, key: Key, batch: tuple[int, ...]) -> tuple[Array, Array]:
     """What `_draw` needs for a batch: Gumbel [*batch, k] and normal [*batch, d]."""
     component, normal = jax.random.split(key)
-    k, d = self.means.shape
-    dtype = self.means.dtype
+    (k, d), dtype = self.means.shape, self.means.dtype
     gumbel = jax.random.gumbel(component, (*batch, k), dtype)
     return gumbel, jax.random.normal(normal, (*batch, d), dtype)
 

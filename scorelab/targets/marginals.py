@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ def _quantile(weights: Array, means: Array, stds: Array, u: Array) -> Array:
   tail = jnp.where(u > 0.5, 1 - u, u)
   rounding = 4 * jnp.finfo(means.dtype).eps
 
-  def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+  def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
     low, high, x, last, count, _ = state
     z = (x - means) / stds
     mass, density = jnp.sum(weights * ndtr(sign * z)), jnp.sum(weights * norm.pdf(z) / stds)

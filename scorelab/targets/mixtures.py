@@ -11,7 +11,7 @@ def nine_modes() -> GaussianMixture:
   """Nine modes of variance 0.1 at {-10, 0, 10}^2, of unequal weights that were drawn once.
 
   The weights are uniform draws, normalised, written out because `jax.random` may change; the
-  first coordinate varies fastest. Scale 7.8; the lightest mode has 1.5 % of the mass.
+  first coordinate varies fastest. Scale 8.0; the lightest mode has 1.5 % of the mass.
   """
   weights = [
     *(0.09910548, 0.13785616, 0.12497377),

@@ -50,7 +50,7 @@ def test_blocks_and_reference_change_nothing(monkeypatch):
   for _ in range(2):
     np.testing.assert_allclose(energy_distance(None, x, reference), whole, rtol=1e-12)
   assert len(reference._cache) == 1
-  monkeypatch.setattr(kernels, "_BLOCK_PAIRS", 7 * 45)
+  monkeypatch.setattr(kernels, "_BLOCK", 20)
   np.testing.assert_allclose(energy_distance(None, x, y), whole, rtol=1e-12)
 
 

@@ -1,0 +1,161 @@
+"""The figures of one finished run."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shlex
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from scorelab.experiment import Experiment
+from scorelab.metrics.modes import mode_distances
+from scorelab.plotting import budgets, curves, fields, style
+from scorelab.plotting.fields import Cloud, ScoreField
+from scorelab.run import StopFlag, Workdir, read_jsonl
+from scorelab.typing import Array, Params
+
+OFF_MODE_STD = 4.0
+_MAX_POINTS = 2000
+
+
+def draw_run(experiment: Experiment, params: Params, workdir: Workdir, stop: StopFlag) -> None:
+  """Writes the run's figures into workdir.figures: loss, samples, score error and error budget.
+
+  Args:
+    experiment: the parts.
+    params: the evaluated parameters.
+    workdir: a run that was evaluated.
+    stop: asked between figures.
+
+  Raises:
+    Preempted: a stop was requested.
+  """
+  result = json.loads(workdir.evaluation.read_text())
+  command = typed_command(workdir)
+  for name, figure in (
+    ("loss", lambda: loss_figure(experiment, workdir)),
+    ("samples", lambda: samples_figure(experiment, params, workdir)),
+    ("budget", lambda: budget_figure(result, row_labels(workdir))),
+    ("score_error", lambda: score_error_figure(experiment, result)),
+  ):
+    stop.check()
+    style.save(figure(), workdir.figures / f"{name}.png", command)
+
+
+def typed_command(workdir: Workdir) -> str:
+  """The command that made a run."""
+  record = json.loads((workdir.path / "environment.json").read_text())
+  program, *arguments = record.get("command", ["main.py"])
+  return shlex.join(["python", pathlib.Path(program).name, *arguments])
+
+
+def row_labels(workdir: Workdir) -> list[str]:
+  """The names under which a run's samples were kept, in the order of its rows."""
+  with np.load(workdir.samples) as arrays:
+    return [name for name in arrays.files if name not in ("exact", "reference")]
+
+
+def loss_figure(
+  experiment: Experiment, workdir: Workdir, lines: dict[str, float] | None = None
+) -> Figure:
+  """The training and validation loss of a run, with values to mark by label."""
+  history = read_jsonl(workdir.metrics)
+  bands = next((len(h["band_loss"]) for h in history if "band_loss" in h), 0)
+  edges = np.geomspace(*_ratio_ends(experiment), bands + 1) if bands else None
+  training = experiment.config["training"]
+  text = (
+    f"each point: mean over {training['log_every']} steps of {training['batch_size']} points; "
+    f"validation: {training['num_validation']} points"
+  )
+  return curves.loss(history, edges, text, lines)
+
+
+def score_error_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
+  """The score error of a run by level."""
+  text = f"{experiment.evaluation.score_samples} exact draws from the noised target at each level"
+  return curves.score_error(result["score_error"], text)
+
+
+def protocol_text(result: dict[str, Any]) -> str:
+  """What an evaluation measured, in a line."""
+  protocol = result["protocol"]
+  return (
+    f"{protocol['num_samples']} samples v {protocol['num_reference']} points "
+    f"({protocol['reference']}), {protocol['num_projections']} projections, mean and standard "
+    f"error over {protocol['num_keys']} keys"
+  )
+
+
+def budget_figure(result: dict[str, Any], labels: list[str]) -> Figure:
+  """The error budget of every row and metric of a run."""
+  rows = result["rows"]
+  by_metric = {name: [row["metrics"][name] for row in rows] for name in rows[0]["metrics"]}
+  labels = [f"{label}\n{row['nfe']} NFE" for label, row in zip(labels, rows, strict=True)]
+  return budgets.bars(labels, by_metric, protocol_text(result))
+
+
+def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> Figure:
+  """The data, each row's samples and, in one or two dimensions, both scores."""
+  clouds = run_clouds(experiment, workdir)
+  data = clouds[0].points
+  field = middle_field(experiment, params, data) if data.shape[1] <= 2 else None
+  text = f"{len(data)} points each, of the evaluation's first key"
+  if data.shape[1] > 2:
+    text += "; the first two coordinates"
+  if clouds[0].off is not None:
+    text += f"; black: beyond {OFF_MODE_STD:g} std of every mode"
+  return fields.samples(clouds, field, text)
+
+
+def run_clouds(experiment: Experiment, workdir: Workdir) -> list[Cloud]:
+  """Exact samples and those of each row, with the points that belong to no mode."""
+  target = experiment.target
+  with np.load(workdir.samples) as arrays:
+    sets = {name: arrays[name][:_MAX_POINTS] for name in ["exact", *row_labels(workdir)]}
+  rows = experiment.evaluation.rows
+  names = ["exact samples", *list(sets)[1:]]
+  colours = [style.GREY, *(style.sampler_colour(row.sampler) for row in rows)]
+  clouds = []
+  for points, name, colour in zip(sets.values(), names, colours, strict=True):
+    flat = points.reshape(len(points), -1)
+    clouds.append(Cloud(flat, name, colour, off_mode(target, flat)))
+  return clouds
+
+
+def off_mode(target: Any, points: np.ndarray) -> np.ndarray | None:
+  """Which of the points [n, d] belong to no mode, [n]; None for a target without modes."""
+  if not all(hasattr(target, field) for field in ("weights", "means", "covariances")):
+    return None
+  return mode_distances(points, target).min(axis=1) > OFF_MODE_STD
+
+
+def _ratio_ends(experiment: Experiment) -> tuple[float, float]:
+  """The schedule's smallest and largest sigma / alpha."""
+  schedule = experiment.schedule
+  low, high = (float(schedule.log_snr(jnp.asarray(t))) for t in (schedule.t_min, 1.0))
+  return float(np.exp(-low)), float(np.exp(-high))
+
+
+def middle_field(
+  experiment: Experiment, params: Params, points: np.ndarray, num: int = 22
+) -> ScoreField:
+  """Both scores at a quarter of the data's std, or the nearest level there is, around points."""
+  schedule, target = experiment.schedule, experiment.target
+  ratio = float(np.clip(float(target.scale) / 4, *_ratio_ends(experiment)))
+  level = schedule.at_log_snr(-np.log(ratio))
+  low, high = fields.box(points)
+  x = fields.lattice(low, high, num if points.shape[1] == 2 else 200)
+
+  @jax.jit
+  def scores(params: Params, x: Array) -> tuple[Array, Array]:
+    at = level.alpha * x
+    predict = experiment.parameterization.bind(params)
+    return predict(at, level).score, target.predict(at, level).score
+
+  network, exact = scores(params, jnp.asarray(x, jnp.float32))
+  return ScoreField(x, np.asarray(network), np.asarray(exact), ratio)

@@ -1,0 +1,209 @@
+"""The figures of the nine-mode mixture: what `scripts/figures.py ncsn_gmm` draws."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scorelab import predictions
+from scorelab.metrics import mode_weights
+from scorelab.plotting import animations, fields, save, style, summary, write_csv
+from scorelab.run import read_jsonl
+from scorelab.typing import Array, Params
+from scripts.drawing import steps
+from scripts.drawing.source import Source
+
+# Mean losses of the published notebook's code over its last 100 steps, and the least possible one.
+_PUBLISHED_LOSS = {"published notebook's code": 0.924, "optimum": 0.8126}
+
+
+def loss(source: Source) -> None:
+  """The training and validation loss, and the loss by level."""
+  lines = _PUBLISHED_LOSS if source.name == "ncsn_gmm_published" else None
+  figure = summary.loss_figure(source.experiment, source.workdir, lines)
+  save(figure, source.out / "loss.png", source.command)
+  rows = []
+  for line in read_jsonl(source.workdir.metrics):
+    bands = {f"band_{i}": value for i, value in enumerate(line["band_loss"])}
+    row = {name: line.get(name) for name in ("step", "loss", "val_loss", "grad_norm", "param_norm")}
+    rows.append(row | bands)
+  write_csv(source.out / "loss.csv", rows, source.command)
+
+
+def score_error(source: Source) -> None:
+  """The score error against the level."""
+  result = json.loads(source.workdir.evaluation.read_text())
+  figure = summary.score_error_figure(source.experiment, result)
+  save(figure, source.out / "score_error.png", source.command)
+  columns = result["score_error"]
+  rows = [dict(zip(columns, r, strict=True)) for r in zip(*columns.values(), strict=True)]
+  write_csv(source.out / "score_error.csv", rows, source.command)
+
+
+def budget(source: Source) -> None:
+  """The error budget of the run's own rows."""
+  result = json.loads(source.workdir.evaluation.read_text())
+  labels = summary.row_labels(source.workdir)
+  figure = summary.budget_figure(result, labels)
+  save(figure, source.out / "budget.png", source.command)
+  rows = [
+    {"row": label, "nfe": row["nfe"], "metric": metric, **numbers}
+    for label, row in zip(labels, result["rows"], strict=True)
+    for metric, numbers in row["metrics"].items()
+  ]
+  write_csv(source.out / "budget.csv", rows, source.command)
+
+
+def samples(source: Source) -> None:
+  """The data, each sampler's samples, and the network's score beside the exact one."""
+  experiment = source.experiment
+  figure = summary.samples_figure(experiment, source.params, source.workdir)
+  save(figure, source.out / "samples.png", source.command)
+  target = experiment.target
+  rows: list[dict[str, Any]] = [_shares("target", np.asarray(target.weights))]
+  clouds = summary.run_clouds(experiment, source.workdir)
+  for cloud in clouds:
+    shares = mode_weights(cloud.points, target)
+    rows.append(_shares(cloud.title, shares, len(cloud.points), float(np.mean(cloud.off))))
+  write_csv(source.out / "samples.csv", rows, source.command)
+  field = summary.middle_field(experiment, source.params, clouds[0].points)
+  columns = np.concatenate([field.x, field.network, field.exact], axis=1).astype(np.float32)
+  names = ("x1", "x2", "network1", "network2", "exact1", "exact2")
+  rows = [{"sigma": field.sigma, **dict(zip(names, row, strict=True))} for row in columns]
+  write_csv(source.out / "samples_score.csv", rows, source.command)
+
+
+def _shares(
+  name: str, shares: np.ndarray, count: int | None = None, off: float | None = None
+) -> dict[str, Any]:
+  by_mode = {f"mode_{i}": float(share) for i, share in enumerate(shares)}
+  return {"samples": name, "number": count, "off_mode_share": off, **by_mode}
+
+
+def noising(source: Source, num_frames: int = 60, num_points: int = 1500) -> None:
+  """The noised target through the levels, from data to noise (animated)."""
+  experiment = source.experiment
+  data_key, noise_key = jax.random.split(source.key(0))
+  x0 = experiment.target.sample(data_key, num_points)
+  levels = experiment.schedule.at(jnp.linspace(0, 1, num_frames))
+  noised = jax.jit(jax.vmap(lambda level: predictions.noised(noise_key, x0, level)[0]))
+  path = np.concatenate([x0[None], noised(levels)])
+  sigmas = np.concatenate([[0.0], levels.sigma])
+  figure, draw = animations.moving_clouds(
+    [path],
+    sigmas,
+    _reaches(source, sigmas),
+    ["exact samples of the noised target"],
+    f"{num_points} points; the axes follow them",
+    colour=style.BLUE,
+  )
+  _animate(source, figure, draw, "noising", [path], sigmas, ["exact"])
+
+
+def ddim(source: Source, num_steps: int = 100, num_points: int = 1500) -> None:
+  """DDIM from noise to data at eta 1 and 0.2 (animated)."""
+  etas, keys = (1.0, 0.2), jax.random.split(source.key(1))
+  bind = source.experiment.parameterization.bind
+  paths, sigmas = [], np.zeros(0)
+  for eta in etas:
+    row = source.row(f"ddim:{num_steps}:eta={eta}")
+    start = row.grid.prior(keys[0], (num_points, source.experiment.target.dim))
+    sample = jax.jit(lambda p, k, x, row=row: row.run(k, bind(p), x).path)
+    paths.append(np.concatenate([start[None], sample(source.params, keys[1], start)])[::2])
+    sigmas = np.asarray(row.grid.levels.sigma)[::2]
+  figure, draw = animations.moving_clouds(
+    paths,
+    sigmas,
+    _reaches(source, sigmas),
+    [f"DDIM, eta = {eta:g}" for eta in etas],
+    f"{num_points} points, {num_steps} steps with the network from the same start; black: the "
+    "paths of 8\nthe axes follow the points",
+    colour=style.sampler_colour("ddim"),
+    trails=8,
+  )
+  names = [f"eta_{eta:g}" for eta in etas]
+  _animate(source, figure, draw, "ddim", paths, sigmas, names, suffixes=(".gif", ".mp4"))
+
+
+def langevin(source: Source, num_levels: int = 100, num_chains: int = 20) -> None:
+  """Annealed Langevin dynamics over the score that changes by level (animated)."""
+  experiment, reach = source.experiment, 26.0
+  row = source.row(  # the published levels, whatever the run's own are
+    f"annealed_langevin:{num_levels}:grid=karras:sigma_max=10.0:sigma_min=0.02:rho=5.0"
+    ":steps_per_level=5:step_size=1e-4"
+  )
+  start_key, key = jax.random.split(source.key(2))
+  start = row.grid.prior(start_key, (num_chains, experiment.target.dim))
+  levels = jax.tree.map(lambda a: a[:-1:2], row.grid.levels)
+  lattice = fields.lattice(np.full(2, -reach), np.full(2, reach), 24).astype(np.float32)
+
+  @jax.jit
+  def simulate(params: Params, x: Array) -> list[tuple[Array, Array]]:
+    results = []
+    for predict in (experiment.parameterization.bind(params), experiment.target.predict):
+      scores = jax.lax.map(lambda level, p=predict: p(jnp.asarray(lattice), level).score, levels)
+      results.append((row.run(key, predict, x).path[::2], scores))
+    return results
+
+  paths, scores = zip(*jax.tree.map(np.asarray, simulate(source.params, start)), strict=True)
+  figure, draw = animations.moving_clouds(
+    paths,
+    np.asarray(levels.sigma),
+    np.full(len(paths[0]), reach),
+    ["annealed Langevin, network", "annealed Langevin, exact score"],
+    f"{num_chains} chains, 5 steps at each of {num_levels} levels, h = 1e-4 (sigma / 0.02)^2; "
+    "grey: data\narrows: the score at this level, brighter where it is larger",
+    colour=style.sampler_colour("annealed_langevin"),
+    backdrop=np.asarray(experiment.target.sample(source.key(3), 1000)),
+    field=(lattice, scores),
+    trails=num_chains,
+  )
+  names = ["network", "exact"]
+  _animate(source, figure, draw, "langevin", list(paths), np.asarray(levels.sigma), names)
+
+
+def _reaches(source: Source, sigmas: np.ndarray) -> np.ndarray:
+  """Half the axes' width at each level: the data, or three std of the noised data."""
+  low, high = source.experiment.target.bounds
+  data = float(jnp.maximum(jnp.abs(low), jnp.abs(high)).max()) + 1
+  return np.maximum(data, 3 * np.hypot(sigmas, float(source.experiment.target.scale)))
+
+
+def _animate(
+  source: Source,
+  figure: Any,
+  draw: Callable[[int], None],
+  name: str,
+  paths: list[np.ndarray],
+  sigmas: np.ndarray,
+  names: list[str],
+  suffixes: tuple[str, ...] = (".gif",),
+) -> None:
+  """Writes an animation, and its numbers: spread and off-mode share of each cloud by frame."""
+  for suffix in suffixes:
+    path = source.out / f"{name}{suffix}"
+    animations.save_animation(figure, draw, len(sigmas), path, source.command)
+  rows = []
+  for frame, sigma in enumerate(sigmas):
+    row: dict[str, Any] = {"frame": frame, "sigma": float(sigma)}
+    for label, points in zip(names, paths, strict=True):
+      off = summary.off_mode(source.experiment.target, points[frame])
+      row[f"{label}_std"] = float(points[frame].std())
+      row[f"{label}_off_mode_share"] = None if off is None else float(off.mean())
+    rows.append(row)
+  write_csv(source.out / f"{name}.csv", rows, source.command)
+
+
+FIGURES: dict[str, Callable[[Source], None]] = {
+  "loss": loss,
+  "samples": samples,
+  "score_error": score_error,
+  "budget": budget,
+  "noising": noising,
+  "langevin": langevin,
+  "ddim": ddim,
+  "steps": steps.draw,
+}

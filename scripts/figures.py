@@ -1,0 +1,66 @@
+"""Every figure of a reproduced system, from a finished run, each with its numbers as CSV.
+
+  python scripts/figures.py --list
+  python scripts/figures.py ncsn_gmm --workdir results/ncsn_gmm/<run id>
+  python scripts/figures.py ncsn_gmm --workdir results/ncsn_gmm/<run id> --only ddim
+
+Figures go to results/reference/<name>/, or to --out. A PNG says its command in its Description, a
+GIF and an MP4 in their comment, a CSV in its first line.
+"""
+
+import argparse
+import pathlib
+import shutil
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
+
+from scorelab.checkpoints import CheckpointError
+from scorelab.experiment import ConfigError
+from scorelab.run import RunError
+from scripts.drawing import nine_modes
+from scripts.drawing.source import open_source
+
+FIGURES = {"ncsn_gmm": nine_modes.FIGURES, "ncsn_gmm_published": nine_modes.FIGURES}
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Draws what was asked; 0, or 1 after one line that says what is wrong."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("name", nargs="?", choices=sorted(FIGURES), help="the config's name")
+  parser.add_argument("--workdir", type=pathlib.Path, help="a finished run of main.py")
+  parser.add_argument("--out", type=pathlib.Path, help="folder [results/reference/NAME]")
+  parser.add_argument("--only", metavar="FIGURE", help="this one alone")
+  parser.add_argument("--keys", type=int, default=10, help="sampling keys of 'steps' [10]")
+  parser.add_argument("--list", action="store_true", help="list the figures and end")
+  args = parser.parse_args(argv)
+  if args.list:
+    for name in [args.name] if args.name else sorted(FIGURES):
+      for figure, draw in FIGURES[name].items():
+        print(f"{name:20}  {figure:12}  {(draw.__doc__ or '').splitlines()[0]}")
+    return 0
+  if args.name is None or args.workdir is None:
+    parser.error("give a name and a --workdir, or --list")
+  chosen = [args.only] if args.only else list(FIGURES[args.name])
+  if args.only and args.only not in FIGURES[args.name]:
+    parser.error(f"--only {args.only}: no such figure (known: {', '.join(FIGURES[args.name])})")
+  try:
+    source = open_source(args.name, args.workdir, args.out, args.keys)
+  except (RunError, CheckpointError, ConfigError) as error:
+    print(error, file=sys.stderr)
+    return 1
+  source.out.mkdir(parents=True, exist_ok=True)
+  shutil.copyfile(source.workdir.evaluation, source.out / "evaluation.json")
+  for figure in chosen:
+    begun = time.monotonic()
+    FIGURES[args.name][figure](source)
+    print(f"{figure}: {time.monotonic() - begun:.1f} s", flush=True)
+  print(source.out)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

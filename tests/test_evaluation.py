@@ -1,0 +1,152 @@
+"""The error budget: that it adds up, and that each part is what it says."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import ncsn_gmm
+from scorelab import evaluation
+from scorelab.experiment import build
+from scorelab.run import Preempted, StopFlag, open_workdir
+
+
+def config_of(**evaluation_fields):
+  config = ncsn_gmm.get_config("fast")
+  config.network.update(width=16, depth=1, num_features=8)
+  config.evaluation.update(
+    num_keys=4, num_samples=400, num_reference=800, num_projections=20, score_samples=64
+  )
+  config.evaluation.update(rows=("ddim:4:eta=1.0",), **evaluation_fields)
+  return config
+
+
+def evaluate(config, tmp_path, exact_network=False):
+  experiment = build(config)
+  params = experiment.init_params(jax.random.key(0))
+  if exact_network:
+    experiment = with_exact_network(experiment)
+  workdir = open_workdir(tmp_path, experiment.config, {})
+  return evaluation.evaluate(experiment, params, workdir, StopFlag()), experiment, workdir
+
+
+class Exact:
+  """A network that knows the truth."""
+
+  def __init__(self, target):
+    self._target = target
+
+  def bind(self, params):
+    del params
+    return self._target.predict
+
+
+def with_exact_network(experiment):
+  import dataclasses
+
+  return dataclasses.replace(experiment, parameterization=Exact(experiment.target))
+
+
+def test_budgets_add_up_and_are_written(tmp_path):
+  result, experiment, workdir = evaluate(config_of(), tmp_path)
+  assert result == json.loads(workdir.evaluation.read_text()) == evaluation.read(workdir)
+  assert [row["nfe"] for row in result["rows"]] == [16, 4]
+  for row in result["rows"]:
+    assert row["metrics"].keys() == set(experiment.config["evaluation"]["metrics"])
+    for numbers in row["metrics"].values():
+      parts = sum(numbers[part] for part in evaluation.BUDGET)
+      # The parts are means of differences in float64: rounding only.
+      np.testing.assert_allclose(parts, numbers["value"], rtol=1e-9)
+  floors = {row["metrics"]["energy_distance"]["floor"] for row in result["rows"]}
+  assert len(floors) == 1
+  with np.load(workdir.samples) as samples:
+    assert samples["exact"].shape == (400, 2)
+    assert {"dpmpp_2m-16", "ddim-4-eta=1.0"} <= set(samples)
+
+
+def test_a_network_that_is_the_truth_has_learned_all(tmp_path):
+  """Learning is exactly nothing; so is its standard error, for the keys are paired."""
+  result, _, _ = evaluate(config_of(), tmp_path, exact_network=True)
+  for row in result["rows"]:
+    for numbers in row["metrics"].values():
+      assert numbers["learning"] == numbers["learning_sem"] == 0
+  np.testing.assert_array_equal(result["score_error"]["relative"], 0)
+
+
+def test_more_steps_and_more_noise_leave_the_floor(tmp_path):
+  """With the exact score from far out, prior and discretisation vanish: within 4 errors of 0."""
+  config = config_of()
+  config.schedule.sigma_max = 1000.0
+  config.sampler.num_steps = 100
+  result, _, _ = evaluate(config, tmp_path, exact_network=True)
+  numbers = result["rows"][0]["metrics"]["energy_distance"]
+  for part in ("prior", "discretisation"):
+    assert abs(numbers[part]) < 4 * numbers[f"{part}_sem"] + 1e-3
+
+
+def test_a_prior_that_is_too_narrow_shows_as_prior(tmp_path):
+  """Started at sigma = 2 from N(0, 4 I), the outer modes at distance 10 are hardly reached."""
+  config = config_of()
+  config.schedule.sigma_max = 2.0
+  config.sampler.num_steps = 30
+  config.evaluation.score_levels = (0.1, 1.0)
+  result, _, _ = evaluate(config, tmp_path, exact_network=True)
+  numbers = result["rows"][0]["metrics"]["energy_distance"]
+  assert numbers["prior"] > 1
+  assert numbers["prior"] > 10 * abs(numbers["discretisation"])
+
+
+def test_the_same_command_gives_the_same_bits(tmp_path):
+  texts = [evaluate(config_of(), tmp_path / name)[2].evaluation.read_text() for name in "ab"]
+  assert texts[0] == texts[1]
+
+
+def test_one_key_has_no_standard_error(tmp_path):
+  config = config_of(metrics=("mode_weight_tv",))
+  config.evaluation.num_keys = 1
+  result, _, _ = evaluate(config, tmp_path)
+  assert result["rows"][0]["metrics"]["mode_weight_tv"]["sem"] is None
+  assert "mode_weight_tv" in evaluation.format_table(result)
+
+
+def test_budget_of_numbers_by_hand():
+  measured = np.array([[1.0, 3.0], [2.0, 4.0], [4.0, 4.0], [7.0, 5.0]])
+  assert evaluation.budget(measured) == {
+    "value": 6.0, "sem": 1.0, "floor": 2.0, "floor_sem": 1.0, "prior": 1.0, "prior_sem": 1.0,
+    "discretisation": 1.0, "discretisation_sem": 0.0, "learning": 2.0, "learning_sem": 1.0,
+  }  # fmt: skip
+  assert evaluation.budget(np.full((4, 2), np.nan))["value"] is None
+
+
+def test_a_stop_leaves_nothing_half_written(tmp_path):
+  experiment = build(config_of())
+  workdir = open_workdir(tmp_path, experiment.config, {})
+  stop = StopFlag()
+  stop.requested = True
+  with pytest.raises(Preempted):
+    evaluation.evaluate(experiment, experiment.init_params(jax.random.key(0)), workdir, stop)
+  assert not workdir.evaluation.exists()
+  assert not workdir.samples.exists()
+
+
+def test_rows_compile_once_for_all_keys_and_starts():
+  experiment = build(config_of())
+  row = experiment.evaluation.rows[0]
+  sample = evaluation.sample_row(row, lambda _: experiment.target.predict)
+  for seed in (0, 1):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    x, nfe = sample(None, keys, jnp.full((3, 5, 2), float(seed)))
+  assert sample._cache_size() == 1
+  assert x.shape == (3, 5, 2)
+  assert int(nfe) == row.num_steps
+
+
+def test_the_table_is_aligned_and_complete(tmp_path):
+  result, _, _ = evaluate(config_of(), tmp_path)
+  table = evaluation.format_table(result)
+  blocks = [block.splitlines() for block in table.split("\n\n")]
+  assert len(blocks) == len(result["rows"][0]["metrics"]) + 1
+  for block in blocks:
+    assert len({len(line) for line in block}) == 1

@@ -1,0 +1,193 @@
+"""The command line, as a person or a scheduler uses it: whole processes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import ncsn_gmm
+from scorelab import training
+from scorelab.experiment import build
+from scorelab.run import open_workdir
+
+FAST = "--config=configs/ncsn_gmm.py:fast"
+SMALL = ["--config.network.width=16", "--config.network.depth=1", "--config.training.batch_size=32"]
+
+
+def command(*arguments):
+  return [sys.executable, "main.py", *map(str, arguments)]
+
+
+def main(*arguments, timeout=300):
+  return subprocess.run(
+    command(*arguments), capture_output=True, text=True, timeout=timeout, check=False
+  )
+
+
+BAD = {
+  "field": ([FAST, "--config.nosuchfield=1"], "config.nosuchfield is not a field"),
+  "subfield": (
+    [FAST, "--config.optimizer.leaning_rate=1"],
+    "did you mean config.optimizer.learning_rate?",
+  ),
+  "type": ([FAST, "--config.seed=abc"], "seed=abc"),
+  "file": (["--config=configs/ncsn_gm.py"], "did you mean configs/ncsn_gmm.py?"),
+  "argument": (["--config=configs/ncsn_gmm.py:quick"], "'quick' is not known (known: fast)"),
+  "no config": ([], "--config must have a value"),
+  "flag": ([FAST, "--nosuchflag=1"], "nosuchflag"),
+  "mode": ([FAST, "--mode=trian"], "--mode=trian"),
+  "bare word": ([FAST, "configs/ncsn_gmm.py"], "'configs/ncsn_gmm.py' is not a flag"),
+  "sub-dict": ([FAST, "--config.training=3"], "--config.training=3"),
+  "sampler": ([FAST, "--config.sampler.name=nosuch"], "sampler.name = 'nosuch' is not a sampler"),
+  "loss": ([FAST, "--config.loss.name=nosuch"], "loss.name = 'nosuch' is not a loss"),
+  "number": ([FAST, "--config.training.num_steps=-5"], "must be at least 0"),
+  "size": ([FAST, "--config.training.batch_size=0"], "must be at least 1"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
+def test_bad_command_lines_are_one_line_and_code_2(arguments, message, tmp_path):
+  workdir = tmp_path / "run"
+  result = main(*arguments, f"--workdir={workdir}")
+  assert result.returncode == 2
+  assert message in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+  assert not workdir.exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("finished")
+  result = main(FAST, *SMALL, f"--workdir={workdir}")
+  assert result.returncode == 0, result.stderr
+  return workdir, result
+
+
+def test_a_run_leaves_what_it_must(finished):
+  workdir, result = finished
+  for name in ("config.json", "environment.json", "metrics.jsonl", "timings.jsonl", "DONE"):
+    assert (workdir / name).exists()
+  assert (workdir / "samples.npz").exists()
+  assert list((workdir / "figures").glob("*.png"))
+  rows = json.loads((workdir / "evaluation.json").read_text())["rows"]
+  assert len(rows) == 4
+  assert "max_sliced_wasserstein" in result.stdout
+  assert "step 60/60" in result.stderr
+
+
+def test_done_is_printed_and_not_redone(finished):
+  workdir, first = finished
+  before = (workdir / "evaluation.json").stat().st_mtime_ns
+  result = main(FAST, *SMALL, f"--workdir={workdir}")
+  assert result.returncode == 0
+  assert "already done" in result.stdout
+  assert result.stdout.splitlines()[0] == first.stdout.splitlines()[0]
+  assert (workdir / "evaluation.json").stat().st_mtime_ns == before
+
+
+def test_eval_with_another_sampler(finished):
+  workdir, _ = finished
+  changes = ["--config.sampler.name=heun", "--config.evaluation.rows=()", "--mode=eval"]
+  result = main(FAST, *SMALL, *changes, f"--workdir={workdir}")
+  assert result.returncode == 0, result.stderr
+  rows = json.loads((workdir / "evaluation.json").read_text())["rows"]
+  assert [(row["sampler"], row["nfe"]) for row in rows] == [("heun", 31)]
+
+
+def test_another_training_is_refused_in_the_same_folder(finished):
+  workdir, _ = finished
+  before = sorted(path.name for path in workdir.iterdir())
+  result = main(FAST, *SMALL, "--config.seed=1", f"--workdir={workdir}")
+  assert result.returncode == 2
+  assert "seed = 0, not 1" in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+  assert sorted(path.name for path in workdir.iterdir()) == before
+
+
+LONG = [FAST, *SMALL, "--mode=train", "--config.training.num_steps=300"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("straight")
+  begun = time.monotonic()
+  result = main(*LONG, f"--workdir={workdir}")
+  assert result.returncode == 0, result.stderr
+  return workdir, time.monotonic() - begun
+
+
+def final_state(workdir):
+  config = ncsn_gmm.get_config("fast")
+  config.network.update(width=16, depth=1)
+  config.training.update(batch_size=32, num_steps=300)
+  experiment = build(config)
+  return training.restore_trained(experiment, open_workdir(workdir, experiment.config, {}))
+
+
+def assert_same_run(a, b):
+  for x, y in zip(*(jax.tree.leaves(final_state(w)) for w in (a, b)), strict=True):
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+  assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
+
+
+def start_and_signal(workdir, number, delay):
+  with subprocess.Popen(
+    command(*LONG, f"--workdir={workdir}"), stderr=subprocess.PIPE, start_new_session=True
+  ) as process:
+    # Once the first chunk is through: earlier there is nothing to lose.
+    deadline = time.monotonic() + 120
+    while not (workdir / "timings.jsonl").exists() and time.monotonic() < deadline:
+      time.sleep(0.02)
+    time.sleep(delay)
+    os.kill(process.pid, number)
+    process.communicate(timeout=120)
+  return process.returncode
+
+
+def test_sigterm_saves_exits_75_and_resumes(straight, tmp_path):
+  workdir, _ = straight
+  code = start_and_signal(tmp_path / "run", signal.SIGTERM, delay=random.uniform(0, 0.2))
+  assert code in (75, 0)  # 0: it was done before the signal came
+  assert main(*LONG, f"--workdir={tmp_path / 'run'}").returncode == 0
+  assert_same_run(workdir, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_five_kills_and_resumes_are_uninterrupted(straight, tmp_path):
+  """kill -9 at random moments, also while a checkpoint is written."""
+  workdir, seconds = straight
+  run, kills = tmp_path / "run", 0
+  for _ in range(5):
+    with subprocess.Popen(
+      command(*LONG, f"--workdir={run}"), stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+      time.sleep(random.uniform(0.3, 1.0) * seconds)
+      process.kill()
+      process.communicate(timeout=120)
+    kills += process.returncode == -signal.SIGKILL
+  assert main(*LONG, f"--workdir={run}").returncode == 0
+  assert kills >= 1
+  assert_same_run(workdir, run)
+
+
+def test_all_damaged_checkpoints_are_refused(finished, tmp_path):
+  import shutil
+
+  source, _ = finished
+  workdir = tmp_path / "run"
+  shutil.copytree(source, workdir)
+  (workdir / "DONE").unlink(missing_ok=True)
+  for file in (workdir / "checkpoints").rglob("*"):
+    if file.is_file():
+      file.write_bytes(b"")
+  result = main(FAST, *SMALL, f"--workdir={workdir}")
+  assert result.returncode == 1
+  assert "Traceback" not in result.stderr
+  assert "can be read" in result.stderr.strip().splitlines()[-1]

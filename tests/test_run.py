@@ -1,0 +1,75 @@
+"""The run's folder: what is found again, what is refused, and what survives a kill."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from scorelab import run
+
+CONFIG = {"seed": 0, "training": {"num_steps": 3}, "sampler": {"name": "ddim"}, "evaluation": {}}
+
+
+def changed(**sections):
+  return {**CONFIG, **sections}
+
+
+def test_the_run_id_depends_on_training_only():
+  same = run.run_id(changed(sampler={"name": "heun"}, evaluation={"num_keys": 3}))
+  assert same == run.run_id(CONFIG)
+  assert run.run_id(changed(seed=1)) != same
+  assert run.run_id(changed(training={"num_steps": 4})) != same
+
+
+def test_a_folder_leaves_its_config_and_environment(tmp_path):
+  workdir = run.open_workdir(tmp_path / "a" / "b", CONFIG, {"seed": 0})
+  record = json.loads((workdir.path / "config.json").read_text())
+  assert record == {"config": CONFIG, "overrides": {"seed": 0}}
+  environment = json.loads((workdir.path / "environment.json").read_text())
+  assert {"jax", "python", "devices", "git", "matmul_precision"} <= environment.keys()
+
+
+def test_another_training_is_refused_by_the_fields_name(tmp_path):
+  run.open_workdir(tmp_path, CONFIG, {})
+  with pytest.raises(run.RunError, match="holds a run with training.num_steps = 3, not 4"):
+    run.open_workdir(tmp_path, changed(training={"num_steps": 4}), {})
+  with pytest.raises(run.RunError, match="seed = 0, not None"):
+    run.open_workdir(tmp_path, {k: v for k, v in CONFIG.items() if k != "seed"}, {})
+
+
+def test_another_evaluation_is_evaluated_again(tmp_path):
+  workdir = run.open_workdir(tmp_path, CONFIG, {})
+  workdir.done.touch()
+  assert run.open_workdir(tmp_path, CONFIG, {}).done.exists()
+  assert not run.open_workdir(tmp_path, changed(sampler={"name": "heun"}), {}).done.exists()
+
+
+def test_json_is_replaced_whole(tmp_path):
+  path = tmp_path / "a.json"
+  run.write_json(path, {"a": 1})
+  with pytest.raises(ValueError, match="Out of range float values"):
+    run.write_json(path, {"a": float("nan")})
+  assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_jsonl_drops_a_torn_line_and_what_is_later(tmp_path):
+  path = tmp_path / "m.jsonl"
+  for step in (1, 2, 3):
+    run.append_jsonl(path, {"step": step})
+  path.write_text(path.read_text() + '{"step": 4')
+  assert [line["step"] for line in run.read_jsonl(path)] == [1, 2, 3]
+  run.truncate_jsonl(path, 2)
+  assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+  run.truncate_jsonl(tmp_path / "none.jsonl", 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_signals_are_noted_and_handlers_put_back(number):
+  before = signal.getsignal(number)
+  with run.StopFlag() as stop:
+    stop.check()
+    os.kill(os.getpid(), number)
+    with pytest.raises(run.Preempted):
+      stop.check()
+  assert signal.getsignal(number) is before
