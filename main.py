@@ -85,19 +85,20 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     _fail(f"main.py: {argv[1]!r} is not a flag; did you mean --config={argv[1]}?")
   # Only now: a mistake on the command line is answered at once.
-  import jax
-
   from scorelab import run
   from scorelab.checkpoints import CheckpointError
-  from scorelab.experiment import ConfigError, build
+  from scorelab.experiment import build
+  from scorelab.options import ConfigError
 
   logging.set_verbosity(logging.WARNING)  # Orbax tells much
   config, mode = _CONFIG.value, _MODE.value
   file = _config_flag(sys.argv)
+  path = pathlib.Path(_WORKDIR.value or ".")
   try:
     experiment = build(config)
-    name = pathlib.Path(file.split(":")[0]).stem
-    path = pathlib.Path(_WORKDIR.value or f"results/{name}/{run.run_id(experiment.config)}")
+    if not _WORKDIR.value:
+      name = pathlib.Path(file.partition(":")[0]).stem
+      path = pathlib.Path("results", name, run.run_id(experiment.config))
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     execute(experiment, run.open_workdir(path, experiment.config, overrides), mode)
   except ConfigError as error:

@@ -35,7 +35,7 @@ BUDGET = ("floor", "prior", "discretisation", "learning")
 def sample_row(
   row: Row, bind: Callable[[Params], Predict]
 ) -> Callable[[Params, Key, Array], tuple[Array, Array]]:
-  """One row, jitted: `(params, keys [k], starts [k, n, *event]) -> (samples like starts, nfe [])`."""
+  """One row, jitted: `(params, keys [k], starts [k, n, *event]) -> (samples, nfe [])`."""
 
   @jax.jit
   def run(params: Params, keys: Key, starts: Array) -> tuple[Array, Array]:

@@ -31,7 +31,7 @@ class RefusedError(RunError):
   """What was asked does not fit what is in the folder."""
 
 
-class Preempted(Exception):
+class Preempted(Exception):  # noqa: N818 (it is no error)
   """The run was asked to stop, has saved what it had, and can be started again."""
 
 
@@ -131,7 +131,7 @@ def environment() -> dict[str, Any]:
     **{name: metadata.version(name) for name in packages},
     "platform": platform.platform(),
     "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
-    "matmul_precision": jax.config.jax_default_matmul_precision,
+    "matmul_precision": jax.config.values["jax_default_matmul_precision"],
     "git": revision.stdout.strip() or None,
   }
 

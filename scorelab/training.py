@@ -29,7 +29,7 @@ from scorelab.run import (
   append_jsonl,
   truncate_jsonl,
 )
-from scorelab.typing import Array, Average, Batch, Context, Key, Metrics, Params
+from scorelab.typing import Array, Average, Batch, Context, Metrics, Params
 
 
 class TrainState(struct.PyTreeNode):

@@ -38,7 +38,7 @@ class Samples(NamedTuple):
 
 
 Sampler: TypeAlias = Callable[..., Samples]
-"""`(key, predict, x, grid, **options) -> Samples`: takes x from grid[0], noise, to its last level."""
+"""`(key, predict, x, grid, **options) -> Samples`: takes x from grid[0] to the last level."""
 
 
 class Context(NamedTuple):

@@ -32,7 +32,7 @@ def test_a_folder_leaves_its_config_and_environment(tmp_path):
 
 def test_another_training_is_refused_by_the_fields_name(tmp_path):
   run.open_workdir(tmp_path, CONFIG, {})
-  with pytest.raises(run.RunError, match="holds a run with training.num_steps = 3, not 4"):
+  with pytest.raises(run.RunError, match=r"training\.num_steps = 3, not 4"):
     run.open_workdir(tmp_path, changed(training={"num_steps": 4}), {})
   with pytest.raises(run.RunError, match="seed = 0, not None"):
     run.open_workdir(tmp_path, {k: v for k, v in CONFIG.items() if k != "seed"}, {})

@@ -1,7 +1,7 @@
 """Figures and animations: functions of arrays that return a matplotlib Figure, and their files."""
 
 from scorelab.plotting import animations, budgets, curves, fields, style, summary
-from scorelab.plotting.animations import save_animation
+from scorelab.plotting.animations import render, save_animation
 from scorelab.plotting.style import read_csv, save, write_csv
 from scorelab.plotting.summary import draw_run
 
@@ -12,6 +12,7 @@ __all__ = [
   "draw_run",
   "fields",
   "read_csv",
+  "render",
   "save",
   "save_animation",
   "style",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import imageio_ffmpeg
-import matplotlib
 import numpy as np
-from matplotlib.animation import FFMpegWriter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -17,24 +17,35 @@ from scorelab.plotting import style
 from scorelab.plotting.fields import arrows, draw_arrows, log_norm
 
 MAX_ANIMATION_BYTES = 2_000_000
+_TRAIL = 6  # frames
+
+
+@style.context()
+def render(figure: Figure, draw: Callable[[int], None], num_frames: int) -> list[np.ndarray]:
+  """What the figure shows after draw(0), draw(1), ...: images [height, width, 3] of uint8."""
+  canvas = FigureCanvasAgg(figure)
+  frames = []
+  for index in range(num_frames):
+    draw(index)
+    canvas.draw()
+    frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+  return frames
 
 
 def save_animation(
-  figure: Figure,
-  draw: Callable[[int], None],
-  num_frames: int,
+  frames: Sequence[np.ndarray],
   path: pathlib.Path,
   command: str,
   *,
-  fps: float = 12,
+  fps: int = 12,
   hold: float = 2.0,
 ) -> pathlib.Path:
-  """Writes frames 0 .. num_frames - 1, then the last one for a while longer.
+  """Writes a GIF, by Pillow, or an MP4, by the ffmpeg that comes with imageio-ffmpeg.
+
+  A GIF has as many colours, up to 128, as MAX_ANIMATION_BYTES allows.
 
   Args:
-    figure: what `draw` changes.
-    draw: makes the figure show this frame.
-    num_frames: at least 1.
+    frames: images [height, width, 3] of uint8, both sides even for an MP4.
     path: ends in .gif or .mp4; its folder is made.
     command: what a reader types to get this file; kept as its comment.
     fps: frames in a second.
@@ -46,35 +57,24 @@ def save_animation(
   Raises:
     ValueError: the path ends in something else.
   """
-  writers = {".gif": _save_gif, ".mp4": _save_mp4}
-  if path.suffix not in writers:
-    raise ValueError(f"{path.name} must end in {' or '.join(writers)}")
   path.parent.mkdir(parents=True, exist_ok=True)
-  with style.context():
-    writers[path.suffix](figure, draw, num_frames, path, command, fps, hold)
+  if path.suffix == ".gif":
+    _save_gif(frames, path, command, fps, hold)
+  elif path.suffix == ".mp4":
+    _save_mp4(frames, path, command, fps, hold)
+  else:
+    raise ValueError(f"{path.name} must end in .gif or .mp4")
   return path
 
 
 def _save_gif(
-  figure: Figure,
-  draw: Callable[[int], None],
-  num_frames: int,
-  path: pathlib.Path,
-  command: str,
-  fps: float,
-  hold: float,
+  frames: Sequence[np.ndarray], path: pathlib.Path, command: str, fps: int, hold: float
 ) -> None:
-  """By Pillow, every frame in the last one's colours, fewer of them while the file is too large."""
-  frames = []
-  for index in range(num_frames):
-    draw(index)
-    figure.canvas.draw()
-    rgba = np.asarray(figure.canvas.buffer_rgba())  # pyrefly: ignore[missing-attribute]
-    frames.append(Image.fromarray(rgba).convert("RGB"))
-  durations = [round(1000 / fps)] * (num_frames - 1) + [round(1000 * hold)]
+  durations = [round(1000 / fps)] * (len(frames) - 1) + [round(1000 * hold)]
+  images = [Image.fromarray(frame) for frame in frames]
   for colours in (128, 48, 24, 12):
-    palette = frames[num_frames // 2].quantize(colours)
-    first, *others = (f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames)
+    palette = _palette(frames, colours)
+    first, *others = (i.quantize(palette=palette, dither=Image.Dither.NONE) for i in images)
     first.save(
       path,
       save_all=True,
@@ -88,25 +88,32 @@ def _save_gif(
       break
 
 
+def _palette(frames: Sequence[np.ndarray], colours: int) -> Image.Image:
+  """An image whose palette has the most different colours of some frames, and white itself."""
+  chosen = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, min(len(frames), 4))]
+  strip = Image.fromarray(np.concatenate(chosen))
+  found = strip.quantize(colours - 1, Image.Quantize.MAXCOVERAGE).getpalette() or []
+  palette = Image.new("P", (1, 1))
+  palette.putpalette([255, 255, 255, *found[: 3 * (colours - 1)]])
+  return palette
+
+
 def _save_mp4(
-  figure: Figure,
-  draw: Callable[[int], None],
-  num_frames: int,
-  path: pathlib.Path,
-  command: str,
-  fps: float,
-  hold: float,
+  frames: Sequence[np.ndarray], path: pathlib.Path, command: str, fps: int, hold: float
 ) -> None:
-  """H.264 by the ffmpeg that comes with imageio-ffmpeg."""
-  metadata = {"comment": command, "title": path.stem}
-  writer = FFMpegWriter(fps=fps, metadata=metadata, extra_args=["-crf", "26"])
-  with (
-    matplotlib.rc_context({"animation.ffmpeg_path": imageio_ffmpeg.get_ffmpeg_exe()}),
-    writer.saving(figure, str(path), figure.dpi),
-  ):
-    for index in [*range(num_frames), *[num_frames - 1] * round(fps * hold)]:
-      draw(index)
-      writer.grab_frame()
+  height, width, _ = frames[0].shape
+  writer = imageio_ffmpeg.write_frames(
+    path,
+    (width, height),
+    fps=fps,
+    quality=None,
+    macro_block_size=2,
+    output_params=["-crf", "26", "-metadata", f"comment={command}"],
+  )
+  writer.send(None)
+  for frame in [*frames, *[frames[-1]] * round(fps * hold)]:
+    writer.send(np.ascontiguousarray(frame))
+  writer.close()
 
 
 @style.context()
@@ -122,7 +129,7 @@ def moving_clouds(
   field: tuple[np.ndarray, Sequence[np.ndarray]] | None = None,
   trails: int = 0,
 ) -> tuple[Figure, Callable[[int], None]]:
-  """Points on the move in the plane, a panel for each path, for `save_animation`.
+  """Points on the move in the plane, a panel for each path.
 
   Args:
     paths: [frames, n, d] each, d >= 2; the first two coordinates are shown.
@@ -134,44 +141,41 @@ def moving_clouds(
     backdrop: [m, d] points of the data, in grey behind the moving ones.
     field: lattice points [g, 2], and for each panel the scores there, [frames, g, 2]: arrows, whose
       colour compares the scores of a frame; None draws none.
-    trails: how many of the points draw their path so far.
+    trails: how many of the points, the first ones, are larger and draw their last few steps.
 
   Returns:
-    The figure, and the function that makes it show a frame.
+    The figure, and the function that makes it show a frame: for `render`.
   """
-  figure = style.new_figure(3.5 * len(paths), 4.1)
+  figure = style.new_figure(3.5 * len(paths), 4.6)
   figure.set_dpi(100)
   axes = figure.subplots(1, len(paths), squeeze=False)[0]
   panels = []
+  look: dict[str, Any] = {"color": style.BLACK, "lw": 0.8, "marker": "o", "mfc": colour, "ms": 4}
   for index, (ax, path) in enumerate(zip(axes, paths, strict=True)):
     if backdrop is not None:
       ax.scatter(*backdrop[:, :2].T, s=2, color="#C4C4C4", linewidths=0)
     scores = None if field is None else field[1][index]
     quiver = None if field is None else draw_arrows(ax, field[0], field[1][index][0])
-    size, alpha = (3, 0.5) if path.shape[1] > 100 else (16, 1.0)
-    points = ax.scatter(
-      *path[0, :, :2].T, s=size, color=colour, alpha=alpha, linewidths=0, zorder=3
-    )
-    lines = [ax.plot([], [], color=style.BLACK, lw=0.8, zorder=4)[0] for _ in range(trails)]
-    ax.set(aspect="equal", title=titles[index], xlabel="x1", ylabel="x2")
+    points = ax.scatter(*path[0, :, :2].T, s=3, color=colour, alpha=0.5, linewidths=0, zorder=3)
+    lines = [ax.plot([], [], markevery=[-1], zorder=4, **look)[0] for _ in range(trails)]
+    ax.set(aspect="equal", xlabel="x1", ylabel="x2")
     ax.label_outer()
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_locator(MaxNLocator(5))
-    panels.append((ax, path, points, lines, quiver, scores))
-  heading = figure.suptitle("sigma = 00.00", family="monospace", fontsize=10)
+    panels.append((ax, path, titles[index], points, lines, quiver, scores))
   style.caption(figure, text)
 
   def draw(frame: int) -> None:
-    heading.set_text(f"sigma = {sigmas[frame]:5.2f}")
     reach = reaches[frame]
-    for ax, path, points, lines, quiver, scores in panels:
+    for ax, path, title, points, lines, quiver, scores in panels:
+      ax.set_title(f"{title}\nsigma = {sigmas[frame]:.2f}")
       ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
       points.set_offsets(path[frame, :, :2])
       for chain, line in enumerate(lines):
-        line.set_data(*path[: frame + 1, chain, :2].T)
+        line.set_data(*path[max(frame - _TRAIL, 0) : frame + 1, chain, :2].T)
       if quiver is not None and scores is not None:
         vectors, size = arrows(scores[frame])
-        quiver.set_UVC(*vectors.T, size)
+        quiver.set_UVC(vectors[:, 0], vectors[:, 1], size)
         quiver.set_norm(log_norm(size))
 
   # Laid out once, at its widest labels: the axes stay where they are.

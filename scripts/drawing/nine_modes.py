@@ -67,7 +67,8 @@ def samples(source: Source) -> None:
   clouds = summary.run_clouds(experiment, source.workdir)
   for cloud in clouds:
     shares = mode_weights(cloud.points, target)
-    rows.append(_shares(cloud.title, shares, len(cloud.points), float(np.mean(cloud.off))))
+    off = None if cloud.off is None else float(cloud.off.mean())
+    rows.append(_shares(cloud.title, shares, len(cloud.points), off))
   write_csv(source.out / "samples.csv", rows, source.command)
   field = summary.middle_field(experiment, source.params, clouds[0].points)
   columns = np.concatenate([field.x, field.network, field.exact], axis=1).astype(np.float32)
@@ -119,8 +120,8 @@ def ddim(source: Source, num_steps: int = 100, num_points: int = 1500) -> None:
     sigmas,
     _reaches(source, sigmas),
     [f"DDIM, eta = {eta:g}" for eta in etas],
-    f"{num_points} points, {num_steps} steps with the network from the same start; black: the "
-    "paths of 8\nthe axes follow the points",
+    f"{num_points} points, {num_steps} steps with the network, from the same start;\n"
+    "the last steps of 8 in black; the axes follow the points",
     colour=style.sampler_colour("ddim"),
     trails=8,
   )
@@ -154,8 +155,8 @@ def langevin(source: Source, num_levels: int = 100, num_chains: int = 20) -> Non
     np.asarray(levels.sigma),
     np.full(len(paths[0]), reach),
     ["annealed Langevin, network", "annealed Langevin, exact score"],
-    f"{num_chains} chains, 5 steps at each of {num_levels} levels, h = 1e-4 (sigma / 0.02)^2; "
-    "grey: data\narrows: the score at this level, brighter where it is larger",
+    f"{num_chains} chains, 5 steps at each of {num_levels} levels, h = 1e-4 (sigma / 0.02)^2,\n"
+    "with their last levels; grey: data; arrows: the score at this level, brighter where larger",
     colour=style.sampler_colour("annealed_langevin"),
     backdrop=np.asarray(experiment.target.sample(source.key(3), 1000)),
     field=(lattice, scores),
@@ -183,9 +184,9 @@ def _animate(
   suffixes: tuple[str, ...] = (".gif",),
 ) -> None:
   """Writes an animation, and its numbers: spread and off-mode share of each cloud by frame."""
+  frames = animations.render(figure, draw, len(sigmas))
   for suffix in suffixes:
-    path = source.out / f"{name}{suffix}"
-    animations.save_animation(figure, draw, len(sigmas), path, source.command)
+    animations.save_animation(frames, source.out / f"{name}{suffix}", source.command)
   rows = []
   for frame, sigma in enumerate(sigmas):
     row: dict[str, Any] = {"frame": frame, "sigma": float(sigma)}

@@ -178,7 +178,7 @@ def compare(
     wide: the same with sigma_max = 80.
     measured_wide: of it.
   """
-  found = {}
+  found: dict[tuple[str, float, float], np.ndarray] = {}
   for what, place in _SET.items():
     rows = (wide, measured_wide) if what == EXACT_WIDE else (experiment, measured)
     for row, values in zip(rows[0].evaluation.rows, rows[1], strict=True):

@@ -1,14 +1,13 @@
-"""What every sampler promises: its order, its marginals, its count of calls, and one compilation."""
+"""What samplers promise: their order, their marginals, their count of calls, one compilation."""
 
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.predictions import Parameterization, Prediction, log_sigma
+from scorelab.predictions import EDM, Prediction, signal_level
 from scorelab.samplers import (
   SAMPLERS,
   annealed_langevin,
@@ -16,7 +15,6 @@ from scorelab.samplers import (
   ddim,
   ddim_step,
   dpmpp_2m,
-  euler,
   heun,
   ula_step,
 )
@@ -40,9 +38,14 @@ def gaussian():
   return GaussianMixture([1.0], MEAN[None], COVARIANCE[None])
 
 
-def shrink(x, level):
-  """A cheap prediction, right for no data but smooth, and defined at alpha = 0."""
-  return Prediction.of(x, level, "x0", x0=jnp.tanh(x) / (1 + level.sigma))
+def network(event_ndim=1):
+  """A predict function that is right for no data but smooth, and defined at alpha = 0."""
+
+  def apply(variables, x, c, rngs=None):
+    mixed = x + jnp.roll(x, 1, axis=1)  # so that coordinates, or rows of pixels, are coupled
+    return jnp.sin(2 * mixed + c.reshape(c.shape + (1,) * event_ndim))
+
+  return EDM(apply, signal_level, event_ndim=event_ndim).bind(None)
 
 
 def levels_of(ranges, num_steps):
@@ -82,7 +85,7 @@ def errors(sampler, num_steps):
   return np.sqrt(np.mean((run(start, levels) - end) ** 2, axis=(1, 2)))
 
 
-@pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (euler, 1), (heun, 2), (dpmpp_2m, 2)])
+@pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (heun, 2), (dpmpp_2m, 2)])
 def test_order_of_convergence(sampler, order, x64):
   """32 and 64 steps: the error is halved `order` times, for every process."""
   coarse, fine = errors(sampler, 32), errors(sampler, 64)
@@ -108,7 +111,7 @@ def moments_agree(x, target):
 
 
 def test_ddim_keeps_the_marginals():
-  """The exact score, started from the true law: every process, every eta. 256 steps for the limit."""
+  """The exact score, started from the true law: every process, every eta, in many steps."""
   target = GaussianMixture(
     [0.5, 0.3, 0.2], np.array([[-2.0, 1.0], [1.5, 2.0], [0.5, -2.0]]), np.array([0.3, 0.8, 0.5])
   )
@@ -117,11 +120,11 @@ def test_ddim_keeps_the_marginals():
 
   def run(levels, key, eta):
     first, noise, sample = jax.random.split(key, 3)
-    start = target.sample(first, 4000)
+    start = target.sample(first, 2000)
     x = levels.alpha[0] * start + levels.sigma[0] * jax.random.normal(noise, start.shape)
     return ddim(sample, target.predict, x, Grid(VE, levels, ends_at_data=False), eta=eta).x
 
-  levels = levels_of(ranges, 256)
+  levels = levels_of(ranges, 160)
   over_etas = jax.vmap(run, (None, 0, 0))
   samples = jax.jit(jax.vmap(over_etas, (0, None, None)))(levels, jax.random.split(KEY, 3), etas)
   for i in range(len(ranges)):
@@ -132,11 +135,11 @@ def test_ddim_keeps_the_marginals():
 def test_annealed_langevin_samples_a_gaussian():
   """From a start far off, by many small steps: the law at the least noisy level."""
   grid = uniform(VarianceExploding(0.3, 3.0, 5.0), 4)
-  options = {"steps_per_level": 300, "step_size": 0.01}
+  options = {"steps_per_level": 200, "step_size": 0.01}
   sampler = functools.partial(annealed_langevin, KEY, gaussian().predict, **options)
   samples = jax.jit(sampler)(jnp.full((1000, 2), 5.0), grid)
   moments_agree(samples.x, gaussian().perturbed(1.0, 0.3))
-  assert int(samples.nfe) == 1200
+  assert int(samples.nfe) == 800
 
 
 def test_annealed_langevin_step_sizes(x64):
@@ -177,129 +180,91 @@ def test_nfe_counts_calls(name, to_data):
   def predict(x, level):
     nonlocal calls
     calls += 1
-    return shrink(x, level)
+    return Prediction.of(x, level, "x0", x0=x / 2)
 
-  grid = uniform(VP, 3, to_data=to_data)
+  grid = uniform(VP, 2, to_data=to_data)
   with jax.disable_jit():
     samples = SAMPLERS[name](KEY, predict, jnp.ones(2), grid)
   assert samples.nfe == calls
   assert samples.network_calls is None
-  levels = 3 if to_data else 4
-  expected = {"heun": 6 - to_data, "annealed_langevin": 5 * levels}
-  assert calls == expected.get(name, 3)
-  assert samples.path.shape == (levels if name == "annealed_langevin" else 3, 2)
+  levels = 2 if to_data else 3
+  assert calls == {"heun": 4 - to_data, "annealed_langevin": 5 * levels}.get(name, 2)
+  assert samples.path.shape == (levels if name == "annealed_langevin" else 2, 2)
   np.testing.assert_array_equal(samples.path[-1], samples.x)
 
 
 def test_annealed_langevin_denoises_by_one_call_more():
-  grid = uniform(VE, 3)
-  noisy, clean = (annealed_langevin(KEY, shrink, jnp.ones(2), grid, denoise=d) for d in (0, 1))
+  grid, x = uniform(VE, 3), jnp.ones(2)
+  noisy, clean = (annealed_langevin(KEY, network(), x, grid, denoise=d) for d in (False, True))
   assert clean.nfe == noisy.nfe + 1 == 16
   assert clean.path.shape == (4, 2)
-  np.testing.assert_allclose(clean.x, shrink(noisy.x, grid[2]).x0, 1e-6)
+  np.testing.assert_allclose(clean.x, network()(noisy.x, grid[2]).x0, 1e-5)
   np.testing.assert_array_equal(clean.path[:-1], noisy.path)
 
 
-@each
-def test_one_step(name):
-  """N = 1 onto the data: what the prediction says x0 is; Langevin stays noisy."""
-  grid = uniform(VE, 1)
-  samples = SAMPLERS[name](KEY, shrink, jnp.full((2,), 7.0), grid)
-  assert samples.path.shape == (1, 2)
-  if name != "annealed_langevin":
-    np.testing.assert_allclose(samples.x, shrink(jnp.full((2,), 7.0), grid[0]).x0, 1e-6)
+OPTIONS = {
+  "annealed_langevin": [{"step_size": h} for h in (1e-5, 1e-4, 1e-3)],
+  "ddim": [{"eta": eta} for eta in (0.0, 0.4, 1.0)],
+  "dpmpp_2m": [{}, {}, {}],
+  "euler": [{"churn": c, "s_tmax": 30.0, "s_noise": 1.1} for c in (0.0, 1.0, 40.0)],
+  "heun": [{"churn": 2.0, "s_tmin": low, "s_tmax": 1.0} for low in (0.1, 0.5, 0.9)],
+}
 
 
 @each
-def test_compiles_once_uses_keys_once_and_promotes_no_rank(name):
-  """A second call with other numbers and options does not retrace."""
-  option = {"ddim": "eta", "annealed_langevin": "step_size"}.get(name, "churn")
-  takes = option in inspect.signature(SAMPLERS[name]).parameters
+def test_compiles_once_and_vmaps(name, x64):
+  """Calls with other keys, points, levels and options do not retrace, and vmapped are the same.
+
+  No key is used twice, and no rank is promoted.
+  """
 
   @jax.jit
-  def run(key, x, grid, value):
-    return SAMPLERS[name](key, shrink, x, grid, **({option: value} if takes else {})).x
+  def run(key, x, sigma_max, options):
+    grid = uniform(VarianceExploding(0.02, sigma_max), 4)
+    return SAMPLERS[name](key, network(), x, grid, **options).x
 
+  x, sigma_max = np.random.default_rng(0).normal(size=(3, 2)), np.array([5.0, 9.0, 20.0])
   with jax.debug_key_reuse(True), jax.numpy_rank_promotion("raise"):
-    a = run(KEY, jnp.ones((4, 2)), uniform(VarianceExploding(0.02, jnp.asarray(10.0)), 5), 0.1)
-    b = run(
-      jax.random.key(1),
-      jnp.zeros((4, 2)),
-      uniform(VarianceExploding(0.02, jnp.asarray(9.0)), 5),
-      0.2,
-    )
+    rows = zip(jax.random.split(jax.random.key(0), 3), x, sigma_max, OPTIONS[name], strict=True)
+    alone = [run(*row) for row in rows]
   assert run._cache_size() == 1
-  assert a.dtype == jnp.float32
-  assert not np.allclose(a, b)
-
-
-@pytest.mark.parametrize(
-  ("name", "option", "values"),
-  [
-    ("ddim", "eta", [0.0, 0.4, 1.0]),
-    ("euler", "churn", [0.0, 1.0, 40.0]),
-    ("heun", "churn", [0.0, 1.0, 40.0]),
-    ("heun", "s_tmax", [0.5, 2.0, 80.0]),
-    ("annealed_langevin", "step_size", [1e-5, 1e-4, 1e-3]),
-  ],
-)
-def test_vmapped_over_keys_and_options_is_a_loop(name, option, values):
-  grid, x = uniform(VP, 4), jnp.asarray([0.3, -1.0])
-  fixed = {"churn": 2.0} if option == "s_tmax" else {}
-
-  @jax.jit
-  def run(key, value):
-    return SAMPLERS[name](key, shrink, x, grid, **fixed, **{option: value}).x
-
-  keys = jax.random.split(KEY, len(values))
-  together = jax.vmap(run)(keys, jnp.asarray(values))
-  alone = [run(key, value) for key, value in zip(keys, values, strict=True)]
-  np.testing.assert_allclose(together, alone, 1e-5, 1e-6)
-  assert len(np.unique(np.asarray(together)[:, 0])) == len(values)
+  stacked = jax.tree.map(lambda *values: jnp.stack(values), *OPTIONS[name])
+  together = jax.vmap(run)(jax.random.split(jax.random.key(0), 3), x, sigma_max, stacked)
+  np.testing.assert_allclose(together, alone, 1e-9)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "euler", "heun"])
-def test_images_one_by_one_or_together(name):
-  """Deterministic samplers know no batch: [b, h, w, c] is b times [h, w, c], and vmap the same."""
-
-  def apply(variables, x, c, rngs=None):
-    blurred = (x + jnp.roll(x, 1, axis=1) + jnp.roll(x, 1, axis=2)) / 3
-    return jnp.tanh(blurred * variables["params"] + c[:, None, None, None])
-
-  predict = Parameterization(apply, log_sigma, "x0", event_ndim=3).bind(0.9)
-  grid = uniform(VP, 4)
-  x = jax.random.normal(KEY, (3, 4, 4, 2))
+def test_images_one_by_one_or_together(name, x64):
+  """Deterministic samplers know no batch: [b, h, w, c] is [h, w, c] b times."""
 
   @jax.jit
   def run(x):
-    return SAMPLERS[name](KEY, predict, x, grid).x
+    return SAMPLERS[name](KEY, network(event_ndim=3), x, uniform(VP, 3)).x
 
-  together = run(x)
-  np.testing.assert_allclose(together[1], run(x[1]), 1e-5, 1e-6)
-  np.testing.assert_allclose(together, jax.vmap(run)(x), 1e-5, 1e-6)
-  assert together.std() > 0.1
+  x = np.random.default_rng(0).normal(size=(3, 4, 4, 2))
+  together, apart = run(x), jax.vmap(run)(x)
+  np.testing.assert_allclose(together, apart, 1e-9)
+  assert np.std(apart) > 0.1
 
 
 # Ends and gradients
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "euler", "heun"])
-@pytest.mark.parametrize("num_steps", [1, 5])
-def test_from_pure_noise(name, num_steps):
-  """Linear flow from t = 1, alpha = 0: finite, and with churn too; gradients with it."""
-  target, grid = gaussian(), uniform(FLOW, num_steps)
+def test_from_pure_noise(name):
+  """Linear flow from t = 1, alpha = 0: finite, churn and all; in one step it gives the mean."""
   options = {"churn": 10.0} if name in ("euler", "heun") else {}
+  x = FLOW.grid(jnp.ones(1)).prior(KEY, (6, 2))
 
   @jax.jit
   def run(x):
-    samples = SAMPLERS[name](KEY, target.predict, x, grid, **options)
-    return jnp.sum(samples.x), samples.path
+    grids = uniform(FLOW, 1), uniform(FLOW, 5)
+    return [SAMPLERS[name](KEY, gaussian().predict, x, grid, **options).path for grid in grids]
 
-  slope, path = jax.grad(run, has_aux=True)(grid.prior(KEY, (6, 2)))
-  assert np.isfinite(path).all()
-  assert np.isfinite(slope).all()
-  if num_steps == 1:
-    np.testing.assert_allclose(path[-1], np.broadcast_to(MEAN, (6, 2)), 1e-5, 1e-6)
+  one, five = run(x)
+  np.testing.assert_allclose(one, np.broadcast_to(MEAN, (1, 6, 2)), 1e-5, 1e-6)
+  assert np.isfinite(five).all()
+  assert np.ptp(five[-1], axis=0).min() > 0.1
 
 
 def test_churn_leaves_the_rest_alone():
@@ -328,45 +293,48 @@ def test_churn_reaches_the_law_of_the_noisier_level(schedule, x64):
   np.testing.assert_allclose(np.hypot(*slopes), noisier.sigma, 1e-12)
 
 
-def test_gradients_with_respect_to_eta(x64):
-  """Finite at 0, at 1 and with the data at the end; equal to differences, one-sided at 0."""
-  grid = uniform(VP, 5)
+def test_gradients_through_ddim(x64):
+  """With respect to eta, against differences; also where it is 0 or 1, from pure noise to data."""
 
   @jax.jit
-  def total(eta):
-    return jnp.sum(ddim(KEY, shrink, jnp.asarray([0.3, -1.0]), grid, eta=eta).x ** 2)
+  @jax.vmap
+  def totals(eta):
+    x = jnp.asarray([0.3, -1.0])
+    vp, flow = (ddim(KEY, network(), x, uniform(s, 4), eta=eta).x for s in (VP, FLOW))
+    return jnp.stack([jnp.sum(vp**2), jnp.sum(flow**2)])
 
-  slope = jax.jit(jax.grad(total))
-  for eta, offsets in ((0.0, [0, 1, 2]), (0.5, [-1, 0, 1]), (1.0, [0, -1, -2])):
-    h = 1e-4
-    a, b, c = (total(eta + k * h) for k in offsets)
-    centred = (c - a) / (2 * h)
-    forward = (-3 * a + 4 * b - c) / (2 * h) * (1 if offsets[1] > 0 else -1)
-    np.testing.assert_allclose(slope(eta), centred if eta == 0.5 else forward, 1e-5)
+  etas, h = jnp.array([0.0, 0.5, 1.0]), 1e-6
+  slopes = jax.jit(jax.vmap(jax.jacfwd(lambda eta: totals(eta[None])[0])))(etas)
+  differences = (totals(etas + h) - totals(etas - h)) / (2 * h)
+  np.testing.assert_allclose(slopes[:, 0], differences[:, 0], 1e-4)
+  # Where all noise is renewed from an infinite ratio, at eta = 1, the slope is infinite: not so ours.
+  np.testing.assert_allclose(slopes[:2, 1], differences[:2, 1], 1e-4)
+  assert np.isfinite(slopes).all()
 
 
 def test_gradients_through_heun(x64):
   """With respect to the start and the churn, against differences; finite at churn = 0."""
-  grid = uniform(VP, 4)
 
   @jax.jit
+  @jax.vmap
   def total(shift, churn):
-    return jnp.sum(heun(KEY, shrink, jnp.asarray([0.3, -1.0]) + shift, grid, churn=churn).x ** 2)
+    x = jnp.asarray([0.3, -1.0]) + shift
+    return jnp.sum(heun(KEY, network(), x, uniform(VP, 3), churn=churn).x ** 2)
 
-  slopes = jax.jit(jax.grad(total, (0, 1)))
-  h = 1e-5
-  differences = [
-    (total(h, 1.0) - total(-h, 1.0)) / (2 * h),
-    (total(0.0, 1 + h) - total(0.0, 1 - h)) / (2 * h),
-  ]
-  np.testing.assert_allclose(slopes(0.0, 1.0), differences, 1e-6)
-  assert np.isfinite(slopes(0.0, 0.0)).all()
+  def one(shift, churn):
+    return total(shift[None], churn[None])[0]
+
+  zero, h = jnp.zeros(()), 1e-6
+  slopes = jax.jit(jax.grad(one, (0, 1)))
+  a, b, c, d = total(jnp.array([h, -h, 0, 0]), jnp.array([1, 1, 1 + h, 1 - h]))
+  np.testing.assert_allclose(slopes(zero, zero + 1), ((a - b) / (2 * h), (c - d) / (2 * h)), 1e-5)
+  assert np.isfinite(slopes(zero, zero)).all()
 
 
 def test_eta_is_clipped(x64):
   """However large, no more noise is renewed than there is; none from equal levels."""
   now, nxt, z = VP.at(0.6), VP.at(0.5), jnp.asarray([1.0, -2.0])
-  pred = shrink(jnp.asarray([0.3, -1.0]), now)
+  pred = network()(jnp.asarray([0.3, -1.0]), now)
   fresh = nxt.alpha * pred.x0 + nxt.sigma * z
   np.testing.assert_allclose(ddim_step(pred, now, nxt, z, 50.0), fresh, 1e-12)
   np.testing.assert_allclose(ddim_step(pred, now, now, z, 1.0), pred.x, 1e-12)

@@ -1,0 +1,186 @@
+"""Names, options and numbers of a config: what is allowed, and what is said where it is not.
+
+Every mistake is a ConfigError of one line that names the field, its value, what is allowed and what
+was probably meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from ml_collections import ConfigDict
+
+Section: TypeAlias = Mapping[str, Any] | ConfigDict
+"""A sub-config: options by name, None where the named function's own default holds."""
+
+
+class ConfigError(ValueError):
+  """A config that makes no experiment; the message is one line without the config's name."""
+
+
+def choose(known: Mapping[str, Any], name: Any, path: str, what: str) -> Any:
+  """known[name].
+
+  Raises:
+    ConfigError: there is none; says which are, and which was probably meant.
+  """
+  if name in known:
+    return known[name]
+  article = "an" if what[0] in "aeiou" else "a"
+  raise ConfigError(
+    f"{path} = {name!r} is not {article} {what}{did_you_mean(str(name), known)} "
+    f"(known: {', '.join(sorted(known))})"
+  )
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+  """'; did you mean ...?' where some known name is close, else ''."""
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+  return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def accepted_options(*functions: Callable[..., Any]) -> set[str]:
+  """The keyword options of functions or classes, apart from what experiment.py itself gives."""
+  given = {"parent", "name", "kind", "event_ndim"}
+  names: set[str] = set()
+  for function in functions:
+    for parameter in inspect.signature(function).parameters.values():
+      has_default = parameter.default is not inspect.Parameter.empty
+      if parameter.kind is inspect.Parameter.KEYWORD_ONLY or has_default:
+        names.add(parameter.name)
+  return names - given
+
+
+def options_of(function: Callable[..., Any], section: Section) -> dict[str, Any]:
+  """The options of a function that a section sets."""
+  accepted = accepted_options(function)
+  return {k: v for k, v in section.items() if k in accepted and v is not None}
+
+
+def refuse_unused(
+  section: Section,
+  path: str,
+  named: str,
+  functions: Iterable[Callable[..., Any]],
+  also: Collection[str] = (),
+) -> None:
+  """Raises ConfigError for a value that is set and that none of the functions takes."""
+  accepted = accepted_options(*functions)
+  for field, value in section.items():
+    if value is not None and field != "name" and field not in accepted and field not in also:
+      raise ConfigError(
+        f"{path}.{field} = {value!r} is no option of {named}{did_you_mean(field, accepted)} "
+        f"(options: {', '.join(sorted(accepted)) or 'none'})"
+      )
+
+
+def make(
+  known: Mapping[str, Callable[..., Any]],
+  section: Section,
+  path: str,
+  what: str,
+  also: Collection[str] = (),
+) -> Any:
+  """Calls the function that a section names with the options that it sets."""
+  function = choose(known, section["name"], f"{path}.name", what)
+  refuse_unused(section, path, section["name"], (function,), also)
+  try:
+    return function(**options_of(function, section))
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f"{path}: {error}") from error
+
+
+# What numbers are allowed: (the words, the test), by field.
+Bound = tuple[str, Callable[[Any], bool]]
+
+
+def _at_least(low: float) -> Bound:
+  return f"at least {low}", lambda v: v >= low
+
+
+_POSITIVE: Bound = ("above 0", lambda v: v > 0)
+_DECAY: Bound = ("in [0, 1)", lambda v: 0 <= v < 1)
+
+BOUNDS: dict[str, Bound] = {
+  "seed": ("from 0 to 4294967295", lambda v: 0 <= v < 2**32),
+  "target.num_train": _at_least(0),
+  "target.num_modes": _at_least(1),
+  "target.dim": _at_least(1),
+  "target.radius": _POSITIVE,
+  "target.std": _POSITIVE,
+  "target.weights": _at_least(0),
+  "target.weight": ("in (0, 1)", lambda v: 0 < v < 1),
+  "schedule.sigma_min": _POSITIVE,
+  "schedule.sigma_max": _POSITIVE,
+  "schedule.rho": _POSITIVE,
+  "schedule.beta_min": _POSITIVE,
+  "schedule.beta_max": _POSITIVE,
+  "network.widths": _at_least(1),
+  "network.width": _at_least(1),
+  "network.depth": _at_least(1),
+  "network.num_features": _at_least(1),
+  "network.point_scale": _POSITIVE,
+  "network.level_scale": _POSITIVE,
+  "parameterization.data_std": _POSITIVE,
+  "parameterization.num_train_steps": _at_least(1),
+  "loss.sigma_min": _POSITIVE,
+  "loss.sigma_max": _POSITIVE,
+  "loss.level_std": _POSITIVE,
+  "loss.num_levels": _at_least(1),
+  "loss.levels_per_point": _at_least(1),
+  "loss.gamma": _POSITIVE,
+  "loss.data_std": _POSITIVE,
+  "loss.num_bands": _at_least(1),
+  "optimizer.learning_rate": _POSITIVE,
+  "optimizer.warmup_steps": _at_least(0),
+  "optimizer.clip_norm": _at_least(0),
+  "optimizer.b1": _DECAY,
+  "optimizer.b2": _DECAY,
+  "optimizer.eps": _POSITIVE,
+  "optimizer.weight_decay": _at_least(0),
+  "optimizer.ema_decays": _DECAY,
+  "training.num_steps": _at_least(0),
+  "training.batch_size": _at_least(1),
+  "training.log_every": _at_least(1),
+  "training.checkpoint_every": _at_least(1),
+  "training.num_validation": _at_least(1),
+  "sampler.num_steps": _at_least(1),
+  "sampler.sigma_min": _POSITIVE,
+  "sampler.sigma_max": _POSITIVE,
+  "sampler.rho": _POSITIVE,
+  "sampler.eta": _at_least(0),
+  "sampler.churn": _at_least(0),
+  "sampler.s_tmin": _at_least(0),
+  "sampler.s_tmax": _POSITIVE,
+  "sampler.s_noise": _POSITIVE,
+  "sampler.steps_per_level": _at_least(1),
+  "sampler.step_size": _POSITIVE,
+  "evaluation.num_keys": _at_least(1),
+  "evaluation.num_samples": _at_least(1),
+  "evaluation.num_reference": _at_least(1),
+  "evaluation.num_projections": _at_least(1),
+  "evaluation.score_levels": _POSITIVE,
+  "evaluation.score_samples": _at_least(1),
+}
+
+
+def check_bound(field: str, value: Any, shown: str | None = None) -> None:
+  """Raises ConfigError where a number, or one of a tuple's, is outside what its field allows."""
+  if field not in BOUNDS or value is None:
+    return
+  words, allowed = BOUNDS[field]
+  for number in value if isinstance(value, tuple) else (value,):
+    if not isinstance(number, (int, float)) or not allowed(number):
+      raise ConfigError(f"{shown or field} = {value!r}, must be {words}")
+
+
+def check_bounds(config: ConfigDict) -> None:
+  """Raises ConfigError for the first number of the config that is out of range."""
+  check_bound("seed", config.seed)
+  for name, section in config.items():
+    if isinstance(section, ConfigDict):
+      for field, value in section.items():
+        check_bound(f"{name}.{field}", value)

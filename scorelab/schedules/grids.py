@@ -1,0 +1,83 @@
+"""Where to put the levels of a grid: `(schedule, num_steps, **options) -> Grid`.
+
+Every builder gives num_steps noisy levels followed by the data, so num_steps calls of `predict` for
+a one-call solver; with to_data=False it gives num_steps + 1 noisy levels.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from scorelab.schedules.base import Grid, Schedule
+from scorelab.typing import Array
+
+
+def uniform(
+  schedule: Schedule,
+  num_steps: int,
+  *,
+  t_max: float = 1.0,
+  t_min: float | None = None,
+  to_data: bool = True,
+) -> Grid:
+  """Levels equally spaced in t from t_max to t_min, then the data where `to_data`."""
+  t_min = schedule.t_min if t_min is None else t_min
+  return schedule.grid(jnp.linspace(t_max, t_min, num_steps + (not to_data)), to_data=to_data)
+
+
+def quadratic(
+  schedule: Schedule,
+  num_steps: int,
+  *,
+  t_max: float = 1.0,
+  t_min: float | None = None,
+  to_data: bool = True,
+) -> Grid:
+  """Levels equally spaced in sqrt(t): more of them near the data (Song et al. 2020, D.2)."""
+  t_min = schedule.t_min if t_min is None else t_min
+  roots = jnp.linspace(t_max**0.5, t_min**0.5, num_steps + (not to_data))
+  return schedule.grid(roots**2, to_data=to_data)
+
+
+def karras(
+  schedule: Schedule,
+  num_steps: int,
+  *,
+  sigma_max: float | None = None,
+  sigma_min: float | None = None,
+  rho: float = 7.0,
+  to_data: bool = True,
+) -> Grid:
+  """Levels equally spaced in (sigma / alpha)^(1 / rho) (Karras et al. 2022, eq. 5).
+
+  sigma_max and sigma_min are ends of sigma / alpha; by default the schedule's own.
+  """
+  high, low = _ratio_ends(schedule, sigma_max, sigma_min)
+  roots = jnp.linspace(high ** (1 / rho), low ** (1 / rho), num_steps + (not to_data))
+  return schedule.grid(schedule.time(-rho * jnp.log(roots)), to_data=to_data)
+
+
+def uniform_log_snr(
+  schedule: Schedule,
+  num_steps: int,
+  *,
+  sigma_max: float | None = None,
+  sigma_min: float | None = None,
+  to_data: bool = True,
+) -> Grid:
+  """Levels equally spaced in log-SNR: geometric in sigma / alpha, whose ends are given."""
+  high, low = _ratio_ends(schedule, sigma_max, sigma_min)
+  log_snrs = jnp.linspace(-jnp.log(high), -jnp.log(low), num_steps + (not to_data))
+  return schedule.grid(schedule.time(log_snrs), to_data=to_data)
+
+
+def _ratio_ends(
+  schedule: Schedule, sigma_max: float | None, sigma_min: float | None
+) -> tuple[Array, Array]:
+  """The largest and smallest sigma / alpha of a grid: as given, or the schedule's own."""
+  high = jnp.exp(-schedule.log_snr(jnp.asarray(schedule.t_max)))
+  low = jnp.exp(-schedule.log_snr(jnp.asarray(schedule.t_min)))
+  return (
+    high if sigma_max is None else jnp.asarray(sigma_max),
+    low if sigma_min is None else jnp.asarray(sigma_min),
+  )
