@@ -7,7 +7,7 @@ import dataclasses
 import enum
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -275,9 +275,12 @@ def _make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 def _make_evaluation(config: ConfigDict, schedule: Schedule) -> Evaluation:
   section = config.evaluation
   metrics: dict[str, Callable[..., float]] = {}
-  for name in section.metrics:
+  for spec in section.metrics:
+    name, *changes = spec.split(":")
     metric = choose(METRICS, name, "evaluation.metrics", "metric")
-    metrics[name] = functools.partial(metric, **options_of(metric, section))
+    own = _parse_changes(changes, f"evaluation.metrics, {spec!r}")
+    refuse_unused(own, f"evaluation.metrics, {spec!r}", name, (metric,))
+    metrics[spec] = functools.partial(metric, **options_of(metric, section) | own)
   references = ("fresh", "train")
   choose(
     {name: name for name in references}, section.reference, "evaluation.reference", "reference"
@@ -315,15 +318,21 @@ def _parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
   of_grid = accepted_options(*GRIDS.values()) | {"grid"}
   kept = {k: v for k, v in main.items() if name == main["name"] or k in of_grid}
   row = {**kept, "name": name, "num_steps": int(num_steps)}
+  return row | _parse_changes(changes, f"{path} = {spec!r}")
+
+
+def _parse_changes(changes: Sequence[str], path: str) -> dict[str, Any]:
+  """['field=value', ...] as options; a value is a Python literal, or else text."""
+  options: dict[str, Any] = {}
   for change in changes:
     field, sign, text = change.partition("=")
     if not sign:
-      raise ConfigError(f"{path} = {spec!r}: {change!r} must read field=value")
+      raise ConfigError(f"{path}: {change!r} must read field=value")
     try:
-      row[field] = ast.literal_eval(text)
+      options[field] = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-      row[field] = text
-  return row
+      options[field] = text
+  return options
 
 
 def _make_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -> Row:

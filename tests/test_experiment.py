@@ -66,6 +66,18 @@ def test_rows_keep_the_grid_and_their_own_options():
   np.testing.assert_allclose(rows[3].grid.levels.t[:-1], [1.0, 0.5, 0.0], atol=1e-6)
 
 
+def test_metrics_take_options():
+  config = ncsn_gmm.get_config("fast")
+  config.evaluation.metrics = ("sliced_wasserstein:p=1", "sliced_wasserstein", "off_mode_share")
+  metrics = build(config).evaluation.metrics
+  x, y = np.zeros((4, 2)), np.concatenate([np.zeros((2, 2)), np.ones((2, 2))])
+  # Half of the mass moves by |u . (1, 1)|: W_1 is half of that, W_2 is its square root's share.
+  first = metrics["sliced_wasserstein:p=1"](jax.random.key(0), x, y)
+  second = metrics["sliced_wasserstein"](jax.random.key(0), x, y)
+  np.testing.assert_allclose(first, np.sqrt(2) * 2 / np.pi / 2, rtol=0.2)  # 50 projections
+  np.testing.assert_allclose(second, np.sqrt(1 / 2), rtol=0.2)
+
+
 BAD = {
   "sampler": ({"sampler.name": "dpmp_2m"}, "sampler.name = 'dpmp_2m'.*did you mean 'dpmpp_2m'"),
   "loss": ({"loss.name": "ncns"}, "loss.name = 'ncns' is not a loss; did you mean 'ncsn'"),
@@ -94,6 +106,10 @@ BAD = {
   "row's value": ({"evaluation.rows": ("ddim:3:eta=-1",)}, "rows.0..eta = -1, must be at least 0"),
   "row's steps": ({"evaluation.rows": ("ddim:0",)}, "rows.0..num_steps = 0, must be at least 1"),
   "metric": ({"evaluation.metrics": ("fid",)}, "evaluation.metrics = 'fid' is not a metric"),
+  "metric's option": (
+    {"evaluation.metrics": ("energy_distance:p=1",)},
+    "'energy_distance:p=1'.p = 1 is no option of energy_distance",
+  ),
   "reference": ({"evaluation.reference": "train"}, "'train' needs target.num_train"),
   "precision": ({"matmul_precision": "tf32"}, "matmul_precision = 'tf32'"),
   "grid": (

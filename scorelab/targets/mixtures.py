@@ -34,8 +34,8 @@ def ring(num_modes: int = 8, radius: float = 8**0.5, std: float = 8**-0.5) -> Ga
 def grid25(dim: int = 2, weights: tuple[float, ...] | None = None) -> GaussianMixture:
   """25 unit Gaussians at 8 (i, j), i and j in -2..2, repeated to any even dimension.
 
-  Cardoso et al., "Monte Carlo guided diffusion for Bayesian linear inverse problems", ICLR 2024
-  (arXiv 2308.07983), section 4, in dimensions 8, 80 and 800. Weights are equal unless given.
+  After the toy study of Cardoso et al., "Monte Carlo guided Diffusion for Bayesian linear
+  inverse problems", ICLR 2024 (arXiv 2308.07983). Weights are equal unless 25 are given.
 
   Raises:
     ValueError: dim is odd.
