@@ -70,14 +70,21 @@ def get_config() -> ConfigDict:
       t_max=placeholder(float),
       level_mean=placeholder(float),
       level_std=placeholder(float),
+      sigma=placeholder(float),
       num_levels=placeholder(int),
       spacing=placeholder(str),
       uniforms="stratified",
       levels_per_point=placeholder(int),
-      weighting="edm",
+      weighting=placeholder(str),
+      score_weighting=placeholder(str),
       gamma=placeholder(float),
       data_std=placeholder(float),  # of the edm weighting; None is the target's own std
       num_bands=placeholder(int),
+      divergence=placeholder(str),
+      max_parallel=placeholder(int),
+      probes=placeholder(str),
+      num_probes=placeholder(int),
+      eps=placeholder(float),
     )
   )
   config.optimizer = ConfigDict(
@@ -121,7 +128,15 @@ def get_config() -> ConfigDict:
       s_noise=placeholder(float),
       steps_per_level=placeholder(int),
       step_size=placeholder(float),
+      rule=placeholder(str),
       denoise=placeholder(bool),
+      # Of Langevin kernels, whose num_steps are a chain's: where they start, N(0, start_std^2 I),
+      # and the noise std of the law that they sample, 0 for the data's.
+      start_std=placeholder(float),
+      sigma=placeholder(float),
+      friction=placeholder(float),
+      burn_in=placeholder(int),
+      thin=placeholder(int),
     )
   )
   config.evaluation = ConfigDict(
@@ -155,11 +170,38 @@ def variant(config: ConfigDict, arg: str) -> ConfigDict:
     ValueError: arg is neither.
   """
   if arg == "fast":
-    config.training.update(num_steps=60, log_every=10, checkpoint_every=20, num_validation=512)
+    if config.training.num_steps:
+      config.training.num_steps = 60
+    config.training.update(log_every=10, checkpoint_every=20, num_validation=512)
     config.training.batch_size = min(config.training.batch_size, 128)
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 10)
     config.evaluation.update(num_keys=2, num_samples=200, num_reference=400, num_projections=50)
     config.evaluation.update(score_samples=256, rows=config.evaluation.rows[-1:])
   elif arg:
     raise ValueError(f"config argument {arg!r} is not known (known: fast)")
+  return config
+
+
+def exact(config: ConfigDict) -> ConfigDict:
+  """The config with the truth in the network's place, and nothing to train."""
+  config.parameterization.name = "exact"
+  config.training.num_steps = 0
+  return config
+
+
+def score_matching(config: ConfigDict, loss: str) -> ConfigDict:
+  """The config with a score learned at the data by an implicit loss, and what that took.
+
+  The modes are 10 apart and 0.3 wide: the network sees data scaled to unit std through Fourier
+  features that resolve a mode; the learning rate warms up and decays, gradients are clipped, and an
+  average is evaluated. Points are drawn afresh: on a fixed set these losses have no lower bound.
+  Chains start at the data's own scale and mix within modes only.
+  """
+  config.parameterization.update(name="scaled_score", conditioning="none")
+  config.network.update(name="residual_mlp", width=128, depth=2, point_scale=4.0)
+  config.loss.update(name=loss, levels="data")
+  config.optimizer.learning_rate = 3e-3
+  config.training.update(num_steps=4000, batch_size=1024)
+  config.sampler.update(name="ula", num_steps=1000, step_size=1e-2, start_std=10.0)
+  config.evaluation.update(rows=(), score_levels=(0.0,))
   return config

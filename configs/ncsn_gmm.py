@@ -24,5 +24,6 @@ def get_config(arg: str = "") -> ConfigDict:
   config = base.get_config()
   config.schedule.update(name="variance_exploding", sigma_min=0.02, sigma_max=80.0, rho=7.0)
   config.network.update(name="residual_mlp", width=192, depth=2)
+  config.loss.weighting = "edm"
   config.optimizer.learning_rate = 3e-3
   return base.variant(config, arg)

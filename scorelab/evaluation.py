@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab import predictions
-from scorelab.experiment import Experiment, Row, Stream
-from scorelab.metrics import Reference, score_error
+from scorelab.experiment import Experiment, Stream
+from scorelab.metrics import Reference, mode_score_error, score_error
+from scorelab.rows import Row
 from scorelab.run import StopFlag, Workdir, append_jsonl, write_json
 from scorelab.typing import Array, Key, Params, Predict
 
@@ -76,10 +76,9 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
 
   rows = []
   for row in experiment.evaluation.rows:
-    start = row.grid[0]
     # One key for both on purpose: the same noise, with the data under it or without.
-    prior = jax.vmap(lambda k, row=row: row.grid.prior(k, data.shape[1:]))(start_keys)
-    true = jax.vmap(lambda k, x, start=start: predictions.noised(k, x, start)[0])(start_keys, data)
+    prior = jax.vmap(lambda k, row=row: row.prior(k, data.shape[1:]))(start_keys)
+    true = jax.vmap(row.true_start)(start_keys, data)
     network = sample_row(row, experiment.parameterization.bind)
     exact = sample_row(row, lambda _: target.predict)
     sets = {}
@@ -196,23 +195,27 @@ def read(workdir: Workdir) -> dict[str, Any]:
 
 
 def measure_scores(experiment: Experiment, params: Params) -> dict[str, list[float]]:
-  """The score error at each of config.evaluation.score_levels, as lists by name."""
-  protocol = experiment.evaluation
-  ratios = jnp.asarray(protocol.score_levels)
-  levels = experiment.schedule.at_log_snr(-jnp.log(ratios))
+  """The score error at each of config.evaluation.score_levels, as lists by name.
+
+  For a mixture also `relative_by_mode` [k], at the first of the levels.
+  """
+  protocol, target = experiment.evaluation, experiment.target
+  levels = experiment.schedule.at_ratio(jnp.asarray(protocol.score_levels))
+  key, mode_key = jax.random.split(experiment.key(Stream.SCORE_ERROR, 0))
 
   @jax.jit
-  def measure_all(params: Params) -> tuple[Array, Array]:
+  def measure_all(params: Params) -> dict[str, Array]:
     predict = experiment.parameterization.bind(params)
-    key = experiment.key(Stream.SCORE_ERROR, 0)
-    return score_error(key, experiment.target, predict, levels, protocol.score_samples)
+    absolute, relative = score_error(key, target, predict, levels, protocol.score_samples)
+    errors = {"absolute": absolute, "relative": relative}
+    if hasattr(target, "sample_with_components"):
+      first = jax.tree.map(lambda a: a[0], levels)
+      size = 10 * protocol.score_samples
+      errors["relative_by_mode"] = mode_score_error(mode_key, target, predict, first, size)
+    return errors
 
-  absolute, relative = measure_all(params)
-  return {
-    "sigma": list(protocol.score_levels),
-    "absolute": absolute.tolist(),
-    "relative": relative.tolist(),
-  }
+  errors = jax.tree.map(lambda a: a.tolist(), measure_all(params))
+  return {"sigma": list(protocol.score_levels), **errors}
 
 
 def row_label(row: dict[str, Any]) -> str:
@@ -244,7 +247,13 @@ def format_table(result: dict[str, Any]) -> str:
   errors = result["score_error"]
   cells = [["sigma", *(f"{s:g}" for s in errors["sigma"])]]
   cells.append(["relative score error", *(f"{e:.4f}" for e in errors["relative"])])
-  return "\n".join(lines + _align(cells))
+  lines += _align(cells)
+  if "relative_by_mode" in errors:
+    by_mode = errors["relative_by_mode"]
+    cells = [["mode", *map(str, range(1, len(by_mode) + 1))]]
+    cells.append([f"at sigma = {errors['sigma'][0]:g}", *(f"{e:.4f}" for e in by_mode)])
+    lines += [""] + _align(cells)
+  return "\n".join(lines)
 
 
 def _number(value: float | None, signed: bool = False) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import enum
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,25 +14,29 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from scorelab.losses import LEVELS, LOSSES, UNIFORMS, WEIGHTINGS
+from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
 from scorelab.metrics import METRICS
 from scorelab.networks import ACTIVATIONS, NETWORKS
 from scorelab.optimizers import DECAYS, RULES, make_optimizer
 from scorelab.options import (
   ConfigError,
   accepted_options,
-  check_bound,
   check_bounds,
   choose,
   make,
   options_of,
   refuse_unused,
 )
-from scorelab.predictions import CONDITIONINGS, PARAMETERIZATIONS, Parameterization
-from scorelab.samplers import SAMPLERS
-from scorelab.schedules import GRIDS, SCHEDULES, Grid, Schedule
+from scorelab.predictions import (
+  CONDITIONINGS,
+  PARAMETERIZATIONS,
+  Exact,
+  Parameterization,
+)
+from scorelab.rows import Row, make_row, parse_changes, parse_row
+from scorelab.schedules import GRIDS, SCHEDULES, Schedule
 from scorelab.targets import TARGETS
-from scorelab.typing import Array, Batch, Key, Loss, Params, Predict, Samples
+from scorelab.typing import Array, Batch, Key, Loss, Params
 
 
 class Stream(enum.IntEnum):
@@ -46,25 +49,6 @@ class Stream(enum.IntEnum):
   TRAIN_SET = 4
   EVALUATION = 5
   SCORE_ERROR = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One row of the evaluation: a sampler on a grid.
-
-  Attributes:
-    sampler: its name.
-    num_steps: N of the grid.
-    options: what was set for the sampler and its grid, by name: for the table.
-    grid: from noise to data.
-    run: `(key, predict, x) -> Samples`; not jitted.
-  """
-
-  sampler: str
-  num_steps: int
-  options: dict[str, Any]
-  grid: Grid
-  run: Callable[[Key, Predict, Array], Samples]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +89,7 @@ class Experiment:
   config: dict[str, Any]
   target: Any
   schedule: Schedule
-  parameterization: Parameterization
+  parameterization: Parameterization | Exact
   init_params: Callable[[Key], Params]
   loss: Loss
   optimizer: optax.GradientTransformation
@@ -172,6 +156,8 @@ def build(config: ConfigDict) -> Experiment:
     )
 
   def init_params(key: Key) -> Params:
+    if isinstance(parameterization, Exact):
+      return {}
     x = jnp.zeros((1, target.dim))
     return jax.jit(network.init)(key, x, jnp.zeros(1))["params"]
 
@@ -185,7 +171,7 @@ def build(config: ConfigDict) -> Experiment:
     optimizer=optimizer,
     data={},  # both below: they are drawn with the experiment's keys
     validation={},
-    evaluation=_make_evaluation(config, schedule),
+    evaluation=_make_evaluation(config, schedule, target),
   )
   num_train = config.target.num_train
   draw = jax.jit(target.sample, static_argnums=1)
@@ -210,11 +196,15 @@ def _make_network(section: ConfigDict) -> Any:
 
 def _make_parameterization(
   section: ConfigDict, apply: Callable[..., Any], target: Any
-) -> Parameterization:
+) -> Parameterization | Exact:
+  if section.name == "exact":
+    return Exact(target.predict)
   conditioning = choose(
     CONDITIONINGS, section.conditioning, "parameterization.conditioning", "conditioning"
   )
-  construct = choose(PARAMETERIZATIONS, section.name, "parameterization.name", "parameterization")
+  construct = choose(
+    PARAMETERIZATIONS | {"exact": Exact}, section.name, "parameterization.name", "parameterization"
+  )
   refuse_unused(
     section, "parameterization", section.name, (construct, conditioning), ("conditioning",)
   )
@@ -226,37 +216,41 @@ def _make_parameterization(
 
 
 def _make_loss(
-  config: ConfigDict, parameterization: Parameterization, schedule: Schedule, target: Any
+  config: ConfigDict, parameterization: Parameterization | Exact, schedule: Schedule, target: Any
 ) -> Loss:
   section = config.loss
   construct = choose(LOSSES, section.name, "loss.name", "loss")
-  levels = choose(LEVELS, section.levels, "loss.levels", "level distribution")
-  weighting = choose(WEIGHTINGS, section.weighting, "loss.weighting", "weighting")
-  uniforms = choose(UNIFORMS, section.uniforms, "loss.uniforms", "way to draw levels")
   if section.spacing is not None:
     choose(GRIDS, section.spacing, "loss.spacing", "grid")
-  named = f"{section.name}, {section.levels} and {section.weighting}"
-  refuse_unused(
-    section, "loss", named, (construct, levels, weighting), ("levels", "weighting", "uniforms")
-  )
+  parts: dict[str, Callable[..., Any]] = {}
+  for field, known, what in (
+    ("levels", LEVELS, "level distribution"),
+    ("uniforms", UNIFORMS, "way to draw levels"),
+    ("weighting", WEIGHTINGS, "weighting"),
+    ("score_weighting", SCORE_WEIGHTINGS, "score weighting"),
+  ):
+    if section[field] is not None:
+      parts[field] = choose(known, section[field], f"loss.{field}", what)
+  named = " and ".join([section.name, *(section[field] for field in parts)])
+  refuse_unused(section, "loss", named, (construct, *parts.values()))
   drawn = config.training.batch_size * (section.levels_per_point or 1)
   if section.uniforms == "antithetic" and drawn % 2:
     raise ConfigError(
       f"training.batch_size = {config.training.batch_size} must be even for antithetic levels"
     )
-  weighting_options = options_of(weighting, section)
-  if "data_std" in accepted_options(weighting):
-    weighting_options.setdefault("data_std", float(target.scale))
-  chosen = {"levels", "weighting", "uniforms"}
-  own = {k: v for k, v in options_of(construct, section).items() if k not in chosen}
-  return construct(
-    parameterization,
-    schedule,
-    levels=functools.partial(levels, **options_of(levels, section)),
-    weighting=functools.partial(weighting, **weighting_options),
-    uniforms=uniforms,
-    **own,
-  )
+
+  def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    options = options_of(function, section)
+    if "data_std" in accepted_options(function):
+      options.setdefault("data_std", float(target.scale))
+    return functools.partial(function, **options)
+
+  own = {k: v for k, v in options_of(construct, section).items() if k not in parts}
+  given = {field: with_options(function) for field, function in parts.items()}
+  try:
+    return construct(parameterization, schedule, **given, **own)
+  except ValueError as error:
+    raise ConfigError(f"loss: {error}") from error
 
 
 def _make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -272,13 +266,13 @@ def _make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   )
 
 
-def _make_evaluation(config: ConfigDict, schedule: Schedule) -> Evaluation:
+def _make_evaluation(config: ConfigDict, schedule: Schedule, target: Any) -> Evaluation:
   section = config.evaluation
   metrics: dict[str, Callable[..., float]] = {}
   for spec in section.metrics:
     name, *changes = spec.split(":")
     metric = choose(METRICS, name, "evaluation.metrics", "metric")
-    own = _parse_changes(changes, f"evaluation.metrics, {spec!r}")
+    own = parse_changes(changes, f"evaluation.metrics, {spec!r}")
     refuse_unused(own, f"evaluation.metrics, {spec!r}", name, (metric,))
     metrics[spec] = functools.partial(metric, **options_of(metric, section) | own)
   references = ("fresh", "train")
@@ -288,10 +282,11 @@ def _make_evaluation(config: ConfigDict, schedule: Schedule) -> Evaluation:
   if section.reference == "train" and not config.target.num_train:
     raise ConfigError("evaluation.reference = 'train' needs target.num_train > 0")
   main = {k: v for k, v in config.sampler.items() if v is not None}
-  rows = [_make_row(main, "sampler", schedule)]
+  exact = config.parameterization.name == "exact"
+  rows = [make_row(main, "sampler", schedule, target, exact)]
   for index, spec in enumerate(section.rows):
     path = f"evaluation.rows[{index}]"
-    rows.append(_make_row(_parse_row(spec, main, path), path, schedule))
+    rows.append(make_row(parse_row(spec, main, path), path, schedule, target, exact))
   return Evaluation(
     rows=tuple(rows),
     metrics=metrics,
@@ -301,64 +296,3 @@ def _make_evaluation(config: ConfigDict, schedule: Schedule) -> Evaluation:
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
   )
-
-
-def _parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
-  """'name:num_steps:field=value:...' as sampler settings, on the main sampler's grid.
-
-  The main sampler's own options are kept where the row names the same sampler.
-  """
-  parts = str(spec).split(":")
-  if len(parts) < 2 or not parts[1].isdigit():
-    raise ConfigError(
-      f"{path} = {spec!r} must read 'name:num_steps' or 'name:num_steps:field=value'"
-    )
-  name, num_steps, *changes = parts
-  choose(SAMPLERS, name, path, "sampler")
-  of_grid = accepted_options(*GRIDS.values()) | {"grid"}
-  kept = {k: v for k, v in main.items() if name == main["name"] or k in of_grid}
-  row = {**kept, "name": name, "num_steps": int(num_steps)}
-  return row | _parse_changes(changes, f"{path} = {spec!r}")
-
-
-def _parse_changes(changes: Sequence[str], path: str) -> dict[str, Any]:
-  """['field=value', ...] as options; a value is a Python literal, or else text."""
-  options: dict[str, Any] = {}
-  for change in changes:
-    field, sign, text = change.partition("=")
-    if not sign:
-      raise ConfigError(f"{path}: {change!r} must read field=value")
-    try:
-      options[field] = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-      options[field] = text
-  return options
-
-
-def _make_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -> Row:
-  name, num_steps = settings["name"], settings["num_steps"]
-  sampler = choose(SAMPLERS, name, f"{path}.name", "sampler")
-  make_grid = choose(GRIDS, settings["grid"], f"{path}.grid", "grid")
-  for field, value in settings.items():
-    check_bound(f"sampler.{field}", value, shown=f"{path}.{field}")
-  refuse_unused(
-    settings,
-    path,
-    f"{name} on the {settings['grid']} grid",
-    (sampler, make_grid),
-    ("num_steps", "grid"),
-  )
-  options = options_of(sampler, settings)
-  grid = jax.jit(
-    functools.partial(make_grid, schedule, num_steps, **options_of(make_grid, settings))
-  )()
-  ratios = grid.levels.sigma / grid.levels.alpha
-  if not (ratios[1:] < ratios[:-1]).all():
-    shown = ", ".join(f"{ratio:g}" for ratio in ratios[:3])
-    raise ConfigError(f"{path}: the grid's sigma / alpha must fall towards the data: {shown}, ...")
-  shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps")}
-
-  def run(key: Key, predict: Predict, x: Array) -> Samples:
-    return sampler(key, predict, x, grid, **options)
-
-  return Row(name, num_steps, shown, grid, run)

@@ -232,7 +232,7 @@ class EDM(Parameterization):
   data_std: float = 1.0
 
   def scale_input(self, x: Array, level: Level) -> Array:
-    return x / jnp.sqrt(level.sigma**2 + (level.alpha * self.data_std) ** 2)
+    return x / _marginal_std(level, self.data_std)
 
   def read(self, x: Array, level: Level, output: Array) -> Prediction:
     at, s = level.like(x), self.data_std
@@ -243,9 +243,51 @@ class EDM(Parameterization):
     return Prediction.of(x, level, "x0", x0=x0, noise=noise)
 
 
+@dataclasses.dataclass(frozen=True)
+class ScaledScore(Parameterization):
+  """The score of data scaled to unit std, for any process: defined at the data too, sigma = 0.
+
+      s(x) = F(x / c) / c      with c = sqrt(sigma^2 + alpha^2 data_std^2)
+
+  Attributes:
+    data_std: the std of the data over all coordinates, in the data's units.
+  """
+
+  kind: str = "score"
+  data_std: float = 1.0
+
+  def scale_input(self, x: Array, level: Level) -> Array:
+    return x / _marginal_std(level, self.data_std)
+
+  def read(self, x: Array, level: Level, output: Array) -> Prediction:
+    return Prediction.of(
+      x, level, "score", score=output / _marginal_std(level.like(x), self.data_std)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact:
+  """The truth in a network's place: whatever the parameters, `predict`."""
+
+  predict: Predict
+
+  def bind(
+    self, params: Params, label: Array | None = None, rngs: dict[str, Key] | None = None
+  ) -> Predict:
+    """The predict function; nothing is learned."""
+    del params, label, rngs
+    return self.predict
+
+
+def _marginal_std(level: Level, data_std: float) -> Array:
+  """The std of x_t over all coordinates, of the level's shape."""
+  return jnp.sqrt(level.sigma**2 + (level.alpha * data_std) ** 2)
+
+
 PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {
   **{kind: functools.partial(Parameterization, kind=kind) for kind in _TO_X0},
   "edm": EDM,
+  "scaled_score": ScaledScore,
 }
 
 
@@ -269,8 +311,14 @@ def time_index(level: Level, *, num_train_steps: int = 1000) -> Array:
   return jnp.round(require_time(level) * num_train_steps) - 1
 
 
+def unconditional(level: Level) -> Array:
+  """0: the network is told nothing of the level."""
+  return jnp.zeros_like(level.sigma)
+
+
 CONDITIONINGS: dict[str, Callable[..., Array]] = {
   "log_sigma": log_sigma,
+  "none": unconditional,
   "signal_level": signal_level,
   "time": time,
   "time_index": time_index,

@@ -199,6 +199,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
     if (found := checkpoints.restore(state)) is not None:
       state, step = found
       print(f"{workdir.path}: going on from step {step}", file=sys.stderr)
+    workdir.metrics.touch()
     truncate_jsonl(workdir.metrics, step)
 
     chunk, data = make_chunk(experiment), experiment.data
@@ -260,6 +261,8 @@ def restore_trained(experiment: Experiment, workdir: Workdir) -> TrainState:
   """
   with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
     found = checkpoints.restore(init_state(experiment))
+  if found is None and experiment.num_steps == 0:
+    return init_state(experiment)
   if found is None or found[1] < experiment.num_steps:
     reached = "no checkpoint" if found is None else f"step {found[1]} of {experiment.num_steps}"
     raise RefusedError(

@@ -17,7 +17,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
 from scorelab.checkpoints import CheckpointError
-from scorelab.experiment import ConfigError
+from scorelab.options import ConfigError
 from scorelab.run import RunError
 from scripts.drawing import nine_modes
 from scripts.drawing.source import open_source

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import ncsn_gmm
+from configs import ncsn_gmm, ula_gmm
 from scorelab import evaluation
 from scorelab.experiment import build
+from scorelab.options import ConfigError
 from scorelab.run import Preempted, StopFlag, open_workdir
 
 
@@ -73,6 +74,7 @@ def test_a_network_that_is_the_truth_has_learned_all(tmp_path):
     for numbers in row["metrics"].values():
       assert numbers["learning"] == numbers["learning_sem"] == 0
   np.testing.assert_array_equal(result["score_error"]["relative"], 0)
+  np.testing.assert_array_equal(result["score_error"]["relative_by_mode"], 0)
 
 
 def test_more_steps_and_more_noise_leave_the_floor(tmp_path):
@@ -147,6 +149,32 @@ def test_the_table_is_aligned_and_complete(tmp_path):
   result, _, _ = evaluate(config_of(), tmp_path)
   table = evaluation.format_table(result)
   blocks = [block.splitlines() for block in table.split("\n\n")]
-  assert len(blocks) == len(result["rows"][0]["metrics"]) + 1
+  assert len(blocks) == len(result["rows"][0]["metrics"]) + 2  # and the scores, by level and mode
   for block in blocks:
     assert len({len(line) for line in block}) == 1
+
+
+def test_langevin_rows_start_at_the_data_or_the_prior(tmp_path):
+  """Chains do not cross between modes: from the data exact, from one place all prior."""
+  config = ula_gmm.get_config("fast")
+  config.sampler.update(name="mala", num_steps=20, start_std=1.0)
+  config.evaluation.update(rows=("ula:20:step_size=0.001:start_std=1.0",), num_keys=4)
+  config.evaluation.metrics = ("mode_weight_tv", "within_mode_std")
+  result, _, _ = evaluate(config, tmp_path)
+  for row in result["rows"]:
+    assert row["nfe"] in (20, 21)  # MALA asks at the start too
+    weights, spread = row["metrics"]["mode_weight_tv"], row["metrics"]["within_mode_std"]
+    assert weights["prior"] > 0.7  # the middle mode has 9 % of the mass
+    assert weights["learning"] == 0
+    assert abs(spread["discretisation"]) < 4 * spread["discretisation_sem"] + 0.02
+
+
+def test_kernels_need_what_they_need():
+  config = ula_gmm.get_config("fast")
+  config.sampler.step_size = None
+  with pytest.raises(ConfigError, match=r"sampler.step_size must be set for ula"):
+    build(config)
+  config = ncsn_gmm.get_config("fast")
+  config.sampler.update(name="mala", step_size=0.1)
+  with pytest.raises(ConfigError, match=r"'mala' needs parameterization.name = 'exact'"):
+    build(config)

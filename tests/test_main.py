@@ -2,7 +2,9 @@
 
 import json
 import os
+import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +113,7 @@ def test_another_training_is_refused_in_the_same_folder(finished):
   assert sorted(path.name for path in workdir.iterdir()) == before
 
 
+EXPERIMENTS = sorted({f.stem for f in pathlib.Path("configs").glob("*.py")} - {"base"})
 LONG = [FAST, *SMALL, "--mode=train", "--config.training.num_steps=300"]
 
 
@@ -177,9 +180,15 @@ def test_five_kills_and_resumes_are_uninterrupted(straight, tmp_path):
   assert_same_run(workdir, run)
 
 
-def test_all_damaged_checkpoints_are_refused(finished, tmp_path):
-  import shutil
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_config_runs(name, tmp_path):
+  result = main(f"--config=configs/{name}.py:fast", f"--workdir={tmp_path}")
+  assert result.returncode == 0, result.stderr
+  assert (tmp_path / "DONE").exists()
 
+
+def test_all_damaged_checkpoints_are_refused(finished, tmp_path):
   source, _ = finished
   workdir = tmp_path / "run"
   shutil.copytree(source, workdir)

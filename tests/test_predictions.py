@@ -226,7 +226,7 @@ class TestBind:
 
 def test_conditionings():
   level = Level(jnp.asarray(0.25), jnp.asarray(0.5), jnp.asarray(2.0))
-  assert set(CONDITIONINGS) == {"log_sigma", "signal_level", "time", "time_index"}
+  assert {"log_sigma", "signal_level", "time", "time_index"} <= set(CONDITIONINGS)
   np.testing.assert_allclose(log_sigma(level), np.log(4) / 4, 1e-6)
   np.testing.assert_allclose(signal_level(level), 0.25)
   np.testing.assert_allclose(time(level), 0.25)

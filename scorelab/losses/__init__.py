@@ -3,11 +3,31 @@
 from collections.abc import Callable
 
 from scorelab.losses.denoising import ncsn
-from scorelab.losses.levels import LEVELS, UNIFORMS, WEIGHTINGS
+from scorelab.losses.implicit import hutchinson, hyvarinen, sliced, sliced_fd, sliced_vr
+from scorelab.losses.levels import LEVELS, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
+from scorelab.losses.probes import PROBES
 from scorelab.typing import Loss
 
 LOSSES: dict[str, Callable[..., Loss]] = {
+  "hutchinson": hutchinson,
+  "hyvarinen": hyvarinen,
   "ncsn": ncsn,
+  "sliced": sliced,
+  "sliced_fd": sliced_fd,
+  "sliced_vr": sliced_vr,
 }
 
-__all__ = ["LEVELS", "LOSSES", "UNIFORMS", "WEIGHTINGS", "ncsn"]
+__all__ = [
+  "LEVELS",
+  "LOSSES",
+  "PROBES",
+  "SCORE_WEIGHTINGS",
+  "UNIFORMS",
+  "WEIGHTINGS",
+  "hutchinson",
+  "hyvarinen",
+  "ncsn",
+  "sliced",
+  "sliced_fd",
+  "sliced_vr",
+]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from scorelab.losses.levels import independent
+from scorelab.losses.levels import independent, snr_weight
 from scorelab.predictions import Parameterization, noised, x0_slope
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Average, Batch, Context, Key, Loss, Metrics, Params
@@ -23,7 +23,7 @@ def ncsn(
   schedule: Schedule,
   *,
   levels: Callable[[Schedule, Array], Level],
-  weighting: Callable[[Level], Array],
+  weighting: Callable[[Level], Array] = snr_weight,
   uniforms: Callable[[Key, int], Array] = independent,
   levels_per_point: int = 1,
   num_bands: int = 8,
@@ -37,7 +37,7 @@ def ncsn(
     parameterization: reads the network.
     schedule: the forward process.
     levels: quantile function of the level distribution, `(schedule, u [n]) -> Level [n]`.
-    weighting: w >= 0 on |x0 error|^2, elementwise.
+    weighting: w >= 0 on |x0 error|^2, elementwise; NCSN's own by default.
     uniforms: draws the u, `(key, n) -> [n]`.
     levels_per_point: levels drawn for each point of the batch, >= 1.
     num_bands: equal bands of log-SNR over the schedule, for the metric `band_loss`, noisiest last.

@@ -2,7 +2,7 @@
 
 A level distribution is its quantile function: `(schedule, u) -> Level` with u uniform on [0, 1], so
 that stratified and antithetic draws of u serve every distribution. A weighting `level -> w`
-multiplies |x0 error|^2.
+multiplies |x0 error|^2, a score weighting |score error|^2: at the data only that has a meaning.
 """
 
 from __future__ import annotations
@@ -63,6 +63,20 @@ def grid_levels(
   return jax.tree.map(lambda a: a[index], grid.levels)
 
 
+def data_level(schedule: Schedule, u: Array) -> Level:
+  """The data themselves, t = 0, alpha = 1, sigma = 0: no noise is added. u [n] -> Level [n]."""
+  del schedule
+  return Level(jnp.zeros_like(u), jnp.ones_like(u), jnp.zeros_like(u))
+
+
+def fixed_level(schedule: Schedule, u: Array, *, sigma: float = 1.0) -> Level:
+  """The one level whose sigma / alpha, > 0, is `sigma`, in units of the data. u [n] -> Level [n].
+
+  A little noise smooths the data; the schedule's own ends do not bind.
+  """
+  return schedule.at_log_snr(jnp.full_like(u, -jnp.log(sigma)))
+
+
 def _log_ratio_ends(
   schedule: Schedule, sigma_min: float | None, sigma_max: float | None
 ) -> tuple[Array, Array]:
@@ -76,6 +90,8 @@ def _log_ratio_ends(
 
 
 LEVELS: dict[str, Callable[..., Level]] = {
+  "data": data_level,
+  "fixed": fixed_level,
   "grid": grid_levels,
   "log_normal": log_normal,
   "log_uniform": log_uniform,
@@ -113,7 +129,7 @@ UNIFORMS: dict[str, Callable[[Key, int], Array]] = {
 
 
 def uniform_weight(level: Level) -> Array:
-  """1: the mean squared error of x0."""
+  """1: the mean squared error of x0, or of the score for a score weighting."""
   return jnp.ones_like(level.sigma)
 
 
@@ -140,5 +156,16 @@ WEIGHTINGS: dict[str, Callable[..., Array]] = {
   "min_snr": min_snr_weight,
   "sigma_squared": snr_weight,  # NCSN's name: sigma^2 on the error of the score
   "snr": snr_weight,
+  "uniform": uniform_weight,
+}
+
+
+def sigma_squared_weight(level: Level) -> Array:
+  """sigma^2: the squared error of the noise (Song and Ermon 2019, section 4.2)."""
+  return level.sigma**2
+
+
+SCORE_WEIGHTINGS: dict[str, Callable[..., Array]] = {
+  "sigma_squared": sigma_squared_weight,
   "uniform": uniform_weight,
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from scorelab.metrics.kernels import energy_distance, mean_pairwise_distance
 from scorelab.metrics.modes import mode_weight_tv, mode_weights, off_mode_share, within_mode_std
 from scorelab.metrics.reference import Reference
-from scorelab.metrics.score_error import score_error
+from scorelab.metrics.score_error import mode_score_error, score_error
 from scorelab.metrics.wasserstein import max_sliced_wasserstein, sliced_wasserstein, wasserstein
 
 METRICS: dict[str, Callable[..., float]] = {
@@ -30,6 +30,7 @@ __all__ = [
   "energy_distance",
   "max_sliced_wasserstein",
   "mean_pairwise_distance",
+  "mode_score_error",
   "mode_weight_tv",
   "mode_weights",
   "off_mode_share",

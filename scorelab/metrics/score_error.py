@@ -58,3 +58,39 @@ def score_error(
     return level.sigma**2 * error / num_samples, error / jnp.sum(truth**2)
 
   return jax.lax.map(at_level, (jax.random.split(key, levels.sigma.shape[0]), levels))
+
+
+class ExactMixture(ExactTarget, Protocol):
+  """An exact target of k modes that says which mode a draw came from."""
+
+  weights: Array  # [k]
+
+  def sample_with_components(self, key: Key, n: int, /) -> tuple[Array, Array]: ...
+
+
+def mode_score_error(
+  key: Key, target: ExactMixture, predict: Predict, level: Level, num_samples: int
+) -> Array:
+  """The relative score error over each mode's own part of q_t: E |s - s*|^2 / E |s*|^2.
+
+  Where modes are far apart it tells a score that is wrong at one of them.
+
+  Args:
+    key: consumed.
+    target: the truth.
+    predict: what is measured.
+    level: of shape [].
+    num_samples: exact draws from the whole mixture, shared by the modes as their weights are.
+
+  Returns:
+    [k]; nan for a mode without a draw.
+  """
+  data_key, noise_key = jax.random.split(key)
+  x0, component = target.sample_with_components(data_key, num_samples)
+  x, _ = predictions.noised(noise_key, x0, level)
+  truth = target.predict(x, level).score
+  errors = jnp.sum((predict(x, level).score - truth) ** 2, axis=-1)
+  squares = jnp.sum(truth**2, axis=-1)
+  num_modes = target.weights.shape[0]
+  total, whole = (jax.ops.segment_sum(a, component, num_modes) for a in (errors, squares))
+  return total / whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -93,8 +94,10 @@ def _palette(frames: Sequence[np.ndarray], colours: int) -> Image.Image:
   chosen = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, min(len(frames), 4))]
   strip = Image.fromarray(np.concatenate(chosen))
   found = strip.quantize(colours - 1, Image.Quantize.MAXCOVERAGE).getpalette() or []
+  values = np.reshape(found, (-1, 3))[: colours - 1]
+  values = values[values.min(axis=1) < 245]  # else some of the white becomes a grey near it
   palette = Image.new("P", (1, 1))
-  palette.putpalette([255, 255, 255, *found[: 3 * (colours - 1)]])
+  palette.putpalette([255, 255, 255, *values.ravel().tolist()])
   return palette
 
 
@@ -110,7 +113,10 @@ def _save_mp4(
     macro_block_size=2,
     output_params=["-crf", "26", "-metadata", f"comment={command}"],
   )
-  writer.send(None)
+  with warnings.catch_warnings():
+    # JAX warns of the fork that starts ffmpeg; what is forked runs nothing of JAX's.
+    warnings.simplefilter("ignore", RuntimeWarning)
+    writer.send(None)
   for frame in [*frames, *[frames[-1]] * round(fps * hold)]:
     writer.send(np.ascontiguousarray(frame))
   writer.close()
@@ -146,7 +152,7 @@ def moving_clouds(
   Returns:
     The figure, and the function that makes it show a frame: for `render`.
   """
-  figure = style.new_figure(3.5 * len(paths), 4.6)
+  figure = style.new_figure(3.5 * len(paths), 4.2)
   figure.set_dpi(100)
   axes = figure.subplots(1, len(paths), squeeze=False)[0]
   panels = []

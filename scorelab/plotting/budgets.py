@@ -137,15 +137,17 @@ def bands(panels: Sequence[Sequence[Bands]], text: str, published: str = "publis
 
 
 def _draw_bands(ax: Axes, panel: Bands) -> None:
-  below = np.zeros(len(panel.nfe))
+  # Straight between the points as the log axis shows them, so that areas end on their lines.
+  log_nfe = np.log(panel.nfe)
+  dense = np.linspace(log_nfe[0], log_nfe[-1], 400)
+  below = np.zeros(len(dense))
   for part in PARTS:
-    width = _column(panel.budgets, part)
+    width = np.interp(dense, log_nfe, _column(panel.budgets, part))
     line, colour = below + width, style.PART_COLOURS[part]
     for negative in (False, True):
       where = (width < 0 if negative else width >= 0).tolist()
-      look = _fill(part, negative)
-      ax.fill_between(panel.nfe, below, line, where=where, interpolate=True, **look)
-    ax.plot(panel.nfe, line, color=colour if part != "floor" else style.GREY, lw=0.8)
+      ax.fill_between(np.exp(dense), below, line, where=where, **_fill(part, negative))
+    ax.plot(np.exp(dense), line, color=colour if part != "floor" else style.GREY, lw=0.8)
     below = line
     if part in panel.published:
       ax.plot(

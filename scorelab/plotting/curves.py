@@ -64,7 +64,7 @@ def loss(
   if with_bands:
     colours = style.NOISE_CMAP(np.linspace(0, 1, bands.shape[1]))
     for i, (band, colour) in enumerate(zip(bands.T, colours, strict=True)):
-      label = f"{edges[i]:.2g} to {edges[i + 1]:.2g}"
+      label = f"{edges[i]:.3g} to {edges[i + 1]:.3g}"
       axes[1].plot(step, band, color=colour, lw=1, label=label)
     axes[1].set(xlabel="training step", ylabel="loss by level")
     axes[1].legend(title="sigma", loc="center left", bbox_to_anchor=(1, 0.5))
@@ -78,14 +78,17 @@ def loss(
   return figure
 
 
-def _log_where_positive(ax: Axes, values: np.ndarray) -> None:
-  """A log axis where values of one sign span more than a factor of 5."""
+def _log_where_positive(ax: Axes, values: np.ndarray, factor: float = 5) -> bool:
+  """Makes the y axis logarithmic where values of no sign but + span more than a factor."""
   finite = values[np.isfinite(values)]
-  if finite.size and finite.min() > 0 and finite.max() > 5 * finite.min():
+  spans = finite.size > 0 and finite.min() > 0 and finite.max() > factor * finite.min()
+  if spans:
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    subs = (1, 2, 5) if finite.max() < 100 * finite.min() else (1,)
+    ax.yaxis.set_major_locator(LogLocator(subs=subs))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.yaxis.set_minor_locator(NullLocator())
+  return spans
 
 
 @style.context()
@@ -93,17 +96,24 @@ def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
   """The score error against the level: absolute and relative, both axes logarithmic.
 
   Args:
-    errors: sigma, absolute and relative, each [levels]: evaluation.json's score_error.
+    errors: sigma, absolute and relative, each [levels]: evaluation.json's score_error. Where the
+      data's own level, 0, is among them, the levels are only put in a row.
     text: the caption.
   """
   figure = style.new_figure(5, 3.3)
   ax = figure.subplots()
+  in_a_row = 0 in errors["sigma"]
+  places = range(len(errors["sigma"])) if in_a_row else errors["sigma"]
+  scale = "linear" if in_a_row else "log"
   for name, label, marker, colour in (
     ("relative", "relative: E|s - s*|^2 / E|s*|^2", "o", style.BLUE),
     ("absolute", "absolute: sigma^2 E|s - s*|^2", "s", style.ORANGE),
   ):
-    ax.plot(errors["sigma"], errors[name], marker=marker, color=colour, label=label)
-  ax.set(xscale="log", yscale="log", xlabel="level sigma / alpha", ylabel="squared score error")
+    values = [error or np.nan for error in errors[name]]  # the data's own level has no absolute one
+    ax.plot(places, values, marker=marker, color=colour, label=label)
+  ax.set(xscale=scale, yscale="log", xlabel="level sigma / alpha", ylabel="squared score error")
+  if in_a_row:
+    ax.set_xticks(places, [f"{sigma:g}" for sigma in errors["sigma"]])
   ax.grid(color="#E8E8E8")
   ax.legend()
   style.caption(figure, text)
@@ -145,7 +155,9 @@ def quality(panels: Sequence[Panel], text: str, published: str = "published") ->
       open_marker = {"marker": "o", "mfc": "none", "color": style.GREY, "ls": "none", "ms": 7}
       ax.plot([], [], **open_marker, label=published)
     style.nfe_axis(ax, [int(n) for curve in panel.curves for n in curve.nfe])
-    ax.set_ylim(bottom=0)
+    values = np.concatenate([[panel.floor], *[curve.value for curve in panel.curves]])
+    if not _log_where_positive(ax, values, factor=20):
+      ax.set_ylim(bottom=0)
     ax.set_ylabel(style.metric_label(panel.metric))
     if single:
       ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))

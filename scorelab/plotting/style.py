@@ -31,6 +31,9 @@ SAMPLER_COLOURS = {
   "heun": GREEN,
   "euler": SKY,
   "annealed_langevin": PURPLE,
+  "ula": ORANGE,
+  "mala": "#882255",
+  "underdamped_langevin": "#999933",
 }
 # The error budget, in the order in which its parts add up to the value.
 PART_COLOURS = {"floor": "#BDBDBD", "discretisation": SKY, "prior": ORANGE, "learning": VERMILLION}

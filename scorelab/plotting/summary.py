@@ -66,7 +66,9 @@ def loss_figure(
   """The training and validation loss of a run, with values to mark by label."""
   history = read_jsonl(workdir.metrics)
   bands = next((len(h["band_loss"]) for h in history if "band_loss" in h), 0)
-  edges = np.geomspace(*_ratio_ends(experiment), bands + 1) if bands else None
+  ends = (experiment.schedule.t_min, 1.0)
+  cleanest, noisiest = (float(experiment.schedule.log_snr(jnp.asarray(t))) for t in ends)
+  edges = np.exp(-np.linspace(cleanest, noisiest, bands + 1)) if bands else None
   training = experiment.config["training"]
   text = (
     f"each point: mean over {training['log_every']} steps of {training['batch_size']} points; "
@@ -134,20 +136,14 @@ def off_mode(target: Any, points: np.ndarray) -> np.ndarray | None:
   return mode_distances(points, target).min(axis=1) > OFF_MODE_STD
 
 
-def _ratio_ends(experiment: Experiment) -> tuple[float, float]:
-  """The schedule's smallest and largest sigma / alpha."""
-  schedule = experiment.schedule
-  low, high = (float(schedule.log_snr(jnp.asarray(t))) for t in (schedule.t_min, 1.0))
-  return float(np.exp(-low)), float(np.exp(-high))
-
-
 def middle_field(
   experiment: Experiment, params: Params, points: np.ndarray, num: int = 22
 ) -> ScoreField:
-  """Both scores at a quarter of the data's std, or the nearest level there is, around points."""
-  schedule, target = experiment.schedule, experiment.target
-  ratio = float(np.clip(float(target.scale) / 4, *_ratio_ends(experiment)))
-  level = schedule.at_log_snr(-np.log(ratio))
+  """Both scores around points, at the measured level nearest to a quarter of the data's std."""
+  target = experiment.target
+  measured = experiment.evaluation.score_levels
+  ratio = min(measured, key=lambda r: abs(np.log((r + 1e-3) / (float(target.scale) / 4))))
+  level = experiment.schedule.at_ratio(ratio)
   low, high = fields.box(points)
   x = fields.lattice(low, high, num if points.shape[1] == 2 else 200)
 

@@ -71,3 +71,30 @@ def ddim(key: Key, predict: Predict, x: Array, grid: Grid, *, eta: Array | float
 
   x, path = jax.lax.scan(step, x, (*grid.pairs, jax.random.split(key, grid.num_steps)))
   return Samples(x, path, nfe=grid.num_steps)
+
+
+def ddim_inference(key: Key, x0: Array, grid: Grid, *, eta: Array | float = 0.0) -> Array:
+  """A path of DDIM's inference process, which knows where it ends (eqs. 6 and 7).
+
+  Draws x_N from q(x_N | x0), then steps from it by `ddim_step` with the true x0. For every eta
+  each state's law is q(x_i | x0) = N(alpha_i x0, sigma_i^2 I) (lemma 1); eta says how much of the
+  noise two states in succession share.
+
+  Args:
+    key: consumed.
+    x0: clean points of any shape.
+    grid: from noise to data, or to a last noisy level.
+    eta: as `ddim`.
+
+  Returns:
+    The states at all N + 1 levels, [N + 1, *x0.shape]; the last is x0 where the grid ends at the
+    data.
+  """
+  of_start, of_steps = jax.random.split(key)
+  z = jax.random.normal(of_start, x0.shape, x0.dtype)
+  x = grid[0].alpha * x0 + grid[0].sigma * z
+
+  def predict(x: Array, level: Level) -> Prediction:
+    return Prediction.of(x, level, "x0", x0=x0)
+
+  return jnp.concatenate([x[None], ddim(of_steps, predict, x, grid, eta=eta).path])

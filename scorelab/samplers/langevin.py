@@ -1,20 +1,9 @@
-"""Langevin dynamics: kernels that leave one law (almost) alone, and annealing through many.
+"""Langevin kernels: chains that step along dx = score(x) dt + sqrt(2) dW, whose law is p for ever.
 
-    overdamped     dx = score(x) dt + sqrt(2) dW
-    underdamped    dx = v dt,    dv = score(x) dt - friction v dt + sqrt(2 friction) dW
+They take a plain `score(x)`. Leading axes of x are chains, which run in parallel.
 
-Both have exp(log p) as their stationary law, with v ~ N(0, I) apart. The kernels take a plain
-`score(x)`, and leading axes of x are chains that run in parallel.
-
-References:
-  Roberts and Tweedie, "Exponential Convergence of Langevin Distributions and Their Discrete
-    Approximations", Bernoulli 2(4), 1996, section 1.4: ULA and MALA. Their h is twice ours.
-  Leimkuhler and Matthews, "Rational Construction of Stochastic Numerical Methods for Molecular
-    Sampling", Applied Mathematics Research eXpress, 2013 (arXiv 1203.5428): BAOAB.
-  Song and Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution", NeurIPS
-    2019 (arXiv 1907.05600), algorithm 1: annealing. Their alpha_i is twice our h.
-  Song and Ermon, "Improved Techniques for Training Score-Based Generative Models", NeurIPS 2020
-    (arXiv 2006.09011), technique 4: its step size. Their alpha_i is our h.
+Roberts and Tweedie, "Exponential Convergence of Langevin Distributions and Their Discrete
+Approximations", Bernoulli 2(4), 1996, section 1.4. Their h is twice ours.
 """
 
 from __future__ import annotations
@@ -25,22 +14,21 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from scorelab.schedules import Grid, Level
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Key
 
-Field: TypeAlias = Callable[[Array], Array]
-"""`score(x)`, of x's shape, or `log_prob(x)`, of the shape of x's chain axes."""
+Function: TypeAlias = Callable[[Array], Array]
+"""`score`: [*chains, *event] -> the same; or `log_prob`: [*chains, *event] -> [*chains]."""
 
 
 class Chain(NamedTuple):
-  """What a Langevin kernel returns; x [*chains, *event] is its start.
+  """What a kernel returns for a start of shape [*chains, *event].
 
   Attributes:
     x: the last state.
     path: the states kept, [kept, *x.shape]: each `thin`-th after `burn_in`. The last one is x.
-    acceptance: mean acceptance probability after burn-in, [*chains]; 1 of shape [] where every
+    acceptance: mean acceptance probability after burn-in: [*chains], or 1 of shape [] where every
       step is accepted.
-    nfe: calls of `score`, exactly. MALA calls `log_prob` as often.
+    nfe: calls of `score`, exactly; MALA calls `log_prob` as often.
   """
 
   x: Array
@@ -49,20 +37,16 @@ class Chain(NamedTuple):
   nfe: int
 
 
+Kernel: TypeAlias = Callable[..., Chain]
+"""`(key, score, x, *, step_size, num_steps, ...) -> Chain`; MALA takes log_prob before x."""
+
+
 class MalaState(NamedTuple):
-  """x [*chains, *event], its score, and its log-density [*chains]."""
+  """x, its score of x's shape, and its log-density [*chains]."""
 
   x: Array
   score: Array
   log_prob: Array
-
-
-class KineticState(NamedTuple):
-  """x, its velocity and its score, of one shape."""
-
-  x: Array
-  velocity: Array
-  score: Array
 
 
 def ula_step(x: Array, score: Array, step_size: Array | float, z: Array) -> Array:
@@ -82,98 +66,70 @@ def ula_step(x: Array, score: Array, step_size: Array | float, z: Array) -> Arra
 
 def mala_step(
   state: MalaState,
-  score: Field,
-  log_prob: Field,
+  score: Function,
+  log_prob: Function,
   step_size: Array | float,
   z: Array,
   uniform: Array,
 ) -> tuple[MalaState, Array]:
-  """One Metropolis-adjusted Langevin step: ULA's, taken with probability min(1, ratio).
+  """One Metropolis-adjusted step: ULA's x', taken with probability min(1, ratio).
 
-      ratio = p(x') q(x | x') / (p(x) q(x' | x)),    q(x' | x) = N(x + h s(x), 2 h I)
+      ratio = p(x') q(x | x') / (p(x) q(x' | x)),    q(x' | x) = N(x + h s, 2 h I)
 
-  With x' = x + h s + sqrt(2 h) z, the log of the q's is -sqrt(h / 2) (s + s') z - h |s + s'|^2 / 4:
-  the |z|^2, which would drown the rest in float32, cancel by hand.
+  Of the two q's the |z|^2 / 2 cancel, here by hand since in many dimensions they are large:
+
+      log q(x | x') / q(x' | x) = -sqrt(h / 2) (s + s') z - h |s + s'|^2 / 4
 
   Args:
     state: where the chains are.
-    score, log_prob: the functions; a score that is not log_prob's gradient is slower, not wrong.
+    score, log_prob: the functions. Any score leaves log_prob's law as it is, the best its gradient.
     step_size: h > 0, in squared units of x.
     z: standard normal of x's shape.
     uniform: uniform on [0, 1), [*chains].
 
   Returns:
-    Where the chains are now, and the acceptance probability [*chains]. What has no density, a
-    NaN or -inf, is never moved to.
+    Where the chains are now and the acceptance probability [*chains]: 0 for an x' that has no
+    density, or NaN.
   """
   x = ula_step(state.x, state.score, step_size, z)
   new = MalaState(x, score(x), log_prob(x))
   both = state.score + new.score
-  drifted = jnp.sqrt(step_size / 2) * both * z + step_size / 4 * both**2
-  event_axes = tuple(range(uniform.ndim, x.ndim))
-  log_ratio = new.log_prob - state.log_prob - jnp.sum(drifted, event_axes)
-  log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
-  acceptance = jnp.exp(jnp.minimum(log_ratio, 0))
+  back = jnp.sqrt(step_size / 2) * both * z + step_size / 4 * both**2
+  log_ratio = new.log_prob - state.log_prob - back.sum(tuple(range(uniform.ndim, x.ndim)))
+  acceptance = jnp.exp(jnp.minimum(jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio), 0))
   accepted = uniform < acceptance
 
-  def choose(new: Array, old: Array) -> Array:
-    return jnp.where(accepted.reshape(accepted.shape + (1,) * (new.ndim - accepted.ndim)), new, old)
+  def choose(a: Array, b: Array) -> Array:
+    return jnp.where(accepted.reshape(accepted.shape + (1,) * (a.ndim - accepted.ndim)), a, b)
 
   return jax.tree.map(choose, new, state), acceptance
 
 
-def baoab_step(
-  state: KineticState,
-  score: Field,
-  step_size: Array | float,
-  friction: Array | float,
-  z: Array,
-) -> KineticState:
-  """One step of underdamped Langevin dynamics with unit mass, split as BAOAB.
-
-      B  v += dt/2 score(x)      A  x += dt/2 v      O  v = c v + sqrt(1 - c^2) z
-      A  x += dt/2 v             B  v += dt/2 score(x)            c = exp(-friction dt)
-
-  Exact in x for a Gaussian of variance > dt^2 / 4 and any friction; v's variance is too small.
-
-  Args:
-    state: position, velocity and score.
-    score: the function; called once.
-    step_size: the time step dt > 0, in units of x: as far as sqrt(2 h) of ULA's h.
-    friction: > 0, per unit time; infinite, it draws v anew at each step.
-    z: standard normal of x's shape.
-
-  Returns:
-    The next position, velocity and score.
-  """
-  half = step_size / 2
-  velocity = state.velocity + half * state.score
-  x = state.x + half * velocity
-  kept, renewed = jnp.exp(-friction * step_size), jnp.sqrt(-jnp.expm1(-2 * friction * step_size))
-  velocity = kept * velocity + renewed * z
-  x = x + half * velocity
-  new_score = score(x)
-  return KineticState(x, velocity + half * new_score, new_score)
-
-
-def _run(
+def run_chains(
   step: Callable[[Any, Key], tuple[Any, Array]],
   state: Any,
   key: Key,
-  num_chain_axes: int,
+  chains: tuple[int, ...],
   *,
   num_steps: int,
   burn_in: int,
   thin: int,
 ) -> tuple[Array, Array, Array]:
-  """Scans a step from a state whose first entry is x: Chain's x, path and acceptance.
+  """What every kernel does: Chain's x, path and acceptance, by scanning a step.
 
-  Only the states kept are stored; the same key draws the same long path for every burn_in and thin.
+  Only what is kept is stored, and it is what a run without burn-in or thinning passes through.
+
+  Args:
+    step: (state, key) -> (state, acceptance [*chains]).
+    state: where the chains start: a tuple, x first.
+    key: consumed.
+    chains: the acceptance's shape.
+    num_steps, burn_in, thin: as `ula`.
   """
   if thin < 1 or not 0 <= burn_in < num_steps or (num_steps - burn_in) % thin:
     raise ValueError(
-      f"num_steps = {num_steps}, burn_in = {burn_in}, thin = {thin} must satisfy"
-      " 0 <= burn_in < num_steps and thin must divide num_steps - burn_in"
+      f"num_steps = {num_steps}, burn_in = {burn_in} and thin = {thin} must satisfy"
+      " 0 <= burn_in < num_steps, and thin must divide num_steps - burn_in"
     )
   Carry = tuple[Any, Array]
 
@@ -185,8 +141,83 @@ def _run(
     carry, _ = jax.lax.scan(move, carry, keys)
     return carry, carry[0][0]
 
-  keys = jax.random.split(key, num_steps)
-  none_yet = jnp.zeros(state[0].shape[:num_chain_axes], state[0].dtype)
-  (state, _), _ = jax.lax.scan(move, (state, none_yet), keys[:burn_in])
-  (state, total), path = jax.lax.scan(keep, (state, none_yet), keys[burn_in:].reshape(-1, thin))
+  keys, none = jax.random.split(key, num_steps), jnp.zeros(chains, state[0].dtype)
+  if burn_in:  # else not compiled
+    (state, _), _ = jax.lax.scan(move, (state, none), keys[:burn_in])
+  (state, total), path = jax.lax.scan(keep, (state, none), keys[burn_in:].reshape(-1, thin))
   return state[0], path, total / (num_steps - burn_in)
+
+
+def ula(
+  key: Key,
+  score: Function,
+  x: Array,
+  *,
+  step_size: Array | float,
+  num_steps: int,
+  burn_in: int = 0,
+  thin: int = 1,
+) -> Chain:
+  """Chains by `ula_step`. On N(m, v I) their variance tends to v / (1 - h / (2 v)): too large.
+
+  Args:
+    key: consumed.
+    score: the gradient of the log-density.
+    x: the start, [*chains, *event].
+    step_size: h > 0, in squared units of x; unstable from 2 v on.
+    num_steps: all steps, those of the burn-in with them. Static.
+    burn_in: steps before the first that may be kept, < num_steps. Static.
+    thin: every how manieth step after them is kept; divides their number. Static.
+
+  Returns:
+    A Chain; nfe = num_steps.
+
+  Raises:
+    ValueError: for other num_steps, burn_in or thin than these.
+  """
+
+  def step(state: tuple[Array], key: Key) -> tuple[tuple[Array], Array]:
+    z = jax.random.normal(key, x.shape, x.dtype)
+    return (ula_step(state[0], score(state[0]), step_size, z),), jnp.ones((), x.dtype)
+
+  run = run_chains(step, (x,), key, (), num_steps=num_steps, burn_in=burn_in, thin=thin)
+  return Chain(*run, nfe=num_steps)
+
+
+def mala(
+  key: Key,
+  score: Function,
+  log_prob: Function,
+  x: Array,
+  *,
+  step_size: Array | float,
+  num_steps: int,
+  burn_in: int = 0,
+  thin: int = 1,
+) -> Chain:
+  """Chains by `mala_step`: exact for any step size. Arguments as `ula`, and a log-density.
+
+  Args:
+    key, score, x, step_size, num_steps, burn_in, thin: as `ula`.
+    log_prob: the log-density up to a constant, [*chains, *event] -> [*chains]: from its shape
+      follows which axes are chains.
+
+  Returns:
+    A Chain; nfe = num_steps + 1.
+
+  Raises:
+    ValueError: as `ula`, and for a log_prob that is not of the shape of x's leading axes.
+  """
+  start = MalaState(x, score(x), log_prob(x))
+  chains = start.log_prob.shape
+  if x.shape[: len(chains)] != chains:
+    raise ValueError(f"log_prob has shape {chains}, not that of leading axes of x {x.shape}")
+
+  def step(state: MalaState, key: Key) -> tuple[MalaState, Array]:
+    of_noise, of_choice = jax.random.split(key)
+    z = jax.random.normal(of_noise, x.shape, x.dtype)
+    uniform = jax.random.uniform(of_choice, chains, x.dtype)
+    return mala_step(state, score, log_prob, step_size, z, uniform)
+
+  run = run_chains(step, start, key, chains, num_steps=num_steps, burn_in=burn_in, thin=thin)
+  return Chain(*run, nfe=num_steps + 1)

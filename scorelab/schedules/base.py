@@ -113,6 +113,14 @@ class Schedule:
     log_snr = jnp.asarray(log_snr, float)
     return Level(self.time(log_snr), *PROCESSES[self.process](log_snr))
 
+  def at_ratio(self, ratio: Array | float) -> Level:
+    """The level at which sigma / alpha is `ratio` >= 0, of its shape; 0 is the data."""
+    ratio = jnp.asarray(ratio, float)
+    noisy = ratio > 0
+    level = self.at_log_snr(-jnp.log(jnp.where(noisy, ratio, 1)))
+    t = None if level.t is None else jnp.where(noisy, level.t, 0)
+    return Level(t, jnp.where(noisy, level.alpha, 1), jnp.where(noisy, level.sigma, 0))
+
   def rates(self, t: Array) -> tuple[Array, Array]:
     """d alpha / dt and d sigma / dt, elementwise."""
     one = jnp.ones_like(t)

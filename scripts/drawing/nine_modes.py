@@ -38,8 +38,9 @@ def score_error(source: Source) -> None:
   result = json.loads(source.workdir.evaluation.read_text())
   figure = summary.score_error_figure(source.experiment, result)
   save(figure, source.out / "score_error.png", source.command)
-  columns = result["score_error"]
-  rows = [dict(zip(columns, r, strict=True)) for r in zip(*columns.values(), strict=True)]
+  names = ("sigma", "absolute", "relative")
+  columns = zip(*(result["score_error"][name] for name in names), strict=True)
+  rows = [dict(zip(names, values, strict=True)) for values in columns]
   write_csv(source.out / "score_error.csv", rows, source.command)
 
 
@@ -110,11 +111,11 @@ def ddim(source: Source, num_steps: int = 100, num_points: int = 1500) -> None:
   bind = source.experiment.parameterization.bind
   paths, sigmas = [], np.zeros(0)
   for eta in etas:
-    row = source.row(f"ddim:{num_steps}:eta={eta}")
-    start = row.grid.prior(keys[0], (num_points, source.experiment.target.dim))
+    row, grid = source.sampler(f"ddim:{num_steps}:eta={eta}")
+    start = row.prior(keys[0], (num_points, source.experiment.target.dim))
     sample = jax.jit(lambda p, k, x, row=row: row.run(k, bind(p), x).path)
     paths.append(np.concatenate([start[None], sample(source.params, keys[1], start)])[::2])
-    sigmas = np.asarray(row.grid.levels.sigma)[::2]
+    sigmas = np.asarray(grid.levels.sigma)[::2]
   figure, draw = animations.moving_clouds(
     paths,
     sigmas,
@@ -132,13 +133,13 @@ def ddim(source: Source, num_steps: int = 100, num_points: int = 1500) -> None:
 def langevin(source: Source, num_levels: int = 100, num_chains: int = 20) -> None:
   """Annealed Langevin dynamics over the score that changes by level (animated)."""
   experiment, reach = source.experiment, 26.0
-  row = source.row(  # the published levels, whatever the run's own are
+  row, grid = source.sampler(  # the published levels, whatever the run's own are
     f"annealed_langevin:{num_levels}:grid=karras:sigma_max=10.0:sigma_min=0.02:rho=5.0"
     ":steps_per_level=5:step_size=1e-4"
   )
   start_key, key = jax.random.split(source.key(2))
-  start = row.grid.prior(start_key, (num_chains, experiment.target.dim))
-  levels = jax.tree.map(lambda a: a[:-1:2], row.grid.levels)
+  start = row.prior(start_key, (num_chains, experiment.target.dim))
+  levels = jax.tree.map(lambda a: a[:-1:2], grid.levels)
   lattice = fields.lattice(np.full(2, -reach), np.full(2, reach), 24).astype(np.float32)
 
   @jax.jit
@@ -167,10 +168,10 @@ def langevin(source: Source, num_levels: int = 100, num_chains: int = 20) -> Non
 
 
 def _reaches(source: Source, sigmas: np.ndarray) -> np.ndarray:
-  """Half the axes' width at each level: the data, or three std of the noised data."""
+  """Half the axes' width at each level: all modes and three std of the noise."""
   low, high = source.experiment.target.bounds
-  data = float(jnp.maximum(jnp.abs(low), jnp.abs(high)).max()) + 1
-  return np.maximum(data, 3 * np.hypot(sigmas, float(source.experiment.target.scale)))
+  data = float(jnp.maximum(jnp.abs(low), jnp.abs(high)).max())
+  return np.hypot(1.1 * data, 3 * sigmas)
 
 
 def _animate(

@@ -9,7 +9,9 @@ import jax
 from ml_collections import ConfigDict
 
 from scorelab import run, training
-from scorelab.experiment import Experiment, Row, build
+from scorelab.experiment import Experiment, build
+from scorelab.rows import Row
+from scorelab.schedules import Grid
 from scorelab.typing import Params
 
 
@@ -58,9 +60,11 @@ class Source:
     protocol = dataclasses.replace(protocol, rows=protocol.rows[1:])  # the first is the run's own
     return dataclasses.replace(experiment, evaluation=protocol)
 
-  def row(self, spec: str) -> Row:
-    """A sampler on its grid, as config.evaluation.rows has it."""
-    return self.evaluating(spec).evaluation.rows[0]
+  def sampler(self, spec: str) -> tuple[Row, Grid]:
+    """A sampler and its grid, as config.evaluation.rows has it."""
+    (row,) = self.evaluating(spec).evaluation.rows
+    assert row.grid is not None, f"{spec} is no sampler on a grid"
+    return row, row.grid
 
 
 def open_source(name: str, path: pathlib.Path, out: pathlib.Path | None, keys: int) -> Source:
@@ -79,7 +83,6 @@ def open_source(name: str, path: pathlib.Path, out: pathlib.Path | None, keys: i
     raise run.RunError(f"{path}: holds no finished run; first run main.py with --workdir={path}")
   recorded = json.loads((path / "config.json").read_text())["config"]
   config = ConfigDict(_tuples(recorded))
-  jax.config.update("jax_default_matmul_precision", config.matmul_precision)
   experiment = build(config)
   workdir = run.Workdir(path.absolute())
   params = training.evaluated_params(training.restore_trained(experiment, workdir))

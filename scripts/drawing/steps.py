@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-import types
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -12,6 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from scorelab import evaluation
 from scorelab.experiment import Experiment
 from scorelab.plotting import budgets, curves, save, style, write_csv
+from scorelab.predictions import Exact
 from scorelab.run import StopFlag
 from scripts.drawing.source import Source
 
@@ -117,8 +117,8 @@ def _measure_wide(source: Source) -> tuple[Experiment, np.ndarray]:
   """Max-sliced W2 of the exact score from sigma_max = 80, where the prior is nearly right."""
   options = {"metrics": METRICS[:1], "num_keys": source.keys, "sigma_max": 80.0}
   experiment = source.evaluating(*_specs((0.0,)), **options)
-  # The truth in the network's place: nothing is learned, and the network knows no such level.
-  truth: Any = types.SimpleNamespace(bind=lambda _: experiment.target.predict)
+  # The truth in the network's place: the network knows no such level.
+  truth = Exact(experiment.target.predict)
   experiment = dataclasses.replace(experiment, parameterization=truth)
   return experiment, _measure(source, experiment)
 

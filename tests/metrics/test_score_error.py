@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.metrics import score_error
+from scorelab.metrics import mode_score_error, score_error
 from scorelab.predictions import Prediction
 from scorelab.schedules import Level, VarianceExploding, VariancePreserving
-from scorelab.targets.mixtures import GaussianMixture, nine_modes
+from scorelab.targets.mixtures import GaussianMixture, nine_modes, two_modes_1d
 
 KEY = jax.random.key(0)
 
@@ -54,3 +54,16 @@ def test_refusals():
     score_error(KEY, target, target.predict, VarianceExploding().at(jnp.ones(1)), 0)
   with pytest.raises(ValueError, match=r"must be \[L\]"):
     score_error(KEY, target, target.predict, VarianceExploding().at(1.0), 8)
+
+
+def test_mode_score_error_tells_the_modes_apart():
+  """A score that is c times the truth right of x = 0: (c - 1)^2 there, and 0 on the left."""
+  target = two_modes_1d(separation=20.0)
+  level = Level(None, jnp.ones(()), jnp.asarray(0.1))
+
+  def predict(x, level):
+    score = target.predict(x, level).score
+    return Prediction.of(x, level, "score", score=jnp.where(x > 0, 1.5 * score, score))
+
+  errors = mode_score_error(jax.random.key(0), target, predict, level, 1000)
+  np.testing.assert_allclose(errors, [0, 0.25], rtol=1e-5)

@@ -48,6 +48,7 @@ def network(event_ndim=1):
   return EDM(apply, signal_level, event_ndim=event_ndim).bind(None)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def levels_of(ranges, num_steps):
   """Levels of grids of several processes, stacked: a sampler vmapped over them compiles once."""
   grids = [uniform(s, num_steps, t_max=a, t_min=b, to_data=False) for s, a, b in ranges]
@@ -56,7 +57,7 @@ def levels_of(ranges, num_steps):
 
 # Order of convergence
 
-FINITE = [(VE, 0.9, 0.3), (VP, 1.0, 0.1), (FLOW, 0.9, 0.1)]
+FINITE = ((VE, 0.9, 0.3), (VP, 1.0, 0.1), (FLOW, 0.9, 0.1))
 FROM_PURE_NOISE = (FLOW, 1.0, 0.1)
 
 
@@ -72,7 +73,7 @@ def solution(noise, level):
 def errors(sampler, num_steps):
   """Root mean squared error at the last level, for FINITE and FROM_PURE_NOISE."""
   noise = np.random.default_rng(0).normal(size=(16, 2))
-  levels = levels_of([*FINITE, FROM_PURE_NOISE], num_steps)
+  levels = levels_of((*FINITE, FROM_PURE_NOISE), num_steps)
   ends = [jax.tree.map(lambda a, i=i: np.asarray(a)[:, i], levels) for i in (0, -1)]
   start, end = (np.stack([solution(noise, Level(*row)) for row in zip(*e)]) for e in ends)  # noqa: B905
 
@@ -115,7 +116,7 @@ def test_ddim_keeps_the_marginals():
   target = GaussianMixture(
     [0.5, 0.3, 0.2], np.array([[-2.0, 1.0], [1.5, 2.0], [0.5, -2.0]]), np.array([0.3, 0.8, 0.5])
   )
-  ranges = [(VE, 1.0, 0.2), (VP, 0.9, 0.05), (FLOW, 0.95, 0.05)]
+  ranges = (VE, 1.0, 0.2), (VP, 0.9, 0.05), (FLOW, 0.95, 0.05)
   etas = jnp.array([0.0, 0.3, 1.0])
 
   def run(levels, key, eta):
@@ -183,12 +184,14 @@ def test_nfe_counts_calls(name, to_data):
     return Prediction.of(x, level, "x0", x0=x / 2)
 
   grid = uniform(VP, 2, to_data=to_data)
+  options = {"steps_per_level": 2} if name == "annealed_langevin" else {}
   with jax.disable_jit():
-    samples = SAMPLERS[name](KEY, predict, jnp.ones(2), grid)
+    samples = SAMPLERS[name](KEY, predict, jnp.ones(2), grid, **options)
   assert samples.nfe == calls
   assert samples.network_calls is None
   levels = 2 if to_data else 3
-  assert calls == {"heun": 4 - to_data, "annealed_langevin": 5 * levels}.get(name, 2)
+  stated = {"annealed_langevin": 2 * levels, "ddim": 2, "dpmpp_2m": 2, "euler": 2}
+  assert calls == (stated | {"heun": 4 - to_data}).get(name, calls)
   assert samples.path.shape == (levels if name == "annealed_langevin" else 2, 2)
   np.testing.assert_array_equal(samples.path[-1], samples.x)
 
@@ -205,7 +208,6 @@ def test_annealed_langevin_denoises_by_one_call_more():
 OPTIONS = {
   "annealed_langevin": [{"step_size": h} for h in (1e-5, 1e-4, 1e-3)],
   "ddim": [{"eta": eta} for eta in (0.0, 0.4, 1.0)],
-  "dpmpp_2m": [{}, {}, {}],
   "euler": [{"churn": c, "s_tmax": 30.0, "s_noise": 1.1} for c in (0.0, 1.0, 40.0)],
   "heun": [{"churn": 2.0, "s_tmin": low, "s_tmax": 1.0} for low in (0.1, 0.5, 0.9)],
 }
@@ -224,16 +226,17 @@ def test_compiles_once_and_vmaps(name, x64):
     return SAMPLERS[name](key, network(), x, grid, **options).x
 
   x, sigma_max = np.random.default_rng(0).normal(size=(3, 2)), np.array([5.0, 9.0, 20.0])
+  options = OPTIONS.get(name, [{}, {}, {}])
   with jax.debug_key_reuse(True), jax.numpy_rank_promotion("raise"):
-    rows = zip(jax.random.split(jax.random.key(0), 3), x, sigma_max, OPTIONS[name], strict=True)
+    rows = zip(jax.random.split(jax.random.key(0), 3), x, sigma_max, options, strict=True)
     alone = [run(*row) for row in rows]
   assert run._cache_size() == 1
-  stacked = jax.tree.map(lambda *values: jnp.stack(values), *OPTIONS[name])
+  stacked = jax.tree.map(lambda *values: jnp.stack(values), *options)
   together = jax.vmap(run)(jax.random.split(jax.random.key(0), 3), x, sigma_max, stacked)
   np.testing.assert_allclose(together, alone, 1e-9)
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "euler", "heun"])
+@pytest.mark.parametrize("name", ["dpmpp_2m", "heun"])
 def test_images_one_by_one_or_together(name, x64):
   """Deterministic samplers know no batch: [b, h, w, c] is [h, w, c] b times."""
 
@@ -254,17 +257,18 @@ def test_images_one_by_one_or_together(name, x64):
 def test_from_pure_noise(name):
   """Linear flow from t = 1, alpha = 0: finite, churn and all; in one step it gives the mean."""
   options = {"churn": 10.0} if name in ("euler", "heun") else {}
-  x = FLOW.grid(jnp.ones(1)).prior(KEY, (6, 2))
 
-  @jax.jit
-  def run(x):
-    grids = uniform(FLOW, 1), uniform(FLOW, 5)
-    return [SAMPLERS[name](KEY, gaussian().predict, x, grid, **options).path for grid in grids]
+  @functools.partial(jax.jit, static_argnums=1)
+  def run(x, num_steps):
+    grid = uniform(FLOW, num_steps)
+    return SAMPLERS[name](KEY, gaussian().predict, x, grid, **options).path
 
-  one, five = run(x)
-  np.testing.assert_allclose(one, np.broadcast_to(MEAN, (1, 6, 2)), 1e-5, 1e-6)
-  assert np.isfinite(five).all()
-  assert np.ptp(five[-1], axis=0).min() > 0.1
+  x = jax.random.normal(KEY, (6, 2))
+  path = run(x, 5)
+  assert np.isfinite(path).all()
+  assert np.ptp(path[-1], axis=0).min() > 0.1
+  if name in ("dpmpp_2m", "heun"):  # which peel the last step off
+    np.testing.assert_allclose(run(x, 1), np.broadcast_to(MEAN, (1, 6, 2)), 1e-5, 1e-6)
 
 
 def test_churn_leaves_the_rest_alone():
@@ -293,22 +297,24 @@ def test_churn_reaches_the_law_of_the_noisier_level(schedule, x64):
   np.testing.assert_allclose(np.hypot(*slopes), noisier.sigma, 1e-12)
 
 
-def test_gradients_through_ddim(x64):
-  """With respect to eta, against differences; also where it is 0 or 1, from pure noise to data."""
+@pytest.mark.parametrize("schedule", [VP, FLOW], ids=["vp", "flow"])
+def test_gradients_through_ddim(schedule, x64):
+  """With respect to eta, against differences, also where it is 0 or 1; onto the data."""
 
   @jax.jit
   @jax.vmap
-  def totals(eta):
+  @jax.value_and_grad
+  def total(eta):
     x = jnp.asarray([0.3, -1.0])
-    vp, flow = (ddim(KEY, network(), x, uniform(s, 4), eta=eta).x for s in (VP, FLOW))
-    return jnp.stack([jnp.sum(vp**2), jnp.sum(flow**2)])
+    return jnp.sum(ddim(KEY, network(), x, uniform(schedule, 4), eta=eta).x ** 2)
 
-  etas, h = jnp.array([0.0, 0.5, 1.0]), 1e-6
-  slopes = jax.jit(jax.vmap(jax.jacfwd(lambda eta: totals(eta[None])[0])))(etas)
-  differences = (totals(etas + h) - totals(etas - h)) / (2 * h)
-  np.testing.assert_allclose(slopes[:, 0], differences[:, 0], 1e-4)
-  # Where all noise is renewed from an infinite ratio, at eta = 1, the slope is infinite: not so ours.
-  np.testing.assert_allclose(slopes[:2, 1], differences[:2, 1], 1e-4)
+  h = 1e-6
+  values, slopes = total((jnp.array([[-h], [0], [h]]) + jnp.array([0, 0.5, 1])).ravel())
+  values, slopes = values.reshape(3, 3), slopes.reshape(3, 3)[1]
+  differences = (values[2] - values[0]) / (2 * h)
+  # From pure noise, at eta = 1, the true slope is infinite; ours is finite.
+  compared = slice(2) if schedule is FLOW else slice(3)
+  np.testing.assert_allclose(slopes[compared], differences[compared], 1e-4)
   assert np.isfinite(slopes).all()
 
 
@@ -317,18 +323,16 @@ def test_gradients_through_heun(x64):
 
   @jax.jit
   @jax.vmap
+  @functools.partial(jax.value_and_grad, argnums=(0, 1))
   def total(shift, churn):
     x = jnp.asarray([0.3, -1.0]) + shift
     return jnp.sum(heun(KEY, network(), x, uniform(VP, 3), churn=churn).x ** 2)
 
-  def one(shift, churn):
-    return total(shift[None], churn[None])[0]
-
-  zero, h = jnp.zeros(()), 1e-6
-  slopes = jax.jit(jax.grad(one, (0, 1)))
-  a, b, c, d = total(jnp.array([h, -h, 0, 0]), jnp.array([1, 1, 1 + h, 1 - h]))
-  np.testing.assert_allclose(slopes(zero, zero + 1), ((a - b) / (2 * h), (c - d) / (2 * h)), 1e-5)
-  assert np.isfinite(slopes(zero, zero)).all()
+  h = 1e-6
+  values, slopes = total(h * jnp.array([0, 0, -1, 1, 0, 0]), jnp.array([0, 1, 1, 1, 1 - h, 1 + h]))
+  differences = (values[3] - values[2]) / (2 * h), (values[5] - values[4]) / (2 * h)
+  np.testing.assert_allclose([slope[1] for slope in slopes], differences, 1e-5)
+  assert np.isfinite(slopes).all()
 
 
 def test_eta_is_clipped(x64):

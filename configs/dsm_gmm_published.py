@@ -1,0 +1,22 @@
+"""Denoising score matching at one level of noise, std 1, as a JAX notebook published it.
+
+  python main.py --config=configs/dsm_gmm_published.py         # about 2 minutes on 2 CPU cores
+  python main.py --config=configs/dsm_gmm_published.py:fast    # seconds, for tests
+
+Expect a loss of about 0.21 over the last 100 steps, where 0.181 is the optimum, and a relative
+score error of about 0.009 at its own level.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, hyvarinen_gmm_published
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; arg 'fast' makes it a run of seconds."""
+  config = hyvarinen_gmm_published.get_config()
+  config.loss.update(name="ncsn", levels="fixed", sigma=1.0)
+  config.optimizer.learning_rate = 1e-2
+  config.sampler.update(sigma=1.0, step_size=1e-1)
+  config.evaluation.score_levels = (1.0,)
+  return base.variant(config, arg)

@@ -1,0 +1,68 @@
+"""Random probes v with E v v^T = I: a trace, tr A = E v^T A v, from a few products with A.
+
+With S = (A + A^T) / 2, the variance of v^T A v is 2 |S|_F^2 for a Gaussian probe and 2 sum_i S_ii^2
+less for a Rademacher one: none where S is diagonal, so none in one dimension. On the sphere it is
+2 d / (d + 2) (|S|_F^2 - (tr S)^2 / d): none where S is a multiple of I.
+
+Hutchinson, "A Stochastic Estimator of the Trace of the Influence Matrix for Laplacian Smoothing
+Splines", Communications in Statistics 19(2), 1990.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from scorelab.typing import Array, Key
+
+
+def gaussian(key: Key, x: Array) -> Array:
+  """Independent standard normals of x's shape [n, *event]."""
+  return jax.random.normal(key, x.shape, x.dtype)
+
+
+def rademacher(key: Key, x: Array) -> Array:
+  """Independent signs of x's shape [n, *event]."""
+  return jax.random.rademacher(key, x.shape, x.dtype)
+
+
+def sphere(key: Key, x: Array) -> Array:
+  """Uniform on the sphere of radius sqrt(d), d the size of an event, of x's shape [n, *event]."""
+  v = gaussian(key, x)
+  return v / jnp.sqrt(jnp.mean(v**2, axis=tuple(range(1, x.ndim)), keepdims=True))
+
+
+PROBES: dict[str, Callable[[Key, Array], Array]] = {
+  "gaussian": gaussian,
+  "rademacher": rademacher,
+  "sphere": sphere,
+}
+
+
+def averaging(probes: str, num_probes: int) -> Callable[[Callable[[Array], Any], Key, Array], Any]:
+  """The mean of a function over probes.
+
+  Args:
+    probes: their law, a name of PROBES.
+    num_probes: independent probes of each point, >= 1, taken at once.
+
+  Returns:
+    (function, key, x [n, *event]) -> the mean of function(v) over probes v of x's shape.
+
+  Raises:
+    ValueError: `probes` is not known or num_probes < 1.
+  """
+  if probes not in PROBES:
+    raise ValueError(f"probes = {probes!r} must be one of {', '.join(PROBES)}")
+  if num_probes < 1:
+    raise ValueError(f"num_probes = {num_probes} must be at least 1")
+
+  def mean_over_probes(function: Callable[[Array], Any], key: Key, x: Array) -> Any:
+    keys = jax.random.split(key, num_probes)
+    values = jax.vmap(lambda key: function(PROBES[probes](key, x)))(keys)
+    return jax.tree.map(lambda a: jnp.mean(a, axis=0), values)
+
+  return mean_over_probes

@@ -1,0 +1,166 @@
+"""Rows of an evaluation: a sampler on its grid, or a Langevin kernel, with where it starts."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from scorelab.options import (
+  ConfigError,
+  accepted_options,
+  check_bound,
+  choose,
+  options_of,
+  refuse_unused,
+)
+from scorelab.predictions import noised
+from scorelab.samplers import KERNELS, SAMPLERS
+from scorelab.schedules import GRIDS, Grid, Schedule
+from scorelab.typing import Array, Key, Predict, Samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One row of the evaluation: a sampler on a grid, or a Langevin kernel.
+
+  Attributes:
+    sampler: its name.
+    num_steps: N of the grid, or the steps of a chain.
+    options: what was set for the sampler and its grid, by name: for the table.
+    prior: `(key, shape) -> x`, where sampling starts.
+    true_start: `(key, data) -> x`, where it would start if the start's law were exact; from the
+      same noise as the prior's, given the same key.
+    run: `(key, predict, x) -> Samples`; not jitted.
+    grid: from noise to data; None for a kernel.
+  """
+
+  sampler: str
+  num_steps: int
+  options: dict[str, Any]
+  prior: Callable[[Key, tuple[int, ...]], Array]
+  true_start: Callable[[Key, Array], Array]
+  run: Callable[[Key, Predict, Array], Samples]
+  grid: Grid | None = None
+
+
+def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
+  """'name:num_steps:field=value:...' as sampler settings, on the main sampler's grid.
+
+  The main sampler's own options are kept where the row names the same sampler.
+  """
+  parts = str(spec).split(":")
+  if len(parts) < 2 or not parts[1].isdigit():
+    raise ConfigError(
+      f"{path} = {spec!r} must read 'name:num_steps' or 'name:num_steps:field=value'"
+    )
+  name, num_steps, *changes = parts
+  choose(SAMPLERS | KERNELS, name, path, "sampler")
+  of_grid = accepted_options(*GRIDS.values()) | {"grid"}
+  kept = {k: v for k, v in main.items() if name == main["name"] or k in of_grid}
+  row = {**kept, "name": name, "num_steps": int(num_steps)}
+  return row | parse_changes(changes, f"{path} = {spec!r}")
+
+
+def parse_changes(changes: Sequence[str], path: str) -> dict[str, Any]:
+  """['field=value', ...] as options; a value is a Python literal, or else text."""
+  options: dict[str, Any] = {}
+  for change in changes:
+    field, sign, text = change.partition("=")
+    if not sign:
+      raise ConfigError(f"{path}: {change!r} must read field=value")
+    try:
+      options[field] = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+      options[field] = text
+  return options
+
+
+def make_row(
+  settings: Mapping[str, Any], path: str, schedule: Schedule, target: Any, exact: bool
+) -> Row:
+  """The row that these settings describe.
+
+  Args:
+    settings: name, num_steps, grid and options, by name; only what is set.
+    path: where they stand in the config, for messages.
+    schedule: the forward process.
+    target: the truth; MALA takes its log-density.
+    exact: whether the truth stands in the network's place.
+
+  Raises:
+    ConfigError: a name, an option or a number is not allowed.
+  """
+  for field, value in settings.items():
+    check_bound(f"sampler.{field}", value, shown=f"{path}.{field}")
+  choose(SAMPLERS | KERNELS, settings["name"], f"{path}.name", "sampler")
+  if settings["name"] in KERNELS:
+    return _make_chain_row(settings, path, schedule, target, exact)
+  return _make_grid_row(settings, path, schedule)
+
+
+def _make_grid_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -> Row:
+  name, num_steps = settings["name"], settings["num_steps"]
+  sampler = SAMPLERS[name]
+  make_grid = choose(GRIDS, settings["grid"], f"{path}.grid", "grid")
+  refuse_unused(
+    settings,
+    path,
+    f"{name} on the {settings['grid']} grid",
+    (sampler, make_grid),
+    ("num_steps", "grid"),
+  )
+  options = options_of(sampler, settings)
+  grid = jax.jit(
+    functools.partial(make_grid, schedule, num_steps, **options_of(make_grid, settings))
+  )()
+  ratios = grid.levels.sigma / grid.levels.alpha
+  if not (ratios[1:] < ratios[:-1]).all():
+    shown = ", ".join(f"{ratio:g}" for ratio in ratios[:3])
+    raise ConfigError(f"{path}: the grid's sigma / alpha must fall towards the data: {shown}, ...")
+  shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps")}
+
+  def run(key: Key, predict: Predict, x: Array) -> Samples:
+    return sampler(key, predict, x, grid, **options)
+
+  def true_start(key: Key, data: Array) -> Array:
+    return noised(key, data, grid[0])[0]
+
+  return Row(name, num_steps, shown, grid.prior, true_start, run, grid)
+
+
+def _make_chain_row(
+  settings: Mapping[str, Any], path: str, schedule: Schedule, target: Any, exact: bool
+) -> Row:
+  """A Langevin kernel on the law at one level: `sigma`, or the data themselves."""
+  name, num_steps = settings["name"], settings["num_steps"]
+  kernel = KERNELS[name]
+  own = {"num_steps", "start_std", "sigma"}
+  refuse_unused(settings, path, name, (kernel,), {*own, "grid"})
+  if "step_size" not in settings:
+    raise ConfigError(f"{path}.step_size must be set for {name}")
+  sigma, start_std = settings.get("sigma", 0.0), settings.get("start_std", 1.0)
+  level = schedule.at_ratio(sigma)
+  options = options_of(kernel, settings)
+  if "log_prob" in inspect.signature(kernel).parameters:
+    if not exact:
+      raise ConfigError(f"{path}.name = {name!r} needs parameterization.name = 'exact'")
+    options["log_prob"] = target.perturbed(level.alpha, level.sigma).log_prob
+
+  def prior(key: Key, shape: tuple[int, ...]) -> Array:
+    return start_std * jax.random.normal(key, shape)
+
+  def true_start(key: Key, data: Array) -> Array:
+    return noised(key, data, level)[0]
+
+  def run(key: Key, predict: Predict, x: Array) -> Samples:
+    chain = kernel(key, lambda x: predict(x, level).score, x=x, **options)
+    return Samples(chain.x, chain.path, chain.nfe)
+
+  shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps", "grid")}
+  return Row(name, num_steps, shown, prior, true_start, run)

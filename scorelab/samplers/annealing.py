@@ -1,0 +1,134 @@
+"""Annealed Langevin dynamics: ULA at every noise level in turn.
+
+References:
+  Song and Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution", NeurIPS
+    2019 (arXiv 1907.05600), algorithm 1. Their alpha_i is twice our h.
+  Song and Ermon, "Improved Techniques for Training Score-Based Generative Models", NeurIPS 2020
+    (arXiv 2006.09011), algorithm 1 and technique 4. Their alpha_i is our h.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scorelab.samplers.langevin import ula_step
+from scorelab.schedules import Grid, Level
+from scorelab.typing import Array, Key, Predict, Samples
+
+
+def ncsnv2_step_size(sigmas: Array | np.ndarray, steps_per_level: int) -> Array:
+  """The step size at the last level that best keeps the variance from level to level.
+
+  Of data at one point, T steps of h_i = step_size (sigma_i / sigma_L)^2 take N(0, sigma_{i-1}^2)
+  to a Gaussian whose variance is, in units of sigma_i^2 and with e = step_size / sigma_L^2,
+
+      (1 - e)^(2 T) (gamma^2 - 2 / (2 - e)) + 2 / (2 - e)        gamma = sigma_{i-1} / sigma_i
+
+  (proposition 3, eq. 4). Technique 4 takes the e that brings it closest to 1. It is above 1 for
+  every e, because ULA's own bias is, and falls before it rises: e is where its slope is zero.
+
+  Args:
+    sigmas: noise stds sigma / alpha, decreasing, [L >= 2]; geometric in the paper. Where they are
+      not, the widest gap decides: eq. 4 grows with gamma.
+    steps_per_level: T >= 1. Static.
+
+  Returns:
+    The step size, [], in squared units of sigma; a constant to derivatives.
+
+  Raises:
+    ValueError: fewer than two levels, or, where they are not traced, not decreasing.
+  """
+  if sigmas.ndim != 1 or sigmas.shape[0] < 2:
+    raise ValueError(f"sigmas of shape {sigmas.shape} must be two levels or more")
+  if not isinstance(sigmas, jax.core.Tracer) and not (np.diff(sigmas) < 0).all():
+    raise ValueError(f"sigmas must decrease, not {np.asarray(sigmas)}")
+  sigmas = jnp.asarray(sigmas, float)
+  ratio = jnp.max(sigmas[:-1] / sigmas[1:])
+  excess = (ratio - 1) * (ratio + 1)  # gamma^2 - 1
+  power = 2 * steps_per_level
+
+  def rises(e: Array) -> Array:
+    """Whether eq. 4 has a positive slope at e."""
+    forgotten = -jnp.expm1(power * jnp.log1p(-e))  # 1 - (1 - e)^(2 T)
+    falling = power * (1 - e) ** (power - 1) * (excess - e / (2 - e))
+    return 2 / (2 - e) ** 2 * forgotten > falling
+
+  def bisect(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    low, high = ends
+    middle = (low + high) / 2
+    up = rises(middle)
+    return jnp.where(up, low, middle), jnp.where(up, middle, high)
+
+  # Right of this end, where e / (2 - e) = gamma^2 - 1, nothing falls any more.
+  end = jnp.minimum(1, 2 * excess / (1 + excess))
+  low, high = jax.lax.fori_loop(0, 60, bisect, (jnp.zeros_like(end), end))
+  return jax.lax.stop_gradient((low + high) / 2 * sigmas[-1] ** 2)
+
+
+def annealed_langevin(
+  key: Key,
+  predict: Predict,
+  x: Array,
+  grid: Grid,
+  *,
+  steps_per_level: int = 5,
+  step_size: Array | float | None = None,
+  rule: str = "published",
+  denoise: bool = False,
+) -> Samples:
+  """Samples by Langevin dynamics at every noisy level of the grid in turn.
+
+  In the variance-exploding form y = x / alpha, r = sigma / alpha, the step at a level is
+  h = step_size (r / r_last)^2, with r_last the least noisy level's.
+
+  Args:
+    key: consumed.
+    predict: the network or the truth.
+    x: the start at grid[0], where alpha > 0; of any shape.
+    grid: the levels; the data itself, where the grid ends there, takes no Langevin step.
+    steps_per_level: calls of `predict` at each level, >= 1. Static.
+    step_size: h at the least noisy level, > 0, in squared units of the data; None leaves it to
+      the rule.
+    rule: 'published' is 1e-4; 'ncsnv2' fits the grid and steps_per_level, see `ncsnv2_step_size`.
+      Static.
+    denoise: whether the last state is replaced by E[x_0 | x] at the least noisy level, one call
+      more. Static.
+
+  Returns:
+    Samples of x's shape. `path` holds the state after each noisy level, and the denoised one last
+    where `denoise`; nfe counts every call.
+
+  Raises:
+    ValueError: the rule is unknown, or is 'ncsnv2' beside a step size or on a single noisy level.
+  """
+  if rule not in ("published", "ncsnv2"):
+    raise ValueError(f"rule = {rule!r} must be 'published' or 'ncsnv2'")
+  if rule == "ncsnv2" and step_size is not None:
+    raise ValueError("rule = 'ncsnv2' chooses the step size: leave step_size unset")
+  levels = jax.tree.map(lambda a: a[:-1], grid.levels) if grid.ends_at_data else grid.levels
+  num_levels = levels.sigma.shape[0]
+  ratios = levels.sigma / levels.alpha
+  if step_size is None:
+    step_size = 1e-4 if rule == "published" else ncsnv2_step_size(ratios, steps_per_level)
+
+  def at_level(y: Array, inputs: tuple[Level, Key]) -> tuple[Array, Array]:
+    level, key = inputs
+    h = step_size * (level.sigma / level.alpha / ratios[-1]) ** 2
+
+    def step(y: Array, key: Key) -> tuple[Array, None]:
+      z = jax.random.normal(key, y.shape, y.dtype)
+      # The score with respect to y is alpha times the one with respect to x.
+      score = level.alpha * predict(level.alpha * y, level).score
+      return ula_step(y, score, h, z), None
+
+    y, _ = jax.lax.scan(step, y, jax.random.split(key, steps_per_level))
+    return y, level.alpha * y
+
+  y = x / levels.alpha[0]
+  _, path = jax.lax.scan(at_level, y, (levels, jax.random.split(key, num_levels)))
+  if denoise:
+    x0 = predict(path[-1], jax.tree.map(lambda a: a[-1], levels)).x0
+    path = jnp.concatenate([path, x0[None]])
+  return Samples(path[-1], path, nfe=num_levels * steps_per_level + denoise)

@@ -1,0 +1,303 @@
+"""Figures show what they were given; their files are small and say their command."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.container import BarContainer
+from PIL import Image
+
+from configs import ncsn_gmm
+from scorelab import plotting
+from scorelab.experiment import build
+from scorelab.plotting import animations, budgets, curves, fields, style, summary
+from scorelab.run import Preempted, StopFlag, Workdir, append_jsonl, open_workdir, write_json
+from scorelab.samplers import KERNELS, SAMPLERS
+
+COMMAND = "python main.py --config=configs/ncsn_gmm.py"
+
+
+def budget_of(floor, discretisation, prior, learning, sem=0.1):
+  parts = {"floor": floor, "discretisation": discretisation, "prior": prior, "learning": learning}
+  sems = {f"{part}_sem": sem for part in parts}
+  return {"value": sum(parts.values()), "sem": sem, **parts, **sems}
+
+
+BUDGETS = [budget_of(1.2, 0.5, 0.3, -0.4), budget_of(1.2, -0.1, 0.2, 1.0)]
+
+
+def assert_saves(figure, tmp_path, name="figure"):
+  path = plotting.save(figure, tmp_path / "figures" / f"{name}.png", COMMAND)
+  assert 3000 < path.stat().st_size <= style.MAX_PNG_BYTES
+  assert Image.open(path).info["Description"] == COMMAND
+
+
+def labelled(figure):
+  return all(ax.get_xlabel() and ax.get_ylabel() for ax in figure.axes if ax.get_visible())
+
+
+class TestStyle:
+  def test_every_sampler_has_a_colour_of_its_own(self):
+    assert {*SAMPLERS, *KERNELS} <= set(style.SAMPLER_COLOURS)
+    assert len(set(style.SAMPLER_COLOURS.values())) == len(style.SAMPLER_COLOURS)
+    assert len(set(style.PART_COLOURS.values())) == 4
+
+  def test_nothing_is_set_outside_the_context(self):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    with style.context():
+      assert matplotlib.rcParams["font.size"] == 9
+    assert dict(matplotlib.rcParams) == before
+
+  def test_a_large_figure_is_made_to_fit(self, tmp_path):
+    figure = style.new_figure(5, 4)
+    figure.subplots().imshow(np.random.default_rng(0).random((480, 600, 3)), aspect="auto")
+    assert_saves(figure, tmp_path)
+
+  def test_nfe_ticks_are_the_integers_asked_for(self):
+    figure = style.new_figure(4, 3)
+    ax = figure.subplots()
+    ax.plot([4, 100], [0, 1])
+    style.nfe_axis(ax, [4, 9, 100])
+    figure.draw_without_rendering()
+    shown = [t.get_text() for t in ax.get_xticklabels(which="both") if t.get_text()]
+    assert shown == ["4", "9", "100"] and "NFE" in ax.get_xlabel()
+
+  def test_csv_reads_back_as_the_same_numbers(self, tmp_path):
+    rows = [
+      {"name": "a, b", "value": 1 / 3, "sem": None},
+      {"name": "c", "value": float(np.float32(0.1)), "sem": float("nan")},
+    ]
+    path = plotting.write_csv(tmp_path / "new" / "numbers.csv", rows, COMMAND)
+    assert path.read_text().startswith(f"# {COMMAND}\nname,value,sem\n")
+    found = plotting.read_csv(path)
+    assert [r["name"] for r in found] == ["a, b", "c"]
+    assert [r["value"] for r in found] == [r["value"] for r in rows]
+    assert np.isnan([r["sem"] for r in found]).all()
+
+
+class TestBudgets:
+  def test_bars_add_up_to_the_value(self, tmp_path):
+    figure = budgets.bars(["a", "b"], {"energy_distance": BUDGETS}, "caption")
+    (ax,) = figure.axes
+    for y, row in enumerate(BUDGETS):
+      bars = {c.get_label(): c[0] for c in ax.containers if isinstance(c, BarContainer)}
+      own = {part: bars[f"{part} {y}"] for part in budgets.PARTS}
+      for part, bar in own.items():
+        assert bar.get_width() == pytest.approx(row[part])
+        assert bool(bar.get_hatch()) == (row[part] < 0)
+      assert sum(bar.get_width() for bar in own.values()) == pytest.approx(row["value"])
+      diamonds = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "D"]
+      assert diamonds[y] == pytest.approx(row["value"])
+    assert ax.get_xlabel() == "energy distance"
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    assert_saves(figure, tmp_path)
+
+  def test_bars_without_numbers(self, tmp_path):
+    row = dict.fromkeys(BUDGETS[0]) | {"value": 2.0}
+    figure = budgets.bars(["a"], {name: [row] for name in "abcd"}, "caption")
+    assert not any(isinstance(c, BarContainer) for ax in figure.axes for c in ax.containers)
+    assert_saves(figure, tmp_path)
+
+  def test_bands_end_on_the_value(self, tmp_path):
+    nfe = np.array([4, 16])
+    published = {"learning": np.array([1.5, np.nan])}
+    panel = budgets.Bands("eta = 0", "max_sliced_wasserstein", nfe, BUDGETS, published)
+    figure = budgets.bands([[panel, panel], [panel, panel]], "caption")
+    assert figure.axes[0].get_ylabel() == "max-sliced W2" and "NFE" in figure.axes[-1].get_xlabel()
+    lines = figure.axes[0].lines
+    values = [row["value"] for row in BUDGETS]
+    np.testing.assert_allclose(lines[3].get_ydata()[[0, -1]], values)  # after the fourth part
+    assert any(list(line.get_ydata()) == pytest.approx(values) for line in lines[4:])
+    np.testing.assert_array_equal(lines[4].get_ydata(), published["learning"])
+    assert any(c.get_hatch() for c in figure.axes[0].collections)
+    assert_saves(figure, tmp_path)
+
+
+class TestCurves:
+  HISTORY = tuple(
+    {"step": s, "loss": 100 / s, "band_loss": [1.0, None, 0.1 * s]} for s in (1, 10, 100)
+  )
+
+  def test_loss(self, tmp_path):
+    history = [*self.HISTORY[:2], {**self.HISTORY[2], "val_loss": 0.9}]
+    figure = curves.loss(history, np.array([0.1, 1, 10, 100]), "caption", {"optimum": 0.8})
+    assert labelled(figure) and len(figure.axes) == 2
+    training, validation, optimum = figure.axes[0].lines
+    assert list(training.get_ydata()) == [100, 10, 1]
+    assert (validation.get_xdata()[0], validation.get_ydata()[0]) == (100, 0.9)
+    assert "optimum: 0.8" in optimum.get_label()
+    bands = [line.get_label() for line in figure.axes[1].lines]
+    assert bands == ["0.1 to 1", "1 to 10", "10 to 100"]
+    assert_saves(figure, tmp_path)
+
+  def test_loss_without_a_step(self, tmp_path):
+    figure = curves.loss([], None, "caption")
+    assert "no training step" in [text.get_text() for text in figure.axes[0].texts]
+    assert_saves(figure, tmp_path)
+
+  def test_score_error(self, tmp_path):
+    errors = {"sigma": [0.1, 1.0], "absolute": [0.1, 0.2], "relative": [0.01, 0.3]}
+    figure = curves.score_error(errors, "caption")
+    (ax,) = figure.axes
+    assert labelled(figure) and ax.get_xscale() == ax.get_yscale() == "log"
+    assert [list(line.get_ydata()) for line in ax.lines] == [errors["relative"], errors["absolute"]]
+    assert_saves(figure, tmp_path)
+
+  def test_score_error_at_the_data(self, tmp_path):
+    errors = {"sigma": [0.0, 1.0], "absolute": [0.0, 0.2], "relative": [0.01, 0.3]}
+    figure = curves.score_error(errors, "caption")
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1"]
+    np.testing.assert_array_equal(figure.axes[0].lines[1].get_ydata(), [np.nan, 0.2])
+    assert_saves(figure, tmp_path)
+
+  @pytest.mark.parametrize("panels", [1, 3])
+  def test_quality(self, panels, tmp_path):
+    nfe, value = np.array([4, 9]), np.array([2.0, 1.5])
+    look = {"color": style.BLUE, "marker": "s"}
+    curve = curves.Curve("ddim", nfe, value, np.array([0.1, np.nan]), look, np.array([2.1, 1.4]))
+    panel = curves.Panel("energy_distance", [curve], 1.0, float("nan") if panels > 1 else 0.1)
+    figure = curves.quality([panel] * panels, "caption")
+    assert labelled(figure) and len(figure.axes) == panels
+    ax = figure.axes[0]
+    assert ax.get_ylim()[0] == 0
+    by_label = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    assert "floor (exact v exact)" in by_label and "published" in by_label
+    np.testing.assert_array_equal(by_label["ddim"].get_ydata(), value)
+    assert_saves(figure, tmp_path)
+
+
+class TestFields:
+  @pytest.mark.parametrize("dim", [1, 2, 5])
+  def test_samples(self, dim, tmp_path):
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(300, dim))
+    off = np.arange(300) < 3
+    clouds = [fields.Cloud(points, "exact", style.GREY), fields.Cloud(points, "x", style.BLUE, off)]
+    field = None
+    if dim <= 2:
+      x = fields.lattice(-np.ones(dim), np.ones(dim), 8)
+      field = fields.ScoreField(x, -x, -1.1 * x, sigma=0.5)
+    figure = fields.samples(clouds, field, "caption")
+    assert "1 % off mode" in figure.axes[1].get_title()
+    assert len(figure.axes) == {1: 3, 2: 2 + 3 + 3, 5: 2}[dim]  # with three colour bars
+    assert figure.axes[0].get_aspect() == (1.0 if dim > 1 else "auto")
+    assert_saves(figure, tmp_path)
+
+  def test_arrows_point_along_the_score(self):
+    score = np.array([[1e-4, 0.0], [0.0, -1.0], [0.0, 0.0]])
+    vectors, size = fields.arrows(score)
+    np.testing.assert_allclose(vectors, [[0.1, 0], [0, -1], [0, 0]])
+    np.testing.assert_allclose(size, [1e-4, 1, 0])
+
+
+class TestAnimations:
+  @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+  def test_moving_clouds(self, suffix, tmp_path):
+    path = np.random.default_rng(0).normal(size=(3, 50, 2))
+    x = fields.lattice(-np.ones(2), np.ones(2), 4)
+    scores = np.stack([-x, -2 * x, -3 * x])
+    options = {"colour": style.BLUE, "backdrop": path[0], "field": (x, [scores]), "trails": 2}
+    figure, draw = animations.moving_clouds(
+      [path], np.array([2.0, 1.0, 0.5]), np.array([3.0, 2.0, 1.0]), ["a"], "caption", **options
+    )
+    frames = plotting.render(figure, draw, 3)
+    assert labelled(figure) and "sigma = 0.50" in figure.axes[0].get_title()
+    assert figure.axes[0].get_xlim() == (-1, 1)
+    assert not np.array_equal(frames[0], frames[2])
+    file = plotting.save_animation(frames, tmp_path / "new" / f"a{suffix}", COMMAND, hold=0.5)
+    assert 1000 < file.stat().st_size < animations.MAX_ANIMATION_BYTES
+    assert COMMAND.encode() in file.read_bytes()
+    if suffix == ".gif":
+      image = Image.open(file)
+      assert image.n_frames == 3
+      near = np.abs(np.asarray(image.convert("RGB"), int) - frames[0])
+      assert near.mean() < 4 and image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+  def test_a_large_gif_loses_colours(self, tmp_path, monkeypatch):
+    frames = [np.random.default_rng(i).integers(0, 256, (60, 60, 3), np.uint8) for i in range(4)]
+    large = plotting.save_animation(frames, tmp_path / "a.gif", COMMAND).stat().st_size
+    monkeypatch.setattr(animations, "MAX_ANIMATION_BYTES", 0.8 * large)
+    small = plotting.save_animation(frames, tmp_path / "b.gif", COMMAND).stat().st_size
+    assert small <= 0.8 * large
+
+  def test_another_ending_is_refused(self, tmp_path):
+    with pytest.raises(ValueError, match=r"a\.avi must end in"):
+      plotting.save_animation([np.zeros((2, 2, 3), np.uint8)], tmp_path / "a.avi", COMMAND)
+
+
+def pretend_run(path, target, **options):
+  """An experiment on this target, its first parameters, and a folder as a run of it leaves one."""
+  config = ncsn_gmm.get_config("fast")
+  config.target.update(name=target, **options)
+  config.network.update(width=8, depth=1, num_features=4)
+  config.training.num_validation = 8
+  config.evaluation.update(rows=("ddim:4:eta=1.0",), metrics=("energy_distance",))
+  experiment = build(config)
+  workdir = open_workdir(path, experiment.config, {})
+  points = np.random.default_rng(0).normal(size=(2, 50, experiment.target.dim))
+  sets = {"exact": points[0], "reference": points[1], "dpmpp_2m-10": points[0], "b": points[1]}
+  np.savez(workdir.samples, **sets)
+  rows = [{"nfe": nfe, "metrics": {"energy_distance": BUDGETS[0]}} for nfe in (10, 4)]
+  protocol = {"num_keys": 2, "num_samples": 50, "num_reference": 50}
+  protocol |= {"reference": "fresh", "num_projections": 10}
+  errors = {"sigma": [0.1, 1.0], "absolute": [0.1, 0.2], "relative": [0.01, 0.3]}
+  write_json(workdir.evaluation, {"protocol": protocol, "rows": rows, "score_error": errors})
+  return experiment, experiment.init_params(jax.random.key(0)), workdir
+
+
+class TestDrawRun:
+  @pytest.mark.parametrize(
+    ("target", "options"), [("nine_modes", {}), ("two_modes_1d", {}), ("grid25", {"dim": 4})]
+  )
+  def test_draws_any_mixture(self, target, options, tmp_path):
+    experiment, params, workdir = pretend_run(tmp_path, target, **options)  # and no training step
+    plotting.draw_run(experiment, params, workdir, StopFlag())
+    assert {p.name for p in workdir.figures.iterdir()} == {
+      *("loss.png", "samples.png", "budget.png", "score_error.png")
+    }
+    for path in workdir.figures.iterdir():
+      assert 3000 < path.stat().st_size <= style.MAX_PNG_BYTES
+      assert Image.open(path).info["Description"] == summary.typed_command(workdir)
+    clouds = summary.run_clouds(experiment, workdir)
+    assert [c.title for c in clouds] == ["exact samples", "dpmpp_2m-10", "b"]
+    assert [c.colour for c in clouds[1:]] == [
+      style.SAMPLER_COLOURS[n] for n in ("dpmpp_2m", "ddim")
+    ]
+
+  def test_the_bands_of_the_loss_are_those_of_the_schedule(self, tmp_path):
+    experiment, _, workdir = pretend_run(tmp_path, "nine_modes")
+    append_jsonl(workdir.metrics, {"step": 1, "loss": 1.0, "band_loss": [1.0, 2.0]})
+    lines = summary.loss_figure(experiment, workdir).axes[1].lines
+    assert [line.get_label() for line in lines] == ["0.02 to 1.26", "1.26 to 80"]
+
+  def test_the_exact_score_is_exact(self, tmp_path):
+    experiment, params, _ = pretend_run(tmp_path, "nine_modes")
+    field = summary.middle_field(experiment, params, np.array([[-10.0, -10.0], [10.0, 10.0]]), 3)
+    assert field.sigma == 2.0  # of the measured ones, nearest to a quarter of 7.8
+    noised = experiment.target.perturbed(1.0, field.sigma)
+    np.testing.assert_allclose(
+      field.exact, noised.score(jnp.asarray(field.x)), rtol=1e-3, atol=1e-5
+    )
+    assert field.network.shape == (9, 2)
+
+  def test_stops_between_figures(self, tmp_path):
+    stop = StopFlag()
+    stop.requested = True
+    (tmp_path / "evaluation.json").write_text("{}")
+    (tmp_path / "environment.json").write_text('{"command": ["/a b/main.py", "--config=x y"]}')
+    workdir = Workdir(tmp_path)
+    assert summary.typed_command(workdir) == "python main.py '--config=x y'"
+    with pytest.raises(Preempted):
+      plotting.draw_run(None, None, workdir, stop)
+    assert not workdir.figures.exists()
+
+  def test_a_target_without_modes_has_no_strays(self):
+    @dataclasses.dataclass
+    class Points:
+      points: np.ndarray
+
+    assert summary.off_mode(Points(np.zeros((2, 2))), np.zeros((3, 2))) is None

@@ -1,0 +1,184 @@
+"""scripts/figures.py, on a run of seconds: every file, its numbers and its command."""
+
+import functools
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+from configs import ncsn_gmm_published
+from scorelab import plotting
+from scorelab.experiment import build
+from scorelab.run import open_workdir, run_id
+from scripts import figures
+from scripts.drawing import nine_modes, steps
+from scripts.drawing.source import Source
+
+NAME = "ncsn_gmm_published"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A finished run of a tiny published config, and its id."""
+  config = ncsn_gmm_published.get_config("fast")
+  config.target.num_train = 300
+  config.network.update(widths=(16, 16), norms=(True, False))
+  config.training.update(num_steps=4, log_every=2, checkpoint_every=2, num_validation=64)
+  config.sampler.num_steps = 3
+  config.evaluation.update(rows=(), num_samples=100, num_projections=10, score_levels=(1.0, 2.0))
+  experiment = build(config)
+  workdir = open_workdir(tmp_path_factory.mktemp("run"), experiment.config, {})
+  main.execute(experiment, workdir, "train_and_eval")
+  assert len(list(workdir.figures.glob("*.png"))) == 4
+  return workdir.path, run_id(experiment.config)
+
+
+@pytest.fixture
+def small(monkeypatch):
+  """Few steps, frames and points."""
+  monkeypatch.setattr(steps, "STEPS", (4,))
+  monkeypatch.setattr(steps, "ETAS", (0.0, 1.0))
+  for name, options in (
+    ("noising", {"num_frames": 4, "num_points": 50}),
+    ("ddim", {"num_steps": 4, "num_points": 50}),
+    ("langevin", {"num_levels": 4, "num_chains": 5}),
+  ):
+    draw = functools.partial(getattr(nine_modes, name), **options)
+    monkeypatch.setitem(nine_modes.FIGURES, name, draw)
+
+
+def test_draws_everything(finished, small, tmp_path, capsys):
+  path, run = finished
+  before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
+  arguments = [NAME, "--workdir", str(path), "--out", str(tmp_path), "--keys", "2"]
+  assert figures.main(arguments) == 0
+  assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before  # only read
+
+  command = f"python scripts/figures.py {NAME} --workdir results/{NAME}/{run} --keys 2"
+  pictures = {"loss", "samples", "score_error", "budget", "steps", "steps_metrics", "steps_budget"}
+  assert {p.stem for p in tmp_path.glob("*.png")} == pictures
+  for file in tmp_path.glob("*.png"):
+    assert 3000 < file.stat().st_size < 300_000
+    assert Image.open(file).info["Description"] == command
+  films = {"noising.gif", "langevin.gif", "ddim.gif", "ddim.mp4"}
+  assert {p.name for p in tmp_path.iterdir() if p.suffix in (".gif", ".mp4")} == films
+  for name in films:
+    assert 3000 < (tmp_path / name).stat().st_size < 2_000_000
+    assert command.encode() in (tmp_path / name).read_bytes()
+  tables = {"loss", "samples", "samples_score", "score_error", "budget", "steps", "published"}
+  assert {p.stem for p in tmp_path.glob("*.csv")} == tables | {"noising", "langevin", "ddim"}
+  for file in tmp_path.glob("*.csv"):
+    assert file.read_text().splitlines()[0] == f"# {command}"
+    assert plotting.read_csv(file)
+  assert (tmp_path / "evaluation.json").read_text() == (path / "evaluation.json").read_text()
+
+  for name in ("budget", "steps"):
+    for row in plotting.read_csv(tmp_path / f"{name}.csv"):
+      parts = sum(row[part] for part in plotting.style.PART_COLOURS)
+      assert parts == pytest.approx(row["value"], abs=1e-9, nan_ok=True)
+  rows = plotting.read_csv(tmp_path / "steps.csv")
+  assert len(rows) == 2 * len(steps.METRICS)
+  assert {(r["eta"], r["num_steps"]) for r in rows} == {(0, 4), (1, 4)}
+  # The comparison holds the same network as the curves.
+  compared = {
+    (r["row"], r["eta"], r["num_steps"]): r for r in plotting.read_csv(tmp_path / "published.csv")
+  }
+  for row in rows:
+    if row["metric"] == "max_sliced_wasserstein":
+      same = compared[steps.NETWORK, row["eta"], row["num_steps"]]
+      assert same["value"] == pytest.approx(row["value"])
+      assert same["sem"] == pytest.approx(row["sem"])
+      exact = compared[steps.EXACT_PRIOR, row["eta"], row["num_steps"]]
+      assert exact["value"] == pytest.approx(row["value"] - row["learning"])
+  assert "differs" in capsys.readouterr().out  # it has not learned
+
+
+def test_draws_one(finished, small, tmp_path):
+  path, _ = finished
+  arguments = [NAME, "--workdir", str(path), "--out", str(tmp_path), "--only", "score_error"]
+  assert figures.main(arguments) == 0
+  assert {p.name for p in tmp_path.iterdir()} == {
+    *("score_error.png", "score_error.csv", "evaluation.json")
+  }
+  assert "--keys" not in (tmp_path / "score_error.csv").read_text()
+
+
+def test_the_published_numbers_agree_with_themselves(monkeypatch):
+  class Row:
+    def __init__(self, eta, num_steps):
+      self.options, self.num_steps = {"eta": eta}, num_steps
+
+  class Protocol:
+    def __init__(self, etas):
+      self.evaluation = self
+      self.rows = [Row(eta, n) for eta in etas for n in steps.STEPS]
+
+  def measured(protocol, names, shift=0.0):
+    rows = np.zeros((len(protocol.rows), 1, 4, 10))
+    noise = np.tile([0.1, -0.1], 5)
+    rows[:, 0, 0] = steps.PUBLISHED_FLOOR[0] + noise
+    for r, row in enumerate(protocol.rows):
+      for name in names:
+        index = steps.STEPS_PUBLISHED.index(row.num_steps)
+        known = steps.PUBLISHED.get((name, row.options["eta"]), np.zeros(6))[index]
+        rows[r, 0, steps._SET[name]] = known + shift + noise
+    return rows
+
+  ours, wide = Protocol(steps.ETAS), Protocol((0.0,))
+  names = (steps.EXACT_TRUE, steps.EXACT_PRIOR, steps.NETWORK)
+  wide_measured = measured(wide, (steps.EXACT_WIDE,))
+  table = steps.compare(ours, measured(ours, names), wide, wide_measured)
+  assert len(table) == 6 * 6 + 1
+  assert all(row["verdict"] == "agrees" for row in table)
+  assert max(abs(row["difference"]) for row in table) < 1e-12
+
+  table = steps.compare(ours, measured(ours, names, shift=0.39), wide, wide_measured)
+  verdicts = {row["row"]: row["verdict"] for row in table}
+  assert verdicts[steps.NETWORK] == verdicts[steps.EXACT_WIDE] == "agrees"
+  assert verdicts[steps.EXACT_TRUE] == verdicts[steps.EXACT_PRIOR] == "differs"
+
+
+def test_lists_figures(capsys):
+  assert figures.main(["--list"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == sum(len(of_system) for of_system in figures.FIGURES.values())
+  assert all(len(line.split()) > 4 for line in lines)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "give a name and a --workdir"),
+    (["nonsense", "--workdir", "x"], "invalid choice"),
+    ([NAME, "--workdir", "x", "--only", "nonsense"], "no such figure"),
+  ],
+)
+def test_mistakes_on_the_command_line(arguments, message, capsys):
+  with pytest.raises(SystemExit) as info:
+    figures.main(arguments)
+  assert info.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_refused_in_one_line(finished, tmp_path, capsys):
+  assert figures.main([NAME, "--workdir", str(tmp_path)]) == 1
+  assert "no finished run" in capsys.readouterr().err
+  path, _ = finished
+  (tmp_path / "DONE").touch()
+  shutil.copy(path / "config.json", tmp_path)
+  assert figures.main([NAME, "--workdir", str(tmp_path)]) == 1
+  assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_source_reads_the_config_as_it_was_run(finished, tmp_path):
+  from scripts.drawing.source import open_source
+
+  path, _ = finished
+  source = open_source(NAME, path, tmp_path, 10)
+  assert isinstance(source, Source) and source.config.network.widths == (16, 16)
+  row, grid = source.sampler("ddim:5:eta=0.3")
+  assert (row.sampler, row.num_steps, row.options["eta"]) == ("ddim", 5, 0.3)
+  assert float(grid[0].sigma) == pytest.approx(10.0)
+  (wide,) = source.evaluating("ddim:5", sigma_max=80.0).evaluation.rows
+  assert float(wide.grid[0].sigma) == pytest.approx(80.0)
