@@ -21,3 +21,11 @@ def x64():
   """float64 for one test: what is exact is compared to rounding, not to float32's."""
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+  """XLA optimises little: a third off the time of tests that compile more than they compute."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)

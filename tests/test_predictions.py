@@ -21,6 +21,8 @@ from scorelab.predictions import (
 from scorelab.schedules import Grid, Level, LinearFlow, VarianceExploding, VariancePreserving
 from scorelab.targets.mixtures import GaussianMixture
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KINDS = ("x0", "noise", "score", "v", "flow")
 PROCESSES = {
   "ve": VarianceExploding(0.02, 10.0, 5.0),

@@ -23,6 +23,8 @@ from scorelab.schedules import (
   uniform_log_snr,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ALL = [build() for build in SCHEDULES.values()]
 TABLE = Grid.from_arrays(
   [0.1, 0.4, 0.8, 1.0], [0.995, 0.9, 0.6, 0.0], process="vp", t=[1.0, 0.7, 0.3, 0.0]

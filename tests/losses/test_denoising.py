@@ -17,6 +17,8 @@ from scorelab.schedules import GRIDS, Level, LinearFlow, VarianceExploding, Vari
 from scorelab.targets.mixtures import GaussianMixture, nine_modes
 from scorelab.typing import Context
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SYSTEM_A = VarianceExploding(0.02, 10.0, 5.0)
 # System A's training levels: exp(1.2 n - 0.5) for a normal n, clipped to the schedule's ends.
 SYSTEM_A_LEVELS = functools.partial(LEVELS["log_normal"], level_mean=-0.5, level_std=1.2)

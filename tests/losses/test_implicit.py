@@ -30,6 +30,7 @@ from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.targets.mixtures import nine_modes
 
 KEY = jax.random.key(0)
+UNOPTIMISED = {"xla_backend_optimization_level": 0}  # compiling is what takes the time here
 EPS = (0.05, 0.025, 0.0125)
 VE = VarianceExploding(0.02, 10.0, 5.0)
 IMPLICIT = {
@@ -71,11 +72,14 @@ class Truth:
     return predict
 
 
-def over_keys(function, num_keys, together=1):
+@functools.partial(jax.jit, static_argnums=0, compiler_options=UNOPTIMISED)
+def mapped(function, keys):
+  return jax.lax.map(function, keys)
+
+
+def over_keys(function, num_keys):
   """What function(key) returns for each of the keys, stacked."""
-  keys = jax.random.split(KEY, num_keys)
-  mapped = jax.jit(lambda keys: jax.lax.map(function, keys, batch_size=together))
-  return jax.tree.map(np.asarray, mapped(keys))
+  return jax.tree.map(np.asarray, mapped(function, jax.random.split(KEY, num_keys)))
 
 
 def mean_and_error(values):
@@ -238,7 +242,7 @@ class TestProbes:
     cases = [(hutchinson, probes) for probes in PROBES] + [(sliced, "rademacher")]
     for make, probes in cases:
       loss = make(score, VE, levels=LEVELS["data"], probes=probes, num_probes=3)
-      found = over_keys(lambda key, loss=loss: value_and_grad(loss, key), 4000, together=500)
+      found = over_keys(lambda key, loss=loss: value_and_grad(loss, key), 4000)
       assert_mean(found, exact, rounding=1e-5)
 
   @pytest.mark.parametrize("probes", PROBES)
@@ -258,7 +262,6 @@ class TestProbes:
       values = over_keys(
         lambda key, loss=loss: loss(None, key, {"x": jnp.ones((1, 3))}, None)[1]["divergence"],
         20_000,
-        together=20_000,
       )
       assert_mean(values, trace)
       assert_mean((values - values.mean()) ** 2, expected / num_probes)

@@ -8,6 +8,8 @@ import pytest
 
 from scorelab.networks import ACTIVATIONS, MLP, NETWORKS, ResidualMLP
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def drawn(network, dim=3):
   """Parameters like an initialised network's, but none of them zero."""

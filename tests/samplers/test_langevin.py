@@ -317,7 +317,7 @@ def test_underdamped_langevin_at_infinite_friction(x64):
 # What all kernels promise
 
 
-@each
+@pytest.mark.parametrize("name", ["mala", "ula"])
 def test_burn_in_and_thinning_pick_states_of_the_long_path(name, x64):
   run = functools.partial(kernel(name), KEY, jnp.ones((3, 2)), step_size=0.3, num_steps=12)
   full, some = (jax.jit(functools.partial(run, **o))() for o in ({}, {"burn_in": 3, "thin": 3}))
@@ -352,6 +352,7 @@ def test_nfe_counts_calls_of_score(name):
   jax.effects_barrier()
   assert chain.nfe == calls[score] == 5 + (name != "ula")
   assert calls[log_prob] == (6 if name == "mala" else 0)
+  assert chain.path.shape == (2, 2)
 
 
 @each

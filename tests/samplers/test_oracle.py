@@ -23,7 +23,7 @@ MANIFEST = {
 ARRAYS = {p: np.load(TESTDATA / f"{p}.npz") for p in MANIFEST}
 START, NOISE = ARRAYS["kdiffusion"]["xT"], ARRAYS["kdiffusion"]["noise"]
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 
 
 def runs(library, *families):

@@ -28,6 +28,8 @@ from scorelab.schedules import (
 )
 from scorelab.targets.mixtures import GaussianMixture
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 VE, VP, FLOW = VarianceExploding(0.02, 10.0, 5.0), VariancePreserving(), LinearFlow()
 MEAN, COVARIANCE = np.array([1.0, -0.5]), np.array([[1.0, 0.6], [0.6, 0.8]])
 KEY = jax.random.key(0)
