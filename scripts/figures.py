@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 from scorelab.checkpoints import CheckpointError
 from scorelab.options import ConfigError
 from scorelab.run import RunError
-from scripts.drawing import nine_modes
+from scripts.drawing import nine_modes, steps
 from scripts.drawing.source import open_source
 
 FIGURES = {"ncsn_gmm": nine_modes.FIGURES, "ncsn_gmm_published": nine_modes.FIGURES}
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
   if args.only and args.only not in FIGURES[args.name]:
     parser.error(f"--only {args.only}: no such figure (known: {', '.join(FIGURES[args.name])})")
   try:
-    source = open_source(args.name, args.workdir, args.out, args.keys)
+    source = open_source(args.name, args.workdir, args.out, args.keys, steps.METRICS)
   except (RunError, CheckpointError, ConfigError) as error:
     print(error, file=sys.stderr)
     return 1

@@ -180,5 +180,5 @@ def test_a_source_reads_the_config_as_it_was_run(finished, tmp_path):
   row, grid = source.sampler("ddim:5:eta=0.3")
   assert (row.sampler, row.num_steps, row.options["eta"]) == ("ddim", 5, 0.3)
   assert float(grid[0].sigma) == pytest.approx(10.0)
-  (wide,) = source.evaluating("ddim:5", sigma_max=80.0).evaluation.rows
+  (wide,) = source.rows("ddim:5", sigma_max=80.0)
   assert float(wide.grid[0].sigma) == pytest.approx(80.0)

@@ -216,7 +216,7 @@ def _loss(
     estimates = terms(probe_key, lambda x: predict(x, level).score, x)
     weight = score_weighting(level)
     divergence, half_square_norm = (jnp.mean(weight * term) for term in estimates)
-    metrics = {"divergence": divergence, "half_square_norm": half_square_norm}
+    metrics: Metrics = {"divergence": divergence, "half_square_norm": half_square_norm}
     return divergence + half_square_norm, metrics
 
   return loss

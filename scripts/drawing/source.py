@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from scorelab import run, training
 from scorelab.experiment import Experiment, build
-from scorelab.rows import Row
+from scorelab.rows import Row, make_row, parse_row
 from scorelab.schedules import Grid
 from scorelab.typing import Params
 
@@ -43,31 +44,39 @@ class Source:
     """A key for a figure: apart from all that training and evaluation use."""
     return jax.random.fold_in(jax.random.key(self.config.seed), 1000 + purpose)
 
-  def evaluating(self, *rows: str, sigma_max: float | None = None, **changes: Any) -> Experiment:
-    """The experiment with these rows alone, as config.evaluation.rows has them.
+  def rows(self, *specs: str, sigma_max: float | None = None) -> tuple[Row, ...]:
+    """Samplers on their grids, as config.evaluation.rows has them.
 
     Args:
-      rows: at least one.
+      specs: 'name:num_steps:field=value:...', on the grid of the run's own sampler.
       sigma_max: of the schedule, in place of the run's own.
-      changes: to further fields of config.evaluation.
     """
-    config = self.config.copy_and_resolve_references()
-    config.evaluation.update(rows=rows, **changes)
+    own = {name: value for name, value in self.config.sampler.items() if value is not None}
+    schedule = self.experiment.schedule
     if sigma_max is not None:
-      config.schedule.sigma_max = sigma_max
-    experiment = build(config)
-    protocol = experiment.evaluation
-    protocol = dataclasses.replace(protocol, rows=protocol.rows[1:])  # the first is the run's own
-    return dataclasses.replace(experiment, evaluation=protocol)
+      schedule = dataclasses.replace(schedule, sigma_max=sigma_max)
+    return tuple(
+      make_row(parse_row(spec, own, spec), spec, schedule, self.experiment.target, exact=False)
+      for spec in specs
+    )
+
+  def evaluating(self, rows: tuple[Row, ...], metrics: Sequence[str]) -> Experiment:
+    """The experiment with these rows and metrics to evaluate, over `keys` keys."""
+    protocol = self.experiment.evaluation
+    chosen = {name: protocol.metrics[name] for name in metrics}
+    protocol = dataclasses.replace(protocol, rows=rows, metrics=chosen, num_keys=self.keys)
+    return dataclasses.replace(self.experiment, evaluation=protocol)
 
   def sampler(self, spec: str) -> tuple[Row, Grid]:
-    """A sampler and its grid, as config.evaluation.rows has it."""
-    (row,) = self.evaluating(spec).evaluation.rows
+    """One of `rows`, and its grid."""
+    (row,) = self.rows(spec)
     assert row.grid is not None, f"{spec} is no sampler on a grid"
     return row, row.grid
 
 
-def open_source(name: str, path: pathlib.Path, out: pathlib.Path | None, keys: int) -> Source:
+def open_source(
+  name: str, path: pathlib.Path, out: pathlib.Path | None, keys: int, metrics: Sequence[str] = ()
+) -> Source:
   """A finished run of main.py, read only.
 
   Args:
@@ -75,6 +84,7 @@ def open_source(name: str, path: pathlib.Path, out: pathlib.Path | None, keys: i
     path: its workdir.
     out: where figures go; None is results/reference/<name>.
     keys: sampling keys of what is measured here.
+    metrics: what is measured here, beside what the run measured.
 
   Raises:
     RunError: there is no finished run.
@@ -83,6 +93,7 @@ def open_source(name: str, path: pathlib.Path, out: pathlib.Path | None, keys: i
     raise run.RunError(f"{path}: holds no finished run; first run main.py with --workdir={path}")
   recorded = json.loads((path / "config.json").read_text())["config"]
   config = ConfigDict(_tuples(recorded))
+  config.evaluation.metrics = tuple(dict.fromkeys([*config.evaluation.metrics, *metrics]))
   experiment = build(config)
   workdir = run.Workdir(path.absolute())
   params = training.evaluated_params(training.restore_trained(experiment, workdir))

@@ -47,7 +47,7 @@ _NETWORK_TOLERANCE = 0.4
 
 def draw(source: Source) -> None:
   """Quality against DDIM's steps for four etas, with its error budget and the published numbers."""
-  experiment = source.evaluating(*_specs(ETAS), metrics=METRICS, num_keys=source.keys)
+  experiment = source.evaluating(source.rows(*_specs(ETAS)), METRICS)
   measured = _measure(source, experiment)
   records = [
     {
@@ -73,6 +73,9 @@ def draw(source: Source) -> None:
   main, *others = (_panel(records, metric, published) for metric in METRICS)
   save(curves.quality([main], text, label), source.out / "steps.png", source.command)
   save(curves.quality(others, text), source.out / "steps_metrics.png", source.command)
+  if published:
+    text += "\npublished: circles, network; squares, exact score from N(0, 100 I); triangles, "
+    text += "exact score from the true p_T"
   panels = [[_bands(records, metric, eta, published) for eta in ETAS] for metric in METRICS[:2]]
   save(budgets.bands(panels, text, label), source.out / "steps_budget.png", source.command)
   if published:
@@ -115,8 +118,8 @@ def _measure(source: Source, experiment: Experiment) -> np.ndarray:
 
 def _measure_wide(source: Source) -> tuple[Experiment, np.ndarray]:
   """Max-sliced W2 of the exact score from sigma_max = 80, where the prior is nearly right."""
-  options = {"metrics": METRICS[:1], "num_keys": source.keys, "sigma_max": 80.0}
-  experiment = source.evaluating(*_specs((0.0,)), **options)
+  rows = source.rows(*_specs((0.0,)), sigma_max=80.0)
+  experiment = source.evaluating(rows, METRICS[:1])
   # The truth in the network's place: the network knows no such level.
   truth = Exact(experiment.target.predict)
   experiment = dataclasses.replace(experiment, parameterization=truth)

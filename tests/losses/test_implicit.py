@@ -30,8 +30,8 @@ from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.targets.mixtures import nine_modes
 
 KEY = jax.random.key(0)
-UNOPTIMISED = {"xla_backend_optimization_level": 0}  # compiling is what takes the time here
-EPS = (0.05, 0.025, 0.0125)
+# Compiling is what takes the time here.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 VE = VarianceExploding(0.02, 10.0, 5.0)
 IMPLICIT = {
   "hyvarinen": hyvarinen,
@@ -39,11 +39,7 @@ IMPLICIT = {
   "sliced": functools.partial(sliced, num_probes=2),
   "sliced_fd": functools.partial(sliced_fd, probes="sphere"),
 }
-
-
 EXACT = {"scale": 1.0, "field": np.zeros(2)}
-
-
 # Divergences and axes at once, by event: in turn, in turn with a remainder, all together.
 CASES = {
   (3,): (("forward", 1), ("reverse", 2), ("forward", 16)),
@@ -72,7 +68,7 @@ class Truth:
     return predict
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=UNOPTIMISED)
+@functools.partial(jit, static_argnums=0)
 def mapped(function, keys):
   return jax.lax.map(function, keys)
 
@@ -93,7 +89,7 @@ def assert_mean(values, expected, rounding=0.0):
 
 def small_network(dim=3, seed=0):
   network = MLP(widths=(8,), norms=(False,), activation="tanh")
-  params = jax.jit(network.init)(jax.random.key(seed), np.ones((1, dim)), np.ones(1))["params"]
+  params = jit(network.init)(jax.random.key(seed), np.ones((1, dim)), np.ones(1))["params"]
   return network, params
 
 
@@ -106,7 +102,8 @@ class TestAtTheExactScore:
     losses = {name: make(truth, VE, levels=LEVELS["data"]) for name, make in IMPLICIT.items()}
 
     def values(key):
-      x = jax.random.normal(key, (512, *event)) * variance**0.5
+      data_key, key = jax.random.split(key)
+      x = jax.random.normal(data_key, (512, *event)) * variance**0.5
       found = {name: loss(EXACT, key, {"x": x}, None) for name, loss in losses.items()}
       return jax.tree.map(lambda a: a / size, found)
 
@@ -143,7 +140,8 @@ class TestAtTheExactScore:
     }
 
     def values(key):
-      x = target.sample(key, 2048)
+      data_key, key = jax.random.split(key)
+      x = target.sample(data_key, 2048)
 
       def one(params):
         score = truth.bind(params)(x, level).score
@@ -176,7 +174,7 @@ class TestDerivatives:
     image = len(event) == 3
     network = self.Conv() if image else small_network()[0]
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, *event)))
-    params = jax.jit(network.init)(jax.random.key(1), x, jnp.zeros(5))["params"]
+    params = jit(network.init)(jax.random.key(1), x, jnp.zeros(5))["params"]
     params = jax.tree.map(lambda a: a.astype(float), params)
     score = Parameterization(network.apply, unconditional, "score", event_ndim=len(event))
 
@@ -188,12 +186,12 @@ class TestDerivatives:
       squares = jnp.sum(jax.vmap(alone)(x) ** 2, axis=range(1, x.ndim))
       return jnp.mean(jnp.trace(jacobians, axis1=1, axis2=2) + squares / 2)
 
-    expected = jax.jit(jax.value_and_grad(reference))(params)
+    expected = jit(jax.value_and_grad(reference))(params)
     for divergence, max_parallel in CASES[event]:
       loss = hyvarinen(
         score, VE, levels=LEVELS["data"], divergence=divergence, max_parallel=max_parallel
       )
-      found = jax.jit(jax.value_and_grad(lambda p, f=loss: f(p, KEY, {"x": x}, None)[0]))(params)
+      found = jit(jax.value_and_grad(lambda p, f=loss: f(p, KEY, {"x": x}, None)[0]))(params)
       jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-13), found, expected)
 
   def test_memory_does_not_grow_with_the_dimension(self):
@@ -214,15 +212,15 @@ class TestDerivatives:
     score = Parameterization(network.apply, unconditional, "score")
     x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 3)))
 
-    @jax.jit
+    @jit
     def terms(eps):
       make = sliced if eps is None else functools.partial(sliced_fd, eps=eps)
       return make(score, VE, levels=LEVELS["data"], num_probes=2)(params, KEY, {"x": x}, None)[1]
 
-    exact = terms(None)
-    error = {eps: jax.tree.map(lambda a, b: abs(float(a - b)), terms(eps), exact) for eps in EPS}
+    steps = (0.05, 0.025, 0.0125)
+    exact, approximate = terms(None), [terms(eps) for eps in steps]
     for name in exact:
-      errors = np.array([error[eps][name] for eps in EPS])
+      errors = np.array([abs(found[name] - exact[name]) for found in approximate])
       np.testing.assert_allclose(np.log2(errors[:-1] / errors[1:]), 2, atol=0.01)
 
 
@@ -238,8 +236,11 @@ class TestProbes:
       found = jax.value_and_grad(lambda params: loss(params, key, batch, None)[0])(params)
       return ravel_pytree(found)[0]
 
-    exact = jax.jit(lambda: value_and_grad(hyvarinen(score, VE, levels=LEVELS["data"]), KEY))()
-    cases = [(hutchinson, probes) for probes in PROBES] + [(sliced, "rademacher")]
+    exact = jit(lambda: value_and_grad(hyvarinen(score, VE, levels=LEVELS["data"]), KEY))()
+    cases = [(hutchinson, probes) for probes in PROBES] + [
+      (sliced, "rademacher"),
+      (sliced, "gaussian"),
+    ]
     for make, probes in cases:
       loss = make(score, VE, levels=LEVELS["data"], probes=probes, num_probes=3)
       found = over_keys(lambda key, loss=loss: value_and_grad(loss, key), 4000)
@@ -293,7 +294,8 @@ class TestLevels:
     denoising = ncsn(edm, schedule, levels=levels, weighting=WEIGHTINGS["sigma_squared"])
 
     def both(params, key):
-      batch = {"x": target.sample(jax.random.fold_in(key, 1), 2048)}
+      data_key, key = jax.random.split(key)
+      batch = {"x": target.sample(data_key, 2048)}
       twice = 2 * implicit(params, key, batch, None)[0]
       denoised = denoising(params, key, batch, None)[0]
       return twice - denoised, denoised
@@ -319,7 +321,7 @@ class TestLevels:
         make(edm, VE, levels=levels, score_weighting=SCORE_WEIGHTINGS[name])
         for name in ("uniform", "sigma_squared")
       ]
-      both = jax.jit(lambda x, losses=losses: [f(params, KEY, {"x": x}, None)[0] for f in losses])
+      both = jit(lambda x, losses=losses: [f(params, KEY, {"x": x}, None)[0] for f in losses])
       one, quarter = both(x)
       np.testing.assert_allclose(quarter, one / 4, 1e-5)
 
@@ -342,7 +344,7 @@ class TestLevels:
 
     score = Parameterization(apply, unconditional, "score")
     batch = {"x": jnp.asarray([[1.0, 2.0], [3.0, 0.0]]), "label": jnp.asarray([1.0, 2.0])}
-    loss = hyvarinen(score, VE, levels=LEVELS["data"])(None, KEY, batch, None)[0]
+    loss = jit(lambda: hyvarinen(score, VE, levels=LEVELS["data"])(None, KEY, batch, None)[0])()
     np.testing.assert_allclose(loss, ((-2 + 5 / 2) + (-2 / 2 + 9 / 8)) / 2, 1e-6)
 
 
@@ -357,7 +359,7 @@ def test_scaled_score_of_minus_the_point_is_a_gaussian(schedule):
     schedule.at(jnp.asarray([0.2, 0.5, 0.8])),
     LEVELS["data"](schedule, jnp.zeros(1)),
   )
-  found, expected = score.bind({})(x, level), target.predict(x, level)
+  found, expected = jit(lambda: (score.bind({})(x, level), target.predict(x, level)))()
   np.testing.assert_allclose(found.score, expected.score, 1e-5, 1e-6)
   np.testing.assert_allclose(found.x0, expected.x0, 1e-4, 1e-5)
 

@@ -75,10 +75,6 @@ def standard_errors(x, mean, covariance):
   )
 
 
-def gaussian(variance, dim=2):
-  return GaussianMixture([1.0], np.zeros((1, dim)), np.array([variance]))
-
-
 # ULA
 
 
