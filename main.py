@@ -5,13 +5,19 @@ python main.py --config=configs/ncsn_gmm.py --config.optimizer.learning_rate=1e-
 python main.py --config=configs/ncsn_gmm.py --mode=eval --config.sampler.name=heun
 """
 
+from __future__ import annotations
+
 import difflib
 import pathlib
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+if TYPE_CHECKING:
+  from scorelab.experiment import Experiment
+  from scorelab.run import Workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:fast].")
 _WORKDIR = flags.DEFINE_string(
@@ -99,6 +105,8 @@ def main(argv: list[str]) -> None:
     if not _WORKDIR.value:
       name = pathlib.Path(file.partition(":")[0]).stem
       path = pathlib.Path("results", name, run.run_id(experiment.config))
+    if mode == "eval" and not path.exists():
+      raise run.RefusedError(f"{path}: there is no run here to evaluate; train first")
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     execute(experiment, run.open_workdir(path, experiment.config, overrides), mode)
   except ConfigError as error:
@@ -109,7 +117,7 @@ def main(argv: list[str]) -> None:
     _fail(str(error), 2 if isinstance(error, run.RefusedError) else 1)
 
 
-def execute(experiment, workdir, mode: str) -> None:
+def execute(experiment: Experiment, workdir: Workdir, mode: str) -> None:
   """Trains, evaluates or both, in the workdir."""
   from scorelab import evaluation, plotting, training
   from scorelab.run import StopFlag

@@ -103,6 +103,13 @@ def test_eval_with_another_sampler(finished):
   assert [(row["sampler"], row["nfe"]) for row in rows] == [("heun", 31)]
 
 
+def test_eval_of_nothing_is_refused_and_leaves_nothing(tmp_path):
+  result = main(FAST, "--mode=eval", f"--workdir={tmp_path / 'none'}")
+  assert result.returncode == 2
+  assert "there is no run here" in result.stderr
+  assert not (tmp_path / "none").exists()
+
+
 def test_another_training_is_refused_in_the_same_folder(finished):
   workdir, _ = finished
   before = sorted(path.name for path in workdir.iterdir())
