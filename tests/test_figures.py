@@ -150,6 +150,7 @@ def test_lists_figures(capsys):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
+    ([NAME, "--workdir", "x", "--keys", "0"], "must be at least 1"),
     ([], "give a name and a --workdir"),
     (["nonsense", "--workdir", "x"], "invalid choice"),
     ([NAME, "--workdir", "x", "--only", "nonsense"], "no such figure"),

@@ -1,6 +1,7 @@
 """Implicit losses against Gaussians, the exact mixture score, per-example Jacobians and denoising.
 
-Tolerances of random quantities are 4 standard errors, from the spread over independent keys.
+Tolerances of random quantities are 4 standard errors, from the spread over independent keys; of
+gradients 5, the same level for the largest of a hundred components.
 """
 
 import functools
@@ -82,9 +83,9 @@ def mean_and_error(values):
   return values.mean(0), values.std(0, ddof=1) / len(values) ** 0.5
 
 
-def assert_mean(values, expected, rounding=0.0):
+def assert_mean(values, expected, rounding=0.0, errors=4):
   mean, error = mean_and_error(values)
-  np.testing.assert_array_less(abs(mean - expected), 4 * error + rounding)
+  np.testing.assert_array_less(abs(mean - expected), errors * error + rounding)
 
 
 def small_network(dim=3, seed=0):
@@ -237,14 +238,11 @@ class TestProbes:
       return ravel_pytree(found)[0]
 
     exact = jit(lambda: value_and_grad(hyvarinen(score, VE, levels=LEVELS["data"]), KEY))()
-    cases = [(hutchinson, probes) for probes in PROBES] + [
-      (sliced, "rademacher"),
-      (sliced, "gaussian"),
-    ]
-    for make, probes in cases:
+    cases = [(hutchinson, probes) for probes in PROBES]
+    for make, probes in [*cases, (sliced, "gaussian"), (sliced, "rademacher")]:
       loss = make(score, VE, levels=LEVELS["data"], probes=probes, num_probes=3)
       found = over_keys(lambda key, loss=loss: value_and_grad(loss, key), 4000)
-      assert_mean(found, exact, rounding=1e-5)
+      assert_mean(found, exact, rounding=1e-5, errors=5)
 
   @pytest.mark.parametrize("probes", PROBES)
   def test_variance(self, probes):
@@ -310,7 +308,7 @@ class TestLevels:
     mean, error = mean_and_error(rise)
     assert abs(mean) > 20 * error  # the networks do differ
     assert_mean(gap, 0)
-    assert_mean(grads, 0, rounding=1e-6)
+    assert_mean(grads, 0, rounding=1e-6, errors=5)
 
   def test_score_weighting(self):
     network, params = small_network(dim=2)

@@ -172,6 +172,44 @@ def test_langevin_step_keeps_its_stationary_variance(x64):
   np.testing.assert_allclose(gain**2 * stationary + noise**2, stationary, 1e-12)
 
 
+# Processes
+
+WINDOW = {"churn": 2.0, "s_tmin": 0.7, "s_tmax": 3.0, "s_noise": 1.1}
+
+
+@pytest.mark.parametrize(
+  ("name", "options"),
+  [
+    ("annealed_langevin", {"step_size": 1e-3, "steps_per_level": 2}),
+    ("ddim", {"eta": 0.5}),
+    ("dpmpp_2m", {}),
+    ("euler", WINDOW),
+    ("heun", WINDOW),
+  ],
+)
+def test_all_processes_are_one_rescaled(name, options, x64):
+  """x / alpha on a VP grid follows the same path as x on the VE grid of its sigma / alpha.
+
+  With the same noise; ranges of churn and step sizes are those of the VE form too.
+  """
+  vp = uniform(VP, 4, t_max=0.6, t_min=0.1, to_data=False)
+  ratios = vp.levels.sigma / vp.levels.alpha
+  ve = Grid(VE, Level(VE.time(-jnp.log(ratios)), jnp.ones(5), ratios), ends_at_data=False)
+
+  @jax.jit
+  def path(y, grid):
+    predict = gaussian().predict
+    samples = SAMPLERS[name](KEY, predict, grid[0].alpha * y, grid, **options)
+    levels = grid.levels.alpha[-len(samples.path) :]
+    return samples.path / levels[:, None, None]
+
+  y = np.random.default_rng(0).normal(size=(3, 2)) * 2
+  np.testing.assert_allclose(path(y, vp), path(y, ve), 1e-9)
+  # The range would churn other steps if it were one of sigma.
+  assert vp.levels.sigma[0] < 3 < ratios[0]
+  assert vp.levels.sigma[3] < 0.7 < ratios[3]
+
+
 # Counts, shapes and keys
 
 
