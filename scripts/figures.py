@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
   if args.name is None or args.workdir is None:
     parser.error("give a name and a --workdir, or --list")
+  if args.keys < 1:
+    parser.error(f"--keys {args.keys}: must be at least 1")
   chosen = [args.only] if args.only else list(FIGURES[args.name])
   if args.only and args.only not in FIGURES[args.name]:
     parser.error(f"--only {args.only}: no such figure (known: {', '.join(FIGURES[args.name])})")

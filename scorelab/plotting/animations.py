@@ -152,7 +152,7 @@ def moving_clouds(
   Returns:
     The figure, and the function that makes it show a frame: for `render`.
   """
-  figure = style.new_figure(3.5 * len(paths), 4.2)
+  figure = style.new_figure(3.5 * len(paths), 4.3)
   figure.set_dpi(100)
   axes = figure.subplots(1, len(paths), squeeze=False)[0]
   panels = []

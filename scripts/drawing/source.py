@@ -52,7 +52,7 @@ class Source:
       sigma_max: of the schedule, in place of the run's own.
     """
     own = {name: value for name, value in self.config.sampler.items() if value is not None}
-    schedule = self.experiment.schedule
+    schedule: Any = self.experiment.schedule
     if sigma_max is not None:
       schedule = dataclasses.replace(schedule, sigma_max=sigma_max)
     return tuple(

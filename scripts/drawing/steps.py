@@ -81,8 +81,7 @@ def draw(source: Source) -> None:
   if published:
     rows = compare(experiment, measured, *_measure_wide(source))
     write_csv(source.out / "published.csv", rows, source.command)
-    for row in rows:
-      print("  ".join(_cell(value) for value in row.values()))
+    print(_as_text(rows))
 
 
 def _specs(etas: Sequence[float]) -> list[str]:
@@ -218,7 +217,13 @@ def compare(
   return table
 
 
-def _cell(value: Any) -> str:
-  if isinstance(value, str):
-    return f"{value:40}" if " " in value else f"{value:8}"
-  return f"{value:7.3f}"
+def _as_text(table: list[Record]) -> str:
+  """What matters of `compare`'s rows, aligned."""
+  lines = [f"{'max-sliced W2':40}  eta    N  published   ours (sem)       difference"]
+  lines += [
+    f"{row['row']:40}  {row['eta']:3.1f}  {row['num_steps']:3.0f}  {row['published']:9.2f}  "
+    f"{row['value']:5.2f} ({row['sem']:.2f})  {row['difference']:+5.2f} of {row['tolerance']:.2f}  "
+    f"{row['verdict']}"
+    for row in table
+  ]
+  return "\n".join(lines)
