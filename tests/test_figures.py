@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from configs import ncsn_gmm_published
-from scorelab import evaluation, plotting, training
+from scorelab import plotting, training
 from scorelab.experiment import build
-from scorelab.run import StopFlag, open_workdir, run_id
+from scorelab.run import StopFlag, open_workdir, run_id, write_json
 from scripts import figures
 from scripts.drawing import nine_modes, steps
 from scripts.drawing.source import Source
@@ -20,18 +20,28 @@ NAME = "ncsn_gmm_published"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-  """A finished run of a tiny published config, and its id."""
+  """A run of a tiny published config as it is left, and its id; its evaluation is made up."""
   config = ncsn_gmm_published.get_config("fast")
   config.target.num_train = 300
   config.network.update(widths=(16, 16), norms=(True, False))
   config.training.update(num_steps=4, log_every=2, checkpoint_every=2, num_validation=64)
   config.sampler.num_steps = 3
-  config.evaluation.update(num_samples=100, num_projections=10, score_levels=(1.0, 2.0))
-  config.evaluation.update(rows=(), metrics=("energy_distance",))
+  config.evaluation.update(num_samples=100, num_projections=10, rows=())
+  config.evaluation.metrics = ("energy_distance",)
   experiment = build(config)
   workdir = open_workdir(tmp_path_factory.mktemp("run"), experiment.config, {})
-  state = training.train(experiment, workdir, StopFlag())
-  evaluation.evaluate(experiment, training.evaluated_params(state), workdir, StopFlag())
+  training.train(experiment, workdir, StopFlag())
+  points = np.random.default_rng(0).normal(size=(3, 50, 2))
+  np.savez(workdir.samples, exact=points[0], reference=points[1], **{"ddim-3": points[2]})
+  parts = {"floor": 1.0, "prior": 0.5, "discretisation": 0.25, "learning": -0.5}
+  numbers = {"value": 1.25, "sem": 0.1, **parts, **{f"{part}_sem": 0.1 for part in parts}}
+  protocol = {"num_keys": 2, "num_samples": 50, "num_reference": 50}
+  result = {
+    "protocol": {**protocol, "reference": "train", "num_projections": 10},
+    "rows": [{"nfe": 3, "metrics": {"energy_distance": numbers}}],
+    "score_error": {"sigma": [0.1, 1.0], "absolute": [0.1, 0.2], "relative": [0.01, 0.3]},
+  }
+  write_json(workdir.evaluation, result)
   workdir.done.touch()
   return workdir.path, run_id(experiment.config)
 

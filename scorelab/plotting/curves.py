@@ -12,6 +12,8 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from scorelab.plotting import style
 
+_RELATIVE = "relative: E|s - s*|^2 / E|s*|^2"
+
 
 class Curve(NamedTuple):
   """A sampler's metric against its network evaluations; all arrays [n].
@@ -93,29 +95,40 @@ def _log_where_positive(ax: Axes, values: np.ndarray, factor: float = 5) -> bool
 
 @style.context()
 def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
-  """The score error against the level: absolute and relative, both axes logarithmic.
+  """The score error against the level, both axes logarithmic; of one level, by mode.
 
   Args:
-    errors: sigma, absolute and relative, each [levels]: evaluation.json's score_error. Where the
-      data's own level, 0, is among them, the levels are only put in a row.
+    errors: evaluation.json's score_error: sigma, absolute and relative, each [levels], and perhaps
+      relative_by_mode [modes]. Where the data's own level, 0, is among several, they are only put
+      in a row.
     text: the caption.
   """
   figure = style.new_figure(5, 3.3)
   ax = figure.subplots()
-  in_a_row = 0 in errors["sigma"]
-  places = range(len(errors["sigma"])) if in_a_row else errors["sigma"]
-  scale = "linear" if in_a_row else "log"
-  for name, label, marker, colour in (
-    ("relative", "relative: E|s - s*|^2 / E|s*|^2", "o", style.BLUE),
-    ("absolute", "absolute: sigma^2 E|s - s*|^2", "s", style.ORANGE),
-  ):
-    values = [error or np.nan for error in errors[name]]  # the data's own level has no absolute one
-    ax.plot(places, values, marker=marker, color=colour, label=label)
-  ax.set(xscale=scale, yscale="log", xlabel="level sigma / alpha", ylabel="squared score error")
-  if in_a_row:
-    ax.set_xticks(places, [f"{sigma:g}" for sigma in errors["sigma"]])
-  ax.grid(color="#E8E8E8")
-  ax.legend()
+  sigma, by_mode = errors["sigma"], errors.get("relative_by_mode")
+  if len(sigma) == 1 and by_mode is not None:
+    ax.bar(range(1, len(by_mode) + 1), by_mode, color=style.BLUE, label="in each mode")
+    ax.axhline(errors["relative"][0], color=style.BLACK, label="over all")
+    ax.set(xlabel=f"mode, at level sigma / alpha = {sigma[0]:g}", ylabel=_RELATIVE, ylim=(0, None))
+    ax.set_xticks(range(1, len(by_mode) + 1))
+    figure.legend(loc="outside upper center", ncols=2)
+  else:
+    places = range(len(sigma)) if 0 in sigma else sigma
+    for name, label, marker, colour in (
+      ("relative", _RELATIVE, "o", style.BLUE),
+      ("absolute", "absolute: sigma^2 E|s - s*|^2", "s", style.ORANGE),
+    ):
+      values = [error or np.nan for error in errors[name]]  # a log axis has no 0
+      ax.plot(places, values, marker=marker, color=colour, label=label)
+    ax.set(yscale="log", xlabel="level sigma / alpha", ylabel="squared score error")
+    if 0 in sigma:
+      ax.set_xticks(places, [f"{level:g}" for level in sigma])
+    else:
+      ax.set_xscale("log")
+    ax.grid(color="#E8E8E8")
+    ax.legend()
+  if not any(errors["relative"]):
+    ax.text(0.5, 0.5, "no error: the score is exact", ha="center", transform=ax.transAxes)
   style.caption(figure, text)
   return figure
 

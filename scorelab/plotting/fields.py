@@ -171,10 +171,8 @@ def _draw_field(figure: SubFigure, field: ScoreField) -> None:
   gap = gap / np.maximum(np.linalg.norm(field.exact, axis=1), 1e-30)
   side = round(len(gap) ** 0.5)
   gap_norm, cmap = LogNorm(1e-3, 1), matplotlib.colormaps["cividis"]
-  shape = (side, side)
-  axes[2].pcolormesh(
-    *(c.reshape(shape) for c in field.x.T), gap.reshape(shape), norm=gap_norm, cmap=cmap
-  )
+  x1, x2, gap = (c.reshape(side, side) for c in (*field.x.T, np.maximum(gap, 1e-3)))
+  axes[2].pcolormesh(x1, x2, gap, norm=gap_norm, cmap=cmap)
   _square(axes[2], low, high)
   axes[2].set_title("|network - exact| / |exact|")
   _bar(figure, axes[2], gap_norm, cmap)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import shlex
+import textwrap
 from typing import Any
 
 import jax
@@ -97,7 +98,9 @@ def budget_figure(result: dict[str, Any], labels: list[str]) -> Figure:
   """The error budget of every row and metric of a run."""
   rows = result["rows"]
   by_metric = {name: [row["metrics"][name] for row in rows] for name in rows[0]["metrics"]}
-  labels = [f"{label}\n{row['nfe']} NFE" for label, row in zip(labels, rows, strict=True)]
+  labels = [
+    f"{textwrap.fill(label, 18)}\n{row['nfe']} NFE" for label, row in zip(labels, rows, strict=True)
+  ]
   return budgets.bars(labels, by_metric, protocol_text(result))
 
 
@@ -125,7 +128,7 @@ def run_clouds(experiment: Experiment, workdir: Workdir) -> list[Cloud]:
   clouds = []
   for points, name, colour in zip(sets.values(), names, colours, strict=True):
     flat = points.reshape(len(points), -1)
-    clouds.append(Cloud(flat, name, colour, off_mode(target, flat)))
+    clouds.append(Cloud(flat, textwrap.fill(name, 24), colour, off_mode(target, flat)))
   return clouds
 
 

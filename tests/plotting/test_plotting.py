@@ -154,6 +154,15 @@ class TestCurves:
     np.testing.assert_array_equal(figure.axes[0].lines[1].get_ydata(), [np.nan, 0.2])
     assert_saves(figure, tmp_path)
 
+  @pytest.mark.parametrize("by_mode", [[0.1, 0.3], [0.0, 0.0]])
+  def test_score_error_of_one_level_is_shown_by_mode(self, by_mode, tmp_path):
+    errors = {"sigma": [0.0], "absolute": [0.0], "relative": [by_mode[1] / 2]}
+    figure = curves.score_error({**errors, "relative_by_mode": by_mode}, "caption")
+    (ax,) = figure.axes
+    assert labelled(figure) and [bar.get_height() for bar in ax.patches] == by_mode
+    assert bool(ax.texts) == (by_mode == [0, 0])  # "the score is exact"
+    assert_saves(figure, tmp_path)
+
   @pytest.mark.parametrize("panels", [1, 3])
   def test_quality(self, panels, tmp_path):
     nfe, value = np.array([4, 9]), np.array([2.0, 1.5])
