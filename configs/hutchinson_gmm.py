@@ -1,10 +1,10 @@
-"""Implicit score matching with Hutchinson's estimate of the divergence learns the nine-mode score.
+"""Implicit score matching with Hutchinson's estimate of the divergence, on the nine modes.
 
-  python main.py --config=configs/hutchinson_gmm.py         # about 2 minutes on 2 CPU cores
+  python main.py --config=configs/hutchinson_gmm.py
   python main.py --config=configs/hutchinson_gmm.py:fast    # seconds, for tests
 
-Expect a relative score error below 0.005 over each of the nine modes (`at sigma = 0`). What it took
-is said in base.score_matching.
+Aims at a relative score error below 0.005 over each of the nine modes (`at sigma = 0`); not yet
+measured over seeds. What it takes is said in base.score_matching.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,11 @@
-"""Hyvarinen's implicit score matching learns the nine-mode score, with the exact divergence.
+"""Hyvarinen's implicit score matching of the nine-mode score, with the exact divergence.
 
-  python main.py --config=configs/hyvarinen_gmm.py         # about 2 minutes on 2 CPU cores
+  python main.py --config=configs/hyvarinen_gmm.py
   python main.py --config=configs/hyvarinen_gmm.py:fast    # seconds, for tests
 
-Expect a relative score error below 0.005 over each of the nine modes (`at sigma = 0`). What it took
-is said in base.score_matching. The published settings are in hyvarinen_gmm_published.py.
+Aims at a relative score error below 0.005 over each of the nine modes (`at sigma = 0`); not yet
+measured over seeds. What it takes is said in base.score_matching. The published settings are in
+hyvarinen_gmm_published.py.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""Sliced score matching learns the nine-mode score.
+"""Sliced score matching of the nine-mode score.
 
-  python main.py --config=configs/ssm_gmm.py         # about 2 minutes on 2 CPU cores
+  python main.py --config=configs/ssm_gmm.py
   python main.py --config=configs/ssm_gmm.py:fast    # seconds, for tests
 
-Expect a relative score error below 0.005 over each of the nine modes (`at sigma = 0`). What it took
-is said in base.score_matching.
+Aims at a relative score error below 0.005 over each of the nine modes (`at sigma = 0`); not yet
+measured over seeds. What it takes is said in base.score_matching.
 The variance-reduced form is hutchinson_gmm.py: the same expression.
 """
 
