@@ -65,8 +65,7 @@ def grid_levels(
 
 def data_level(schedule: Schedule, u: Array) -> Level:
   """The data themselves, t = 0, alpha = 1, sigma = 0: no noise is added. u [n] -> Level [n]."""
-  del schedule
-  return Level(jnp.zeros_like(u), jnp.ones_like(u), jnp.zeros_like(u))
+  return schedule.at_ratio(jnp.zeros_like(u))
 
 
 def fixed_level(schedule: Schedule, u: Array, *, sigma: float = 1.0) -> Level:
@@ -74,7 +73,7 @@ def fixed_level(schedule: Schedule, u: Array, *, sigma: float = 1.0) -> Level:
 
   A little noise smooths the data; the schedule's own ends do not bind.
   """
-  return schedule.at_log_snr(jnp.full_like(u, -jnp.log(sigma)))
+  return schedule.at_ratio(jnp.full_like(u, sigma))
 
 
 def _log_ratio_ends(
