@@ -81,7 +81,7 @@ def get_config() -> ConfigDict:
       data_std=placeholder(float),  # of the edm weighting; None is the target's own std
       num_bands=placeholder(int),
       divergence=placeholder(str),
-      max_parallel=placeholder(int),
+      max_unrolled=placeholder(int),
       probes=placeholder(str),
       num_probes=placeholder(int),
       eps=placeholder(float),

@@ -136,7 +136,7 @@ BOUNDS: dict[str, Bound] = {
   "loss.sigma": _POSITIVE,
   "loss.num_probes": _at_least(1),
   "loss.eps": _POSITIVE,
-  "loss.max_parallel": _at_least(1),
+  "loss.max_unrolled": _at_least(1),
   "loss.num_bands": _at_least(1),
   "optimizer.learning_rate": _POSITIVE,
   "optimizer.warmup_steps": _at_least(0),

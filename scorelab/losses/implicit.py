@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.losses.levels import independent, uniform_weight
-from scorelab.losses.probes import averaging
+from scorelab.losses.probes import averaging, in_turn
 from scorelab.predictions import Parameterization, noised
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params
@@ -53,7 +53,7 @@ def hyvarinen(
   score_weighting: Callable[[Level], Array] = uniform_weight,
   uniforms: Callable[[Key, int], Array] = independent,
   divergence: str = "forward",
-  max_parallel: int = 16,
+  max_unrolled: int = 16,
 ) -> Loss:
   """E over levels of w(level) [ div s + |s|^2 / 2 ], the divergence by d derivatives of s.
 
@@ -67,8 +67,8 @@ def hyvarinen(
     score_weighting: w >= 0 on the score's squared error, elementwise.
     uniforms: draws the u, `(key, n) -> [n]`.
     divergence: mode of the derivatives, 'forward' or 'reverse'.
-    max_parallel: axes taken at once, >= 1; where there are more, they are taken in turn and again
-      for the gradient, so that memory does not grow with d.
+    max_unrolled: up to so many axes, >= 1, are unrolled; more are taken by a loop, and again for
+      the gradient, so that memory does not grow with d.
 
   Returns:
     A loss of batches {x [n, *event], label [n] or absent}. Its metrics, which add up to it:
@@ -89,8 +89,7 @@ def hyvarinen(
       axis = jnp.broadcast_to(jax.nn.one_hot(i, size, dtype=x.dtype).reshape(x.shape[1:]), x.shape)
       return _dot(axis, jacobian(axis))
 
-    each = jax.checkpoint(diagonal, prevent_cse=False) if size > max_parallel else diagonal
-    diagonals = jax.lax.map(each, jnp.arange(size), batch_size=max_parallel)
+    diagonals = in_turn(diagonal, jnp.arange(size), max_unrolled)
     return jnp.sum(diagonals, axis=0), _dot(value, value) / 2
 
   return _loss(parameterization, schedule, levels, score_weighting, uniforms, terms)
@@ -114,7 +113,7 @@ def hutchinson(
   Args:
     parameterization, schedule, levels, score_weighting, uniforms: as for `hyvarinen`.
     probes: the law of v, a name of PROBES.
-    num_probes: independent probes of each point, >= 1, taken at once.
+    num_probes: independent probes of each point, >= 1.
 
   Returns:
     A loss with the metrics of `hyvarinen`.

@@ -47,7 +47,7 @@ def averaging(probes: str, num_probes: int) -> Callable[[Callable[[Array], Any],
 
   Args:
     probes: their law, a name of PROBES.
-    num_probes: independent probes of each point, >= 1, taken at once.
+    num_probes: independent probes of each point, >= 1.
 
   Returns:
     (function, key, x [n, *event]) -> the mean of function(v) over probes v of x's shape.
@@ -62,7 +62,18 @@ def averaging(probes: str, num_probes: int) -> Callable[[Callable[[Array], Any],
 
   def mean_over_probes(function: Callable[[Array], Any], key: Key, x: Array) -> Any:
     keys = jax.random.split(key, num_probes)
-    values = jax.vmap(lambda key: function(PROBES[probes](key, x)))(keys)
+    values = in_turn(lambda key: function(PROBES[probes](key, x)), keys)
     return jax.tree.map(lambda a: jnp.mean(a, axis=0), values)
 
   return mean_over_probes
+
+
+def in_turn(function: Callable[[Array], Any], items: Array, max_unrolled: int = 16) -> Any:
+  """function(item) for each of the items [m, ...], stacked along a new first axis.
+
+  Up to max_unrolled items are unrolled, more are a loop that keeps nothing for the gradient. By
+  `vmap` the layers would become batched products of small matrices, on a CPU five times slower.
+  """
+  if len(items) > max_unrolled:
+    return jax.lax.map(jax.checkpoint(function, prevent_cse=False), items)
+  return jax.tree.map(lambda *values: jnp.stack(values), *map(function, items))

@@ -188,9 +188,9 @@ class TestDerivatives:
       return jnp.mean(jnp.trace(jacobians, axis1=1, axis2=2) + squares / 2)
 
     expected = jit(jax.value_and_grad(reference))(params)
-    for divergence, max_parallel in CASES[event]:
+    for divergence, max_unrolled in CASES[event]:
       loss = hyvarinen(
-        score, VE, levels=LEVELS["data"], divergence=divergence, max_parallel=max_parallel
+        score, VE, levels=LEVELS["data"], divergence=divergence, max_unrolled=max_unrolled
       )
       found = jit(jax.value_and_grad(lambda p, f=loss: f(p, KEY, {"x": x}, None)[0]))(params)
       jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-13), found, expected)
@@ -199,8 +199,8 @@ class TestDerivatives:
     network, params = small_network(dim=256)
     score = Parameterization(network.apply, unconditional, "score")
 
-    def temporary_bytes(max_parallel):
-      loss = hyvarinen(score, VE, levels=LEVELS["data"], max_parallel=max_parallel)
+    def temporary_bytes(max_unrolled):
+      loss = hyvarinen(score, VE, levels=LEVELS["data"], max_unrolled=max_unrolled)
       grad = jax.jit(jax.grad(lambda params, x: loss(params, KEY, {"x": x}, None)[0]))
       return grad.lower(params, jnp.ones((64, 256))).compile().memory_analysis().temp_size_in_bytes
 
