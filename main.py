@@ -127,14 +127,13 @@ def execute(experiment: Experiment, workdir: Workdir, mode: str) -> None:
     print(f"{workdir.path}: already done")
     return
   with StopFlag() as stop:
-    if mode == "eval":
-      state = training.restore_trained(experiment, workdir)
-    else:
-      state = training.train(experiment, workdir, stop)
+    if mode != "eval":
+      training.train(experiment, workdir, stop)
     if mode != "train":
-      result = evaluation.evaluate(experiment, training.evaluated_params(state), workdir, stop)
+      params = training.evaluated_params(training.restore_trained(experiment, workdir))
+      result = evaluation.evaluate(experiment, params, workdir, stop)
       print(evaluation.format_table(result))
-      plotting.draw_run(experiment, training.evaluated_params(state), workdir, stop)
+      plotting.draw_run(experiment, params, workdir, stop)
       workdir.done.touch()
   print(workdir.path)
 

@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
   config.loss = ConfigDict(
     dict(
       name="ncsn",
-      levels="log_uniform",
+      levels=placeholder(str),
       sigma_min=placeholder(float),
       sigma_max=placeholder(float),
       t_min=placeholder(float),
@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
       sigma=placeholder(float),
       num_levels=placeholder(int),
       spacing=placeholder(str),
-      uniforms="stratified",
+      uniforms=placeholder(str),
       levels_per_point=placeholder(int),
       weighting=placeholder(str),
       score_weighting=placeholder(str),
@@ -108,6 +108,10 @@ def get_config() -> ConfigDict:
       log_every=100,
       checkpoint_every=1000,
       num_validation=10_000,
+      # Of a validation, made at every checkpoint: what tells the best one, 'val_loss' or
+      # 'score_error', and after how many without a better one training stops, 0 for never.
+      monitor="val_loss",
+      patience=0,
     )
   )
   config.sampler = ConfigDict(
@@ -142,6 +146,7 @@ def get_config() -> ConfigDict:
   config.evaluation = ConfigDict(
     dict(
       # Further rows, each the main sampler's settings with changes: "name:num_steps:field=value".
+      checkpoint="last",  # or 'best'
       rows=("dpmpp_2m:32", "heun:16", "ddim:32:eta=1.0"),
       num_keys=10,
       num_samples=2000,
@@ -199,7 +204,7 @@ def score_matching(config: ConfigDict, loss: str) -> ConfigDict:
   """
   config.parameterization.update(name="scaled_score", conditioning="none")
   config.network.update(name="residual_mlp", width=128, depth=2, point_scale=4.0)
-  config.loss.update(name=loss, levels="data")
+  config.loss.name = loss
   config.optimizer.learning_rate = 3e-3
   config.training.update(num_steps=4000, batch_size=1024)
   config.sampler.update(name="ula", num_steps=1000, step_size=1e-2, start_std=10.0)

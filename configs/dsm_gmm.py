@@ -16,8 +16,8 @@ from configs import base
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.score_matching(base.get_config(), "ncsn")
-  config.loss.update(levels="fixed", sigma=1.0)
+  config = base.score_matching(base.get_config(), "denoising")
+  config.loss.sigma = 1.0
   config.training.num_steps = 2000
   config.sampler.update(sigma=1.0, step_size=1e-1)
   config.evaluation.score_levels = (1.0,)

@@ -15,7 +15,7 @@ from configs import base, hyvarinen_gmm_published
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
   config = hyvarinen_gmm_published.get_config()
-  config.loss.update(name="ncsn", levels="fixed", sigma=1.0)
+  config.loss.update(name="denoising", sigma=1.0)
   config.optimizer.learning_rate = 1e-2
   config.sampler.update(sigma=1.0, step_size=1e-1)
   config.evaluation.score_levels = (1.0,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ import optax
 from ml_collections import ConfigDict
 
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
-from scorelab.metrics import METRICS
+from scorelab.metrics import METRICS, score_error
 from scorelab.networks import ACTIVATIONS, NETWORKS
 from scorelab.optimizers import DECAYS, RULES, make_optimizer
 from scorelab.options import (
@@ -34,9 +35,9 @@ from scorelab.predictions import (
   Parameterization,
 )
 from scorelab.rows import Row, make_row, parse_changes, parse_row
-from scorelab.schedules import GRIDS, SCHEDULES, Schedule
+from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule
 from scorelab.targets import TARGETS
-from scorelab.typing import Array, Batch, Key, Loss, Params
+from scorelab.typing import Array, Batch, Context, Key, Loss, Params
 
 
 class Stream(enum.IntEnum):
@@ -57,10 +58,12 @@ class Evaluation:
 
   Attributes:
     metrics: by name, `(key, samples, reference) -> float`.
+    checkpoint: which is measured, 'last' or 'best'.
   """
 
   rows: tuple[Row, ...]
   metrics: dict[str, Callable[..., float]]
+  checkpoint: str
   num_keys: int
   num_samples: int
   num_reference: int
@@ -80,6 +83,8 @@ class Experiment:
     parameterization: reads the network.
     init_params: key -> the network's first parameters.
     loss: `(params, key, batch, context) -> (scalar, metrics)`.
+    loss_levels: quantile function of the levels that the loss draws, `u [n] -> Level [n]`; None
+      where it has none.
     optimizer: optax's.
     data: the fixed training set {x [n, *event]}, or {} where the target is sampled afresh.
     validation: held-out points, {x [n, *event]}.
@@ -92,6 +97,7 @@ class Experiment:
   parameterization: Parameterization | Exact
   init_params: Callable[[Key], Params]
   loss: Loss
+  loss_levels: Callable[[Array], Level] | None
   optimizer: optax.GradientTransformation
   data: Batch
   validation: Batch
@@ -113,6 +119,16 @@ class Experiment:
     return self.config["training"]["checkpoint_every"]
 
   @property
+  def monitor(self) -> str:
+    """The number of `validate` whose least value tells the best checkpoint."""
+    return self.config["training"]["monitor"]
+
+  @property
+  def patience(self) -> int:
+    """Validations without a better one after which training stops; 0 for never."""
+    return self.config["training"]["patience"]
+
+  @property
   def ema_decays(self) -> tuple[float, ...]:
     """Decays of the averages that are kept."""
     return tuple(self.config["optimizer"]["ema_decays"])
@@ -130,8 +146,21 @@ class Experiment:
     index = jax.random.randint(key, (size,), 0, data["x"].shape[0])
     return jax.tree.map(lambda a: a[index], data)
 
+  def validate(self, params: Params, context: Context) -> dict[str, Array]:
+    """What is measured at every checkpoint, always on the same points and noise.
 
-PRECISIONS = {name: name for name in ("default", "bfloat16", "tensorfloat32", "float32")}
+    Returns:
+      val_loss, the loss of the held-out points; and score_error, the mean over eight quantiles of
+      the loss's levels of the relative score error, where there is a truth.
+    """
+    loss_key, score_key = jax.random.split(self.key(Stream.VALIDATION, 0))
+    numbers = {"val_loss": self.loss(params, loss_key, self.validation, context)[0]}
+    if self.loss_levels is not None and hasattr(self.target, "predict"):
+      levels = self.loss_levels((jnp.arange(8) + 0.5) / 8)
+      predict = self.parameterization.bind(params)
+      relative = score_error(score_key, self.target, predict, levels, 512)[1]
+      numbers["score_error"] = jnp.mean(relative)
+    return numbers
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -141,19 +170,22 @@ def build(config: ConfigDict) -> Experiment:
     ConfigError: the config makes none.
   """
   check_bounds(config)
-  choose(PRECISIONS, config.matmul_precision, "matmul_precision", "precision of matrix products")
+  precisions = ("default", "bfloat16", "tensorfloat32", "float32")
+  choose(_named(precisions), config.matmul_precision, "matmul_precision", "precision")
   jax.config.update("jax_default_matmul_precision", config.matmul_precision)
   target = make(TARGETS, config.target, "target", "target", also=("num_train",))
   schedule = make(SCHEDULES, config.schedule, "schedule", "schedule")
   network = _make_network(config.network)
   parameterization = _make_parameterization(config.parameterization, network.apply, target)
-  loss = _make_loss(config, parameterization, schedule, target)
+  loss, loss_levels = _make_loss(config, parameterization, schedule, target)
   optimizer = _make_optimizer(config)
   if config.training.checkpoint_every % config.training.log_every:
     raise ConfigError(
       f"training.checkpoint_every = {config.training.checkpoint_every} must be a multiple of "
       f"training.log_every = {config.training.log_every}"
     )
+  monitors = ("val_loss", "score_error")
+  choose(_named(monitors), config.training.monitor, "training.monitor", "validation")
 
   def init_params(key: Key) -> Params:
     if isinstance(parameterization, Exact):
@@ -168,6 +200,7 @@ def build(config: ConfigDict) -> Experiment:
     parameterization=parameterization,
     init_params=init_params,
     loss=loss,
+    loss_levels=loss_levels,
     optimizer=optimizer,
     data={},  # both below: they are drawn with the experiment's keys
     validation={},
@@ -181,6 +214,11 @@ def build(config: ConfigDict) -> Experiment:
 
 
 # The parts.
+
+
+def _named(names: tuple[str, ...]) -> dict[str, str]:
+  """Names that stand for themselves, for `choose`."""
+  return {name: name for name in names}
 
 
 def _make_network(section: ConfigDict) -> Any:
@@ -217,7 +255,8 @@ def _make_parameterization(
 
 def _make_loss(
   config: ConfigDict, parameterization: Parameterization | Exact, schedule: Schedule, target: Any
-) -> Loss:
+) -> tuple[Loss, Callable[[Array], Level] | None]:
+  """The loss, and its levels by quantile."""
   section = config.loss
   construct = choose(LOSSES, section.name, "loss.name", "loss")
   if section.spacing is not None:
@@ -229,9 +268,13 @@ def _make_loss(
     ("weighting", WEIGHTINGS, "weighting"),
     ("score_weighting", SCORE_WEIGHTINGS, "score weighting"),
   ):
+    default = inspect.signature(construct).parameters.get(field)
     if section[field] is not None:
       parts[field] = choose(known, section[field], f"loss.{field}", what)
-  named = " and ".join([section.name, *(section[field] for field in parts)])
+    elif default is not None:
+      parts[field] = default.default
+  chosen = (section[field] for field in parts if section[field] is not None)
+  named = " and ".join([section.name, *chosen])
   refuse_unused(section, "loss", named, (construct, *parts.values()))
   drawn = config.training.batch_size * (section.levels_per_point or 1)
   if section.uniforms == "antithetic" and drawn % 2:
@@ -248,9 +291,11 @@ def _make_loss(
   own = {k: v for k, v in options_of(construct, section).items() if k not in parts}
   given = {field: with_options(function) for field, function in parts.items()}
   try:
-    return construct(parameterization, schedule, **given, **own)
+    loss = construct(parameterization, schedule, **given, **own)
   except ValueError as error:
     raise ConfigError(f"loss: {error}") from error
+  levels = functools.partial(given["levels"], schedule) if "levels" in given else None
+  return loss, levels
 
 
 def _make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -275,10 +320,8 @@ def _make_evaluation(config: ConfigDict, schedule: Schedule, target: Any) -> Eva
     own = parse_changes(changes, f"evaluation.metrics, {spec!r}")
     refuse_unused(own, f"evaluation.metrics, {spec!r}", name, (metric,))
     metrics[spec] = functools.partial(metric, **options_of(metric, section) | own)
-  references = ("fresh", "train")
-  choose(
-    {name: name for name in references}, section.reference, "evaluation.reference", "reference"
-  )
+  choose(_named(("fresh", "train")), section.reference, "evaluation.reference", "reference")
+  choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
   if section.reference == "train" and not config.target.num_train:
     raise ConfigError("evaluation.reference = 'train' needs target.num_train > 0")
   main = {k: v for k, v in config.sampler.items() if v is not None}
@@ -290,9 +333,11 @@ def _make_evaluation(config: ConfigDict, schedule: Schedule, target: Any) -> Eva
   return Evaluation(
     rows=tuple(rows),
     metrics=metrics,
-    **{
-      field: section[field] for field in ("num_keys", "num_samples", "num_reference", "reference")
-    },
+    checkpoint=section.checkpoint,
+    num_keys=section.num_keys,
+    num_samples=section.num_samples,
+    num_reference=section.num_reference,
+    reference=section.reference,
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
   )

@@ -151,6 +151,7 @@ BOUNDS: dict[str, Bound] = {
   "training.log_every": _at_least(1),
   "training.checkpoint_every": _at_least(1),
   "training.num_validation": _at_least(1),
+  "training.patience": _at_least(0),
   "sampler.num_steps": _at_least(1),
   "sampler.sigma_min": _POSITIVE,
   "sampler.sigma_max": _POSITIVE,

@@ -104,9 +104,10 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def training_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields that training depends on, by dotted name, as JSON values."""
+  """The fields that are set and that training depends on, by dotted name, as JSON values."""
   kept = {k: v for k, v in config.items() if k not in EVALUATION_FIELDS}
-  return dict(_flatten(json.loads(json.dumps(kept))))
+  fields = _flatten(json.loads(json.dumps(kept)))
+  return {name: value for name, value in fields if value is not None}
 
 
 def run_id(config: Mapping[str, Any]) -> str:

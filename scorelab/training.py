@@ -40,7 +40,8 @@ class TrainState(struct.PyTreeNode):
     params: the network's parameters.
     ema: their exponential moving averages, by decay.
     opt_state: optax's.
-    extra: what else a method keeps, by name.
+    extra: what else a method keeps, by name: of early stopping the `best` validation so far and
+      how many have been `waited` for a better one.
   """
 
   step: Array
@@ -54,7 +55,10 @@ def init_state(experiment: Experiment) -> TrainState:
   """The state before the first step."""
   params = experiment.init_params(experiment.key(Stream.INIT, 0))
   ema = {str(decay): jax.tree.map(jnp.copy, params) for decay in experiment.ema_decays}
-  return TrainState(jnp.zeros((), jnp.int32), params, ema, experiment.optimizer.init(params), {})
+  extra = {}
+  if experiment.patience:
+    extra = {"best": jnp.asarray(jnp.inf), "waited": jnp.zeros((), jnp.int32)}
+  return TrainState(jnp.zeros((), jnp.int32), params, ema, experiment.optimizer.init(params), extra)
 
 
 def update_ema(ema: dict[str, Params], params: Params, step: Array) -> dict[str, Params]:
@@ -193,7 +197,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
     RunError: the loss, the gradient or a parameter is NaN or Inf.
     CheckpointError: there are checkpoints and none can be read.
   """
-  with Checkpoints(workdir.checkpoints) as checkpoints:
+  with Checkpoints(workdir.checkpoints, best_metric=experiment.monitor) as checkpoints:
     state = init_state(experiment)
     step = 0
     if (found := checkpoints.restore(state)) is not None:
@@ -203,7 +207,7 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
     truncate_jsonl(workdir.metrics, step)
 
     chunk, data = make_chunk(experiment), experiment.data
-    validate = jax.jit(experiment.loss)
+    validate = jax.jit(experiment.validate)
     progress = Progress(step, experiment.num_steps)
     pending: tuple[int, Metrics] | None = None
 
@@ -219,7 +223,8 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
       rate = progress.update(last, line["loss"])
       append_jsonl(workdir.timings, {"step": last, "time": time.time(), "steps_per_s": rate})
 
-    while step < experiment.num_steps:
+    done = finished(experiment, state, step)
+    while not done:
       length = min(experiment.log_every - step % experiment.log_every, experiment.num_steps - step)
       state, metrics = chunk(state, data, length=length)
       for leaf in jax.tree.leaves(metrics):
@@ -230,12 +235,12 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
 
       stopping = stop.requested  # asked once: what is decided here must hold below
       if step % experiment.checkpoint_every == 0 or step == experiment.num_steps:
-        params = evaluated_params(state)
-        key = experiment.key(Stream.VALIDATION, 0)
-        context = Context(state.step, state.ema)
-        val_loss = float(validate(params, key, experiment.validation, context)[0])
-        settle({"val_loss": val_loss})
-        checkpoints.save(step, state, {"val_loss": val_loss})
+        validation = validate(evaluated_params(state), Context(state.step, state.ema))
+        numbers: dict[str, float] = jax.tree.map(float, validation)
+        settle(numbers)
+        state = remember(state, numbers[experiment.monitor])
+        done = finished(experiment, state, step)
+        checkpoints.save(step, state, numbers)
       elif stopping:
         settle({})
         checkpoints.save(step, state, None)
@@ -244,7 +249,33 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
         checkpoints.wait()
         raise Preempted
     progress.close()
+    if step < experiment.num_steps:
+      print(
+        f"stopped early at step {step}: no better {experiment.monitor} than at step "
+        f"{checkpoints.best_step()} in {experiment.patience} validations",
+        file=sys.stderr,
+      )
   return state
+
+
+def remember(state: TrainState, validation: float) -> TrainState:
+  """The state after a validation, less being better: what early stopping needs to know."""
+  if not state.extra:
+    return state
+  best, waited = state.extra["best"], state.extra["waited"]
+  better = validation < best
+  extra = {
+    "best": jnp.where(better, validation, best),
+    "waited": jnp.where(better, 0, waited + 1),
+  }
+  return state.replace(extra=extra)
+
+
+def finished(experiment: Experiment, state: TrainState, step: int) -> bool:
+  """Whether the state at this step is the last one."""
+  if experiment.patience and int(state.extra["waited"]) >= experiment.patience:
+    return True
+  return step >= experiment.num_steps
 
 
 def evaluated_params(state: TrainState) -> Params:
@@ -253,19 +284,27 @@ def evaluated_params(state: TrainState) -> Params:
 
 
 def restore_trained(experiment: Experiment, workdir: Workdir) -> TrainState:
-  """The last state of a finished training, without writing anything.
+  """The state of a finished training that is evaluated, without writing anything.
+
+  It is that of the last checkpoint, or of the best one: config.evaluation.checkpoint.
 
   Raises:
     RefusedError: training is not finished in this workdir.
     CheckpointError: there are checkpoints and none can be read.
   """
-  with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
-    found = checkpoints.restore(init_state(experiment))
-  if found is None and experiment.num_steps == 0:
-    return init_state(experiment)
-  if found is None or found[1] < experiment.num_steps:
-    reached = "no checkpoint" if found is None else f"step {found[1]} of {experiment.num_steps}"
-    raise RefusedError(
-      f"{workdir.path}: training is not finished ({reached}); run --mode=train first"
-    )
+  template = init_state(experiment)
+  if experiment.num_steps == 0:
+    return template
+  with Checkpoints(
+    workdir.checkpoints, best_metric=experiment.monitor, read_only=True
+  ) as checkpoints:
+    found = checkpoints.restore(template)
+    if found is None or not finished(experiment, *found):
+      reached = "no checkpoint" if found is None else f"step {found[1]} of {experiment.num_steps}"
+      raise RefusedError(
+        f"{workdir.path}: training is not finished ({reached}); run --mode=train first"
+      )
+    best = checkpoints.best_step()
+    if experiment.evaluation.checkpoint == "best" and best is not None:
+      return checkpoints.restore_step(template, best)
   return found[0]

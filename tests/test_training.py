@@ -1,5 +1,6 @@
 """Training: chunks, averages, resuming, and what stops it."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from configs import ncsn_gmm
 from scorelab import training
 from scorelab.experiment import build
+from scorelab.predictions import Prediction
 from scorelab.run import Preempted, RunError, StopFlag, open_workdir, read_jsonl
 
 
@@ -189,6 +191,56 @@ def test_eval_needs_a_finished_training(experiment, tmp_path):
     run(experiment, tmp_path, StopAfter(1))
   with pytest.raises(RunError, match="step 4 of 12"):
     training.restore_trained(experiment, workdir)
+
+
+def test_early_stopping_keeps_the_best(tmp_path, monkeypatch):
+  """Of made-up validations the least is at step 8; stopping and resuming does not change that."""
+  losses = {4: 3.0, 8: 1.0, 12: 2.0, 16: 1.5, 20: 0.0}
+  config = small_config(num_steps=40, patience=2)
+  config.evaluation.checkpoint = "best"
+  experiment = build(config)
+
+  def validate(params, context):
+    step = context.step
+    return {"val_loss": sum(jnp.where(step == s, loss, 0.0) for s, loss in losses.items())}
+
+  monkeypatch.setattr(type(experiment), "validate", lambda self, p, context: validate(p, context))
+  straight, workdir = run(experiment, tmp_path / "straight")
+  assert int(straight.step) == 16
+  assert int(training.restore_trained(experiment, workdir).step) == 8
+  with pytest.raises(Preempted):
+    run(experiment, tmp_path / "stopped", StopAfter(5))
+  resumed, _ = run(experiment, tmp_path / "stopped")
+  assert_same_bits(straight, resumed)
+  again, _ = run(experiment, tmp_path / "straight")  # nothing is left to do
+  assert_same_bits(straight, again)
+  last = dataclasses.replace(
+    experiment, evaluation=dataclasses.replace(experiment.evaluation, checkpoint="last")
+  )
+  assert int(training.restore_trained(last, workdir).step) == 16
+
+
+def test_the_monitored_number_is_the_score_error(experiment):
+  """The truth in the network's place has none; half the score has a relative error of 1/4."""
+  levels = experiment.loss_levels((jnp.arange(8) + 0.5) / 8)
+  np.testing.assert_allclose(jnp.diff(levels.log_snr), jnp.diff(levels.log_snr)[0], rtol=1e-4)
+
+  class Scaled:
+    def __init__(self, factor):
+      self.factor = factor
+
+    def bind(self, params, label=None):
+      def predict(x, level):
+        score = self.factor * experiment.target.predict(x, level).score
+        return Prediction.of(x, level, "score", score=score)
+
+      return predict
+
+  for factor, error in ((1.0, 0.0), (0.5, 0.25)):
+    scaled = dataclasses.replace(experiment, parameterization=Scaled(factor))
+    params = training.init_state(experiment).params
+    found = scaled.validate(params, training.Context(jnp.zeros((), int), {}))
+    np.testing.assert_allclose(found["score_error"], error, atol=1e-6)
 
 
 def test_fixed_training_sets_are_drawn_from(tmp_path):

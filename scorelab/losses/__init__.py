@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-from scorelab.losses.denoising import ncsn
+from scorelab.losses.denoising import denoising, ncsn
 from scorelab.losses.implicit import hutchinson, hyvarinen, sliced, sliced_fd, sliced_vr
 from scorelab.losses.levels import LEVELS, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
 from scorelab.losses.probes import PROBES
 from scorelab.typing import Loss
 
 LOSSES: dict[str, Callable[..., Loss]] = {
+  "denoising": denoising,
   "hutchinson": hutchinson,
   "hyvarinen": hyvarinen,
   "ncsn": ncsn,
@@ -24,6 +25,7 @@ __all__ = [
   "SCORE_WEIGHTINGS",
   "UNIFORMS",
   "WEIGHTINGS",
+  "denoising",
   "hutchinson",
   "hyvarinen",
   "ncsn",

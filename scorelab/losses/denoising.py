@@ -12,7 +12,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from scorelab.losses.levels import independent, snr_weight
+from scorelab.losses.levels import (
+  fixed_level,
+  log_uniform,
+  score_weight,
+  snr_weight,
+  stratified,
+)
 from scorelab.predictions import Parameterization, noised, x0_slope
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Average, Batch, Context, Key, Loss, Metrics, Params
@@ -22,9 +28,9 @@ def ncsn(
   parameterization: Parameterization,
   schedule: Schedule,
   *,
-  levels: Callable[[Schedule, Array], Level],
+  levels: Callable[[Schedule, Array], Level] = log_uniform,
   weighting: Callable[[Level], Array] = snr_weight,
-  uniforms: Callable[[Key, int], Array] = independent,
+  uniforms: Callable[[Key, int], Array] = stratified,
   levels_per_point: int = 1,
   num_bands: int = 8,
 ) -> Loss:
@@ -68,3 +74,32 @@ def ncsn(
     return jnp.mean(losses), {"band_loss": Average(total, count)}
 
   return loss
+
+
+def denoising(
+  parameterization: Parameterization,
+  schedule: Schedule,
+  *,
+  levels: Callable[[Schedule, Array], Level] = fixed_level,
+  uniforms: Callable[[Key, int], Array] = stratified,
+  num_bands: int = 1,
+) -> Loss:
+  """E |s(x_t) + eps / sigma|^2: denoising score matching, at one level unless `levels` has more.
+
+  `ncsn` weighted by the squared error of the score itself. Vincent 2011, section 4.2, up to the
+  factor 1/2. Its minimum is E |eps / sigma|^2 - E |score of q_t|^2.
+
+  Args:
+    parameterization, schedule, levels, uniforms, num_bands: as for `ncsn`.
+
+  Returns:
+    A loss with the metrics of `ncsn`.
+  """
+  return ncsn(
+    parameterization,
+    schedule,
+    levels=levels,
+    weighting=score_weight,
+    uniforms=uniforms,
+    num_bands=num_bands,
+  )

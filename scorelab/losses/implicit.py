@@ -35,7 +35,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from scorelab.losses.levels import independent, uniform_weight
+from scorelab.losses.levels import data_level, stratified, uniform_weight
 from scorelab.losses.probes import averaging, in_turn
 from scorelab.predictions import Parameterization, noised
 from scorelab.schedules import Level, Schedule
@@ -49,9 +49,9 @@ def hyvarinen(
   parameterization: Parameterization,
   schedule: Schedule,
   *,
-  levels: Callable[[Schedule, Array], Level],
+  levels: Callable[[Schedule, Array], Level] = data_level,
   score_weighting: Callable[[Level], Array] = uniform_weight,
-  uniforms: Callable[[Key, int], Array] = independent,
+  uniforms: Callable[[Key, int], Array] = stratified,
   divergence: str = "forward",
   max_unrolled: int = 16,
 ) -> Loss:
@@ -99,9 +99,9 @@ def hutchinson(
   parameterization: Parameterization,
   schedule: Schedule,
   *,
-  levels: Callable[[Schedule, Array], Level],
+  levels: Callable[[Schedule, Array], Level] = data_level,
   score_weighting: Callable[[Level], Array] = uniform_weight,
-  uniforms: Callable[[Key, int], Array] = independent,
+  uniforms: Callable[[Key, int], Array] = stratified,
   probes: str = "rademacher",
   num_probes: int = 1,
 ) -> Loss:
@@ -137,9 +137,9 @@ def sliced(
   parameterization: Parameterization,
   schedule: Schedule,
   *,
-  levels: Callable[[Schedule, Array], Level],
+  levels: Callable[[Schedule, Array], Level] = data_level,
   score_weighting: Callable[[Level], Array] = uniform_weight,
-  uniforms: Callable[[Key, int], Array] = independent,
+  uniforms: Callable[[Key, int], Array] = stratified,
   probes: str = "rademacher",
   num_probes: int = 1,
 ) -> Loss:
@@ -160,9 +160,9 @@ def sliced_fd(
   parameterization: Parameterization,
   schedule: Schedule,
   *,
-  levels: Callable[[Schedule, Array], Level],
+  levels: Callable[[Schedule, Array], Level] = data_level,
   score_weighting: Callable[[Level], Array] = uniform_weight,
-  uniforms: Callable[[Key, int], Array] = independent,
+  uniforms: Callable[[Key, int], Array] = stratified,
   probes: str = "rademacher",
   num_probes: int = 1,
   eps: float = 1e-2,

@@ -140,6 +140,11 @@ def snr_weight(level: Level) -> Array:
   return (level.alpha / level.sigma) ** 2
 
 
+def score_weight(level: Level) -> Array:
+  """alpha^2 / sigma^4: the squared error of the score, unweighted (Vincent 2011, section 4.2)."""
+  return (level.alpha / level.sigma**2) ** 2
+
+
 def min_snr_weight(level: Level, *, gamma: float = 5.0) -> Array:
   """min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556, section 3.4)."""
   return jnp.minimum(snr_weight(level), gamma)
@@ -153,6 +158,7 @@ def edm_weight(level: Level, *, data_std: float = 1.0) -> Array:
 WEIGHTINGS: dict[str, Callable[..., Array]] = {
   "edm": edm_weight,
   "min_snr": min_snr_weight,
+  "score": score_weight,
   "sigma_squared": snr_weight,  # NCSN's name: sigma^2 on the error of the score
   "snr": snr_weight,
   "uniform": uniform_weight,
