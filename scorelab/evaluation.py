@@ -201,10 +201,10 @@ def measure_scores(experiment: Experiment, params: Params) -> dict[str, list[flo
   """
   protocol, target = experiment.evaluation, experiment.target
   levels = experiment.schedule.at_ratio(jnp.asarray(protocol.score_levels))
-  key, mode_key = jax.random.split(experiment.key(Stream.SCORE_ERROR, 0))
 
   @jax.jit
-  def measure_all(params: Params) -> dict[str, Array]:
+  def measure_all(params: Params, root: Key) -> dict[str, Array]:
+    key, mode_key = jax.random.split(root)
     predict = experiment.parameterization.bind(params)
     absolute, relative = score_error(key, target, predict, levels, protocol.score_samples)
     errors = {"absolute": absolute, "relative": relative}
@@ -214,7 +214,9 @@ def measure_scores(experiment: Experiment, params: Params) -> dict[str, list[flo
       errors["relative_by_mode"] = mode_score_error(mode_key, target, predict, first, size)
     return errors
 
-  errors = jax.tree.map(lambda a: a.tolist(), measure_all(params))
+  errors = jax.tree.map(
+    lambda a: a.tolist(), measure_all(params, experiment.key(Stream.SCORE_ERROR, 0))
+  )
   return {"sigma": list(protocol.score_levels), **errors}
 
 

@@ -41,7 +41,7 @@ from scorelab.typing import Array, Batch, Context, Key, Loss, Params
 
 
 class Stream(enum.IntEnum):
-  """What a key is for: `fold_in(fold_in(root, stream), step)`. Never renumber."""
+  """What a key is for: see `stream_key`. Never renumber."""
 
   INIT = 0
   DATA = 1
@@ -50,6 +50,11 @@ class Stream(enum.IntEnum):
   TRAIN_SET = 4
   EVALUATION = 5
   SCORE_ERROR = 6
+
+
+def stream_key(root: Key, stream: Stream, step: Array | int) -> Key:
+  """The key of a stream at a step, of a run's root key: `fold_in(fold_in(root, stream), step)`."""
+  return jax.random.fold_in(jax.random.fold_in(root, stream), step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +138,14 @@ class Experiment:
     """Decays of the averages that are kept."""
     return tuple(self.config["optimizer"]["ema_decays"])
 
+  @property
+  def root(self) -> Key:
+    """The key that all others come from."""
+    return jax.random.key(self.config["seed"])
+
   def key(self, stream: Stream, step: Array | int) -> Key:
     """The key of a stream at a step."""
-    root = jax.random.key(self.config["seed"])
-    return jax.random.fold_in(jax.random.fold_in(root, stream), step)
+    return stream_key(self.root, stream, step)
 
   def draw_batch(self, key: Key, data: Batch) -> Batch:
     """A training batch: drawn with replacement from `data`, or afresh from the target."""
@@ -146,15 +155,15 @@ class Experiment:
     index = jax.random.randint(key, (size,), 0, data["x"].shape[0])
     return jax.tree.map(lambda a: a[index], data)
 
-  def validate(self, params: Params, context: Context) -> dict[str, Array]:
-    """What is measured at every checkpoint, always on the same points and noise.
+  def validate(self, params: Params, key: Key, batch: Batch, context: Context) -> dict[str, Array]:
+    """What is measured at every checkpoint; takes what a loss takes.
 
     Returns:
       val_loss, the loss of the held-out points; and score_error, the mean over eight quantiles of
       the loss's levels of the relative score error, where there is a truth.
     """
-    loss_key, score_key = jax.random.split(self.key(Stream.VALIDATION, 0))
-    numbers = {"val_loss": self.loss(params, loss_key, self.validation, context)[0]}
+    loss_key, score_key = jax.random.split(key)
+    numbers = {"val_loss": self.loss(params, loss_key, batch, context)[0]}
     if self.loss_levels is not None and hasattr(self.target, "predict"):
       levels = self.loss_levels((jnp.arange(8) + 0.5) / 8)
       predict = self.parameterization.bind(params)

@@ -6,6 +6,7 @@ so that a resumed run draws what the uninterrupted one would have drawn.
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from flax import struct
 from tqdm import tqdm
 
 from scorelab.checkpoints import Checkpoints
-from scorelab.experiment import Experiment, Stream
+from scorelab.experiment import Experiment, Stream, stream_key
 from scorelab.run import (
   Preempted,
   RefusedError,
@@ -29,7 +30,7 @@ from scorelab.run import (
   append_jsonl,
   truncate_jsonl,
 )
-from scorelab.typing import Array, Average, Batch, Context, Metrics, Params
+from scorelab.typing import Array, Average, Batch, Context, Key, Metrics, Params
 
 
 class TrainState(struct.PyTreeNode):
@@ -75,12 +76,13 @@ def update_ema(ema: dict[str, Params], params: Params, step: Array) -> dict[str,
 
 
 def train_step(
-  experiment: Experiment, state: TrainState, data: Batch
+  experiment: Experiment, root: Key, state: TrainState, data: Batch
 ) -> tuple[TrainState, Metrics]:
   """One update.
 
   Args:
     experiment: the parts; static.
+    root: the run's root key: seeds share a compiled program.
     state: before the step.
     data: the training points, or nothing where the target is sampled afresh.
 
@@ -88,10 +90,10 @@ def train_step(
     The state after it, and loss, grad_norm, param_norm (after the update) and the loss's own
     metrics.
   """
-  batch = experiment.draw_batch(experiment.key(Stream.DATA, state.step), data)
+  batch = experiment.draw_batch(stream_key(root, Stream.DATA, state.step), data)
   context = Context(state.step, state.ema)
   (loss, metrics), grads = jax.value_and_grad(experiment.loss, has_aux=True)(
-    state.params, experiment.key(Stream.LOSS, state.step), batch, context
+    state.params, stream_key(root, Stream.LOSS, state.step), batch, context
   )
   updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
@@ -110,12 +112,15 @@ def make_chunk(experiment: Experiment) -> Callable[..., tuple[TrainState, Metric
   The metrics come back stacked, each with a leading axis K.
   """
 
-  def chunk(state: TrainState, data: Batch, *, length: int) -> tuple[TrainState, Metrics]:
+  @functools.partial(jax.jit, static_argnames="length", donate_argnums=1)
+  def chunk(
+    root: Key, state: TrainState, data: Batch, *, length: int
+  ) -> tuple[TrainState, Metrics]:
     return jax.lax.scan(
-      lambda state, _: train_step(experiment, state, data), state, None, length=length
+      lambda state, _: train_step(experiment, root, state, data), state, None, length=length
     )
 
-  return jax.jit(chunk, static_argnames="length", donate_argnums=0)
+  return functools.partial(chunk, experiment.root)
 
 
 def summarise(metrics: Metrics) -> dict[str, Any]:
@@ -235,7 +240,9 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
 
       stopping = stop.requested  # asked once: what is decided here must hold below
       if step % experiment.checkpoint_every == 0 or step == experiment.num_steps:
-        validation = validate(evaluated_params(state), Context(state.step, state.ema))
+        context = Context(state.step, state.ema)
+        key = experiment.key(Stream.VALIDATION, 0)  # always the same points and noise
+        validation = validate(evaluated_params(state), key, experiment.validation, context)
         numbers: dict[str, float] = jax.tree.map(float, validation)
         settle(numbers)
         state = remember(state, numbers[experiment.monitor])

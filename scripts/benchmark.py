@@ -38,13 +38,14 @@ def train_chunk() -> dict[str, tuple[Work, Work]]:
   experiment = build(ncsn_gmm.get_config())
   chunk = training.make_chunk(experiment)
   step = jax.jit(
-    lambda state: training.train_step(experiment, state, experiment.data), donate_argnums=0
+    lambda root, state: training.train_step(experiment, root, state, experiment.data),
+    donate_argnums=1,
   )
 
   def loop() -> None:
     state = training.init_state(experiment)
     for _ in range(100):
-      state, line = step(state)
+      state, line = step(experiment.root, state)
       float(line["loss"])
     jax.block_until_ready(state)
 

@@ -1,6 +1,7 @@
 """Training: chunks, averages, resuming, and what stops it."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -60,10 +61,10 @@ class StopAfter(StopFlag):
 @pytest.mark.parametrize("lengths", [(12,), (5, 7), (1, 2, 9)])
 def test_a_chunk_is_its_steps_one_by_one(experiment, lengths):
   """A Python loop over jitted steps is the reference: the same bits, however the run is cut."""
-  step = jax.jit(lambda state: training.train_step(experiment, state, experiment.data))
+  step = jax.jit(functools.partial(training.train_step, experiment))
   expected, losses = training.init_state(experiment), []
   for _ in range(12):
-    expected, metrics = step(expected)
+    expected, metrics = step(experiment.root, expected, experiment.data)
     losses.append(metrics["loss"])
   chunk = training.make_chunk(experiment)
   state, chunked = training.init_state(experiment), []
@@ -80,7 +81,7 @@ def test_a_chunk_traces_once(experiment):
   state = training.init_state(experiment)
   for _ in range(2):
     state, _ = chunk(state, experiment.data, length=3)
-  assert chunk._cache_size() == 1
+  assert chunk.func._cache_size() == 1
 
 
 def test_the_loop_makes_no_implicit_transfers(experiment):
@@ -200,11 +201,11 @@ def test_early_stopping_keeps_the_best(tmp_path, monkeypatch):
   config.evaluation.checkpoint = "best"
   experiment = build(config)
 
-  def validate(params, context):
+  def validate(self, params, key, batch, context):
     step = context.step
     return {"val_loss": sum(jnp.where(step == s, loss, 0.0) for s, loss in losses.items())}
 
-  monkeypatch.setattr(type(experiment), "validate", lambda self, p, context: validate(p, context))
+  monkeypatch.setattr(type(experiment), "validate", validate)
   straight, workdir = run(experiment, tmp_path / "straight")
   assert int(straight.step) == 16
   assert int(training.restore_trained(experiment, workdir).step) == 8
@@ -239,7 +240,8 @@ def test_the_monitored_number_is_the_score_error(experiment):
   for factor, error in ((1.0, 0.0), (0.5, 0.25)):
     scaled = dataclasses.replace(experiment, parameterization=Scaled(factor))
     params = training.init_state(experiment).params
-    found = scaled.validate(params, training.Context(jnp.zeros((), int), {}))
+    context = training.Context(jnp.zeros((), int), {})
+    found = scaled.validate(params, experiment.root, experiment.validation, context)
     np.testing.assert_allclose(found["score_error"], error, atol=1e-6)
 
 

@@ -1,0 +1,191 @@
+"""Every way to learn a score, judged against the exact one: each loss, budget and seed.
+
+  python scripts/score_matching.py                     # all runs, then the table and the figure
+  python scripts/score_matching.py --seeds 1 --fast    # seconds a run, to try it
+  python scripts/score_matching.py --list
+
+Two studies of the nine modes, at equal budgets. `data`: the score of the data themselves, learned
+from points alone by the implicit losses, sampled by ULA from N(0, 100 I). `levels`: one network for
+all levels of noise from 0.02 to 80, all losses weighted alike, so that they share the expected
+gradient and differ in its variance and its cost; sampled by annealed Langevin dynamics.
+
+Runs go to results/score_matching/, and what is there is not run again; the table and the figure to
+results/reference/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
+
+from configs import base
+from scorelab import evaluation, training
+from scorelab.experiment import build
+from scorelab.plotting import save, write_csv
+from scorelab.plotting.studies import Line, loss_comparison
+from scorelab.run import PREEMPTED_EXIT_CODE, Preempted, StopFlag, Workdir, open_workdir
+
+BUDGETS = (1000, 4000)
+METRICS = ("max_sliced_wasserstein", "energy_distance", "mode_weight_tv", "off_mode_share")
+PROBED = {"hutchinson": "rademacher", "sliced_vr": "gaussian", "sliced": "gaussian"}
+PROBED |= {"sliced_fd": "gaussian"}
+
+
+def at_data(loss: str) -> ConfigDict:
+  """The data's own score, by an implicit loss."""
+  config = base.score_matching(base.get_config(), loss)
+  config.loss.probes = PROBED.get(loss)
+  return config
+
+
+def at_levels(loss: str) -> ConfigDict:
+  """The score at every level, by any loss; sigma^2 on its squared error."""
+  config = base.get_config()
+  config.network.update(width=128, depth=2)
+  config.schedule.update(sigma_min=0.02, sigma_max=80.0)
+  config.optimizer.learning_rate = 3e-3
+  config.loss.update(name=loss, levels="log_uniform")
+  if loss != "ncsn":
+    config.loss.update(score_weighting="sigma_squared", probes=PROBED.get(loss))
+  config.sampler.update(name="annealed_langevin", grid="uniform_log_snr", num_steps=100)
+  config.sampler.update(steps_per_level=5, rule="ncsnv2", denoise=True)
+  return config
+
+
+STUDIES: dict[str, tuple[Callable[[str], ConfigDict], tuple[str, ...]]] = {
+  "data": (at_data, ("hyvarinen", "hutchinson", "sliced_vr", "sliced", "sliced_fd")),
+  "levels": (at_levels, ("ncsn", "hyvarinen", "hutchinson", "sliced", "sliced_fd")),
+}
+
+
+def configure(study: str, loss: str, budget: int, seed: int, fast: bool) -> ConfigDict:
+  """The config of one run."""
+  config = STUDIES[study][0](loss)
+  config.seed = seed
+  config.training.update(num_steps=budget, checkpoint_every=budget)
+  config.evaluation.update(rows=(), metrics=METRICS, num_keys=2)
+  return base.variant(config, "fast" if fast else "")
+
+
+def run(config: ConfigDict, path: pathlib.Path) -> None:
+  """Trains and measures, unless that is done."""
+  experiment = build(config)
+  workdir = open_workdir(path, experiment.config, {})
+  if workdir.done.exists():
+    return
+  with StopFlag() as stop:
+    state = training.train(experiment, workdir, stop)
+    evaluation.evaluate(experiment, training.evaluated_params(state), workdir, stop)
+  workdir.done.touch()
+
+
+def seconds_per_step(study: str, fast: bool, repeats: int = 5) -> dict[str, float]:
+  """The median time of a training step of each loss, the losses in turn within each repeat."""
+  length = 5 if fast else 50
+  chunks = {}
+  for loss in STUDIES[study][1]:
+    experiment = build(configure(study, loss, BUDGETS[0], 0, fast))
+    chunk = training.make_chunk(experiment)
+    state, _ = chunk(training.init_state(experiment), experiment.data, length=length)
+    chunks[loss] = (chunk, jax.block_until_ready(state))
+  times: dict[str, list[float]] = {loss: [] for loss in chunks}
+  for _ in range(repeats):
+    for loss, (chunk, state) in chunks.items():
+      begun = time.perf_counter()
+      moved, _ = jax.block_until_ready(chunk(state, {}, length=length))
+      times[loss].append((time.perf_counter() - begun) / length)
+      chunks[loss] = (chunk, moved)
+  return {loss: statistics.median(values) for loss, values in times.items()}
+
+
+def summarise(
+  study: str, loss: str, budget: int, runs: list[dict[str, Any]], seconds: float
+) -> dict[str, Any]:
+  """A line of the table from the evaluation.json of each seed."""
+  errors = [run["score_error"] for run in runs]
+  # At the data the parts are the modes, else the levels.
+  parts = [e["relative_by_mode"] if study == "data" else e["relative"] for e in errors]
+  numbers = {
+    "median_score_error": [float(np.median(p)) for p in parts],
+    "worst_score_error": [max(p) for p in parts],
+    **{name: [run["rows"][0]["metrics"][name]["value"] for run in runs] for name in METRICS},
+  }
+  line: dict[str, Any] = {"study": study, "loss": loss, "steps": budget, "seeds": len(runs)}
+  for name, values in numbers.items():
+    line[name] = float(np.mean(values))
+    line[f"{name}_sem"] = float(np.std(values, ddof=1) / len(values) ** 0.5) if values[1:] else None
+  worst = max(numbers["worst_score_error"])
+  floor = {f"{name}_floor": mean_floor(runs, name) for name in METRICS}
+  return line | {"worst_seed_score_error": worst, "seconds_per_step": seconds} | floor
+
+
+def mean_floor(runs: list[dict[str, Any]], metric: str) -> float:
+  """The metric of exact samples, over the runs."""
+  return float(np.mean([run["rows"][0]["metrics"][metric]["floor"] for run in runs]))
+
+
+def curves(runs: dict[tuple[str, str, int], list[dict[str, Any]]]) -> dict[int, list[Line]]:
+  """The relative score error of each loss against the level, by budget; at the data, level 0."""
+  by_budget: dict[int, list[Line]] = {budget: [] for budget in sorted({k[2] for k in runs})}
+  for (study, loss, budget), of_seeds in runs.items():
+    levels = np.array(of_seeds[0]["score_error"]["sigma"])
+    values = np.array([run["score_error"]["relative"] for run in of_seeds])
+    by_budget[budget].append(Line(loss, study, levels, values))
+  return by_budget
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs what is missing, then writes the table and the figure."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--seeds", type=int, default=5, help="seeds of every cell [5]")
+  parser.add_argument("--study", choices=sorted(STUDIES), help="this one alone")
+  parser.add_argument("--fast", action="store_true", help="runs of seconds")
+  parser.add_argument("--list", action="store_true", help="list the runs and end")
+  parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("results/score_matching"))
+  parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("results/reference"))
+  args = parser.parse_args(argv)
+  if args.seeds < 1:
+    parser.error(f"--seeds {args.seeds}: must be at least 1")
+  chosen = [args.study] if args.study else list(STUDIES)
+  cells = [(s, loss, b) for b in BUDGETS[::-1] for s in chosen for loss in STUDIES[s][1]]
+  runs: dict[tuple[str, str, int], list[dict[str, Any]]] = {cell: [] for cell in cells}
+  # Seeds of a cell run the same programs: they are compiled once.
+  args.runs.mkdir(parents=True, exist_ok=True)
+  jax.config.update("jax_compilation_cache_dir", str(args.runs.absolute() / "compiled"))
+  for number, (cell, seed) in enumerate((c, s) for c in cells for s in range(args.seeds)):
+    path = args.runs / "-".join([*map(str, cell), str(seed)])
+    print(f"{number + 1}/{len(cells) * args.seeds}  {path}", flush=True)
+    if not args.list:
+      run(configure(*cell, seed, args.fast), path)
+      runs[cell].append(evaluation.read(Workdir(path)))
+  if args.list:
+    return 0
+  seconds = {s: seconds_per_step(s, args.fast) for s in chosen}
+  table = [summarise(*cell, of_seeds, seconds[cell[0]][cell[1]]) for cell, of_seeds in runs.items()]
+  command = f"python scripts/score_matching.py --seeds {args.seeds}"
+  write_csv(args.out / "score_matching.csv", table, command)
+  save(loss_comparison(curves(runs), args.seeds), args.out / "score_matching.png", command)
+  print(json.dumps(table, indent=1))
+  return 0
+
+
+if __name__ == "__main__":
+  try:
+    sys.exit(main())
+  except Preempted:
+    print("stopped and saved; the same command goes on", file=sys.stderr)
+    sys.exit(PREEMPTED_EXIT_CODE)
