@@ -26,6 +26,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from configs import ncsn_gmm
 from scorelab import metrics, training
 from scorelab.experiment import build
+from scorelab.samplers.langevin import ula, ula_step
+from scorelab.schedules import VarianceExploding
+from scorelab.targets.mixtures import nine_modes
 
 Work = Callable[[], object]
 
@@ -87,7 +90,37 @@ def max_sliced_wasserstein() -> dict[str, tuple[Work, Work]]:
   }
 
 
+def langevin() -> dict[str, tuple[Work, Work]]:
+  """20 chains of 1000 steps of ULA with the exact score: a Python loop over jitted steps, or ours.
+
+  The loop keeps every state, as a notebook does for its animation; so does ours.
+  """
+  target = nine_modes()
+  level = VarianceExploding(sigma_min=0.02, sigma_max=80.0).at_ratio(0.0)
+  key, start_key = jax.random.split(jax.random.key(0))
+  start = 10 * jax.random.normal(start_key, (20, 2))
+
+  def score(x: jax.Array) -> jax.Array:
+    return target.predict(x, level).score
+
+  @jax.jit
+  def step(key: jax.Array, x: jax.Array) -> jax.Array:
+    return ula_step(x, score(x), 1e-2, jax.random.normal(key, x.shape))
+
+  def loop() -> np.ndarray:
+    x, path = start, []
+    for k in jax.random.split(key, 1000):
+      x = step(k, x)
+      path.append(x)
+    return np.stack(path)
+
+  chain = jax.jit(lambda key, x: ula(key, score, x, step_size=1e-2, num_steps=1000).path)
+  np.testing.assert_allclose(loop(), chain(key, start), atol=1e-3)
+  return {"Python loop / scanned chains": (loop, lambda: jax.block_until_ready(chain(key, start)))}
+
+
 CASES: dict[str, Callable[[], dict[str, tuple[Work, Work]]]] = {
+  "langevin": langevin,
   "max_sliced_wasserstein": max_sliced_wasserstein,
   "train_chunk": train_chunk,
 }
