@@ -19,10 +19,16 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 from scorelab.checkpoints import CheckpointError
 from scorelab.options import ConfigError
 from scorelab.run import RunError
-from scripts.drawing import nine_modes, steps
+from scripts.drawing import nine_modes, score_matching, steps
 from scripts.drawing.source import open_source
 
-FIGURES = {"ncsn_gmm": nine_modes.FIGURES, "ncsn_gmm_published": nine_modes.FIGURES}
+_SCORE_MATCHING = ("hyvarinen_gmm", "hyvarinen_gmm_published", "hutchinson_gmm", "ssm_gmm")
+_SCORE_MATCHING += ("dsm_gmm", "dsm_gmm_published")
+FIGURES = {
+  **dict.fromkeys(("ncsn_gmm", "ncsn_gmm_published"), nine_modes.FIGURES),
+  **dict.fromkeys(_SCORE_MATCHING, score_matching.FIGURES),
+  **dict.fromkeys(("ula_gmm", "mala_gmm"), score_matching.EXACT_FIGURES),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
   if args.list:
     for name in [args.name] if args.name else sorted(FIGURES):
       for figure, draw in FIGURES[name].items():
-        print(f"{name:20}  {figure:12}  {(draw.__doc__ or '').splitlines()[0]}")
+        print(f"{name:23}  {figure:12}  {(draw.__doc__ or '').splitlines()[0]}")
     return 0
   if args.name is None or args.workdir is None:
     parser.error("give a name and a --workdir, or --list")

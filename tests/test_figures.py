@@ -55,6 +55,7 @@ def small(monkeypatch):
     ("noising", {"num_frames": 4, "num_points": 50}),
     ("ddim", {"num_steps": 4, "num_points": 50}),
     ("langevin", {"num_levels": 4, "num_chains": 5}),
+    ("inference", {"num_steps": 6}),
   ):
     draw = functools.partial(getattr(nine_modes, name), **options)
     monkeypatch.setitem(nine_modes.FIGURES, name, draw)
@@ -69,6 +70,7 @@ def test_draws_everything(finished, small, tmp_path, capsys):
 
   command = f"python scripts/figures.py {NAME} --workdir results/{NAME}/{run} --keys 2"
   pictures = {"loss", "samples", "score_error", "budget", "steps", "steps_metrics", "steps_budget"}
+  pictures |= {"inference"}
   assert {p.stem for p in tmp_path.glob("*.png")} == pictures
   for file in tmp_path.glob("*.png"):
     assert 3000 < file.stat().st_size < 300_000
@@ -79,7 +81,9 @@ def test_draws_everything(finished, small, tmp_path, capsys):
     assert 3000 < (tmp_path / name).stat().st_size < 2_000_000
     assert command.encode() in (tmp_path / name).read_bytes()
   tables = {"loss", "samples", "samples_score", "score_error", "budget", "steps", "published"}
-  assert {p.stem for p in tmp_path.glob("*.csv")} == tables | {"noising", "langevin", "ddim"}
+  assert {p.stem for p in tmp_path.glob("*.csv")} == tables | {
+    *("noising", "langevin", "ddim", "inference")
+  }
   for file in tmp_path.glob("*.csv"):
     assert file.read_text().splitlines()[0] == f"# {command}"
     assert plotting.read_csv(file)
@@ -104,6 +108,22 @@ def test_draws_everything(finished, small, tmp_path, capsys):
       exact = compared[steps.EXACT_PRIOR, row["eta"], row["num_steps"]]
       assert exact["value"] == pytest.approx(row["value"] - row["learning"])
   assert "differs" in capsys.readouterr().out  # it has not learned
+
+
+def test_the_inference_process_knows_where_it_ends(finished, tmp_path):
+  path, _ = finished
+  arguments = [NAME, "--workdir", str(path), "--out", str(tmp_path), "--only", "inference"]
+  assert figures.main(arguments) == 0
+  rows = plotting.read_csv(tmp_path / "inference.csv")
+  sigma, free, bound = (np.array([r[name] for r in rows]) for name in ("sigma", "eta_1", "eta_0.1"))
+  assert len(rows) == 101 and sigma[0] == free[0] == bound[0] == 0
+  # The published levels: fifth powers of equidistant numbers from 0.02^(1/5) to 10^(1/5).
+  np.testing.assert_allclose(np.diff(sigma[1:] ** 0.2, n=2), 0, atol=1e-6)
+  np.testing.assert_allclose(sigma[[1, -1]], [0.02, 10], rtol=1e-5)
+  # One start; the less is renewed, the less a path's noise changes from level to level.
+  assert free[-1] == bound[-1]
+  free, bound = (np.abs(np.diff(x[1:] / sigma[1:])).mean() for x in (free, bound))
+  assert bound < 0.3 * free
 
 
 def test_draws_one(finished, small, tmp_path):

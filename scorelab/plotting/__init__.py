@@ -1,6 +1,6 @@
 """Figures and animations: functions of arrays that return a matplotlib Figure, and their files."""
 
-from scorelab.plotting import animations, budgets, curves, fields, style, summary
+from scorelab.plotting import animations, budgets, curves, fields, style, summary, trajectories
 from scorelab.plotting.animations import render, save_animation
 from scorelab.plotting.style import read_csv, save, write_csv
 from scorelab.plotting.summary import draw_run
@@ -17,5 +17,6 @@ __all__ = [
   "save_animation",
   "style",
   "summary",
+  "trajectories",
   "write_csv",
 ]

@@ -134,12 +134,13 @@ def moving_clouds(
   backdrop: np.ndarray | None = None,
   field: tuple[np.ndarray, Sequence[np.ndarray]] | None = None,
   trails: int = 0,
+  clock: str = "sigma = {:.2f}",
 ) -> tuple[Figure, Callable[[int], None]]:
   """Points on the move in the plane, a panel for each path.
 
   Args:
     paths: [frames, n, d] each, d >= 2; the first two coordinates are shown.
-    sigmas: [frames], for the title.
+    sigmas: [frames], for the title: what `clock` formats.
     reaches: [frames], half the axes' width about 0: the camera may follow the points.
     titles: of the panels.
     text: the caption.
@@ -148,6 +149,7 @@ def moving_clouds(
     field: lattice points [g, 2], and for each panel the scores there, [frames, g, 2]: arrows, whose
       colour compares the scores of a frame; None draws none.
     trails: how many of the points, the first ones, are larger and draw their last few steps.
+    clock: the format of a frame's number in the title.
 
   Returns:
     The figure, and the function that makes it show a frame: for `render`.
@@ -174,7 +176,7 @@ def moving_clouds(
   def draw(frame: int) -> None:
     reach = reaches[frame]
     for ax, path, title, points, lines, quiver, scores in panels:
-      ax.set_title(f"{title}\nsigma = {sigmas[frame]:.2f}")
+      ax.set_title(f"{title}\n{clock.format(sigmas[frame])}")
       ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
       points.set_offsets(path[frame, :, :2])
       for chain, line in enumerate(lines):

@@ -43,7 +43,8 @@ def bars(labels: Sequence[str], budgets: Mapping[str, Sequence[Budget]], text: s
   """
   columns = min(len(budgets), 3)
   lines = -(-len(budgets) // columns)
-  figure = style.new_figure(3.1 * columns + 0.6, lines * (0.55 + 0.52 * len(labels)) + 0.9)
+  height = max(0.52, *(0.15 * (label.count("\n") + 1) for label in labels))
+  figure = style.new_figure(3.1 * columns + 0.6, lines * (0.55 + height * len(labels)) + 0.9)
   axes = figure.subplots(lines, columns, squeeze=False).ravel()
   for ax, (metric, rows) in zip(axes, budgets.items(), strict=False):
     for y, row in enumerate(rows):

@@ -51,7 +51,8 @@ def loss(
     lines: values to mark, by label.
   """
   bands = np.array([[style.number(b) for b in h["band_loss"]] for h in history if "band_loss" in h])
-  with_bands = edges is not None and bands.size > 0
+  # A loss of one level has one band: the loss itself.
+  with_bands = edges is not None and bands.size > 0 and np.isfinite(bands).any(axis=0).sum() > 1
   figure = style.new_figure(8.2 if with_bands else 5, 3.1)
   axes = figure.subplots(1, 2 if with_bands else 1, squeeze=False)[0]
   step = np.array([h["step"] for h in history])
@@ -197,3 +198,47 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
   if curve.published is not None:
     look = {"color": curve.look["color"], "marker": curve.look.get("marker", "o")}
     ax.plot(curve.nfe, curve.published, **look, mfc="none", ms=8, ls="none")
+
+
+@style.context()
+def overfitting(
+  history: Sequence[Mapping[str, Any]], text: str, optimum: float | None = None
+) -> Figure:
+  """What a fixed training set teaches: the training loss falls on, the truth goes away.
+
+  A vertical line marks the step of the lowest validation loss: where to stop.
+
+  Args:
+    history: the objects of metrics.jsonl: step and loss, and val_loss and score_error (the relative
+      one) where they were measured.
+    text: the caption.
+    optimum: the exact score's loss on the law itself, which is the least there; None marks none.
+  """
+  measured = {
+    name: np.array([(h["step"], h[name]) for h in history if h.get(name) is not None])
+    for name in ("loss", "val_loss", "score_error")
+  }
+  with_error = len(measured["score_error"]) > 0
+  figure = style.new_figure(8.4 if with_error else 5, 3.2)
+  axes = figure.subplots(1, 2 if with_error else 1, squeeze=False)[0]
+  axes[0].plot(*measured["loss"].T, color=style.BLUE, label="training")
+  validation = measured["val_loss"]
+  if len(validation):
+    axes[0].plot(*validation.T, "o-", color=style.VERMILLION, label="validation")
+    best = int(validation[np.argmin(validation[:, 1]), 0])
+    for ax in axes:
+      ax.axvline(best, color=style.BLACK, ls=":", lw=1, label=f"lowest validation loss: {best}")
+  both = np.concatenate([measured["loss"], validation.reshape(-1, 2)])[:, 1]
+  scale = float(np.median(np.abs(both)))
+  if np.abs(both).max() > 20 * scale:
+    axes[0].set_yscale("symlog", linthresh=scale)
+  if optimum is not None:
+    axes[0].axhline(optimum, color=style.GREY, ls="--", label=f"optimum: {optimum:.4g}")
+  axes[0].set(xlabel="training step", ylabel="loss")
+  axes[0].legend()
+  if with_error:
+    axes[1].plot(*measured["score_error"].T, "o-", color=style.GREEN, zorder=3)
+    axes[1].set(xlabel="training step", ylabel=_RELATIVE)
+    _log_where_positive(axes[1], measured["score_error"][:, 1])
+  style.caption(figure, text)
+  return figure

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import matplotlib
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LogNorm, Normalize
@@ -16,6 +17,7 @@ from matplotlib.quiver import Quiver
 from scorelab.plotting import style
 
 _NUM_COLUMNS = 5
+Place: TypeAlias = tuple[float, float]
 
 
 class Cloud(NamedTuple):
@@ -161,24 +163,90 @@ def _draw_field(figure: SubFigure, field: ScoreField) -> None:
     return
   axes = figure.subplots(1, 3)
   low, high = field.x.min(axis=0), field.x.max(axis=0)
+  _draw_scores(figure, axes, field, low, high)
+  gap = np.linalg.norm(field.network - field.exact, axis=1)
+  gap = gap / np.maximum(np.linalg.norm(field.exact, axis=1), 1e-30)
+  _draw_gap(figure, axes[2], field.x, np.maximum(gap, 1e-3), LogNorm(1e-3, 1), low, high)
+  axes[2].set_title("|network - exact| / |exact|")
+  for ax in axes:
+    ax.label_outer()
+
+
+def _draw_scores(
+  figure: Figure | SubFigure,
+  axes: Sequence[Axes],
+  field: ScoreField,
+  low: np.ndarray,
+  high: np.ndarray,
+) -> None:
+  """Network and truth as arrows in the box low [2] .. high [2], on the first two axes."""
   norm = log_norm(np.linalg.norm(field.exact, axis=1))
   for ax, score, name in ((axes[0], field.network, "network"), (axes[1], field.exact, "exact")):
     draw_arrows(ax, field.x, score, norm)
     ax.set_title(f"{name} score at sigma = {field.sigma:.3g}")
     _square(ax, low, high)
     _bar(figure, ax, norm, style.NOISE_CMAP)
-  gap = np.linalg.norm(field.network - field.exact, axis=1)
-  gap = gap / np.maximum(np.linalg.norm(field.exact, axis=1), 1e-30)
-  side = round(len(gap) ** 0.5)
-  gap_norm, cmap = LogNorm(1e-3, 1), matplotlib.colormaps["cividis"]
-  x1, x2, gap = (c.reshape(side, side) for c in (*field.x.T, np.maximum(gap, 1e-3)))
-  axes[2].pcolormesh(x1, x2, gap, norm=gap_norm, cmap=cmap)
-  _square(axes[2], low, high)
-  axes[2].set_title("|network - exact| / |exact|")
-  _bar(figure, axes[2], gap_norm, cmap)
+
+
+def _draw_gap(
+  figure: Figure | SubFigure,
+  ax: Axes,
+  x: np.ndarray,
+  gap: np.ndarray,
+  norm: Normalize,
+  low: np.ndarray,
+  high: np.ndarray,
+) -> None:
+  """Colours by gap [m], > 0, at the points x [m, 2] of a square lattice."""
+  side, cmap = round(len(gap) ** 0.5), matplotlib.colormaps["cividis"]
+  ax.pcolormesh(*(c.reshape(side, side) for c in (*x.T, gap)), norm=norm, cmap=cmap)
+  _square(ax, low, high)
+  _bar(figure, ax, norm, cmap)
+
+
+@style.context()
+def score_map(
+  field: ScoreField, stride: int, points: np.ndarray, errors: Mapping[Place, float], text: str
+) -> Figure:
+  """The network's score beside the exact one, and |network - exact| in colour.
+
+  Args:
+    field: in two dimensions, on a square lattice, finer than the arrows'.
+    stride: odd; arrows stand at the middle of every stride x stride points.
+    points: [n, 2] of the law whose score it is, drawn over the error.
+    errors: relative score errors, by the place [2] where each is written.
+    text: the caption.
+  """
+  figure = style.new_figure(10.8, 3.7)
+  axes = figure.subplots(1, 3)
+  half = np.ptp(field.x[:, 0]) / (len(field.x) ** 0.5 - 1) / 2
+  low, high = field.x.min(axis=0) - half, field.x.max(axis=0) + half
+  _draw_scores(figure, axes, thinned(field, stride), low, high)
+  gap = np.maximum(np.linalg.norm(field.network - field.exact, axis=1), 1e-30)
+  _draw_gap(figure, axes[2], field.x, gap, log_norm(gap), low, high)
+  axes[2].scatter(*points.T, s=0.6, color="white", linewidths=0, alpha=0.7)
+  outline = [patheffects.withStroke(linewidth=1.6, foreground=style.BLACK)]
+  for place, error in errors.items():
+    axes[2].text(
+      *place, f"{error:.2%}", color="white", ha="center", fontsize=7, path_effects=outline
+    )
+  axes[2].set_title("|network - exact|")
   for ax in axes:
     ax.label_outer()
+  style.caption(figure, text)
+  return figure
 
 
-def _bar(figure: SubFigure, ax: Axes, norm: Normalize, cmap: Colormap) -> None:
+def thinned(field: ScoreField, stride: int) -> ScoreField:
+  """The field at the middle of every stride x stride points of its square lattice; stride odd."""
+  side = round(len(field.x) ** 0.5)
+
+  def thin(values: np.ndarray) -> np.ndarray:
+    square = values.reshape(side, side, 2)
+    return square[stride // 2 :: stride, stride // 2 :: stride].reshape(-1, 2)
+
+  return ScoreField(thin(field.x), thin(field.network), thin(field.exact), field.sigma)
+
+
+def _bar(figure: Figure | SubFigure, ax: Axes, norm: Normalize, cmap: Colormap) -> None:
   figure.colorbar(ScalarMappable(norm, cmap), ax=ax, shrink=0.8, pad=0.02)

@@ -17,6 +17,7 @@ from scorelab.experiment import Experiment
 from scorelab.metrics.modes import mode_distances
 from scorelab.plotting import budgets, curves, fields, style
 from scorelab.plotting.fields import Cloud, ScoreField
+from scorelab.predictions import Exact
 from scorelab.run import StopFlag, Workdir, read_jsonl
 from scorelab.typing import Array, Params
 
@@ -99,16 +100,17 @@ def budget_figure(result: dict[str, Any], labels: list[str]) -> Figure:
   rows = result["rows"]
   by_metric = {name: [row["metrics"][name] for row in rows] for name in rows[0]["metrics"]}
   labels = [
-    f"{textwrap.fill(label, 18)}\n{row['nfe']} NFE" for label, row in zip(labels, rows, strict=True)
+    f"{textwrap.fill(label, 21)}\n{row['nfe']} NFE" for label, row in zip(labels, rows, strict=True)
   ]
   return budgets.bars(labels, by_metric, protocol_text(result))
 
 
 def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> Figure:
-  """The data, each row's samples and, in one or two dimensions, both scores."""
+  """The data, each row's samples and, of a network in one or two dimensions, both scores."""
   clouds = run_clouds(experiment, workdir)
   data = clouds[0].points
-  field = middle_field(experiment, params, data) if data.shape[1] <= 2 else None
+  learned = not isinstance(experiment.parameterization, Exact)
+  field = middle_field(experiment, params, data) if learned and data.shape[1] <= 2 else None
   text = f"{len(data)} points each, of the evaluation's first key"
   if data.shape[1] > 2:
     text += "; the first two coordinates"

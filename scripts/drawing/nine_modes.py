@@ -10,8 +10,9 @@ import numpy as np
 
 from scorelab import predictions
 from scorelab.metrics import mode_weights
-from scorelab.plotting import animations, fields, save, style, summary, write_csv
+from scorelab.plotting import animations, fields, save, style, summary, trajectories, write_csv
 from scorelab.run import read_jsonl
+from scorelab.samplers.ddim import ddim_inference
 from scorelab.typing import Array, Params
 from scripts.drawing import steps
 from scripts.drawing.source import Source
@@ -168,6 +169,31 @@ def langevin(source: Source, num_levels: int = 100, num_chains: int = 20) -> Non
   _animate(source, figure, draw, "langevin", list(paths), np.asarray(levels.sigma), names)
 
 
+def inference(source: Source, num_steps: int = 100) -> None:
+  """DDIM's inference process given x_0 = 0 at eta 1 and 0.1: the same law at every level."""
+  etas = (1.0, 0.1)
+  _, grid = source.sampler(
+    f"ddim:{num_steps}:grid=karras:sigma_max=10.0:sigma_min=0.02:rho=5.0"  # the published levels
+  )
+  draw = jax.jit(lambda eta: ddim_inference(source.key(4), jnp.zeros(()), grid, eta=eta))
+  # From noise to data, as the grid is; shown the other way round.
+  drawn = {eta: np.asarray(draw(eta))[::-1] for eta in etas}
+  std = np.asarray(grid.levels.sigma)[::-1]
+  text = (
+    f"one path of q(x_1, ..., x_{num_steps} | x_0 = 0) each, from the same draws; at every eta the "
+    "law at a level is N(0, sigma^2)"
+  )
+  figure = trajectories.through_levels(
+    [trajectories.LevelPath(f"eta = {eta:g}", x) for eta, x in drawn.items()], 0 * std, std, text
+  )
+  save(figure, source.out / "inference.png", source.command)
+  rows = [
+    {"level": i, "sigma": sigma, **{f"eta_{eta:g}": x[i] for eta, x in drawn.items()}}
+    for i, sigma in enumerate(std)
+  ]
+  write_csv(source.out / "inference.csv", rows, source.command)
+
+
 def _reaches(source: Source, sigmas: np.ndarray) -> np.ndarray:
   """Half the axes' width at each level: all modes and three std of the noise."""
   low, high = source.experiment.target.bounds
@@ -208,5 +234,6 @@ FIGURES: dict[str, Callable[[Source], None]] = {
   "noising": noising,
   "langevin": langevin,
   "ddim": ddim,
+  "inference": inference,
   "steps": steps.draw,
 }

@@ -12,7 +12,7 @@ from PIL import Image
 from configs import ncsn_gmm
 from scorelab import plotting
 from scorelab.experiment import build
-from scorelab.plotting import animations, budgets, curves, fields, style, summary
+from scorelab.plotting import animations, budgets, curves, fields, style, summary, trajectories
 from scorelab.run import Preempted, StopFlag, Workdir, append_jsonl, open_workdir, write_json
 from scorelab.samplers import KERNELS, SAMPLERS
 
@@ -134,6 +134,38 @@ class TestCurves:
     assert bands == ["0.1 to 1", "1 to 10", "10 to 100"]
     assert_saves(figure, tmp_path)
 
+  def test_a_loss_of_one_level_has_no_bands(self):
+    history = [{**h, "band_loss": [None, h["loss"], None]} for h in self.HISTORY]
+    assert len(curves.loss(history, np.array([0.1, 1, 10, 100]), "caption").axes) == 1
+
+  @pytest.mark.parametrize("with_error", [True, False])
+  def test_overfitting(self, with_error, tmp_path):
+    # Held-out loss -9, -10, 400, 9000 while the training loss falls on.
+    validated = {100: -9.0, 200: -10.0, 300: 400.0, 400: 9000.0}
+    history = [{"step": s, "loss": -9 - (s / 100) ** 3} for s in range(50, 401, 50)]
+    for line in history:
+      if line["step"] in validated:
+        line["val_loss"] = validated[line["step"]]
+        line.update({"score_error": line["step"] / 100} if with_error else {})
+    figure = curves.overfitting(history, "caption", optimum=-10.0)
+    assert labelled(figure) and len(figure.axes) == 1 + with_error
+    for ax in figure.axes:
+      (mark,) = (line for line in ax.lines if "lowest" in str(line.get_label()))
+      assert list(mark.get_xdata()) == [200, 200]
+    by_label = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
+    assert list(by_label["validation"].get_ydata()) == list(validated.values())
+    assert len(by_label["training"].get_ydata()) == len(history)
+    assert "optimum: -10" in by_label
+    assert figure.axes[0].get_yscale() == "symlog"  # 9000 and -10 are both to be seen
+    if with_error:
+      assert list(figure.axes[1].lines[1].get_ydata()) == [1, 2, 3, 4]
+    assert_saves(figure, tmp_path)
+
+  def test_overfitting_before_the_first_validation(self, tmp_path):
+    figure = curves.overfitting([{"step": 1, "loss": -1.0}], "caption")
+    assert [line.get_label() for line in figure.axes[0].lines] == ["training"]
+    assert_saves(figure, tmp_path)
+
   def test_loss_without_a_step(self, tmp_path):
     figure = curves.loss([], None, "caption")
     assert "no training step" in [text.get_text() for text in figure.axes[0].texts]
@@ -196,11 +228,54 @@ class TestFields:
     assert figure.axes[0].get_aspect() == (1.0 if dim > 1 else "auto")
     assert_saves(figure, tmp_path)
 
+  def test_score_map(self, tmp_path):
+    x = fields.lattice(-np.ones(2), np.ones(2), 15)
+    field = fields.ScoreField(x, -x, -1.1 * x, sigma=0.5)
+    # Arrows stand where a lattice of their own number of points would.
+    np.testing.assert_allclose(
+      fields.thinned(field, 3).x, fields.lattice(-np.ones(2), np.ones(2), 5), atol=1e-12
+    )
+    figure = fields.score_map(field, 3, 0.1 * x, {(0.0, 0.5): 0.0123}, "caption")
+    shown = [text.get_text() for text in figure.axes[2].texts]
+    assert shown == ["1.23%"] and len(figure.axes) == 3 + 3
+    gap = figure.axes[2].collections[0].get_array()
+    np.testing.assert_allclose(gap.ravel(), 0.1 * np.linalg.norm(x, axis=1), atol=1e-12)
+    assert_saves(figure, tmp_path)
+
   def test_arrows_point_along_the_score(self):
     score = np.array([[1e-4, 0.0], [0.0, -1.0], [0.0, 0.0]])
     vectors, size = fields.arrows(score)
     np.testing.assert_allclose(vectors, [[0.1, 0], [0, -1], [0, 0]])
     np.testing.assert_allclose(size, [1e-4, 1, 0])
+
+
+class TestTrajectories:
+  def test_chains(self, tmp_path):
+    path = np.random.default_rng(0).normal(size=(6, 4, 2))
+    x = fields.lattice(-np.ones(2), np.ones(2), 4)
+    panels = [
+      trajectories.Chains(path, name, "R-hat 1.00", colour, -x, np.array(shares))
+      for name, colour, shares in (("a", style.BLUE, [1.0, 0.0]), ("b", style.BLACK, [0.5, 0.5]))
+    ]
+    figure = trajectories.chains(panels, x, path[0], np.array([0.25, 0.75]), "caption")
+    assert [ax.get_title() for ax in figure.axes] == ["a\nR-hat 1.00", "b\nR-hat 1.00", ""]
+    bars = {c.get_label(): [bar.get_height() for bar in c] for c in figure.axes[2].containers}
+    assert bars == {"target": [0.25, 0.75], "a": [1, 0], "b": [0.5, 0.5]}
+    *moved, start, end = figure.axes[0].lines
+    assert len(moved) == 4
+    np.testing.assert_array_equal(start.get_xydata(), path[0])
+    np.testing.assert_array_equal(end.get_xydata(), path[-1])
+    assert_saves(figure, tmp_path)
+
+  def test_through_levels(self, tmp_path):
+    std = np.array([0.0, 0.1, 1.0, 10.0])
+    path = trajectories.LevelPath("eta = 1", 2 * std)
+    figure = trajectories.through_levels([path, path], 0 * std, std, "caption")
+    assert figure.axes[0].get_ylabel() and all(ax.get_xlabel() for ax in figure.axes)
+    (band,) = figure.axes[1].collections
+    assert band.get_datalim(figure.axes[1].transData).y1 == pytest.approx(30)
+    assert figure.axes[0].get_yscale() == "symlog"
+    assert_saves(figure, tmp_path)
 
 
 class TestAnimations:
