@@ -27,7 +27,6 @@ from configs import ncsn_gmm
 from scorelab import metrics, training
 from scorelab.experiment import build
 from scorelab.samplers.langevin import ula, ula_step
-from scorelab.schedules import VarianceExploding
 from scorelab.targets.mixtures import nine_modes
 
 Work = Callable[[], object]
@@ -96,16 +95,12 @@ def langevin() -> dict[str, tuple[Work, Work]]:
   The loop keeps every state, as a notebook does for its animation; so does ours.
   """
   target = nine_modes()
-  level = VarianceExploding(sigma_min=0.02, sigma_max=80.0).at_ratio(0.0)
   key, start_key = jax.random.split(jax.random.key(0))
   start = 10 * jax.random.normal(start_key, (20, 2))
 
-  def score(x: jax.Array) -> jax.Array:
-    return target.predict(x, level).score
-
   @jax.jit
   def step(key: jax.Array, x: jax.Array) -> jax.Array:
-    return ula_step(x, score(x), 1e-2, jax.random.normal(key, x.shape))
+    return ula_step(x, target.score(x), 1e-2, jax.random.normal(key, x.shape))
 
   def loop() -> np.ndarray:
     x, path = start, []
@@ -114,7 +109,7 @@ def langevin() -> dict[str, tuple[Work, Work]]:
       path.append(x)
     return np.stack(path)
 
-  chain = jax.jit(lambda key, x: ula(key, score, x, step_size=1e-2, num_steps=1000).path)
+  chain = jax.jit(lambda key, x: ula(key, target.score, x, step_size=1e-2, num_steps=1000).path)
   np.testing.assert_allclose(loop(), chain(key, start), atol=1e-3)
   return {"Python loop / scanned chains": (loop, lambda: jax.block_until_ready(chain(key, start)))}
 

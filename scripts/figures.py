@@ -23,10 +23,11 @@ from scripts.drawing import nine_modes, score_matching, steps
 from scripts.drawing.source import open_source
 
 _SCORE_MATCHING = ("hyvarinen_gmm", "hyvarinen_gmm_published", "hutchinson_gmm", "ssm_gmm")
-_SCORE_MATCHING += ("dsm_gmm", "dsm_gmm_published")
+_SCORE_MATCHING += ("ssm_vr_gmm", "dsm_gmm", "dsm_gmm_published")
 FIGURES = {
   **dict.fromkeys(("ncsn_gmm", "ncsn_gmm_published"), nine_modes.FIGURES),
   **dict.fromkeys(_SCORE_MATCHING, score_matching.FIGURES),
+  "overfit_gmm": {"overfitting": score_matching.overfitting, **score_matching.FIGURES},
   **dict.fromkeys(("ula_gmm", "mala_gmm"), score_matching.EXACT_FIGURES),
 }
 

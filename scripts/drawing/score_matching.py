@@ -14,7 +14,16 @@ import numpy as np
 from scorelab.experiment import Experiment
 from scorelab.metrics import mode_weight_tv, mode_weights, off_mode_share
 from scorelab.metrics.modes import mode_distances
-from scorelab.plotting import animations, fields, save, style, summary, trajectories, write_csv
+from scorelab.plotting import (
+  animations,
+  curves,
+  fields,
+  save,
+  style,
+  summary,
+  trajectories,
+  write_csv,
+)
 from scorelab.predictions import Exact, noised
 from scorelab.rows import Row
 from scorelab.run import read_jsonl
@@ -50,9 +59,9 @@ def optimum(experiment: Experiment, key: Key, num_points: int = 100_000) -> floa
   With I = E |s*|^2 = -E div s*, whose divergence hardly varies where modes lie apart,
 
       implicit losses    E [div s + |s|^2 / 2]     least: -I / 2
-      ncsn               E |sigma s + eps|^2       least: d - sigma^2 I
+      denoising          E |s + eps / sigma|^2     least: d / sigma^2 - I
 
-  (Hyvarinen 2005, eq. 4, and Vincent 2011, eq. 11). Monte Carlo over points of the noised target.
+  (Hyvarinen 2005, eq. 4, and Vincent 2011, section 4.2). Monte Carlo over points of the noised target.
   """
   target, level = experiment.target, _level(experiment, experiment.config["loss"])
 
@@ -64,9 +73,21 @@ def optimum(experiment: Experiment, key: Key, num_points: int = 100_000) -> floa
     return -jnp.mean(jnp.trace(jacobian, axis1=1, axis2=2))
 
   square = float(information(key))
-  if experiment.config["loss"]["name"] == "ncsn":
-    return target.dim - float(level.sigma) ** 2 * square
+  if experiment.config["loss"]["name"] == "denoising":
+    return target.dim / float(level.sigma) ** 2 - square
   return -square / 2
+
+
+def overfitting(source: Source) -> None:
+  """The training loss, the held-out loss and the true score error on a fixed training set."""
+  history = read_jsonl(source.workdir.metrics)
+  num_train = source.config.target.num_train
+  least = optimum(source.experiment, source.key(10))
+  text = f"{source.config.loss.name}, {num_train} fixed points; score error by the exact score"
+  save(curves.overfitting(history, text, least), source.out / "overfitting.png", source.command)
+  names = ("step", "loss", "val_loss", "score_error")
+  rows = [{name: line.get(name) for name in names} | {"optimum": least} for line in history]
+  write_csv(source.out / "overfitting.csv", rows, source.command)
 
 
 def score_error(source: Source) -> None:
