@@ -61,7 +61,8 @@ def optimum(experiment: Experiment, key: Key, num_points: int = 100_000) -> floa
       implicit losses    E [div s + |s|^2 / 2]     least: -I / 2
       denoising          E |s + eps / sigma|^2     least: d / sigma^2 - I
 
-  (Hyvarinen 2005, eq. 4, and Vincent 2011, section 4.2). Monte Carlo over points of the noised target.
+  (Hyvarinen 2005, eq. 4, and Vincent 2011, section 4.2). Monte Carlo over points of the noised
+  target.
   """
   target, level = experiment.target, _level(experiment, experiment.config["loss"])
 
