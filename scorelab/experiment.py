@@ -171,7 +171,7 @@ def build(config: ConfigDict) -> Experiment:
     optimizer=optimizer,
     data={},  # both below: they are drawn with the experiment's keys
     validation={},
-    evaluation=_make_evaluation(config, schedule, target),
+    evaluation=_make_evaluation(config, schedule),
   )
   num_train = config.target.num_train
   draw = jax.jit(target.sample, static_argnums=1)
@@ -266,7 +266,7 @@ def _make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   )
 
 
-def _make_evaluation(config: ConfigDict, schedule: Schedule, target: Any) -> Evaluation:
+def _make_evaluation(config: ConfigDict, schedule: Schedule) -> Evaluation:
   section = config.evaluation
   metrics: dict[str, Callable[..., float]] = {}
   for spec in section.metrics:
@@ -283,10 +283,11 @@ def _make_evaluation(config: ConfigDict, schedule: Schedule, target: Any) -> Eva
     raise ConfigError("evaluation.reference = 'train' needs target.num_train > 0")
   main = {k: v for k, v in config.sampler.items() if v is not None}
   exact = config.parameterization.name == "exact"
-  rows = [make_row(main, "sampler", schedule, target, exact)]
+  has_density = exact or bool(config.parameterization.energy)
+  rows = [make_row(main, "sampler", schedule, has_density)]
   for index, spec in enumerate(section.rows):
     path = f"evaluation.rows[{index}]"
-    rows.append(make_row(parse_row(spec, main, path), path, schedule, target, exact))
+    rows.append(make_row(parse_row(spec, main, path), path, schedule, has_density))
   return Evaluation(
     rows=tuple(rows),
     metrics=metrics,
