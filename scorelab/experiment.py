@@ -57,6 +57,7 @@ class Evaluation:
 
   Attributes:
     metrics: by name, `(key, samples, reference) -> float`.
+    girsanov: whether there is a network for every level, so that Girsanov's bound is one on it.
   """
 
   rows: tuple[Row, ...]
@@ -67,6 +68,7 @@ class Evaluation:
   reference: str
   score_levels: tuple[float, ...]
   score_samples: int
+  girsanov: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -296,4 +298,5 @@ def _make_evaluation(config: ConfigDict, schedule: Schedule) -> Evaluation:
     },
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
+    girsanov=not exact and config.loss.levels not in ("data", "fixed"),
   )
