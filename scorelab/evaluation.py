@@ -284,12 +284,9 @@ def format_table(result: dict[str, Any]) -> str:
     cells.append([f"at sigma = {errors['sigma'][0]:g}", *(f"{e:.4f}" for e in by_mode)])
     lines += [""] + _align(cells)
   if "girsanov" in result:
-    parts = ("prior", "learning", "total")
-    bound = result["girsanov"]
-    cells = [["bound on KL at the cleanest level, nats"], ["by Girsanov's theorem"]]
-    for part in parts:
-      cells[0] += [part, ""]
-      cells[1] += [_number(bound[part]), f"+- {_number(bound[f'{part}_sem'])}"]
+    bound, parts = result["girsanov"], ("prior", "learning", "total")
+    cells = [["bound on KL, nats", *parts], ["by Girsanov's theorem"]]
+    cells[1] += [f"{_number(bound[part])} +- {_number(bound[f'{part}_sem'])}" for part in parts]
     lines += [""] + _align(cells)
   return "\n".join(lines)
 

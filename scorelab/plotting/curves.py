@@ -154,16 +154,17 @@ def girsanov(bound: Mapping[str, Any], text: str) -> Figure:
     return f"{value:.2g} ± {error:.1g} nats"
 
   colour = style.PART_COLOURS["learning"]
-  ax.plot(sigma, density, color=colour, label="learning: mean, standard error")
-  ax.fill_between(sigma, density - sem, density + sem, color=colour, alpha=0.4, lw=0)
-  ax.fill_between(
-    sigma, 0, density, color=colour, alpha=0.12, lw=0, label="its integral: " + label("learning")
-  )
-  for part, what in (("prior", "prior, KL(q_T || N)"), ("total", "both: KL of the model at most")):
-    ax.plot([], [], ls="none", label=f"{what}: {label(part)}")
+  area = {"color": colour, "lw": 0}
+  ax.plot(sigma, density, color=colour, label="cost of learning, and its standard error")
+  ax.fill_between(sigma, density - sem, density + sem, alpha=0.4, **area)
+  integral = f"its integral: {label('learning')}"
+  ax.fill_between(sigma, 0, density, alpha=0.12, label=integral, **area)
+  ax.plot([], [], ls="none", label=f"prior, KL(q_T || N): {label('prior')}")
+  ax.plot([], [], ls="none", label=f"KL of the model at most: {label('total')}")
   ax.set(xscale="log", ylim=(0, None), xlabel="level sigma / alpha")
   ax.set_ylabel("nats per unit of log sigma")
-  ax.legend()
+  ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+  figure.legend(loc="outside upper left", ncols=2)
   style.caption(figure, text)
   return figure
 

@@ -94,7 +94,8 @@ def girsanov_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
   bound = result["girsanov"]
   text = (
     f"{experiment.evaluation.score_samples} exact draws, the same x0 and noise at each of "
-    f"{len(bound['sigma'])} levels; the bound is at sigma = {bound['sigma'][-1]:.2g}"
+    f"{len(bound['sigma'])} levels;\n"
+    f"the bound is at sigma / alpha = {bound['sigma'][-1]:.2g}"
   )
   return curves.girsanov(bound, text)
 
