@@ -155,12 +155,12 @@ def girsanov(bound: Mapping[str, Any], text: str) -> Figure:
 
   colour = style.PART_COLOURS["learning"]
   area = {"color": colour, "lw": 0}
-  ax.plot(sigma, density, color=colour, label="cost of learning, and its standard error")
+  ax.plot(sigma, density, color=colour, label="learning, with standard error")
   ax.fill_between(sigma, density - sem, density + sem, alpha=0.4, **area)
   integral = f"its integral: {label('learning')}"
   ax.fill_between(sigma, 0, density, alpha=0.12, label=integral, **area)
-  ax.plot([], [], ls="none", label=f"prior, KL(q_T || N): {label('prior')}")
-  ax.plot([], [], ls="none", label=f"KL of the model at most: {label('total')}")
+  ax.plot([], [], ls="none", label=f"prior: {label('prior')}")
+  ax.plot([], [], ls="none", label=f"both, the bound on KL: {label('total')}")
   ax.set(xscale="log", ylim=(0, None), xlabel="level sigma / alpha")
   ax.set_ylabel("nats per unit of log sigma")
   ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
