@@ -160,7 +160,7 @@ def girsanov(bound: Mapping[str, Any], text: str) -> Figure:
   integral = f"its integral: {label('learning')}"
   ax.fill_between(sigma, 0, density, alpha=0.12, label=integral, **area)
   ax.plot([], [], ls="none", label=f"prior: {label('prior')}")
-  ax.plot([], [], ls="none", label=f"both, the bound on KL: {label('total')}")
+  ax.plot([], [], ls="none", label=f"bound on KL: {label('total')}")
   ax.set(xscale="log", ylim=(0, None), xlabel="level sigma / alpha")
   ax.set_ylabel("nats per unit of log sigma")
   ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
