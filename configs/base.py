@@ -58,6 +58,7 @@ def get_config() -> ConfigDict:
       conditioning="log_sigma",
       num_train_steps=placeholder(int),
       data_std=placeholder(float),  # of edm; None is the target's own std
+      energy=placeholder(bool),  # the output is the gradient of a scalar: a log-density exists
     )
   )
   config.loss = ConfigDict(

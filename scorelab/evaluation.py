@@ -24,12 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.experiment import Experiment, Stream
-from scorelab.metrics import Reference, mode_score_error, score_error
+from scorelab.metrics import Reference, girsanov, mode_score_error, score_error
 from scorelab.rows import Row
 from scorelab.run import StopFlag, Workdir, append_jsonl, write_json
+from scorelab.schedules import uniform_log_snr
 from scorelab.typing import Array, Key, Params, Predict
 
 BUDGET = ("floor", "prior", "discretisation", "learning")
+_GIRSANOV_STEPS = 48  # between the schedule's ends
 
 
 def sample_row(
@@ -182,6 +184,8 @@ def evaluate(
     "rows": rows,
     "score_error": measure_scores(experiment, params),
   }
+  if protocol.girsanov:
+    result["girsanov"] = measure_girsanov(experiment, params)
   arrays = {row_label(row): r["network"][0] for row, r in zip(rows, sets["rows"], strict=True)}
   np.savez(workdir.samples, exact=sets["exact"][0], reference=sets["reference"][0], **arrays)
   write_json(workdir.evaluation, result)
@@ -220,6 +224,34 @@ def measure_scores(experiment: Experiment, params: Params) -> dict[str, list[flo
   return {"sigma": list(protocol.score_levels), **errors}
 
 
+def measure_girsanov(experiment: Experiment, params: Params) -> dict[str, Any]:
+  """Girsanov's bound between the schedule's ends: sigma / alpha, noisiest first, and its parts.
+
+  Numbers and lists by name, None where one is not finite.
+  """
+
+  @jax.jit
+  def run(params: Params, key: Key) -> dict[str, Array]:
+    grid = uniform_log_snr(experiment.schedule, _GIRSANOV_STEPS, to_data=False)
+    found = girsanov(
+      key,
+      experiment.target,
+      experiment.parameterization.bind(params),
+      grid.levels,
+      experiment.schedule.prior_std(grid[0]),
+      experiment.evaluation.score_samples,
+    )
+    return {"sigma": grid.levels.sigma / grid.levels.alpha, **found._asdict()}
+
+  def finite(number: float) -> float | None:
+    return number if np.isfinite(number) else None
+
+  found = jax.tree.map(
+    lambda a: np.asarray(a).tolist(), run(params, experiment.key(Stream.SCORE_ERROR, 1))
+  )
+  return jax.tree.map(finite, found)
+
+
 def row_label(row: dict[str, Any]) -> str:
   """A row's name for people and for samples.npz: 'ddim-32-eta=1.0'."""
   changed = [f"{k}={v}" for k, v in row["options"].items() if k != "grid"]
@@ -254,6 +286,11 @@ def format_table(result: dict[str, Any]) -> str:
     by_mode = errors["relative_by_mode"]
     cells = [["mode", *map(str, range(1, len(by_mode) + 1))]]
     cells.append([f"at sigma = {errors['sigma'][0]:g}", *(f"{e:.4f}" for e in by_mode)])
+    lines += [""] + _align(cells)
+  if "girsanov" in result:
+    bound, parts = result["girsanov"], ("prior", "learning", "total")
+    cells = [["bound on KL, nats", *parts], ["by Girsanov's theorem"]]
+    cells[1] += [f"{_number(bound[part])} +- {_number(bound[f'{part}_sem'])}" for part in parts]
     lines += [""] + _align(cells)
   return "\n".join(lines)
 

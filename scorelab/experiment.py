@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -64,6 +65,7 @@ class Evaluation:
   Attributes:
     metrics: by name, `(key, samples, reference) -> float`.
     checkpoint: which is measured, 'last' or 'best'.
+    girsanov: whether there is a network for every level, so that Girsanov's bound is one on it.
   """
 
   rows: tuple[Row, ...]
@@ -75,6 +77,7 @@ class Evaluation:
   reference: str
   score_levels: tuple[float, ...]
   score_samples: int
+  girsanov: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -213,7 +216,7 @@ def build(config: ConfigDict) -> Experiment:
     optimizer=optimizer,
     data={},  # both below: they are drawn with the experiment's keys
     validation={},
-    evaluation=_make_evaluation(config, schedule, target),
+    evaluation=_make_evaluation(config, schedule, loss_levels),
   )
   num_train = config.target.num_train
   draw = jax.jit(target.sample, static_argnums=1)
@@ -320,7 +323,9 @@ def _make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   )
 
 
-def _make_evaluation(config: ConfigDict, schedule: Schedule, target: Any) -> Evaluation:
+def _make_evaluation(
+  config: ConfigDict, schedule: Schedule, loss_levels: Callable[[Array], Level] | None
+) -> Evaluation:
   section = config.evaluation
   metrics: dict[str, Callable[..., float]] = {}
   for spec in section.metrics:
@@ -335,10 +340,13 @@ def _make_evaluation(config: ConfigDict, schedule: Schedule, target: Any) -> Eva
     raise ConfigError("evaluation.reference = 'train' needs target.num_train > 0")
   main = {k: v for k, v in config.sampler.items() if v is not None}
   exact = config.parameterization.name == "exact"
-  rows = [make_row(main, "sampler", schedule, target, exact)]
+  has_density = exact or bool(config.parameterization.energy)
+  rows = [make_row(main, "sampler", schedule, has_density)]
   for index, spec in enumerate(section.rows):
     path = f"evaluation.rows[{index}]"
-    rows.append(make_row(parse_row(spec, main, path), path, schedule, target, exact))
+    rows.append(make_row(parse_row(spec, main, path), path, schedule, has_density))
+  quartiles = jnp.array([0.25, 0.75])
+  many_levels = loss_levels is None or bool(np.ptp(loss_levels(quartiles).sigma) > 0)
   return Evaluation(
     rows=tuple(rows),
     metrics=metrics,
@@ -349,4 +357,5 @@ def _make_evaluation(config: ConfigDict, schedule: Schedule, target: Any) -> Eva
     reference=section.reference,
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
+    girsanov=not exact and many_levels,
   )

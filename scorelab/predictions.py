@@ -10,6 +10,8 @@ References:
   Lipman et al., "Flow Matching for Generative Modeling", ICLR 2023 (arXiv 2210.02747): flow.
   Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
     NeurIPS 2022 (arXiv 2206.00364), table 1: preconditioning.
+  Salimans and Ho, "Should EBMs model the energy or the score?", ICLR 2021 workshop on energy-based
+    models; Du et al., "Reduce, Reuse, Recycle", ICML 2023 (arXiv 2302.11552): energies.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ _X0_SLOPE: dict[str, Callable[[Array, Array], Array]] = {
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=["x", "level", "views", "x0_variance", "variance_fraction"],
+  data_fields=["x", "level", "views", "x0_variance", "variance_fraction", "log_density"],
   meta_fields=["kind"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Prediction:
     x0_variance: diagonal of Cov[x_0 | x_t], of x's shape, where it is known.
     variance_fraction: a network's learned interpolation between the log posterior variance (0)
       and log beta (1), of x's shape, where it has one.
+    log_density: log q_t(x) up to a constant of the level, of x's batch shape, where it is known:
+      to the truth, and to a network whose score is the gradient of an energy.
   """
 
   x: Array
@@ -77,6 +81,7 @@ class Prediction:
   kind: str
   x0_variance: Array | None = None
   variance_fraction: Array | None = None
+  log_density: Array | None = None
 
   @classmethod
   def of(
@@ -87,6 +92,7 @@ class Prediction:
     *,
     x0_variance: Array | None = None,
     variance_fraction: Array | None = None,
+    log_density: Array | None = None,
     **views: Array,
   ) -> Prediction:
     """A prediction from the views at hand; `kind` names the one that the others follow from.
@@ -96,7 +102,7 @@ class Prediction:
     """
     if kind not in _TO_X0 or kind not in views:
       raise ValueError(f"kind = {kind!r} must be one of {', '.join(_TO_X0)} and be given")
-    return cls(x, level, views, kind, x0_variance, variance_fraction)
+    return cls(x, level, views, kind, x0_variance, variance_fraction, log_density)
 
   def view(self, name: str) -> Array:
     """The view of this name: 'x0', 'noise', 'score', 'v' or 'flow', of x's shape."""
@@ -168,12 +174,21 @@ class Parameterization:
     conditioning: what the network is told of the level, elementwise: one of CONDITIONINGS.
     kind: 'score', 'noise', 'x0', 'v' or 'flow'.
     event_ndim: axes of one point: 1 for points [d], 3 for images [height, width, channels].
+    energy: whether the output is taken to be F = -grad_u E instead of the network's f(u) itself,
+      u being the scaled input, so that a log-density exists whatever the reading. Costs about
+      twice as much; the examples of a batch must not mix, and the activation should be smooth.
+
+          E(u) = |f(u)|^2 / 2 - <u, f(u)>
+
+      This is Salimans and Ho's |u - f|^2 / 2 (2021) without its |u|^2 / 2, so that a zero
+      network is F = 0 as it is without an energy.
   """
 
   apply: Callable[..., Any]
   conditioning: Callable[[Level], Array]
   kind: str
   event_ndim: int = 1
+  energy: bool = False
 
   def scale_input(self, x: Array, level: Level) -> Array:
     """What the network sees of x; the level's fields broadcast with x."""
@@ -206,13 +221,39 @@ class Parameterization:
         return jnp.broadcast_to(a, batch).reshape(-1)
 
       inputs = self.scale_input(x, level.like(x)).reshape(-1, *event)
-      labels = () if label is None else (flat(label),)
-      output = self.apply(
-        {"params": params}, inputs, flat(self.conditioning(level)), *labels, rngs=rngs
-      )
-      return self.read(x, level, output.reshape(x.shape))
+      told = [flat(self.conditioning(level))] + ([] if label is None else [flat(label)])
+
+      def network(u: Array) -> Array:
+        return self.apply({"params": params}, u, *told, rngs=rngs)
+
+      if not self.energy:
+        return self.read(x, level, network(inputs).reshape(x.shape))
+
+      def minus_energy(u: Array) -> Array:
+        f = network(u)
+        return jnp.sum(u * f - f**2 / 2, axis=tuple(range(1, u.ndim)))
+
+      value, pullback = jax.vjp(minus_energy, inputs)
+      (output,) = pullback(jnp.ones_like(value))  # each point's own: examples do not mix
+      pred = self.read(x, level, output.reshape(x.shape))
+      log_density = self._log_density(x, level, value.reshape(batch))
+      return dataclasses.replace(pred, log_density=log_density)
 
     return predict
+
+  def _log_density(self, x: Array, level: Level, minus_energy: Array) -> Array:
+    """The integral of the score that `read` makes of the output -grad E(u), of the batch shape.
+
+    At one level u = a x, and the score that is read is affine in the output F:
+
+        p x + r F(a x) = grad_x [ p |x|^2 / 2 - (r / a) E(a x) ]
+    """
+    zero = jnp.zeros_like(minus_energy)
+    one = zero + 1
+    a = self.scale_input(one, level)
+    p, r = self.read(one, level, zero).score, self.read(zero, level, one).score
+    squares = jnp.sum(x**2, axis=tuple(range(minus_energy.ndim, x.ndim)))
+    return p * squares / 2 + r / a * minus_energy
 
 
 @dataclasses.dataclass(frozen=True)

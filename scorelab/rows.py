@@ -81,17 +81,14 @@ def parse_changes(changes: Sequence[str], path: str) -> dict[str, Any]:
   return options
 
 
-def make_row(
-  settings: Mapping[str, Any], path: str, schedule: Schedule, target: Any, exact: bool
-) -> Row:
+def make_row(settings: Mapping[str, Any], path: str, schedule: Schedule, has_density: bool) -> Row:
   """The row that these settings describe.
 
   Args:
     settings: name, num_steps, grid and options, by name; only what is set.
     path: where they stand in the config, for messages.
     schedule: the forward process.
-    target: the truth; MALA takes its log-density.
-    exact: whether the truth stands in the network's place.
+    has_density: whether predictions have a log_density, which MALA needs.
 
   Raises:
     ConfigError: a name, an option or a number is not allowed.
@@ -100,7 +97,7 @@ def make_row(
     check_bound(f"sampler.{field}", value, shown=f"{path}.{field}")
   choose(SAMPLERS | KERNELS, settings["name"], f"{path}.name", "sampler")
   if settings["name"] in KERNELS:
-    return _make_chain_row(settings, path, schedule, target, exact)
+    return _make_chain_row(settings, path, schedule, has_density)
   return _make_grid_row(settings, path, schedule)
 
 
@@ -135,7 +132,7 @@ def _make_grid_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -
 
 
 def _make_chain_row(
-  settings: Mapping[str, Any], path: str, schedule: Schedule, target: Any, exact: bool
+  settings: Mapping[str, Any], path: str, schedule: Schedule, has_density: bool
 ) -> Row:
   """A Langevin kernel on the law at one level: `sigma`, or the data themselves."""
   name, num_steps = settings["name"], settings["num_steps"]
@@ -147,10 +144,12 @@ def _make_chain_row(
   sigma, start_std = settings.get("sigma", 0.0), settings.get("start_std", 1.0)
   level = schedule.at_ratio(sigma)
   options = options_of(kernel, settings)
-  if "log_prob" in inspect.signature(kernel).parameters:
-    if not exact:
-      raise ConfigError(f"{path}.name = {name!r} needs parameterization.name = 'exact'")
-    options["log_prob"] = target.perturbed(level.alpha, level.sigma).log_prob
+  needs_density = "log_prob" in inspect.signature(kernel).parameters
+  if needs_density and not has_density:
+    raise ConfigError(
+      f"{path}.name = {name!r} needs parameterization.name = 'exact' or parameterization.energy ="
+      " True: a score alone has no density"
+    )
 
   def prior(key: Key, shape: tuple[int, ...]) -> Array:
     return start_std * jax.random.normal(key, shape)
@@ -159,7 +158,10 @@ def _make_chain_row(
     return noised(key, data, level)[0]
 
   def run(key: Key, predict: Predict, x: Array) -> Samples:
-    chain = kernel(key, lambda x: predict(x, level).score, x=x, **options)
+    given: dict[str, Any] = {"score": lambda x: predict(x, level).score, "x": x}
+    if needs_density:  # XLA merges what the two predictions share
+      given["log_prob"] = lambda x: predict(x, level).log_density
+    chain = kernel(key, **given, **options)
     return Samples(chain.x, chain.path, chain.nfe)
 
   shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps", "grid")}

@@ -75,6 +75,9 @@ def test_a_network_that_is_the_truth_has_learned_all(tmp_path):
       assert numbers["learning"] == numbers["learning_sem"] == 0
   np.testing.assert_array_equal(result["score_error"]["relative"], 0)
   np.testing.assert_array_equal(result["score_error"]["relative_by_mode"], 0)
+  bound = result["girsanov"]
+  assert bound["learning"] == 0 and bound["total"] == bound["prior"] > 0
+  assert bound["sigma"][0] == pytest.approx(80) and bound["sigma"][-1] == pytest.approx(0.02)
 
 
 def test_more_steps_and_more_noise_leave_the_floor(tmp_path):
@@ -149,7 +152,8 @@ def test_the_table_is_aligned_and_complete(tmp_path):
   result, _, _ = evaluate(config_of(), tmp_path)
   table = evaluation.format_table(result)
   blocks = [block.splitlines() for block in table.split("\n\n")]
-  assert len(blocks) == len(result["rows"][0]["metrics"]) + 2  # and the scores, by level and mode
+  # And the scores, by level and by mode, and the bound.
+  assert len(blocks) == len(result["rows"][0]["metrics"]) + 3
   for block in blocks:
     assert len({len(line) for line in block}) == 1
 
@@ -167,6 +171,16 @@ def test_langevin_rows_start_at_the_data_or_the_prior(tmp_path):
     assert weights["prior"] > 0.7  # the middle mode has 9 % of the mass
     assert weights["learning"] == 0
     assert abs(spread["discretisation"]) < 4 * spread["discretisation_sem"] + 0.02
+
+
+@pytest.mark.parametrize(("levels", "sigma"), [("data", None), ("fixed", 1.0)])
+def test_a_network_of_one_level_has_no_bound(levels, sigma):
+  config = config_of()
+  config.parameterization.name = "scaled_score"
+  config.loss.update(name="hyvarinen", levels=levels, sigma=sigma, weighting=None)
+  assert not build(config).evaluation.girsanov
+  assert not build(ula_gmm.get_config("fast")).evaluation.girsanov  # nothing is learned
+  assert build(config_of()).evaluation.girsanov
 
 
 def test_kernels_need_what_they_need():

@@ -40,6 +40,11 @@ def finished(tmp_path_factory):
     "protocol": {**protocol, "reference": "train", "num_projections": 10},
     "rows": [{"nfe": 3, "metrics": {"energy_distance": numbers}}],
     "score_error": {"sigma": [0.1, 1.0], "absolute": [0.1, 0.2], "relative": [0.01, 0.3]},
+    "girsanov": {
+      "sigma": [1.0, 0.1],
+      **{name: [0.1, 0.2] for name in ("density", "density_sem", "bound", "bound_sem")},
+      **{name: 0.1 for part in ("prior", "learning", "total") for name in (part, f"{part}_sem")},
+    },
   }
   write_json(workdir.evaluation, result)
   workdir.done.touch()
@@ -70,7 +75,7 @@ def test_draws_everything(finished, small, tmp_path, capsys):
 
   command = f"python scripts/figures.py {NAME} --workdir results/{NAME}/{run} --keys 2"
   pictures = {"loss", "samples", "score_error", "budget", "steps", "steps_metrics", "steps_budget"}
-  pictures |= {"inference"}
+  pictures |= {"inference", "girsanov"}
   assert {p.stem for p in tmp_path.glob("*.png")} == pictures
   for file in tmp_path.glob("*.png"):
     assert 3000 < file.stat().st_size < 300_000
@@ -82,7 +87,7 @@ def test_draws_everything(finished, small, tmp_path, capsys):
     assert command.encode() in (tmp_path / name).read_bytes()
   tables = {"loss", "samples", "samples_score", "score_error", "budget", "steps", "published"}
   assert {p.stem for p in tmp_path.glob("*.csv")} == tables | {
-    *("noising", "langevin", "ddim", "inference")
+    *("girsanov", "noising", "langevin", "ddim", "inference")
   }
   for file in tmp_path.glob("*.csv"):
     assert file.read_text().splitlines()[0] == f"# {command}"

@@ -8,6 +8,7 @@ between calls. A sample that is not finite gives nan.
 
 from collections.abc import Callable
 
+from scorelab.metrics.girsanov import girsanov
 from scorelab.metrics.kernels import energy_distance, mean_pairwise_distance
 from scorelab.metrics.modes import mode_weight_tv, mode_weights, off_mode_share, within_mode_std
 from scorelab.metrics.reference import Reference
@@ -28,6 +29,7 @@ __all__ = [
   "METRICS",
   "Reference",
   "energy_distance",
+  "girsanov",
   "max_sliced_wasserstein",
   "mean_pairwise_distance",
   "mode_score_error",

@@ -134,6 +134,42 @@ def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
   return figure
 
 
+@style.context()
+def girsanov(bound: Mapping[str, Any], text: str) -> Figure:
+  """What learning costs at each level, whose integral over log sigma bounds the KL of the model.
+
+  Args:
+    bound: evaluation.json's girsanov: sigma, density and density_sem, each [levels], and prior,
+      learning and total with their standard errors.
+    text: the caption.
+  """
+  figure = style.new_figure(5, 3.3)
+  ax = figure.subplots()
+  sigma = np.asarray(bound["sigma"])
+  density, sem = (
+    np.array([style.number(value) for value in bound[name]]) for name in ("density", "density_sem")
+  )
+
+  def label(part: str) -> str:
+    value, error = (style.number(bound[name]) for name in (part, f"{part}_sem"))
+    return f"{value:.2g} ± {error:.1g} nats"
+
+  colour = style.PART_COLOURS["learning"]
+  area = {"color": colour, "lw": 0}
+  ax.plot(sigma, density, color=colour, label="learning, with standard error")
+  ax.fill_between(sigma, density - sem, density + sem, alpha=0.4, **area)
+  integral = f"its integral: {label('learning')}"
+  ax.fill_between(sigma, 0, density, alpha=0.12, label=integral, **area)
+  ax.plot([], [], ls="none", label=f"prior: {label('prior')}")
+  ax.plot([], [], ls="none", label=f"bound on KL: {label('total')}")
+  ax.set(xscale="log", ylim=(0, None), xlabel="level sigma / alpha")
+  ax.set_ylabel("nats per unit of log sigma")
+  ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+  figure.legend(loc="outside upper left", ncols=2)
+  style.caption(figure, text)
+  return figure
+
+
 class Panel(NamedTuple):
   """One metric of `quality`.
 

@@ -26,7 +26,9 @@ _MAX_POINTS = 2000
 
 
 def draw_run(experiment: Experiment, params: Params, workdir: Workdir, stop: StopFlag) -> None:
-  """Writes the run's figures into workdir.figures: loss, samples, score error and error budget.
+  """Writes the run's figures into workdir.figures.
+
+  Loss, samples, error budget, score error and, where it was measured, Girsanov's bound.
 
   Args:
     experiment: the parts.
@@ -39,12 +41,15 @@ def draw_run(experiment: Experiment, params: Params, workdir: Workdir, stop: Sto
   """
   result = json.loads(workdir.evaluation.read_text())
   command = typed_command(workdir)
-  for name, figure in (
-    ("loss", lambda: loss_figure(experiment, workdir)),
-    ("samples", lambda: samples_figure(experiment, params, workdir)),
-    ("budget", lambda: budget_figure(result, row_labels(workdir))),
-    ("score_error", lambda: score_error_figure(experiment, result)),
-  ):
+  figures = {
+    "loss": lambda: loss_figure(experiment, workdir),
+    "samples": lambda: samples_figure(experiment, params, workdir),
+    "budget": lambda: budget_figure(result, row_labels(workdir)),
+    "score_error": lambda: score_error_figure(experiment, result),
+  }
+  if "girsanov" in result:
+    figures["girsanov"] = lambda: girsanov_figure(experiment, result)
+  for name, figure in figures.items():
     stop.check()
     style.save(figure(), workdir.figures / f"{name}.png", command)
 
@@ -83,6 +88,17 @@ def score_error_figure(experiment: Experiment, result: dict[str, Any]) -> Figure
   """The score error of a run by level."""
   text = f"{experiment.evaluation.score_samples} exact draws from the noised target at each level"
   return curves.score_error(result["score_error"], text)
+
+
+def girsanov_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
+  """Girsanov's bound of a run, by level."""
+  bound = result["girsanov"]
+  text = (
+    f"{experiment.evaluation.score_samples} exact draws, the same x0 and noise at each of "
+    f"{len(bound['sigma'])} levels;\n"
+    f"the bound is at sigma / alpha = {bound['sigma'][-1]:.2g}"
+  )
+  return curves.girsanov(bound, text)
 
 
 def protocol_text(result: dict[str, Any]) -> str:

@@ -182,18 +182,20 @@ class GaussianMixture:
     return self._of(jax.nn.log_softmax(noisy._log_joint(x)), means, variances, self.basis)
 
   def predict(self, x: Array, level: Level) -> Prediction:
-    """The exact prediction at x [*batch, d], with its x0_variance.
+    """The exact prediction at x [*batch, d], with its x0_variance and normalised log_density.
 
     The level has shape [] or [*batch]; sigma = 0 gives x0 = x / alpha, alpha = 0 the mean.
     """
 
-    def at(x: Array, alpha: Array, sigma: Array) -> tuple[Array, Array, Array]:
-      posterior = self.posterior(x, Level(None, alpha, sigma))
-      return self.perturbed(alpha, sigma)._score(x), posterior.mean, posterior.variance
+    def at(x: Array, alpha: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
+      posterior, noisy = self.posterior(x, Level(None, alpha, sigma)), self.perturbed(alpha, sigma)
+      return noisy._score(x), posterior.mean, posterior.variance, noisy.log_prob(x)
 
-    at = jnp.vectorize(at, signature="(d),(),()->(d),(d),(d)")
-    score, x0, x0_variance = at(x, level.alpha, level.sigma)
-    return Prediction.of(x, level, "score", score=score, x0=x0, x0_variance=x0_variance)
+    at = jnp.vectorize(at, signature="(d),(),()->(d),(d),(d),()")
+    score, x0, variance, log_density = at(x, level.alpha, level.sigma)
+    return Prediction.of(
+      x, level, "score", score=score, x0=x0, x0_variance=variance, log_density=log_density
+    )
 
   def posterior_mean(self, x: Array, level: Level) -> Array:
     """E[x_0 | x_t = x] for x [*batch, d] and a level of shape [] or [*batch], of x's shape."""

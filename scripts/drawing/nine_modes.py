@@ -46,6 +46,17 @@ def score_error(source: Source) -> None:
   write_csv(source.out / "score_error.csv", rows, source.command)
 
 
+def girsanov(source: Source) -> None:
+  """What learning costs at each level, in nats: Girsanov's bound on the KL."""
+  result = json.loads(source.workdir.evaluation.read_text())
+  figure = summary.girsanov_figure(source.experiment, result)
+  save(figure, source.out / "girsanov.png", source.command)
+  names = ("sigma", "density", "density_sem", "bound", "bound_sem")
+  columns = zip(*(result["girsanov"][name] for name in names), strict=True)
+  rows = [dict(zip(names, values, strict=True)) for values in columns]
+  write_csv(source.out / "girsanov.csv", rows, source.command)
+
+
 def budget(source: Source) -> None:
   """The error budget of the run's own rows."""
   result = json.loads(source.workdir.evaluation.read_text())
@@ -230,6 +241,7 @@ FIGURES: dict[str, Callable[[Source], None]] = {
   "loss": loss,
   "samples": samples,
   "score_error": score_error,
+  "girsanov": girsanov,
   "budget": budget,
   "noising": noising,
   "langevin": langevin,

@@ -56,8 +56,7 @@ class Source:
     if sigma_max is not None:
       schedule = dataclasses.replace(schedule, sigma_max=sigma_max)
     return tuple(
-      make_row(parse_row(spec, own, spec), spec, schedule, self.experiment.target, exact=False)
-      for spec in specs
+      make_row(parse_row(spec, own, spec), spec, schedule, has_density=False) for spec in specs
     )
 
   def evaluating(self, rows: tuple[Row, ...], metrics: Sequence[str]) -> Experiment:
