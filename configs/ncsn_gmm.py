@@ -26,4 +26,5 @@ def get_config(arg: str = "") -> ConfigDict:
   config.network.update(name="residual_mlp", width=192, depth=2)
   config.loss.weighting = "edm"
   config.optimizer.learning_rate = 3e-3
+  config.sampler.update(grid="uniform_log_snr", sigma_min=0.05)
   return base.variant(config, arg)

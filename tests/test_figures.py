@@ -87,7 +87,7 @@ def test_draws_everything(finished, small, tmp_path, capsys):
     assert command.encode() in (tmp_path / name).read_bytes()
   tables = {"loss", "samples", "samples_score", "score_error", "budget", "steps", "published"}
   assert {p.stem for p in tmp_path.glob("*.csv")} == tables | {
-    *("girsanov", "noising", "langevin", "ddim", "inference")
+    *("girsanov", "noising", "langevin", "langevin_metrics", "ddim", "inference")
   }
   for file in tmp_path.glob("*.csv"):
     assert file.read_text().splitlines()[0] == f"# {command}"

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab import predictions
+from scorelab.evaluation import budget as budget_of
 from scorelab.metrics import mode_weights
 from scorelab.plotting import animations, fields, save, style, summary, trajectories, write_csv
 from scorelab.run import read_jsonl
@@ -144,7 +145,7 @@ def ddim(source: Source, num_steps: int = 100, num_points: int = 1500) -> None:
 
 
 def langevin(source: Source, num_levels: int = 100, num_chains: int = 20) -> None:
-  """Annealed Langevin dynamics over the score that changes by level (animated)."""
+  """Annealed Langevin dynamics over the score that changes by level (animated), and its metrics."""
   experiment, reach = source.experiment, 26.0
   row, grid = source.sampler(  # the published levels, whatever the run's own are
     f"annealed_langevin:{num_levels}:grid=karras:sigma_max=10.0:sigma_min=0.02:rho=5.0"
@@ -178,6 +179,12 @@ def langevin(source: Source, num_levels: int = 100, num_chains: int = 20) -> Non
   )
   names = ["network", "exact"]
   _animate(source, figure, draw, "langevin", list(paths), np.asarray(levels.sigma), names)
+  measured = steps.measure(source, source.evaluating((row,), steps.METRICS))
+  table = [
+    {"metric": metric, "nfe": row.num_steps * row.options["steps_per_level"], **budget_of(values)}
+    for metric, values in zip(steps.METRICS, measured[0], strict=True)
+  ]
+  write_csv(source.out / "langevin_metrics.csv", table, source.command)
 
 
 def inference(source: Source, num_steps: int = 100) -> None:

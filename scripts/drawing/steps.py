@@ -48,7 +48,7 @@ _NETWORK_TOLERANCE = 0.4
 def draw(source: Source) -> None:
   """Quality against DDIM's steps for four etas, with its error budget and the published numbers."""
   experiment = source.evaluating(source.rows(*_specs(ETAS)), METRICS)
-  measured = _measure(source, experiment)
+  measured = measure(source, experiment)
   records = [
     {
       "sampler": row.sampler,
@@ -108,7 +108,7 @@ class Progress(StopFlag):
     self._done += 1
 
 
-def _measure(source: Source, experiment: Experiment) -> np.ndarray:
+def measure(source: Source, experiment: Experiment) -> np.ndarray:
   """`evaluation.measure` of the experiment's rows: [rows, metrics, 4, keys]."""
   progress = Progress(experiment)
   sets = evaluation.draw_sets(experiment, source.params, progress)
@@ -122,7 +122,7 @@ def _measure_wide(source: Source) -> tuple[Experiment, np.ndarray]:
   # The truth in the network's place: the network knows no such level.
   truth = Exact(experiment.target.predict)
   experiment = dataclasses.replace(experiment, parameterization=truth)
-  return experiment, _measure(source, experiment)
+  return experiment, measure(source, experiment)
 
 
 def _panel(records: list[Record], metric: str, published: Published) -> curves.Panel:
