@@ -105,8 +105,12 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def training_fields(config: Mapping[str, Any]) -> dict[str, Any]:
   """The fields that are set and that training depends on, by dotted name, as JSON values."""
-  kept = {k: v for k, v in config.items() if k not in EVALUATION_FIELDS}
-  fields = _flatten(json.loads(json.dumps(kept)))
+  return _set_fields({k: v for k, v in config.items() if k not in EVALUATION_FIELDS})
+
+
+def _set_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields that are not None, by dotted name, as JSON values: new ones change no old run."""
+  fields = _flatten(json.loads(json.dumps(config)))
   return {name: value for name, value in fields if value is not None}
 
 
@@ -208,7 +212,7 @@ def open_workdir(
           f"{path}: holds a run with {name} = {old.get(name)!r}, not {new.get(name)!r}: "
           "give another --workdir, or that value"
         )
-    if found == json.loads(json.dumps(config)):
+    if _set_fields(found) == _set_fields(config):
       return workdir
     workdir.done.unlink(missing_ok=True)
   write_json(file, json.loads(json.dumps(record)))

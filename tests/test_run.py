@@ -45,6 +45,15 @@ def test_another_evaluation_is_evaluated_again(tmp_path):
   assert not run.open_workdir(tmp_path, changed(sampler={"name": "heun"}), {}).done.exists()
 
 
+def test_an_option_that_is_not_set_changes_nothing(tmp_path):
+  """As when a newer version has more options than the one that made the run."""
+  run.open_workdir(tmp_path, CONFIG, {}).done.touch()
+  newer = changed(sampler={**CONFIG["sampler"], "option": None}, training={"option": None})
+  newer["training"] |= CONFIG["training"]
+  assert run.run_id(newer) == run.run_id(CONFIG)
+  assert run.open_workdir(tmp_path, newer, {}).done.exists()
+
+
 def test_json_is_replaced_whole(tmp_path):
   path = tmp_path / "a.json"
   run.write_json(path, {"a": 1})
