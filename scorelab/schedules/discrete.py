@@ -49,11 +49,13 @@ class Discrete(Tabulated):
     Raises:
       ValueError: for other betas, or too few to be stretched.
     """
-    betas = np.asarray(betas, float)
-    ends_in_noise = zero_terminal_snr or (betas.size > 1 and betas.flat[-1] == 1)
-    noisy = betas[: betas.size - bool(betas.size > 1 and betas.flat[-1] == 1)]
-    if betas.ndim != 1 or not betas.size or not ((noisy > 0) & (noisy < 1)).all():
-      raise ValueError("betas must be a row of numbers in (0, 1), but for a last one of 1")
+    betas = np.atleast_1d(np.asarray(betas, float))
+    ends_in_noise = betas.size > 1 and bool(betas.flat[-1] == 1)
+    inner = betas[: betas.size - ends_in_noise]
+    if betas.ndim != 1 or not betas.size or not ((inner > 0) & (inner < 1)).all():
+      raise ValueError(
+        f"betas must be a row of numbers in (0, 1), a last one of 1 apart, not {betas}"
+      )
     if zero_terminal_snr and betas.size < 2:
       raise ValueError("one beta alone cannot be rescaled to zero terminal SNR")
     with np.errstate(divide="ignore"):
@@ -64,6 +66,7 @@ class Discrete(Tabulated):
       log_alphas = np.append(np.log(stretched), -np.inf)
     log_snrs = log_alphas - np.log(-np.expm1(2 * log_alphas)) / 2
     times = np.arange(1, betas.size + 1) / betas.size
+    ends_in_noise |= zero_terminal_snr
     known = betas.size - ends_in_noise
     super().__init__(
       jnp.asarray(times[:known]),
