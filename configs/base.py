@@ -26,6 +26,8 @@ def get_config() -> ConfigDict:
       weights=placeholder(tuple),
       separation=placeholder(float),
       weight=placeholder(float),
+      num_points=placeholder(int),
+      offset=placeholder(float),
     )
   )
   config.schedule = ConfigDict(

@@ -108,6 +108,7 @@ BOUNDS: dict[str, Bound] = {
   "seed": ("from 0 to 4294967295", lambda v: 0 <= v < 2**32),
   "target.num_train": _at_least(0),
   "target.num_modes": _at_least(1),
+  "target.num_points": _at_least(1),
   "target.dim": _at_least(1),
   "target.radius": _POSITIVE,
   "target.std": _POSITIVE,

@@ -41,6 +41,8 @@ ALL = {name: SCHEDULES[name]() for name in ONE_TABLE} | {
   "shifted": Shifted(SubVP(), -1.2),
   "shifted_flow": Shifted(LinearFlow(), 0.8),
 }
+at = jax.jit(lambda schedule, t: schedule.at(t))
+at_log_snr = jax.jit(lambda schedule, log_snr: schedule.at_log_snr(log_snr))
 each = pytest.mark.parametrize("schedule", ALL.values(), ids=ALL)
 
 
@@ -109,8 +111,7 @@ class TestClosedForms:
       "sub_vp": lambda alpha, sigma: alpha**2 + sigma,
     }
     for name, schedule in ALL.items():
-      levels = schedule.at(TIMES), schedule.at_log_snr(np.linspace(-30, 30, 7))
-      for level in levels:
+      for level in (at(schedule, TIMES), at_log_snr(schedule, np.linspace(-30, 30, 7))):
         np.testing.assert_allclose(on[schedule.process](*level[1:]), 1, 1e-13, err_msg=name)
 
 
@@ -219,9 +220,6 @@ def test_float32_keeps_its_digits(schedule):
   assert single.sigma.dtype == np.float32 and double.sigma.dtype == np.float64
   np.testing.assert_allclose(single.alpha, double.alpha, 5e-6)
   np.testing.assert_allclose(single.sigma, double.sigma, 5e-6)
-
-
-at = jax.jit(lambda schedule, t: schedule.at(t))
 
 
 @each
