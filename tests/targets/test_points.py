@@ -65,7 +65,7 @@ def test_draws_are_fresh_inside_a_scan():
   ("name", "law"), [("swiss_roll", swiss_roll(noise=1.0)), ("moons", moons())]
 )
 def test_draws_are_scikit_learns(name, law):
-  """Kolmogorov and Smirnov's test along eight directions; without noise, the roll gives p = 5e-8."""
+  """Kolmogorov and Smirnov's test along eight directions; a roll without noise has p = 5e-8."""
   x, known = np.asarray(law.sample(jax.random.key(3), N)), SCIKIT[name]
   for angle in np.pi * np.arange(8) / 8:
     direction = np.array([np.cos(angle), np.sin(angle)])
