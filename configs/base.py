@@ -26,6 +26,8 @@ def get_config() -> ConfigDict:
       weights=placeholder(tuple),
       separation=placeholder(float),
       weight=placeholder(float),
+      num_points=placeholder(int),
+      offset=placeholder(float),
     )
   )
   config.schedule = ConfigDict(
@@ -36,6 +38,17 @@ def get_config() -> ConfigDict:
       rho=placeholder(float),
       beta_min=placeholder(float),
       beta_max=placeholder(float),
+      base=placeholder(float),
+      offset=placeholder(float),
+      start=placeholder(float),
+      end=placeholder(float),
+      tau=placeholder(float),
+      mu=placeholder(float),
+      b=placeholder(float),
+      num_levels=placeholder(int),
+      clip=placeholder(float),
+      zero_terminal_snr=placeholder(bool),
+      shift=placeholder(float),  # of any schedule's log(alpha / sigma); log(64 / d) for side d
     )
   )
   config.network = ConfigDict(

@@ -36,7 +36,7 @@ from scorelab.predictions import (
   Parameterization,
 )
 from scorelab.rows import Row, make_row, parse_changes, parse_row
-from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule
+from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
 from scorelab.targets import TARGETS
 from scorelab.typing import Array, Batch, Context, Key, Loss, Params
 
@@ -186,7 +186,9 @@ def build(config: ConfigDict) -> Experiment:
   choose(_named(precisions), config.matmul_precision, "matmul_precision", "precision")
   jax.config.update("jax_default_matmul_precision", config.matmul_precision)
   target = make(TARGETS, config.target, "target", "target", also=("num_train",))
-  schedule = make(SCHEDULES, config.schedule, "schedule", "schedule")
+  schedule = make(SCHEDULES, config.schedule, "schedule", "schedule", also=("shift",))
+  if config.schedule.shift is not None:
+    schedule = Shifted(schedule, config.schedule.shift)
   network = _make_network(config.network)
   parameterization = _make_parameterization(config.parameterization, network.apply, target)
   loss, loss_levels = _make_loss(config, parameterization, schedule, target)

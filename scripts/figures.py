@@ -1,8 +1,9 @@
-"""Every figure of a reproduced system, from a finished run, each with its numbers as CSV.
+"""Every figure of a reproduced system, each with its numbers as CSV; most from a finished run.
 
   python scripts/figures.py --list
   python scripts/figures.py ncsn_gmm --workdir results/ncsn_gmm/<run id>
   python scripts/figures.py ncsn_gmm --workdir results/ncsn_gmm/<run id> --only ddim
+  python scripts/figures.py schedules
 
 Figures go to results/reference/<name>/, or to --out. A PNG says its command in its Description, a
 GIF and an MP4 in their comment, a CSV in its first line.
@@ -13,23 +14,27 @@ import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
 from scorelab.checkpoints import CheckpointError
 from scorelab.options import ConfigError
 from scorelab.run import RunError
-from scripts.drawing import nine_modes, score_matching, steps
-from scripts.drawing.source import open_source
+from scripts.drawing import nine_modes, schedules, score_matching, steps
+from scripts.drawing.source import Source, open_sheet, open_source
 
 _SCORE_MATCHING = ("hyvarinen_gmm", "hyvarinen_gmm_published", "hutchinson_gmm", "ssm_gmm")
 _SCORE_MATCHING += ("ssm_vr_gmm", "dsm_gmm", "dsm_gmm_published")
-FIGURES = {
-  **dict.fromkeys(("ncsn_gmm", "ncsn_gmm_published"), nine_modes.FIGURES),
+OF_RUNS = {
+  **dict.fromkeys(("ncsn_gmm", "ncsn_gmm_published", "energy_gmm"), nine_modes.FIGURES),
   **dict.fromkeys(_SCORE_MATCHING, score_matching.FIGURES),
   "overfit_gmm": {"overfitting": score_matching.overfitting, **score_matching.FIGURES},
   **dict.fromkeys(("ula_gmm", "mala_gmm"), score_matching.EXACT_FIGURES),
 }
+OF_NO_RUN = {"schedules": schedules.FIGURES}
+FIGURES: dict[str, dict[str, Callable[[Any], None]]] = {**OF_RUNS, **OF_NO_RUN}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("name", nargs="?", choices=sorted(FIGURES), help="the config's name")
+  parser.add_argument(
+    "name", nargs="?", choices=sorted(FIGURES), help="what to draw: a config's name, or schedules"
+  )
   parser.add_argument("--workdir", type=pathlib.Path, help="a finished run of main.py")
   parser.add_argument("--out", type=pathlib.Path, help="folder [results/reference/NAME]")
   parser.add_argument("--only", metavar="FIGURE", help="this one alone")
@@ -49,20 +56,24 @@ def main(argv: list[str] | None = None) -> int:
       for figure, draw in FIGURES[name].items():
         print(f"{name:23}  {figure:12}  {(draw.__doc__ or '').splitlines()[0]}")
     return 0
-  if args.name is None or args.workdir is None:
-    parser.error("give a name and a --workdir, or --list")
+  if args.name is None or (args.name in OF_RUNS) == (args.workdir is None):
+    parser.error("give a name and a --workdir, or --list; no --workdir for " + ", ".join(OF_NO_RUN))
   if args.keys < 1:
     parser.error(f"--keys {args.keys}: must be at least 1")
   chosen = [args.only] if args.only else list(FIGURES[args.name])
   if args.only and args.only not in FIGURES[args.name]:
     parser.error(f"--only {args.only}: no such figure (known: {', '.join(FIGURES[args.name])})")
   try:
-    source = open_source(args.name, args.workdir, args.out, args.keys, steps.METRICS)
+    if args.name in OF_NO_RUN:
+      source = open_sheet(args.name, args.out)
+    else:
+      source = open_source(args.name, args.workdir, args.out, args.keys, steps.METRICS)
   except (RunError, CheckpointError, ConfigError) as error:
     print(error, file=sys.stderr)
     return 1
   source.out.mkdir(parents=True, exist_ok=True)
-  shutil.copyfile(source.workdir.evaluation, source.out / "evaluation.json")
+  if isinstance(source, Source):
+    shutil.copyfile(source.workdir.evaluation, source.out / "evaluation.json")
   for figure in chosen:
     begun = time.monotonic()
     FIGURES[args.name][figure](source)

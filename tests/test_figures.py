@@ -11,6 +11,7 @@ from configs import ncsn_gmm_published
 from scorelab import plotting, training
 from scorelab.experiment import build
 from scorelab.run import StopFlag, open_workdir, run_id, write_json
+from scorelab.schedules import SCHEDULES
 from scripts import figures
 from scripts.drawing import nine_modes, steps
 from scripts.drawing.source import Source
@@ -141,6 +142,20 @@ def test_draws_one(finished, small, tmp_path):
   assert "--keys" not in (tmp_path / "score_error.csv").read_text()
 
 
+def test_draws_the_schedules_without_a_run(tmp_path, capsys):
+  assert figures.main(["schedules", "--out", str(tmp_path)]) == 0
+  assert {p.name for p in tmp_path.iterdir()} == {"comparison.png", "comparison.csv"}
+  picture = tmp_path / "comparison.png"
+  assert Image.open(picture).info["Description"] == "python scripts/figures.py schedules"
+  assert 3000 < picture.stat().st_size < 300_000
+  rows = plotting.read_csv(tmp_path / "comparison.csv")
+  assert set(SCHEDULES) < {row["schedule"] for row in rows}
+  (half,) = (r for r in rows if r["schedule"] == "linear_flow" and r["t"] == 0.5)
+  assert [half[name] for name in ("alpha", "sigma", "log_snr", "g")] == pytest.approx(
+    [0.5, 0.5, 0, 2**0.5]
+  )
+
+
 def test_the_published_numbers_agree_with_themselves(monkeypatch):
   class Row:
     def __init__(self, eta, num_steps):
@@ -188,6 +203,7 @@ def test_lists_figures(capsys):
   [
     ([NAME, "--workdir", "x", "--keys", "0"], "must be at least 1"),
     ([], "give a name and a --workdir"),
+    (["schedules", "--workdir", "x"], "no --workdir for schedules"),
     (["nonsense", "--workdir", "x"], "invalid choice"),
     ([NAME, "--workdir", "x", "--only", "nonsense"], "no such figure"),
   ],

@@ -9,15 +9,20 @@ import pytest
 
 from scorelab.predictions import CONDITIONINGS
 from scorelab.schedules import (
+  BETAS,
   GRIDS,
   SCHEDULES,
+  Discrete,
   GeometricVarianceExploding,
   Grid,
   Level,
   LinearFlow,
+  Shifted,
+  SubVP,
   VarianceExploding,
   VariancePreserving,
   karras,
+  linear_betas,
   quadratic,
   uniform,
   uniform_log_snr,
@@ -25,13 +30,24 @@ from scorelab.schedules import (
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-ALL = [build() for build in SCHEDULES.values()]
+# One of each class: what tables of betas hold is tested apart.
+IDS = [name for name in SCHEDULES if name not in BETAS or name == "vp_betas"]
+ALL = [SCHEDULES[name]() for name in IDS]
 TABLE = Grid.from_arrays(
   [0.1, 0.4, 0.8, 1.0], [0.995, 0.9, 0.6, 0.0], process="vp", t=[1.0, 0.7, 0.3, 0.0]
 ).schedule
-each = pytest.mark.parametrize("schedule", [*ALL, TABLE], ids=lambda s: type(s).__name__)
-# Away from the ends: where sigma(0) = 0 or alpha(1) = 0, log-SNR is infinite.
-TIMES = np.array([0.003, 0.05, 0.31, 0.5, 0.77, 0.99])
+each = pytest.mark.parametrize(
+  "schedule",
+  [
+    *ALL,
+    TABLE,
+    Discrete(linear_betas(num_levels=40), zero_terminal_snr=True),
+    Shifted(SubVP(), -1.2),
+  ],
+  ids=[*IDS, "tabulated", "zero_terminal_snr", "shifted"],
+)
+# Away from the ends, where log-SNR may be infinite, and from where a table's slope changes.
+TIMES = np.array([0.0034, 0.0513, 0.3137, 0.5004, 0.7707, 0.9903])
 X0, NOISE = np.random.default_rng(0).normal(size=(2, len(TIMES), 3))
 
 
@@ -66,7 +82,7 @@ class TestProcess:
     # From 0.02^(1/5) = 0.4573050519 and 10^(1/5) = 1.5848931925, at t = 98/99, 50/99 and 1/99.
     np.testing.assert_allclose(sigma[[1, 49, 98]], [9.645804304, 1.141344200, 0.022617824], 1e-8)
 
-  @pytest.mark.parametrize("schedule", ALL[:2], ids=lambda s: type(s).__name__)
+  @pytest.mark.parametrize("schedule", ALL[:3], ids=IDS[:3])
   def test_ve_diffusion_is_the_rate_of_the_variance(self, schedule):
     says = everything(schedule, TIMES)
     rate = slope(lambda t: schedule.sigma(t) ** 2, TIMES)
@@ -75,8 +91,8 @@ class TestProcess:
 
   def test_geometric_ve_diffusion(self):
     """Song et al. 2021, eq. 30: g = smin (smax / smin)^t sqrt(2 log(smax / smin))."""
-    g2 = everything(GeometricVarianceExploding(0.01, 50.0), TIMES)["diffusion_squared"]
-    np.testing.assert_allclose(g2[3], 0.5 * 2 * np.log(5000), 1e-12)
+    g2 = everything(GeometricVarianceExploding(0.01, 50.0), np.array([0.5]))["diffusion_squared"]
+    np.testing.assert_allclose(g2, 0.5 * 2 * np.log(5000), 1e-12)
 
   def test_vp_sde(self):
     """Song et al. 2021, eq. 32: dx = -beta x / 2 dt + sqrt(beta) dw, also at the data."""
@@ -114,7 +130,7 @@ class TestProcess:
     ratio = np.exp(0.3) * end.sigma / end.alpha
     np.testing.assert_allclose(beyond.sigma / beyond.alpha, ratio, 1e-12)
 
-  @pytest.mark.parametrize("schedule", ALL, ids=lambda s: type(s).__name__)
+  @pytest.mark.parametrize("schedule", ALL, ids=IDS)
   def test_velocity_is_the_rate_of_x(self, schedule):
     def x(t):
       return schedule.alpha(t)[:, None] * X0 + schedule.sigma(t)[:, None] * NOISE
@@ -135,7 +151,8 @@ class TestProcess:
 
 def test_prior_std():
   """VE starts from N(0, sigma_max^2 I), the others from N(0, I)."""
-  expected = [80, 50, 1, 1]
+  # (25^2 - 1) / (2 log 25) is SigmaPower's largest variance.
+  expected = [80, 50, (624 / 2 / np.log(25)) ** 0.5] + [1] * (len(ALL) - 3)
   grids = jax.jit(lambda: [uniform(schedule, 3) for schedule in ALL])()
   np.testing.assert_allclose([g.schedule.prior_std(g[0]) for g in grids], expected, 1e-5)
   draws = [g.prior(jax.random.key(0), (4000, 2)) for g in grids]
@@ -158,7 +175,7 @@ def test_schedules_refuse(build, line):
 
 
 class TestGrid:
-  @pytest.mark.parametrize("schedule", ALL, ids=lambda s: type(s).__name__)
+  @pytest.mark.parametrize("schedule", ALL, ids=IDS)
   def test_builders_end_where_they_should(self, schedule):
     """N noisy levels and the data; without it, N + 1 levels, the last where the N-th was."""
 

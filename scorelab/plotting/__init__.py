@@ -1,6 +1,15 @@
 """Figures and animations: functions of arrays that return a matplotlib Figure, and their files."""
 
-from scorelab.plotting import animations, budgets, curves, fields, style, summary, trajectories
+from scorelab.plotting import (
+  animations,
+  budgets,
+  curves,
+  fields,
+  schedules,
+  style,
+  summary,
+  trajectories,
+)
 from scorelab.plotting.animations import render, save_animation
 from scorelab.plotting.style import read_csv, save, write_csv
 from scorelab.plotting.summary import draw_run
@@ -15,6 +24,7 @@ __all__ = [
   "render",
   "save",
   "save_animation",
+  "schedules",
   "style",
   "summary",
   "trajectories",

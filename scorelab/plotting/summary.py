@@ -73,7 +73,7 @@ def loss_figure(
   """The training and validation loss of a run, with values to mark by label."""
   history = read_jsonl(workdir.metrics)
   bands = next((len(h["band_loss"]) for h in history if "band_loss" in h), 0)
-  ends = (experiment.schedule.t_min, 1.0)
+  ends = (experiment.schedule.t_min, experiment.schedule.t_max)
   cleanest, noisiest = (float(experiment.schedule.log_snr(jnp.asarray(t))) for t in ends)
   edges = np.exp(-np.linspace(cleanest, noisiest, bands + 1)) if bands else None
   training = experiment.config["training"]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.predictions import Prediction
-from scorelab.schedules import Grid, Level
+from scorelab.schedules import Grid, Level, safe_sqrt
 from scorelab.typing import Array, Key, Predict, Samples
 
 
@@ -39,14 +39,9 @@ def ddim_step(
   """
   ratio_next = nxt.sigma / nxt.alpha
   shrink = ratio_next * now.alpha / now.sigma  # r' / r, finite also where alpha = 0
-  renewed = jnp.minimum(eta * _sqrt(1 - shrink**2), 1)  # in units of r', as is kept
-  kept = _sqrt(1 - renewed**2)
+  renewed = jnp.minimum(eta * safe_sqrt(1 - shrink**2), 1)  # in units of r', as is kept
+  kept = safe_sqrt(1 - renewed**2)
   return nxt.alpha * (pred.x0 + ratio_next * (kept * pred.noise + renewed * z))
-
-
-def _sqrt(a: Array) -> Array:
-  """The square root, 0 where a <= 0, where the double where keeps the gradient finite."""
-  return jnp.where(a > 0, jnp.sqrt(jnp.where(a > 0, a, 1)), 0)
 
 
 def ddim(key: Key, predict: Predict, x: Array, grid: Grid, *, eta: Array | float = 0.0) -> Samples:

@@ -2,20 +2,55 @@
 
 from collections.abc import Callable
 
-from scorelab.schedules.base import PROCESSES, Grid, Level, Schedule, Tabulated, require_time
+from scorelab.schedules.base import (
+  PROCESSES,
+  Grid,
+  Level,
+  Schedule,
+  Tabulated,
+  require_time,
+  safe_sqrt,
+)
 from scorelab.schedules.continuous import (
-  GeometricVarianceExploding,
+  Cosine,
+  CosineFlow,
+  Laplace,
   LinearFlow,
-  VarianceExploding,
+  Sigmoid,
+  SubVP,
   VariancePreserving,
 )
+from scorelab.schedules.discrete import (
+  BETAS,
+  Discrete,
+  cosine_betas,
+  discrete,
+  linear_betas,
+  scaled_linear_betas,
+  sigmoid_betas,
+  vp_betas,
+)
+from scorelab.schedules.exploding import (
+  GeometricVarianceExploding,
+  SigmaPower,
+  VarianceExploding,
+)
 from scorelab.schedules.grids import karras, quadratic, uniform, uniform_log_snr
+from scorelab.schedules.sde import forward_path, reverse_drift
+from scorelab.schedules.shifted import Shifted
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
   "variance_exploding": VarianceExploding,
   "geometric_variance_exploding": GeometricVarianceExploding,
+  "sigma_power": SigmaPower,
   "variance_preserving": VariancePreserving,
+  "sub_vp": SubVP,
+  "cosine": Cosine,
+  "sigmoid": Sigmoid,
+  "laplace": Laplace,
   "linear_flow": LinearFlow,
+  "cosine_flow": CosineFlow,
+  **{name: discrete(betas) for name, betas in BETAS.items()},
 }
 
 GRIDS: dict[str, Callable[..., Grid]] = {
@@ -27,20 +62,37 @@ GRIDS: dict[str, Callable[..., Grid]] = {
 }
 
 __all__ = [
+  "BETAS",
   "GRIDS",
   "PROCESSES",
   "SCHEDULES",
+  "Cosine",
+  "CosineFlow",
+  "Discrete",
   "GeometricVarianceExploding",
   "Grid",
+  "Laplace",
   "Level",
   "LinearFlow",
   "Schedule",
+  "Shifted",
+  "SigmaPower",
+  "Sigmoid",
+  "SubVP",
   "Tabulated",
   "VarianceExploding",
   "VariancePreserving",
+  "cosine_betas",
+  "forward_path",
   "karras",
+  "linear_betas",
   "quadratic",
   "require_time",
+  "reverse_drift",
+  "safe_sqrt",
+  "scaled_linear_betas",
+  "sigmoid_betas",
   "uniform",
   "uniform_log_snr",
+  "vp_betas",
 ]

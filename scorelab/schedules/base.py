@@ -22,13 +22,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scorelab.typing import Array, Key
+
+_T = TypeVar("_T")
 
 
 class Level(NamedTuple):
@@ -59,16 +61,31 @@ class Level(NamedTuple):
     return jax.tree.map(expand, self)
 
 
-# How alpha and sigma follow from the log-SNR alone: what distinguishes the processes.
-# All of them are one process, rescaled.
-PROCESSES: dict[str, Callable[[Array], tuple[Array, Array]]] = {
-  "ve": lambda log_snr: (jnp.ones_like(log_snr), jnp.exp(-log_snr)),
-  "vp": lambda log_snr: (
-    jnp.sqrt(jax.nn.sigmoid(2 * log_snr)),
-    jnp.sqrt(jax.nn.sigmoid(-2 * log_snr)),
-  ),
-  "flow": lambda log_snr: (jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)),
+# What distinguishes the processes: a norm of (alpha, sigma) that is 1 at every level. All of them
+# are one process, rescaled. Taking sigma^2 beside sigma, each is smooth where either is.
+PROCESSES: dict[str, Callable[[Array, Array, Array], Array]] = {
+  "ve": lambda alpha, sigma, variance: alpha,
+  "vp": lambda alpha, sigma, variance: jnp.sqrt(alpha**2 + variance),
+  "flow": lambda alpha, sigma, variance: alpha + sigma,
+  # alpha^2 + sigma = 1, solved for what both are to be divided by.
+  "sub_vp": lambda alpha, sigma, variance: (sigma + jnp.sqrt(variance + 4 * alpha**2)) / 2,
 }
+
+
+def rescaled(process: str, alpha: Array, sigma: Array) -> tuple[Array, Array]:
+  """The (alpha, sigma) of a process whose ratio is that of the pair given, elementwise."""
+  norm = PROCESSES[process](alpha, sigma, sigma**2)
+  return alpha / norm, sigma / norm
+
+
+def _pair(log_snr: Array) -> tuple[Array, Array]:
+  """Some alpha and sigma of this log-SNR, the larger one 1: neither overflows."""
+  return jnp.exp(jnp.minimum(log_snr, 0)), jnp.exp(-jnp.maximum(log_snr, 0))
+
+
+def safe_sqrt(a: Array) -> Array:
+  """The square root, 0 where a <= 0, where the double where keeps the gradient finite: 0."""
+  return jnp.where(a > 0, jnp.sqrt(jnp.where(a > 0, a, 1)), 0)
 
 
 class Schedule:
@@ -82,6 +99,8 @@ class Schedule:
   """Where grids put their last noisy level by default; above 0 where sigma(0) = 0."""
   t_max: ClassVar[float] = 1.0
   """Where ranges of log-SNR begin by default; below 1 where alpha(1) = 0."""
+  timed: ClassVar[bool] = True
+  """Whether its t means something to a network; otherwise levels have none."""
 
   def alpha(self, t: Array) -> Array:
     """Signal scale at t, elementwise."""
@@ -89,7 +108,7 @@ class Schedule:
 
   def sigma(self, t: Array) -> Array:
     """Noise std at t, elementwise."""
-    return jnp.sqrt(self.variance(t))
+    return safe_sqrt(self.variance(t))
 
   def variance(self, t: Array) -> Array:
     """sigma^2 at t, elementwise. A process with sigma(0) = 0 defines this one: it stays smooth."""
@@ -106,12 +125,13 @@ class Schedule:
   def at(self, t: Array | float) -> Level:
     """The level at time t, of t's shape."""
     t = jnp.asarray(t, float)
-    return Level(t, self.alpha(t), self.sigma(t))
+    return Level(t if self.timed else None, self.alpha(t), self.sigma(t))
 
   def at_log_snr(self, log_snr: Array | float) -> Level:
     """The level of this log-SNR, of its shape; beyond the ends of [0, 1] the formulas go on."""
     log_snr = jnp.asarray(log_snr, float)
-    return Level(self.time(log_snr), *PROCESSES[self.process](log_snr))
+    t = self.time(log_snr) if self.timed else None
+    return Level(t, *rescaled(self.process, *_pair(log_snr)))
 
   def at_ratio(self, ratio: Array | float) -> Level:
     """The level at which sigma / alpha is `ratio` >= 0, of its shape; 0 is the data."""
@@ -122,7 +142,7 @@ class Schedule:
     return Level(t, jnp.where(noisy, level.alpha, 1), jnp.where(noisy, level.sigma, 0))
 
   def rates(self, t: Array) -> tuple[Array, Array]:
-    """d alpha / dt and d sigma / dt, elementwise."""
+    """d alpha / dt and d sigma / dt, elementwise; the infinite slope of a root at 0 counts as 0."""
     one = jnp.ones_like(t)
     return jax.jvp(self.alpha, (t,), (one,))[1], jax.jvp(self.sigma, (t,), (one,))[1]
 
@@ -158,6 +178,24 @@ class Schedule:
     return Grid(self, levels, ends_at_data=to_data)
 
 
+@dataclass_transform(frozen_default=True)
+def by_formula(cls: type[_T]) -> type[_T]:
+  """Class decorator: a frozen dataclass whose fields are the leaves of a pytree."""
+  return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+def check_ordered(schedule: Schedule, low: str, high: str, above: float = -np.inf) -> None:
+  """Refuses above < low < high not holding; traced numbers cannot be checked and pass.
+
+  Raises:
+    ValueError: names the two fields and their values.
+  """
+  a, b = getattr(schedule, low), getattr(schedule, high)
+  if isinstance(a, (int, float)) and isinstance(b, (int, float)) and not above < a < b:
+    bound = "" if above == -np.inf else f"{above:g} < "
+    raise ValueError(f"{low} = {a} and {high} = {b} must satisfy {bound}{low} < {high}")
+
+
 def require_time(level: Level) -> Array:
   """The level's t.
 
@@ -171,44 +209,65 @@ def require_time(level: Level) -> Array:
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=["times", "log_snrs"],
+  data_fields=["times", "log_snrs", "noise_time"],
   meta_fields=["process", "timed"],
 )
 @dataclasses.dataclass(frozen=True)
 class Tabulated(Schedule):
   """A process known at a few points: log-SNR is interpolated linearly in t, and goes on beyond.
 
+  Where the table ends in pure noise, alpha / sigma falls linearly to 0 after the last point.
+
   Attributes:
     times: [n], increasing.
-    log_snrs: [n], decreasing.
-    process: 've', 'vp' or 'flow'; alpha follows from it and the log-SNR.
+    log_snrs: [n], decreasing, finite.
+    process: one of PROCESSES; alpha and sigma follow from it and the log-SNR.
     timed: whether the times mean something to a network.
+    noise_time: the t > times[-1] at which alpha = 0, if there is one.
   """
 
   times: Array
   log_snrs: Array
   process: str  # pyrefly: ignore[bad-override]
-  timed: bool = True
+  timed: bool = True  # pyrefly: ignore[bad-override]
+  noise_time: Array | None = None
+
+  @property
+  def t_min(self) -> Array:  # pyrefly: ignore[bad-override]
+    """The first point's t."""
+    return self.times[0]
+
+  @property
+  def t_max(self) -> Array:  # pyrefly: ignore[bad-override]
+    """The last point's t."""
+    return self.times[-1]
+
+  def _pair(self, t: Array) -> tuple[Array, Array]:
+    """Alpha and sigma at t, up to a factor."""
+    if self.noise_time is None:
+      return _pair(-_interpolate(t, self.times, -self.log_snrs))
+    beyond = t > self.t_max
+    inside = jnp.where(beyond, self.t_max, t)
+    alpha, sigma = _pair(-_interpolate(inside, self.times, -self.log_snrs))
+    share = (self.noise_time - t) / (self.noise_time - self.t_max)
+    return jnp.where(beyond, share, 1) * alpha, sigma
 
   def alpha(self, t: Array) -> Array:
-    return PROCESSES[self.process](self.log_snr(t))[0]
+    return rescaled(self.process, *self._pair(t))[0]
 
   def sigma(self, t: Array) -> Array:
-    return PROCESSES[self.process](self.log_snr(t))[1]
+    return rescaled(self.process, *self._pair(t))[1]
 
   def log_snr(self, t: Array) -> Array:
-    return -_interpolate(t, self.times, -self.log_snrs)
+    alpha, sigma = self._pair(t)
+    return jnp.log(alpha) - jnp.log(sigma)
 
   def time(self, log_snr: Array) -> Array:
-    return _interpolate(-log_snr, -self.log_snrs, self.times)
-
-  def at(self, t: Array | float) -> Level:
-    level = super().at(t)
-    return level if self.timed else level._replace(t=None)
-
-  def at_log_snr(self, log_snr: Array | float) -> Level:
-    level = super().at_log_snr(log_snr)
-    return level if self.timed else level._replace(t=None)
+    t = _interpolate(-log_snr, -self.log_snrs, self.times)
+    if self.noise_time is None:
+      return t
+    share = jnp.exp(jnp.minimum(log_snr - self.log_snrs[-1], 0))
+    return jnp.where(share < 1, self.noise_time - share * (self.noise_time - self.t_max), t)
 
 
 def _interpolate(x: Array, xs: Array, ys: Array) -> Array:
@@ -279,7 +338,7 @@ class Grid:
     Args:
       alpha: [N + 1] signal scales, concrete; the first may be 0.
       sigma: [N + 1] noise stds, concrete; the last may be 0, the data.
-      process: 've', 'vp' or 'flow'.
+      process: one of PROCESSES.
       t: [N + 1] decreasing times; without them a time-conditioned network is refused.
 
     Raises:
@@ -305,7 +364,11 @@ class Grid:
     if times.shape != alpha.shape or not (np.diff(times) < 0).all():
       raise ValueError(f"t must be decreasing, of shape {alpha.shape}")
     schedule = Tabulated(
-      jnp.asarray(times[inner][::-1]), jnp.asarray(log_snrs[::-1]), process, timed=t is not None
+      jnp.asarray(times[inner][::-1]),
+      jnp.asarray(log_snrs[::-1]),
+      process,
+      timed=t is not None,
+      noise_time=jnp.asarray(times[0]) if pure_noise else None,
     )
     level = Level(None if t is None else jnp.asarray(times), jnp.asarray(alpha), jnp.asarray(sigma))
     return Grid(schedule, level, ends_at_data=bool(sigma[-1] == 0))

@@ -1,89 +1,59 @@
-"""Forward processes given by formulas in continuous time."""
+"""Processes given by formulas in which the signal fades: preserving ones, sub-VP and flow.
+
+Where a formula would subtract numbers that are nearly equal, an identity stands in its place: every
+one keeps the digits of float32 at both ends.
+
+References:
+  Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations",
+    ICLR 2021 (arXiv 2011.13456), appendix B: VP and sub-VP.
+  Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models", ICML 2021
+    (arXiv 2102.09672), eq. 17: cosine.
+  Jabri, Fleet and Chen, "Scalable Adaptive Computation for Iterative Generation", ICML 2023
+    (arXiv 2212.11972): sigmoid.
+  Hang and Gu, "Improved Noise Schedule for Diffusion Training" (arXiv 2407.03297), 2024: Laplace.
+  Lipman et al., "Flow Matching for Generative Modeling", ICLR 2023 (arXiv 2210.02747), eq. 22.
+  Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", ICLR 2023
+    (arXiv 2209.15571): the trigonometric path.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from scorelab.schedules.base import Schedule
+from scorelab.schedules.base import Schedule, by_formula, check_ordered, safe_sqrt
 from scorelab.typing import Array
 
 
-def _schedule(cls: type) -> type:
-  """Class decorator: a frozen dataclass whose fields are the leaves of a pytree."""
-  return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+@dataclasses.dataclass(frozen=True)
+class _LinearBeta(Schedule):
+  """alpha = exp(-B / 2) with beta(t) linear: B = beta_min t + (beta_max - beta_min) t^2 / 2."""
 
-
-def _check_ordered(schedule: Schedule, low: str, high: str) -> None:
-  """Refuses 0 < low < high not holding; traced numbers cannot be checked and pass."""
-  a, b = getattr(schedule, low), getattr(schedule, high)
-  if isinstance(a, (int, float)) and isinstance(b, (int, float)) and not 0 < a < b:
-    raise ValueError(f"{low} = {a} and {high} = {b} must satisfy 0 < {low} < {high}")
-
-
-@_schedule
-class VarianceExploding(Schedule):
-  """alpha = 1 and Karras levels, sigma = (smin^(1/rho) + t (smax^(1/rho) - smin^(1/rho)))^rho.
-
-  Karras et al. 2022, eq. 5, as a function of continuous time.
-
-  Attributes:
-    sigma_min: noise std at t = 0, > 0, in units of the data.
-    sigma_max: noise std at t = 1.
-    rho: 1 is uniform in sigma; larger values put more of [0, 1] at little noise.
-  """
-
-  sigma_min: float = 0.02
-  sigma_max: float = 80.0
-  rho: float = 7.0
-  process: ClassVar[str] = "ve"
+  beta_min: float = 0.1
+  beta_max: float = 20.0
+  t_min: ClassVar[float] = 1e-3
 
   def __post_init__(self) -> None:
-    _check_ordered(self, "sigma_min", "sigma_max")
+    check_ordered(self, "beta_min", "beta_max", above=0)
+
+  def _integral(self, t: Array) -> Array:
+    return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
 
   def alpha(self, t: Array) -> Array:
-    return jnp.ones_like(t)
+    return jnp.exp(-self._integral(t) / 2)
 
-  def sigma(self, t: Array) -> Array:
-    low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-    return (low + t * (high - low)) ** self.rho
-
-  def time(self, log_snr: Array) -> Array:
-    low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-    return (jnp.exp(-log_snr / self.rho) - low) / (high - low)
+  def _time(self, integral: Array) -> Array:
+    """The t at which B has this value."""
+    root = jnp.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
+    return 2 * integral / (self.beta_min + root)
 
 
-@_schedule
-class GeometricVarianceExploding(Schedule):
-  """alpha = 1 and geometric levels, sigma = smin (smax / smin)^t: the VE SDE of Song et al. 2021.
-
-  Attributes:
-    sigma_min: noise std at t = 0, > 0, in units of the data.
-    sigma_max: noise std at t = 1.
-  """
-
-  sigma_min: float = 0.01
-  sigma_max: float = 50.0
-  process: ClassVar[str] = "ve"
-
-  def __post_init__(self) -> None:
-    _check_ordered(self, "sigma_min", "sigma_max")
-
-  def alpha(self, t: Array) -> Array:
-    return jnp.ones_like(t)
-
-  def sigma(self, t: Array) -> Array:
-    return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
-
-  def time(self, log_snr: Array) -> Array:
-    return (-log_snr - jnp.log(self.sigma_min)) / jnp.log(self.sigma_max / self.sigma_min)
-
-
-@_schedule
-class VariancePreserving(Schedule):
+@by_formula
+class VariancePreserving(_LinearBeta):
   """The VP SDE with linear beta(t): alpha = exp(-B / 2), sigma^2 = 1 - exp(-B).
 
   B(t) = beta_min t + (beta_max - beta_min) t^2 / 2 (Song et al. 2021, eq. 33).
@@ -93,30 +63,167 @@ class VariancePreserving(Schedule):
     beta_max: beta(1).
   """
 
-  beta_min: float = 0.1
-  beta_max: float = 20.0
   process: ClassVar[str] = "vp"
-  t_min: ClassVar[float] = 1e-3
-
-  def __post_init__(self) -> None:
-    _check_ordered(self, "beta_min", "beta_max")
-
-  def _integral(self, t: Array) -> Array:
-    return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
-
-  def alpha(self, t: Array) -> Array:
-    return jnp.exp(-self._integral(t) / 2)
 
   def variance(self, t: Array) -> Array:
     return -jnp.expm1(-self._integral(t))
 
   def time(self, log_snr: Array) -> Array:
-    integral = jax.nn.softplus(-2 * log_snr)
-    root = jnp.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
-    return 2 * integral / (self.beta_min + root)
+    return self._time(jax.nn.softplus(-2 * log_snr))
 
 
-@_schedule
+@by_formula
+class SubVP(_LinearBeta):
+  """The sub-VP SDE: alpha = exp(-B / 2) as VP's, sigma = 1 - exp(-B), less noise at every t.
+
+  Song et al. 2021, eq. 12; B(t) as for VP, and sigma / alpha = 2 sinh(B / 2).
+
+  Attributes:
+    beta_min: beta(0), > 0, per unit of t.
+    beta_max: beta(1).
+  """
+
+  process: ClassVar[str] = "sub_vp"
+
+  def sigma(self, t: Array) -> Array:
+    return -jnp.expm1(-self._integral(t))
+
+  def time(self, log_snr: Array) -> Array:
+    return self._time(2 * jnp.arcsinh(jnp.exp(-log_snr) / 2))
+
+
+@by_formula
+class Cosine(Schedule):
+  """alpha = cos(theta(t)) / cos(theta(0)), theta = (t + s) / (1 + s) pi / 2, variance-preserving.
+
+  Nichol and Dhariwal 2021, eq. 17, as a function of continuous time; alpha(1) = 0.
+
+  Attributes:
+    offset: s, >= 0: keeps the first levels from being too clean.
+  """
+
+  offset: float = 0.008
+  process: ClassVar[str] = "vp"
+  t_min: ClassVar[float] = 1e-3
+  t_max: ClassVar[float] = 1 - 1e-3
+
+  def _angle(self, t: Array | float) -> Array | float:
+    return t / (1 + self.offset) * (math.pi / 2)
+
+  def alpha(self, t: Array) -> Array:
+    return jnp.sin(self._angle(1 - t)) / jnp.cos(self._angle(self.offset))
+
+  def variance(self, t: Array) -> Array:
+    """1 - alpha^2, as cos^2 a - cos^2 b = sin(b - a) sin(b + a)."""
+    turned, start = self._angle(t), self._angle(self.offset)
+    return jnp.sin(turned) * jnp.sin(turned + 2 * start) / jnp.cos(start) ** 2
+
+  def time(self, log_snr: Array) -> Array:
+    """From the sine and cosine of theta(t) - theta(0), where cos theta(t) = alpha cos theta(0)."""
+    alpha, variance = jnp.sqrt(jax.nn.sigmoid(2 * log_snr)), jax.nn.sigmoid(-2 * log_snr)
+    start = self._angle(self.offset)
+    cos0, sin0 = jnp.cos(start), jnp.sin(start)
+    sin = jnp.sqrt(sin0**2 + variance * cos0**2)
+    turned = jnp.arctan2(cos0 * variance / (sin + alpha * sin0), alpha * cos0**2 + sin * sin0)
+    return turned * (1 + self.offset) / (math.pi / 2)
+
+
+@by_formula
+class Sigmoid(Schedule):
+  """alpha^2 falls from 1 to 0 as a piece of a logistic curve, variance-preserving.
+
+      alpha^2 = (S(u(1)) - S(u(t))) / (S(u(1)) - S(u(0))),    u(t) = (start + t (end - start)) / tau
+
+  with S the logistic function (Jabri et al. 2022), as a function of continuous time.
+
+  Attributes:
+    start, end: where on the curve t = 0 and t = 1 are.
+    tau: temperature, > 0; a large one makes alpha^2 a straight line.
+  """
+
+  start: float = -3.0
+  end: float = 3.0
+  tau: float = 1.0
+  process: ClassVar[str] = "vp"
+  t_min: ClassVar[float] = 1e-3
+  t_max: ClassVar[float] = 1 - 1e-3
+
+  def __post_init__(self) -> None:
+    check_ordered(self, "start", "end")
+
+  @property
+  def _ends(self) -> tuple[Array | float, Array | float, Array | float]:
+    """u(0), u(1) and how far they are apart."""
+    return self.start / self.tau, self.end / self.tau, (self.end - self.start) / self.tau
+
+  def _part(self, share: Array, t: Array, other: Array | float) -> Array:
+    """|S(u(t)) - S(edge)| / (S(u(1)) - S(u(0))), `share` of the width from one edge to u(t).
+
+    As S(b) - S(a) = sinh((b - a) / 2) / (2 cosh(a / 2) cosh(b / 2)); `other` is the other edge.
+    """
+    low, _, width = self._ends
+    ratio = jnp.sinh(share * width / 2) / jnp.sinh(width / 2)
+    return ratio * jnp.cosh(other / 2) / jnp.cosh((low + t * width) / 2)
+
+  def alpha(self, t: Array) -> Array:
+    return safe_sqrt(self._part(1 - t, t, self._ends[0]))
+
+  def variance(self, t: Array) -> Array:
+    return self._part(t, t, self._ends[1])
+
+  def time(self, log_snr: Array) -> Array:
+    """sigma^2 / alpha^2 = sinh(w t / 2) c1 / (sinh(w (1 - t) / 2) c0), solved for exp(w t)."""
+    low, high, width = self._ends
+    log_ratio = _log_cosh(low / 2) - _log_cosh(high / 2) - 2 * log_snr
+    rise = jax.nn.softplus(log_ratio + width / 2) - jax.nn.softplus(log_ratio - width / 2)
+    return rise / width
+
+
+def _log_cosh(x: Array | float) -> Array:
+  """log(2 cosh x), without overflow."""
+  return jnp.logaddexp(x, -x)
+
+
+@by_formula
+class Laplace(Schedule):
+  """log(alpha^2 / sigma^2) is the quantile of a Laplace law, falling in t; variance-preserving.
+
+      2 lambda = mu - b sgn(1/2 - t) log(1 - 2 |t - 1/2|)
+
+  Hang and Gu 2024, table 1: t uniform on [0, 1] puts most levels where 2 lambda is about mu. The
+  ends are reached steeply, sigma as t^(b / 2): hence t_min.
+
+  Attributes:
+    mu: the law's middle, in units of 2 lambda, as is b.
+    b: its scale, > 0.
+  """
+
+  mu: float = 0.0
+  b: float = 0.5
+  process: ClassVar[str] = "vp"
+  t_min: ClassVar[float] = 1e-9
+  t_max: ClassVar[float] = 1 - 1e-5
+
+  def _powers(self, t: Array) -> tuple[Array, Array]:
+    """alpha^2 and sigma^2 up to a factor: min(2 (1 - t), 1)^b e^mu and min(2 t, 1)^b."""
+    signal = jnp.exp(self.mu) * jnp.minimum(2 * (1 - t), 1) ** self.b
+    return signal, jnp.minimum(2 * t, 1) ** self.b
+
+  def alpha(self, t: Array) -> Array:
+    signal, noise = self._powers(t)
+    return safe_sqrt(signal / (signal + noise))
+
+  def variance(self, t: Array) -> Array:
+    signal, noise = self._powers(t)
+    return noise / (signal + noise)
+
+  def time(self, log_snr: Array) -> Array:
+    z = (2 * log_snr - self.mu) / self.b
+    tail = jnp.exp(-jnp.abs(z)) / 2
+    return jnp.where(z > 0, tail, 1 - tail)
+
+
+@by_formula
 class LinearFlow(Schedule):
   """alpha = 1 - t, sigma = t: flow matching's straight path (Lipman et al. 2023, eq. 22)."""
 
@@ -132,3 +239,25 @@ class LinearFlow(Schedule):
 
   def time(self, log_snr: Array) -> Array:
     return jax.nn.sigmoid(-log_snr)
+
+
+@by_formula
+class CosineFlow(Schedule):
+  """alpha = cos(pi t / 2), sigma = sin(pi t / 2): an arc from data to noise at constant speed.
+
+  The trigonometric path of Albergo and Vanden-Eijnden 2023; variance-preserving, `Cosine` without
+  its offset.
+  """
+
+  process: ClassVar[str] = "vp"
+  t_min: ClassVar[float] = 1e-3
+  t_max: ClassVar[float] = 1 - 1e-3
+
+  def alpha(self, t: Array) -> Array:
+    return jnp.sin((1 - t) * (math.pi / 2))
+
+  def sigma(self, t: Array) -> Array:
+    return jnp.sin(t * (math.pi / 2))
+
+  def time(self, log_snr: Array) -> Array:
+    return jnp.arctan(jnp.exp(-log_snr)) / (math.pi / 2)

@@ -1,4 +1,4 @@
-"""A finished run, opened for reading."""
+"""Where figures go, and a finished run, opened for reading."""
 
 import dataclasses
 import json
@@ -17,28 +17,37 @@ from scorelab.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-  """A finished run, and where its figures go.
+class Sheet:
+  """Figures that need no run.
 
   Attributes:
-    name: of its config.
-    config: as it was run.
-    experiment: of that config.
-    params: the evaluated parameters.
-    workdir: the run's folder; only read.
+    name: of the system, or of the config that was run.
     out: the figures' folder.
-    keys: sampling keys of what is measured here.
     command: what a reader types to get the figures.
   """
 
   name: str
+  out: pathlib.Path
+  command: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Source(Sheet):
+  """A finished run, and where its figures go.
+
+  Attributes:
+    config: as it was run.
+    experiment: of that config.
+    params: the evaluated parameters.
+    workdir: the run's folder; only read.
+    keys: sampling keys of what is measured here.
+  """
+
   config: ConfigDict
   experiment: Experiment
   params: Params
   workdir: run.Workdir
-  out: pathlib.Path
   keys: int
-  command: str
 
   def key(self, purpose: int) -> jax.Array:
     """A key for a figure: apart from all that training and evaluation use."""
@@ -73,6 +82,12 @@ class Source:
     return row, row.grid
 
 
+def open_sheet(name: str, out: pathlib.Path | None, options: str = "") -> Sheet:
+  """The sheet of this name; figures go to `out`, or to results/reference/<name>."""
+  out = pathlib.Path("results/reference") / name if out is None else out
+  return Sheet(name, out, f"python scripts/figures.py {name}{options}")
+
+
 def open_source(
   name: str, path: pathlib.Path, out: pathlib.Path | None, keys: int, metrics: Sequence[str] = ()
 ) -> Source:
@@ -96,11 +111,13 @@ def open_source(
   experiment = build(config)
   workdir = run.Workdir(path.absolute())
   params = training.evaluated_params(training.restore_trained(experiment, workdir))
-  command = f"python scripts/figures.py {name} --workdir results/{name}/{run.run_id(recorded)}"
+  options = f" --workdir results/{name}/{run.run_id(recorded)}"
   if keys != 10:
-    command += f" --keys {keys}"
-  out = pathlib.Path("results/reference") / name if out is None else out
-  return Source(name, config, experiment, params, workdir, out, keys, command)
+    options += f" --keys {keys}"
+  sheet = open_sheet(name, out, options)
+  return Source(
+    **vars(sheet), config=config, experiment=experiment, params=params, workdir=workdir, keys=keys
+  )
 
 
 def _tuples(value: Any) -> Any:

@@ -1,0 +1,95 @@
+"""Variance-exploding processes: alpha = 1, and the noise grows."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from scorelab.schedules.base import Schedule, by_formula, check_ordered
+from scorelab.typing import Array
+
+
+class _Exploding(Schedule):
+  """alpha = 1."""
+
+  process: ClassVar[str] = "ve"
+
+  def alpha(self, t: Array) -> Array:
+    return jnp.ones_like(t)
+
+
+@by_formula
+class VarianceExploding(_Exploding):
+  """alpha = 1 and Karras levels, sigma = (smin^(1/rho) + t (smax^(1/rho) - smin^(1/rho)))^rho.
+
+  Karras et al. 2022, eq. 5, as a function of continuous time.
+
+  Attributes:
+    sigma_min: noise std at t = 0, > 0, in units of the data.
+    sigma_max: noise std at t = 1.
+    rho: 1 is uniform in sigma; larger values put more of [0, 1] at little noise.
+  """
+
+  sigma_min: float = 0.02
+  sigma_max: float = 80.0
+  rho: float = 7.0
+
+  def __post_init__(self) -> None:
+    check_ordered(self, "sigma_min", "sigma_max", above=0)
+
+  def sigma(self, t: Array) -> Array:
+    low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+    return (low + t * (high - low)) ** self.rho
+
+  def time(self, log_snr: Array) -> Array:
+    low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+    return (jnp.exp(-log_snr / self.rho) - low) / (high - low)
+
+
+@by_formula
+class GeometricVarianceExploding(_Exploding):
+  """alpha = 1 and geometric levels, sigma = smin (smax / smin)^t: the VE SDE of Song et al. 2021.
+
+  Attributes:
+    sigma_min: noise std at t = 0, > 0, in units of the data.
+    sigma_max: noise std at t = 1.
+  """
+
+  sigma_min: float = 0.01
+  sigma_max: float = 50.0
+
+  def __post_init__(self) -> None:
+    check_ordered(self, "sigma_min", "sigma_max", above=0)
+
+  def sigma(self, t: Array) -> Array:
+    return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+
+  def time(self, log_snr: Array) -> Array:
+    return (-log_snr - jnp.log(self.sigma_min)) / jnp.log(self.sigma_max / self.sigma_min)
+
+
+@by_formula
+class SigmaPower(_Exploding):
+  """alpha = 1 and g(t) = base^t: sigma^2 = (base^(2 t) - 1) / (2 log base), 0 at the data.
+
+  The process of Song's score-SDE tutorial, with base 25 for images of digits.
+
+  Attributes:
+    base: g at t = 1, > 1; as it goes to 1, Brownian motion, sigma^2 = t.
+  """
+
+  base: float = 25.0
+  t_min: ClassVar[float] = 1e-5
+
+  def __post_init__(self) -> None:
+    if isinstance(self.base, (int, float)) and not self.base > 1:
+      raise ValueError(f"base = {self.base} must be above 1")
+
+  def variance(self, t: Array) -> Array:
+    rate = 2 * jnp.log(self.base)
+    return jnp.expm1(rate * t) / rate
+
+  def time(self, log_snr: Array) -> Array:
+    rate = 2 * jnp.log(self.base)
+    return jnp.log1p(rate * jnp.exp(-2 * log_snr)) / rate
