@@ -347,6 +347,7 @@ def _make_evaluation(
   for index, spec in enumerate(section.rows):
     path = f"evaluation.rows[{index}]"
     rows.append(make_row(parse_row(spec, main, path), path, schedule, has_density))
+  _check_pure_noise(config, rows)
   quartiles = jnp.array([0.25, 0.75])
   many_levels = loss_levels is None or bool(np.ptp(loss_levels(quartiles).sigma) > 0)
   return Evaluation(
@@ -361,3 +362,19 @@ def _make_evaluation(
     score_samples=section.score_samples,
     girsanov=not exact and many_levels,
   )
+
+
+def _check_pure_noise(config: ConfigDict, rows: list[Row]) -> None:
+  """Raises ConfigError where a grid starts at alpha = 0 and the network cannot say x0 there."""
+  section = config.parameterization
+  for field, refused, instead in (
+    ("name", ("noise", "score", "scaled_score"), "x0, v, flow or edm"),
+    ("conditioning", ("log_sigma",), "signal_level or time"),
+  ):
+    for row in rows:
+      starts_in_noise = row.grid is not None and not row.grid.levels.alpha[0]
+      if starts_in_noise and section.name != "exact" and section[field] in refused:
+        raise ConfigError(
+          f"parameterization.{field} = {section[field]!r} has no value at alpha = 0, where the grid "
+          f"of {row.sampler} starts: use {instead}, or a sampler.t_max below 1"
+        )

@@ -50,7 +50,7 @@ class Row:
 
 
 def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
-  """'name:num_steps:field=value:...' as sampler settings, on the main sampler's grid.
+  """'name:num_steps:field=value:...' as sampler settings, on the main sampler's grid if on any.
 
   The main sampler's own options are kept where the row names the same sampler.
   """
@@ -61,7 +61,7 @@ def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
     )
   name, num_steps, *changes = parts
   choose(SAMPLERS | KERNELS, name, path, "sampler")
-  of_grid = accepted_options(*GRIDS.values()) | {"grid"}
+  of_grid = set() if name in KERNELS else accepted_options(*GRIDS.values()) | {"grid"}
   kept = {k: v for k, v in main.items() if name == main["name"] or k in of_grid}
   row = {**kept, "name": name, "num_steps": int(num_steps)}
   return row | parse_changes(changes, f"{path} = {spec!r}")

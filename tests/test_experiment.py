@@ -50,16 +50,19 @@ def test_keys_differ_by_stream_and_step():
   assert len(data) == len(keys)
 
 
+UNIFORM = "dpmpp_2m:3:grid=uniform:rho=None:sigma_min=None"
+
+
 def test_rows_keep_the_grid_and_their_own_options():
   config = ncsn_gmm.get_config("fast")
-  config.sampler.update(name="ddim", num_steps=7, eta=0.5, rho=5.0)
-  config.evaluation.rows = ("heun:4:churn=2", "ddim:9", "dpmpp_2m:3:grid=uniform:rho=None")
+  config.sampler.update(name="ddim", num_steps=7, eta=0.5, grid="karras", rho=5.0)
+  config.evaluation.rows = ("heun:4:churn=2", "ddim:9", UNIFORM)
   rows = build(config).evaluation.rows
   assert [(row.sampler, row.num_steps) for row in rows] == [
     ("ddim", 7), ("heun", 4), ("ddim", 9), ("dpmpp_2m", 3)
   ]  # fmt: skip
-  assert rows[1].options == {"grid": "karras", "rho": 5.0, "churn": 2}
-  assert rows[2].options == {"grid": "karras", "rho": 5.0, "eta": 0.5}
+  assert rows[1].options == {"grid": "karras", "rho": 5.0, "sigma_min": 0.05, "churn": 2}
+  assert rows[2].options == {"grid": "karras", "rho": 5.0, "sigma_min": 0.05, "eta": 0.5}
   np.testing.assert_allclose(rows[3].grid.levels.t[:-1], [1.0, 0.5, 0.0], atol=1e-6)
 
 
@@ -75,6 +78,16 @@ def test_metrics_take_options():
   np.testing.assert_allclose(second, np.sqrt(1 / 2), rtol=0.2)
 
 
+PURE_NOISE = {"schedule.name": "cosine", "sampler.grid": "uniform"}
+PURE_NOISE |= dict.fromkeys(
+  (
+    "schedule.sigma_min",
+    "schedule.sigma_max",
+    "schedule.rho",
+    "sampler.sigma_min",
+    "loss.weighting",
+  )
+)
 BAD = {
   "sampler": ({"sampler.name": "dpmp_2m"}, "sampler.name = 'dpmp_2m'.*did you mean 'dpmpp_2m'"),
   "loss": ({"loss.name": "ncns"}, "loss.name = 'ncns' is not a loss; did you mean 'ncsn'"),
@@ -112,6 +125,19 @@ BAD = {
   "grid": (
     {"sampler.sigma_max": 0.001},
     "the grid.s sigma / alpha must fall towards the data: 0.001",
+  ),
+  "monitor": ({"training.monitor": "loss"}, "training.monitor = 'loss' is not a validation"),
+  "checkpoint": (
+    {"evaluation.checkpoint": "bst"},
+    "'bst' is not a checkpoint; did you mean 'best'",
+  ),
+  "network at pure noise": (
+    PURE_NOISE | {"parameterization.name": "noise"},
+    "parameterization.name = 'noise' has no value at alpha = 0, where the grid of dpmpp_2m starts",
+  ),
+  "conditioning at pure noise": (
+    PURE_NOISE | {"parameterization.name": "v"},
+    "conditioning = 'log_sigma' has no value at alpha = 0",
   ),
   "activation": ({"network.activation": "rulu"}, "network.activation = 'rulu'.*'relu'"),
   "dim": ({"target.name": "grid25", "target.dim": 3}, "target: dim = 3 must be even"),
