@@ -375,6 +375,6 @@ def _check_pure_noise(config: ConfigDict, rows: list[Row]) -> None:
       starts_in_noise = row.grid is not None and not row.grid.levels.alpha[0]
       if starts_in_noise and section.name != "exact" and section[field] in refused:
         raise ConfigError(
-          f"parameterization.{field} = {section[field]!r} has no value at alpha = 0, where the grid "
-          f"of {row.sampler} starts: use {instead}, or a sampler.t_max below 1"
+          f"parameterization.{field} = {section[field]!r} has no value at alpha = 0, where the "
+          f"grid of {row.sampler} starts: use {instead}, or a sampler.t_max below 1"
         )
