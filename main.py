@@ -7,13 +7,14 @@ python main.py --config=configs/ncsn_gmm.py --mode=eval --config.sampler.name=he
 
 from __future__ import annotations
 
-import difflib
 import pathlib
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from scorelab.options import did_you_mean
 
 if TYPE_CHECKING:
   from scorelab.experiment import Experiment
@@ -43,11 +44,6 @@ def _config_flag(argv: list[str]) -> str:
   return ""
 
 
-def _did_you_mean(name: str, known: list[str]) -> str:
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-  return f"; did you mean {close[0]}?" if close else ""
-
-
 def _unknown_field(config: str, argv: list[str]) -> str | None:
   """What to say of the first --config.FIELD that the config lacks, if there is one."""
   values = flags.FlagValues()
@@ -65,7 +61,7 @@ def _unknown_field(config: str, argv: list[str]) -> str | None:
   for argument in argv[1:]:
     path = argument.lstrip("-").partition("=")[0]
     if path.startswith("config.") and path not in known:
-      return f"{config}: {path} is not a field{_did_you_mean(path, known)}"
+      return f"{config}: {path} is not a field{did_you_mean(path, known)}"
   return None
 
 
@@ -75,7 +71,7 @@ def parse(argv: list[str]) -> list[str]:
   file = pathlib.Path(config.partition(":")[0])
   if config and not file.is_file():
     known = [str(path) for path in sorted(file.parent.glob("*.py"))]
-    _fail(f"--config={config}: there is no such file{_did_you_mean(str(file), known)}")
+    _fail(f"--config={config}: there is no such file{did_you_mean(str(file), known)}")
   try:
     return flags.FLAGS(argv)
   except Exception as error:  # whatever a config module or ml_collections raises

@@ -37,10 +37,10 @@ BAD = {
   "field": ([FAST, "--config.nosuchfield=1"], "config.nosuchfield is not a field"),
   "subfield": (
     [FAST, "--config.optimizer.leaning_rate=1"],
-    "did you mean config.optimizer.learning_rate?",
+    "did you mean 'config.optimizer.learning_rate'?",
   ),
   "type": ([FAST, "--config.seed=abc"], "seed=abc"),
-  "file": (["--config=configs/ncsn_gm.py"], "did you mean configs/ncsn_gmm.py?"),
+  "file": (["--config=configs/ncsn_gm.py"], "did you mean 'configs/ncsn_gmm.py'?"),
   "argument": (["--config=configs/ncsn_gmm.py:quick"], "'quick' is not known (known: fast)"),
   "no config": ([], "--config must have a value"),
   "flag": ([FAST, "--nosuchflag=1"], "nosuchflag"),
