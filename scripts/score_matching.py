@@ -16,7 +16,6 @@ results/reference/.
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import statistics
 import sys
@@ -122,27 +121,50 @@ def summarise(
     "worst_score_error": [max(p) for p in parts],
     **{name: [run["rows"][0]["metrics"][name]["value"] for run in runs] for name in METRICS},
   }
+  if study == "levels":
+    numbers["kl_bound"] = [run["girsanov"]["total"] for run in runs]
   line: dict[str, Any] = {"study": study, "loss": loss, "steps": budget, "seeds": len(runs)}
   for name, values in numbers.items():
     line[name] = float(np.mean(values))
     line[f"{name}_sem"] = float(np.std(values, ddof=1) / len(values) ** 0.5) if values[1:] else None
-  worst = max(numbers["worst_score_error"])
-  floor = {f"{name}_floor": mean_floor(runs, name) for name in METRICS}
-  return line | {"worst_seed_score_error": worst, "seconds_per_step": seconds} | floor
+  for name in METRICS:
+    floors = [run["rows"][0]["metrics"][name]["floor"] for run in runs]
+    line[f"{name}_floor"] = float(np.mean(floors))
+  line["worst_seed_score_error"] = max(numbers["worst_score_error"])
+  return line | {"seconds_per_step": seconds}
 
 
-def mean_floor(runs: list[dict[str, Any]], metric: str) -> float:
-  """The metric of exact samples, over the runs."""
-  return float(np.mean([run["rows"][0]["metrics"][metric]["floor"] for run in runs]))
+def as_markdown(table: list[dict[str, Any]]) -> str:
+  """The table as the README has it: mean and standard error over the seeds."""
+  header = ["study", "loss", "steps", "score error, median", "worst", "worst of any seed"]
+  header += ["max-SW2", "energy distance", "mode-weight TV", "off-mode", "ms a step", "KL bound"]
+  lines = [header, ["---"] * len(header)]
+  for row in table:
+
+    def with_error(name: str, digits: int, row: dict[str, Any] = row) -> str:
+      error = row[f"{name}_sem"]
+      return f"{row[name]:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+    cells = [row["study"], f"`{row['loss']}`", str(row["steps"])]
+    cells += [with_error(f"{part}_score_error", 4) for part in ("median", "worst")]
+    cells += [f"{row['worst_seed_score_error']:.4f}", with_error("max_sliced_wasserstein", 2)]
+    cells += [with_error("energy_distance", 3), with_error("mode_weight_tv", 3)]
+    cells += [f"{row['off_mode_share']:.1%}", f"{1000 * row['seconds_per_step']:.1f}"]
+    cells += [with_error("kl_bound", 3) if "kl_bound" in row else ""]
+    lines.append(cells)
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def curves(runs: dict[tuple[str, str, int], list[dict[str, Any]]]) -> dict[int, list[Line]]:
-  """The relative score error of each loss against the level, by budget; at the data, level 0."""
+  """The score error and the cost of each loss by level and budget; at the data, level 0."""
   by_budget: dict[int, list[Line]] = {budget: [] for budget in sorted({k[2] for k in runs})}
   for (study, loss, budget), of_seeds in runs.items():
     levels = np.array(of_seeds[0]["score_error"]["sigma"])
     values = np.array([run["score_error"]["relative"] for run in of_seeds])
-    by_budget[budget].append(Line(loss, study, levels, values))
+    bounds = [run["girsanov"] for run in of_seeds if "girsanov" in run]
+    cost_levels = np.array(bounds[0]["sigma"] if bounds else [])
+    costs = np.array([bound["density"] for bound in bounds])
+    by_budget[budget].append(Line(loss, study, levels, values, cost_levels, costs))
   return by_budget
 
 
@@ -179,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
   command = f"python scripts/score_matching.py --seeds {args.seeds}"
   write_csv(args.out / "score_matching.csv", table, command)
   save(loss_comparison(curves(runs), args.seeds), args.out / "score_matching.png", command)
-  print(json.dumps(table, indent=1))
+  print(as_markdown(table))
   return 0
 
 

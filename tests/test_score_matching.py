@@ -87,7 +87,8 @@ def test_a_line_of_the_table_by_hand():
   def made_up(relative, value):
     numbers = {"value": value, "floor": 1.0}
     metrics = dict.fromkeys(score_matching.METRICS, numbers)
-    return {"score_error": {"relative": relative}, "rows": [{"metrics": metrics}]}
+    bound = {"girsanov": {"total": value / 100}}
+    return {"score_error": {"relative": relative}, "rows": [{"metrics": metrics}], **bound}
 
   runs = [made_up([0.1, 0.2, 0.9], 2.0), made_up([0.3, 0.4, 0.5], 4.0)]
   line = score_matching.summarise("levels", "ncsn", 4, runs, 0.5)
@@ -96,19 +97,22 @@ def test_a_line_of_the_table_by_hand():
   assert line["worst_score_error"] == pytest.approx(0.7)
   assert line["worst_seed_score_error"] == 0.9
   assert line["energy_distance"] == 3.0 and line["energy_distance_sem"] == pytest.approx(1.0)
-  assert line["energy_distance_floor"] == 1.0
+  assert line["energy_distance_floor"] == 1.0 and line["kl_bound"] == pytest.approx(0.03)
+  (*_, text) = score_matching.as_markdown([line]).splitlines()
+  assert text.startswith("| levels | `ncsn` | 4 | 0.3000 ± 0.1000 | 0.7000 ± 0.2000 | 0.9000 |")
+  assert text.endswith("| 500.0 | 0.030 ± 0.010 |")
 
 
 def test_the_figure_shows_every_loss():
   values = np.array([[1.0, 4.0], [4.0, 16.0]])
   lines = [
-    Line("ncsn", "levels", np.array([0.1, 1.0]), values),
-    Line("sliced", "data", np.zeros(1), values[:, :1]),
+    Line("ncsn", "levels", np.array([0.1, 1.0]), values, np.array([0.2, 2.0]), values / 100),
+    Line("sliced", "data", np.zeros(1), values[:, :1], np.zeros(0), np.zeros((0,))),
   ]
   figure = loss_comparison({100: lines, 400: lines}, 2)
-  for ax in figure.axes:
+  for ax, scale in zip(figure.axes, (1, 1, 0.01, 0.01), strict=True):
     curve = next(line for line in ax.lines if len(line.get_xdata()) == 2)
-    np.testing.assert_allclose(curve.get_ydata(), [2, 8])  # geometric means
+    np.testing.assert_allclose(curve.get_ydata(), [2 * scale, 8 * scale])  # geometric means
     assert ax.get_xscale() == ax.get_yscale() == "log"
   (legend,) = figure.legends
   assert [text.get_text() for text in legend.get_texts()] == ["ncsn", "sliced"]
