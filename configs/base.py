@@ -214,7 +214,8 @@ def score_matching(config: ConfigDict, loss: str) -> ConfigDict:
   The modes are 10 apart and 0.3 wide: the network sees data scaled to unit std through Fourier
   features that resolve a mode; the learning rate warms up and decays, gradients are clipped, and an
   average is evaluated. Points are drawn afresh: on a fixed set these losses have no lower bound.
-  Chains start at the data's own scale and mix within modes only.
+  Chains start from N(0, 100 I) and mix within modes only; a quarter of them ends off every mode, in
+  wells outside the data, where an implicit loss sees no point and so says nothing of the score.
   """
   config.parameterization.update(name="scaled_score", conditioning="none")
   config.network.update(name="residual_mlp", width=128, depth=2, point_scale=4.0)
