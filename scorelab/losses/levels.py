@@ -174,11 +174,12 @@ def p2_weight(level: Level, *, gamma: float = 1.0, snr_offset: float = 1.0) -> A
 
 
 def likelihood_weight(level: Level, *, schedule: Schedule) -> Array:
-  """g(t)^2 on the score's squared error: with t uniform, twice a bound on KL(data || model).
+  """g(t)^2 on the score's squared error: t uniform, half its mean bounds KL(data || model).
 
-  Song et al., "Maximum Likelihood Training of Score-Based Diffusion Models", NeurIPS 2021
-  (arXiv 2101.09258), theorem 1. As g^2 dt = 2 sigma^2 |d log-SNR|, `log_uniform` levels ask for
-  `snr` instead, and the loss `continuous_bound` weighs levels of any density. The level has a time.
+  But for a constant and the prior's own KL. Song et al., "Maximum Likelihood Training of
+  Score-Based Diffusion Models", NeurIPS 2021 (arXiv 2101.09258), theorem 1. The level has a time.
+  As g^2 dt = 2 sigma^2 |d log-SNR|, `log_uniform` levels ask for `snr` instead, and the loss
+  `continuous_bound` weighs levels of any density.
   """
   return schedule.diffusion_squared(require_time(level)) * score_weight(level)
 

@@ -259,7 +259,9 @@ def continuous_bound(
   def log_snr(u: Array) -> Array:
     return levels(schedule, u).log_snr
 
-  if not jax.grad(log_snr)(0.5) < 0:
+  with jax.ensure_compile_time_eval():
+    has_density = bool(jax.grad(log_snr)(0.5) < 0)
+  if not has_density:
     raise ValueError("levels must have a density: fixed, data and grid have none")
 
   def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
