@@ -3,6 +3,7 @@
 A level distribution is its quantile function: `(schedule, u) -> Level` with u uniform on [0, 1], so
 that stratified and antithetic draws of u serve every distribution. A weighting `level -> w`
 multiplies |x0 error|^2, a score weighting |score error|^2: at the data only that has a meaning.
+One that needs the process takes it as a keyword, `schedule`.
 """
 
 from __future__ import annotations

@@ -122,7 +122,8 @@ def stepwise_kl(
     parameterization: reads the network.
     schedule: the forward process.
     num_levels: noisy levels of the chain, >= 2.
-    spacing: where they are, a name of GRIDS.
+    spacing: where they are, a name of GRIDS. At pure noise (`uniform` on `linear_flow`) a noise or
+      a score says nothing of x0, and the loss is infinite.
     uniforms: draws the steps, `(key, n) -> [n]`.
     variance: of the steps, 'small', 'large' or 'learned'.
 
