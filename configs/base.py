@@ -71,6 +71,7 @@ def get_config() -> ConfigDict:
       conditioning="log_sigma",
       num_train_steps=placeholder(int),
       data_std=placeholder(float),  # of edm; None is the target's own std
+      learned_variance=placeholder(bool),  # the network gives a variance_fraction too
       energy=placeholder(bool),  # the output is the gradient of a scalar: a log-density exists
     )
   )
@@ -92,6 +93,12 @@ def get_config() -> ConfigDict:
       weighting=placeholder(str),
       score_weighting=placeholder(str),
       gamma=placeholder(float),
+      snr_offset=placeholder(float),
+      norm=placeholder(str),
+      huber_delta=placeholder(float),
+      coupling=placeholder(str),
+      variance=placeholder(str),
+      bound_weight=placeholder(float),
       data_std=placeholder(float),  # of the edm weighting; None is the target's own std
       num_bands=placeholder(int),
       divergence=placeholder(str),

@@ -189,7 +189,7 @@ def build(config: ConfigDict) -> Experiment:
   schedule = make(SCHEDULES, config.schedule, "schedule", "schedule", also=("shift",))
   if config.schedule.shift is not None:
     schedule = Shifted(schedule, config.schedule.shift)
-  network = _make_network(config.network)
+  network = _make_network(config.network, config.parameterization.learned_variance)
   parameterization = _make_parameterization(config.parameterization, network.apply, target)
   loss, loss_levels = _make_loss(config, parameterization, schedule, target)
   optimizer = _make_optimizer(config)
@@ -235,7 +235,7 @@ def _named(names: tuple[str, ...]) -> dict[str, str]:
   return {name: name for name in names}
 
 
-def _make_network(section: ConfigDict) -> Any:
+def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
   for field in ("activation", "output_activation"):
     if section[field] is not None:
       choose(ACTIVATIONS, section[field], f"network.{field}", "activation")
@@ -243,7 +243,7 @@ def _make_network(section: ConfigDict) -> Any:
   norms, widths = getattr(network, "norms", ()), getattr(network, "widths", ())
   if len(norms) != len(widths):
     raise ConfigError(f"network.norms = {norms} must be as long as network.widths = {widths}")
-  return network
+  return network.clone(outputs=2) if learned_variance else network
 
 
 def _make_parameterization(
@@ -264,7 +264,10 @@ def _make_parameterization(
   if "data_std" in accepted_options(construct):
     options.setdefault("data_std", float(target.scale))
   conditioning = functools.partial(conditioning, **options_of(conditioning, section))
-  return construct(apply, conditioning, event_ndim=1, **options)
+  try:
+    return construct(apply, conditioning, event_ndim=1, **options)
+  except ValueError as error:
+    raise ConfigError(f"parameterization: {error}") from error
 
 
 def _make_loss(
@@ -300,6 +303,9 @@ def _make_loss(
     options = options_of(function, section)
     if "data_std" in accepted_options(function):
       options.setdefault("data_std", float(target.scale))
+    own = inspect.signature(function).parameters.get("schedule")
+    if own is not None and own.kind is inspect.Parameter.KEYWORD_ONLY:
+      options["schedule"] = schedule
     return functools.partial(function, **options)
 
   own = {k: v for k, v in options_of(construct, section).items() if k not in parts}
@@ -308,6 +314,8 @@ def _make_loss(
     loss = construct(parameterization, schedule, **given, **own)
   except ValueError as error:
     raise ConfigError(f"loss: {error}") from error
+  if "num_levels" in accepted_options(construct):
+    given["levels"] = with_options(LEVELS["grid"])  # a chain's
   levels = functools.partial(given["levels"], schedule) if "levels" in given else None
   return loss, levels
 

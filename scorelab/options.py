@@ -44,7 +44,7 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 def accepted_options(*functions: Callable[..., Any]) -> set[str]:
   """The keyword options of functions or classes, apart from what experiment.py itself gives."""
-  given = {"parent", "name", "kind", "event_ndim"}
+  given = {"parent", "name", "kind", "event_ndim", "outputs", "schedule"}
   names: set[str] = set()
   for function in functions:
     for parameter in inspect.signature(function).parameters.values():
@@ -139,6 +139,9 @@ BOUNDS: dict[str, Bound] = {
   "loss.num_levels": _at_least(1),
   "loss.levels_per_point": _at_least(1),
   "loss.gamma": _POSITIVE,
+  "loss.snr_offset": _POSITIVE,
+  "loss.huber_delta": _POSITIVE,
+  "loss.bound_weight": _at_least(0),
   "loss.data_std": _POSITIVE,
   "loss.sigma": _POSITIVE,
   "loss.num_probes": _at_least(1),

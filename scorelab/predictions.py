@@ -159,7 +159,11 @@ def noised(key: Key, x0: Array, level: Level) -> tuple[Array, Prediction]:
   Returns:
     The noisy points, of x0's shape, and the prediction that knows x0 and eps.
   """
-  noise = jax.random.normal(key, x0.shape, x0.dtype)
+  return mixed(x0, jax.random.normal(key, x0.shape, x0.dtype), level)
+
+
+def mixed(x0: Array, noise: Array, level: Level) -> tuple[Array, Prediction]:
+  """`noised` with the noise given, of x0's shape."""
   at = level.like(x0)
   x = at.alpha * x0 + at.sigma * noise
   return x, Prediction.of(x, level, "x0", x0=x0, noise=noise)
@@ -182,6 +186,11 @@ class Parameterization:
 
       This is Salimans and Ho's |u - f|^2 / 2 (2021) without its |u|^2 / 2, so that a zero
       network is F = 0 as it is without an energy.
+    learned_variance: whether the network gives 2c channels, c of them x's own: the second half v
+      is read as the prediction's variance_fraction, (v + 1) / 2 (Nichol and Dhariwal 2021, eq. 15).
+
+  Raises:
+    ValueError: both `energy` and `learned_variance`: an energy's gradient has no second half.
   """
 
   apply: Callable[..., Any]
@@ -189,6 +198,11 @@ class Parameterization:
   kind: str
   event_ndim: int = 1
   energy: bool = False
+  learned_variance: bool = False
+
+  def __post_init__(self) -> None:
+    if self.energy and self.learned_variance:
+      raise ValueError("energy and learned_variance exclude each other")
 
   def scale_input(self, x: Array, level: Level) -> Array:
     """What the network sees of x; the level's fields broadcast with x."""
@@ -226,6 +240,9 @@ class Parameterization:
       def network(u: Array) -> Array:
         return self.apply({"params": params}, u, *told, rngs=rngs)
 
+      if self.learned_variance:
+        output, v = jnp.split(network(inputs).reshape(*batch, *event[:-1], -1), 2, axis=-1)
+        return dataclasses.replace(self.read(x, level, output), variance_fraction=(v + 1) / 2)
       if not self.energy:
         return self.read(x, level, network(inputs).reshape(x.shape))
 

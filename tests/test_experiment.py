@@ -1,19 +1,23 @@
 """Configs: what they resolve to, and what is refused."""
 
 import importlib
+import inspect
 import json
 import pathlib
 import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 from ml_collections import config_flags  # noqa: F401  (registers the flag types)
 
-from configs import ncsn_gmm, ncsn_gmm_published
+from configs import base, ncsn_gmm, ncsn_gmm_published
 from scorelab.experiment import Stream, build
+from scorelab.losses import LOSSES
 from scorelab.optimizers import learning_rate_shape
 from scorelab.options import ConfigError
+from scorelab.schedules import GRIDS
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 NAMES = sorted(f.stem for f in pathlib.Path("configs").glob("*.py") if f.stem != "base")
@@ -78,6 +82,53 @@ def test_metrics_take_options():
   np.testing.assert_allclose(second, np.sqrt(1 / 2), rtol=0.2)
 
 
+LOSS_OPTIONS = {
+  "ddpm": {"norm": "huber", "huber_delta": 0.5, "levels": "grid", "num_levels": 20},
+  "edm": {"level_mean": -1.0},
+  "flow_matching": {"coupling": "optimal_transport"},
+  "stepwise_kl": {"num_levels": 20, "variance": "large"},
+  "variational_bound": {"num_levels": 20, "spacing": "karras", "variance": "learned"},
+  "hybrid": {"num_levels": 20, "bound_weight": 0.01},
+  "continuous_bound": {"levels": "uniform_time"},
+  "ncsn": {"levels": "uniform_time", "weighting": "likelihood"},
+}
+
+
+@pytest.mark.parametrize("name", LOSS_OPTIONS)
+def test_losses_by_name(name):
+  """From a config to a gradient, in a network's variance too where it has one."""
+  config = ncsn_gmm.get_config("fast")
+  config.network.update(width=8, depth=1, num_features=4)
+  config.loss = base.get_config().loss
+  config.loss.update(name=name, **LOSS_OPTIONS[name])
+  learned = name == "hybrid" or LOSS_OPTIONS[name].get("variance") == "learned"
+  config.parameterization.learned_variance = learned or None
+  experiment = build(config)
+  params, key = experiment.init_params(jax.random.key(0)), jax.random.key(1)
+  batch = {"x": experiment.validation["x"][:64]}
+
+  gradient = jax.jit(jax.grad(lambda p: experiment.loss(p, key, batch, None)[0]))(params)
+  assert np.isfinite(optax.tree.norm(gradient))
+  assert experiment.loss_levels is not None
+  last = gradient["Dense_3"]["bias"]  # of the last layer, which starts at zero
+  assert last.shape == (4 if learned else 2,)
+  assert (last != 0).all()
+
+
+def test_a_chain_s_levels_are_the_loss_s():
+  """What a validation looks at are the noisy levels of the loss's own grid."""
+  config = ncsn_gmm.get_config("fast")
+  config.loss = base.get_config().loss
+  for options, num_levels in (({}, 100), ({"num_levels": 7, "spacing": "karras"}, 7)):
+    config.loss.update(name="stepwise_kl", **options)
+    experiment = build(config)
+    u = (np.arange(num_levels) + 0.5) / num_levels
+    grid = GRIDS[config.loss.spacing or "uniform"](experiment.schedule, num_levels)
+    np.testing.assert_array_equal(experiment.loss_levels(u).sigma, grid.levels.sigma[:-1])
+    signature = inspect.signature(LOSSES["stepwise_kl"]).parameters
+    assert signature["num_levels"].default == 100
+
+
 UNSET = ("schedule.sigma_min", "schedule.sigma_max", "schedule.rho", "sampler.sigma_min")
 PURE_NOISE = {"schedule.name": "cosine", "sampler.grid": "uniform"} | dict.fromkeys(UNSET)
 BAD = {
@@ -92,6 +143,23 @@ BAD = {
   "unused": ({"sampler.eta": 0.5}, "sampler.eta = 0.5 is no option of dpmpp_2m"),
   "unused in loss": ({"loss.gamma": 5.0}, "loss.gamma = 5.0 is no option of ncsn"),
   "unused in schedule": ({"schedule.beta_min": 1.0}, "schedule.beta_min = 1.0 is no option"),
+  "norm": (
+    {"loss.weighting": None, "loss.name": "ddpm", "loss.norm": "l3"},
+    "loss: norm = 'l3' must be one of huber",
+  ),
+  "coupling": (
+    {"loss.weighting": None, "loss.name": "flow_matching", "loss.coupling": "ot"},
+    "loss: coupling = 'ot' must be one of independent, optimal_transport",
+  ),
+  "variance": (
+    {"loss.weighting": None, "loss.name": "hybrid"},
+    "loss: variance = 'learned' needs a network",
+  ),
+  "huber": ({"loss.name": "ddpm", "loss.huber_delta": 0.0}, "huber_delta = 0.0, must be above 0"),
+  "energy": (
+    {"parameterization.energy": True, "parameterization.learned_variance": True},
+    "parameterization: energy and learned_variance exclude each other",
+  ),
   "multiple": ({"training.log_every": 7}, "checkpoint_every = 20 must be a multiple"),
   "antithetic": (
     {"loss.uniforms": "antithetic", "training.batch_size": 7},

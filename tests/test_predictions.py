@@ -237,3 +237,19 @@ def test_conditionings():
   np.testing.assert_allclose(time_index(level, num_train_steps=40), 9)
   with pytest.raises(ValueError, match="this level has no time"):
     time_index(Grid.from_arrays([1, 1], [1, 0], process="ve")[0])
+
+
+def test_a_learned_variance_is_the_second_half_of_the_channels():
+  """Of an image's last axis; the first half is read as ever. -1 and 1 are the range's ends."""
+
+  def apply(variables, x, c, rngs=None):
+    return jnp.concatenate([3 * x, jnp.sign(x)], axis=-1)
+
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3, 3, 2)), jnp.float32)
+  level = VariancePreserving().at(jnp.full(5, 0.5))
+  for cls in (Parameterization, EDM):
+    pred = cls(apply, log_sigma, "x0", event_ndim=3, learned_variance=True).bind({})(x, level)
+    plain = cls(lambda *a, **k: 3 * a[1], log_sigma, "x0", event_ndim=3).bind({})(x, level)
+    np.testing.assert_allclose(pred.x0, plain.x0, 1e-5, 1e-6)
+    np.testing.assert_array_equal(pred.variance_fraction, x > 0)
+    assert plain.variance_fraction is None

@@ -2,20 +2,29 @@
 
 from collections.abc import Callable
 
-from scorelab.losses.denoising import denoising, ncsn
+from scorelab.losses.denoising import ddpm, denoising, edm, ncsn
+from scorelab.losses.flow_matching import flow_matching
 from scorelab.losses.implicit import hutchinson, hyvarinen, sliced, sliced_fd, sliced_vr
 from scorelab.losses.levels import LEVELS, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
 from scorelab.losses.probes import PROBES
+from scorelab.losses.variational import continuous_bound, hybrid, stepwise_kl, variational_bound
 from scorelab.typing import Loss
 
 LOSSES: dict[str, Callable[..., Loss]] = {
+  "continuous_bound": continuous_bound,
+  "ddpm": ddpm,
   "denoising": denoising,
+  "edm": edm,
+  "flow_matching": flow_matching,
   "hutchinson": hutchinson,
+  "hybrid": hybrid,
   "hyvarinen": hyvarinen,
   "ncsn": ncsn,
   "sliced": sliced,
   "sliced_fd": sliced_fd,
   "sliced_vr": sliced_vr,
+  "stepwise_kl": stepwise_kl,
+  "variational_bound": variational_bound,
 }
 
 __all__ = [
@@ -25,11 +34,18 @@ __all__ = [
   "SCORE_WEIGHTINGS",
   "UNIFORMS",
   "WEIGHTINGS",
+  "continuous_bound",
+  "ddpm",
   "denoising",
+  "edm",
+  "flow_matching",
   "hutchinson",
+  "hybrid",
   "hyvarinen",
   "ncsn",
   "sliced",
   "sliced_fd",
   "sliced_vr",
+  "stepwise_kl",
+  "variational_bound",
 ]

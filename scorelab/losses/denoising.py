@@ -3,25 +3,35 @@
 Vincent, "A Connection Between Score Matching and Denoising Autoencoders", Neural Computation 2011.
 Song and Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution",
 NeurIPS 2019 (arXiv 1907.05600), eq. 5 and 6.
+Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (arXiv 2006.11239).
+Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", NeurIPS 2022
+(arXiv 2206.00364).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from scorelab.losses.levels import (
+  edm_weight,
   fixed_level,
+  log_normal,
   log_uniform,
   score_weight,
   snr_weight,
   stratified,
+  uniform_time,
 )
-from scorelab.predictions import Parameterization, noised, x0_slope
+from scorelab.predictions import Parameterization, mixed, x0_slope
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Average, Batch, Context, Key, Loss, Metrics, Params
+
+Cost: TypeAlias = Callable[[str, Array, Level], Array]
+"""(view, error in that view [n, *event], level [n]) -> the loss of each point, [n]."""
 
 
 def ncsn(
@@ -51,29 +61,11 @@ def ncsn(
   Returns:
     A loss of batches {x [n, *event], label [n] or absent}. Its metrics: band_loss [num_bands].
   """
-  noisiest = schedule.log_snr(jnp.asarray(schedule.t_max))
-  cleanest = schedule.log_snr(jnp.asarray(schedule.t_min))
 
-  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
-    del context
-    level_key, noise_key = jax.random.split(key)
-    # Tiled, not repeated: in-order uniforms then give a point levels far apart.
-    batch = jax.tree.map(lambda a: jnp.concatenate([a] * levels_per_point), batch)
-    n = batch["x"].shape[0]
-    level = levels(schedule, uniforms(level_key, n))
-    x, truth = noised(noise_key, batch["x"], level)
-    pred = parameterization.bind(params, batch.get("label"))(x, level)
-    error = pred.view(pred.kind) - truth.view(pred.kind)
-    squares = jnp.sum(error**2, axis=tuple(range(1, error.ndim)))
-    losses = weighting(level) * x0_slope(pred.kind, level) ** 2 * squares
-    # A level at either end may fall just outside by rounding.
-    place = (cleanest - level.log_snr) / (cleanest - noisiest)
-    band = jnp.clip(jnp.floor(place * num_bands), 0, num_bands - 1).astype(int)
-    total = jax.ops.segment_sum(losses, band, num_bands)
-    count = jax.ops.segment_sum(jnp.ones(n), band, num_bands)
-    return jnp.mean(losses), {"band_loss": Average(total, count)}
+  def cost(kind: str, error: Array, level: Level) -> Array:
+    return weighting(level) * x0_slope(kind, level) ** 2 * sum_event(error**2)
 
-  return loss
+  return regression(parameterization, schedule, cost, levels, uniforms, levels_per_point, num_bands)
 
 
 def denoising(
@@ -103,3 +95,144 @@ def denoising(
     uniforms=uniforms,
     num_bands=num_bands,
   )
+
+
+def edm(
+  parameterization: Parameterization,
+  schedule: Schedule,
+  *,
+  levels: Callable[[Schedule, Array], Level] = log_normal,
+  weighting: Callable[[Level], Array] = edm_weight,
+  uniforms: Callable[[Key, int], Array] = stratified,
+  levels_per_point: int = 1,
+  num_bands: int = 8,
+) -> Loss:
+  """`ncsn` with EDM's levels and weights: the mean square of what its network should say.
+
+  log(sigma / alpha) is N(-1.2, 1.2^2) and the weight 1 / c_out^2 unless told otherwise. Karras et
+  al. 2022, eq. 8 and table 1. Takes and returns what `ncsn` does.
+  """
+  return ncsn(
+    parameterization,
+    schedule,
+    levels=levels,
+    weighting=weighting,
+    uniforms=uniforms,
+    levels_per_point=levels_per_point,
+    num_bands=num_bands,
+  )
+
+
+def ddpm(
+  parameterization: Parameterization,
+  schedule: Schedule,
+  *,
+  levels: Callable[[Schedule, Array], Level] = uniform_time,
+  uniforms: Callable[[Key, int], Array] = stratified,
+  levels_per_point: int = 1,
+  num_bands: int = 8,
+  norm: str = "l2",
+  huber_delta: float = 1.0,
+) -> Loss:
+  """E over levels of the noise's error in a norm, unweighted: DDPM's simple loss.
+
+  With 'l2', |eps error|^2 (Ho et al. 2020, eq. 14), `ncsn` with weight SNR; minimised by the
+  posterior mean. Summed over coordinates, with 'l1' |e|, minimised by the posterior median, and
+  with 'huber' e^2 / 2 up to |e| = huber_delta and delta (|e| - delta / 2) beyond. Levels are
+  uniform in t; DDPM's discrete ones are `levels = grid` of num_levels = T.
+
+  Args:
+    parameterization, schedule, levels, uniforms, levels_per_point, num_bands: as for `ncsn`.
+    norm: 'l2', 'l1' or 'huber'.
+    huber_delta: > 0, in units of the noise.
+
+  Returns:
+    A loss with the metrics of `ncsn`.
+
+  Raises:
+    ValueError: `norm` is not known.
+  """
+  norms: dict[str, Callable[[Array], Array]] = {
+    "huber": lambda e: _huber(e, huber_delta),
+    "l1": jnp.abs,
+    "l2": jnp.square,
+  }
+  if norm not in norms:
+    raise ValueError(f"norm = {norm!r} must be one of {', '.join(norms)}")
+  cost = in_view("noise", norms[norm])
+  return regression(parameterization, schedule, cost, levels, uniforms, levels_per_point, num_bands)
+
+
+# What the losses of this package share.
+
+
+def regression(
+  parameterization: Parameterization,
+  schedule: Schedule,
+  cost: Cost,
+  levels: Callable[[Schedule, Array], Level],
+  uniforms: Callable[[Key, int], Array],
+  levels_per_point: int,
+  num_bands: int,
+  couple: Callable[[Array, Array], Array] = lambda x0, noise: noise,
+) -> Loss:
+  """E over levels of the cost of the error in the network's own view.
+
+  Args:
+    parameterization, schedule, levels, uniforms, levels_per_point, num_bands: as for `ncsn`.
+    cost: what an error costs.
+    couple: (x0, noise) -> the noise, its rows dealt out anew to the points.
+
+  Returns:
+    A loss with the metrics of `ncsn`.
+  """
+
+  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
+    del context
+    level_key, noise_key = jax.random.split(key)
+    # Tiled, not repeated: in-order uniforms then give a point levels far apart.
+    batch = jax.tree.map(lambda a: jnp.concatenate([a] * levels_per_point), batch)
+    x0 = batch["x"]
+    level = levels(schedule, uniforms(level_key, x0.shape[0]))
+    noise = couple(x0, jax.random.normal(noise_key, x0.shape, x0.dtype))
+    x, truth = mixed(x0, noise, level)
+    pred = parameterization.bind(params, batch.get("label"))(x, level)
+    losses = cost(pred.kind, pred.view(pred.kind) - truth.view(pred.kind), level)
+    return jnp.mean(losses), {"band_loss": band_average(schedule, level, losses, num_bands)}
+
+  return loss
+
+
+def in_view(view: str, norm: Callable[[Array], Array]) -> Cost:
+  """The sum over coordinates of an even `norm` of the error in `view`, whatever the network's."""
+
+  def cost(kind: str, error: Array, level: Level) -> Array:
+    if kind != view:
+      at = level.like(error)
+      error = error * (x0_slope(kind, at) / x0_slope(view, at))
+    return sum_event(norm(error))
+
+  return cost
+
+
+def band_average(schedule: Schedule, level: Level, losses: Array, num_bands: int) -> Average:
+  """Losses [n] by equal bands of log-SNR over the schedule, the noisiest last: [num_bands]."""
+  noisiest = schedule.log_snr(jnp.asarray(schedule.t_max))
+  cleanest = schedule.log_snr(jnp.asarray(schedule.t_min))
+  # A level at either end may fall just outside by rounding.
+  place = (cleanest - level.log_snr) / (cleanest - noisiest)
+  band = jnp.clip(jnp.floor(place * num_bands), 0, num_bands - 1).astype(int)
+  total = jax.ops.segment_sum(losses, band, num_bands)
+  count = jax.ops.segment_sum(jnp.ones_like(losses), band, num_bands)
+  return Average(total, count)
+
+
+def sum_event(a: Array) -> Array:
+  """The sum over a point's coordinates: [n, *event] -> [n]."""
+  return jnp.sum(a, axis=tuple(range(1, a.ndim)))
+
+
+def _huber(error: Array, delta: float) -> Array:
+  """e^2 / 2 within delta, and beyond it the line that goes on from there."""
+  clipped = jnp.clip(error, -delta, delta)
+  return clipped * (error - clipped / 2)

@@ -3,6 +3,7 @@
 A level distribution is its quantile function: `(schedule, u) -> Level` with u uniform on [0, 1], so
 that stratified and antithetic draws of u serve every distribution. A weighting `level -> w`
 multiplies |x0 error|^2, a score weighting |score error|^2: at the data only that has a meaning.
+One that needs the process takes it as a keyword, `schedule`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from scorelab.schedules import GRIDS, Level, Schedule
+from scorelab.schedules import GRIDS, Level, Schedule, require_time
 from scorelab.typing import Array, Key
 
 
@@ -155,12 +156,44 @@ def edm_weight(level: Level, *, data_std: float = 1.0) -> Array:
   return snr_weight(level) + 1 / data_std**2
 
 
+def truncated_snr_weight(level: Level) -> Array:
+  """max(SNR, 1): the larger of the squared errors of x0 and of the noise.
+
+  Salimans and Ho 2022 (arXiv 2202.00512), section 4.
+  """
+  return jnp.maximum(snr_weight(level), 1)
+
+
+def p2_weight(level: Level, *, gamma: float = 1.0, snr_offset: float = 1.0) -> Array:
+  """SNR / (snr_offset + SNR)^gamma: less for details than `snr`, which is gamma = 0.
+
+  Choi et al., "Perception Prioritized Training of Diffusion Models", CVPR 2022 (arXiv 2204.00227),
+  eq. 8, where the offset is k.
+  """
+  snr = snr_weight(level)
+  return snr / (snr_offset + snr) ** gamma
+
+
+def likelihood_weight(level: Level, *, schedule: Schedule) -> Array:
+  """g(t)^2 on the score's squared error: t uniform, half its mean bounds KL(data || model).
+
+  But for a constant and the prior's own KL. Song et al., "Maximum Likelihood Training of
+  Score-Based Diffusion Models", NeurIPS 2021 (arXiv 2101.09258), theorem 1. The level has a time.
+  As g^2 dt = 2 sigma^2 |d log-SNR|, `log_uniform` levels ask for `snr` instead, and the loss
+  `continuous_bound` weighs levels of any density.
+  """
+  return schedule.diffusion_squared(require_time(level)) * score_weight(level)
+
+
 WEIGHTINGS: dict[str, Callable[..., Array]] = {
   "edm": edm_weight,
+  "likelihood": likelihood_weight,
   "min_snr": min_snr_weight,
+  "p2": p2_weight,
   "score": score_weight,
   "sigma_squared": snr_weight,  # NCSN's name: sigma^2 on the error of the score
   "snr": snr_weight,
+  "truncated_snr": truncated_snr_weight,
   "uniform": uniform_weight,
 }
 

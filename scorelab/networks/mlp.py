@@ -1,4 +1,4 @@
-"""Multilayer perceptrons `(x [b, d], c [b]) -> [b, d]` for points."""
+"""Multilayer perceptrons `(x [b, d], c [b]) -> [b, outputs d]` for points."""
 
 from __future__ import annotations
 
@@ -29,23 +29,25 @@ class MLP(nn.Module):
     activation: a name of ACTIVATIONS, after each hidden layer.
     output_activation: a name of ACTIVATIONS after the last layer too, or None: the score of a
       published notebook went through a leaky ReLU.
+    outputs: numbers given for each coordinate of the point.
   """
 
   widths: tuple[int, ...] = (256, 512, 256)
   norms: tuple[bool, ...] = (True, False, True)
   activation: str = "leaky_relu"
   output_activation: str | None = None
+  outputs: int = 1
 
   @nn.compact
   def __call__(self, x: Array, c: Array) -> Array:
-    """[b, d], [b] -> [b, d]."""
+    """[b, d], [b] -> [b, outputs d]."""
     activation = ACTIVATIONS[self.activation]
     h = jnp.concatenate([x, c[:, None]], axis=-1)
     for width, norm in zip(self.widths, self.norms, strict=True):
       h = nn.Dense(width)(h)
       h = nn.LayerNorm()(h) if norm else h
       h = activation(h)
-    h = nn.Dense(x.shape[-1])(h)
+    h = nn.Dense(self.outputs * x.shape[-1])(h)
     return h if self.output_activation is None else ACTIVATIONS[self.output_activation](h)
 
 
@@ -62,6 +64,7 @@ class ResidualMLP(nn.Module):
     num_features: Fourier features of the point and, as many, of the conditioning.
     point_scale: std of their angular frequencies, per unit of the (scaled) point.
     level_scale: std of the frequencies for the conditioning, per unit of it.
+    outputs: numbers given for each coordinate of the point.
   """
 
   width: int = 192
@@ -70,10 +73,11 @@ class ResidualMLP(nn.Module):
   num_features: int = 64
   point_scale: float = 4.0
   level_scale: float = 2.0
+  outputs: int = 1
 
   @nn.compact
   def __call__(self, x: Array, c: Array) -> Array:
-    """[b, d], [b] -> [b, d]."""
+    """[b, d], [b] -> [b, outputs d]."""
     activation = ACTIVATIONS[self.activation]
     points = FourierFeatures(self.num_features, self.point_scale)(x)
     levels = FourierFeatures(self.num_features, self.level_scale)(c[:, None])
@@ -82,4 +86,4 @@ class ResidualMLP(nn.Module):
       update = activation(nn.Dense(self.width)(nn.LayerNorm()(h)))
       h = h + nn.Dense(self.width)(update)
     h = activation(nn.LayerNorm()(h))
-    return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros)(h)
+    return nn.Dense(self.outputs * x.shape[-1], kernel_init=nn.initializers.zeros)(h)

@@ -65,9 +65,7 @@ def loss_comparison(lines: Mapping[int, Sequence[Line]], seeds: int) -> Figure:
     if at_data:
       right = left / 1.6
       upper.axvspan(left / 2 ** (1.4 + 0.3 * len(at_data)), right, color="#F2F2F2", lw=0)
-      upper.text(
-        right, 0.99, "data ", ha="right", va="top", transform=upper.get_xaxis_transform()
-      )
+      upper.text(right, 0.99, "data ", ha="right", va="top", transform=upper.get_xaxis_transform())
     upper.set(xscale="log", yscale="log", title=f"{budget} steps")
     lower.set(yscale="log", xlabel="level sigma / alpha")
     lower.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

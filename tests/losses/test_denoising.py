@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.special
 import scipy.stats
 
-from scorelab.losses import LEVELS, UNIFORMS, WEIGHTINGS, denoising, ncsn
+from scorelab.losses import LEVELS, UNIFORMS, WEIGHTINGS, ddpm, denoising, edm, ncsn
 from scorelab.predictions import EDM, Parameterization, Prediction, log_sigma, x0_slope
 from scorelab.schedules import GRIDS, Level, LinearFlow, VarianceExploding, VariancePreserving
 from scorelab.targets.mixtures import GaussianMixture, nine_modes
@@ -199,6 +200,111 @@ def test_loss_of_a_network_that_says_nothing(name):
   assert_mean(values, 3)
 
 
+@pytest.mark.parametrize("name", ["ddpm", "edm"])
+def test_named_losses_of_a_network_that_says_nothing(name):
+  """Theirs is the mean square of what the network should say, 1 a coordinate, at their own levels.
+
+  Uniform in t, and log(sigma / alpha) normal: of either, half are below the median.
+  """
+  shown = []
+
+  def silent(variables, x, c, rngs=None):
+    return jnp.zeros_like(x) + variables["params"]
+
+  def told(level):
+    shown.append(level)
+    return jnp.zeros_like(level.sigma)
+
+  loss, median = {
+    "ddpm": (ddpm(Parameterization(silent, told, "noise"), VariancePreserving()), None),
+    "edm": (edm(EDM(silent, told), NOTEBOOK), np.exp(-1.2)),
+  }[name]
+  values, _ = on_fresh_batches(loss, lambda rng: rng.normal(0, 1, (1024, 3)))(jnp.zeros(()))
+  assert_mean(values, 3)
+  shown.clear()
+  loss(jnp.zeros(()), jax.random.key(0), {"x": jnp.zeros((1000, 1))}, CONTEXT)
+  below = shown[0].t < 0.5005 if median is None else shown[0].sigma < median
+  assert jnp.sum(below) == 500
+
+
+NORMS = {
+  "l2": lambda e: e**2,
+  "l1": abs,
+  # SciPy's is e^2 / 2 within delta as well.
+  "huber": lambda e: scipy.special.huber(0.7, e),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_norms_of_the_noise(norm, x64):
+  """The sum over coordinates of the noise's error, by NumPy, whatever the network's view."""
+  batch = {"x": np.random.default_rng(0).normal(size=(64, 2)) + 2}
+
+  @jax.jit
+  def run(key):
+    shown = []
+    options = {"norm": norm, "huber_delta": 0.7}
+    ddpm(Recorder(None, "x0"), VariancePreserving(), **options)(shown, key, batch, CONTEXT)
+    return shown, {
+      kind: ddpm(Perturbed(says_one, kind), VariancePreserving(), **options)(
+        0.0, key, batch, CONTEXT
+      )[0]
+      for kind in ("x0", "noise", "score", "v", "flow")
+    }
+
+  def says_one(x, level):
+    return Prediction.of(x, level, "noise", noise=jnp.ones_like(x))
+
+  ((x, level),), found = run(jax.random.key(1))
+  noise = (x - level.alpha[:, None] * batch["x"]) / level.sigma[:, None]
+  expected = np.mean(np.sum(NORMS[norm](np.asarray(noise) - 1), axis=1))
+  np.testing.assert_allclose(list(found.values()), expected, 1e-9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_norm_is_least_at_the_truth_of_a_gaussian(norm):
+  """Mean and median of a Gaussian posterior are one."""
+  loss = ddpm(Perturbed(gaussian().predict, "noise"), VariancePreserving(), norm=norm)
+  run = on_fresh_batches(loss, lambda rng: rng.multivariate_normal(MEAN, COVARIANCE, 8192))
+  values, gradients = run(jnp.zeros(2))
+  assert_mean(gradients, 0)
+  raised, _ = run(jnp.array([0.3, -0.2]))
+  assert (raised > values).all()
+
+
+def test_l1_learns_the_median(x64):
+  """Points at 0, and one in four at 1: so much noise tells nothing, the median of x_0 is 0."""
+  batch = {"x": np.tile([0.0, 0.0, 0.0, 1.0], 1000)[:, None]}
+
+  @jax.jit
+  def losses(x0s):
+    def says(x0):
+      def predict(x, level):
+        return Prediction.of(x, level, "x0", x0=jnp.full_like(x, x0))
+
+      return Perturbed(predict, "x0")
+
+    levels = functools.partial(LEVELS["fixed"], sigma=100.0)
+    return [
+      [
+        ddpm(says(x0), NOTEBOOK, levels=levels, norm=norm)(0.0, jax.random.key(0), batch, CONTEXT)[
+          0
+        ]
+        for x0 in x0s
+      ]
+      for norm in ("l1", "l2")
+    ]
+
+  candidates = np.array([0.0, 0.25, 0.5])
+  median, mean = losses(candidates)
+  assert (candidates[np.argmin(median)], candidates[np.argmin(mean)]) == (0, 0.25)
+
+
+def test_unknown_norm():
+  with pytest.raises(ValueError, match="norm = 'l3' must be one of huber, l1, l2"):
+    ddpm(None, NOTEBOOK, norm="l3")
+
+
 class Recorder(Perturbed):
   """Keeps the levels and the points that the loss shows to the network."""
 
@@ -371,3 +477,34 @@ def test_weightings_in_other_views():
     )
   # Salimans and Ho 2022, section 4: v's error unweighted is SNR + 1, variance preserving.
   np.testing.assert_allclose(1 / x0_slope("v", level(0.6, 0.8)) ** 2, 0.36 / 0.64 + 1, 1e-5)
+
+
+def test_published_weightings_by_hand():
+  """Choi et al. 2022, eq. 8: on the noise's error 1 / (1 + SNR); Salimans and Ho: max(SNR, 1)."""
+  high, low = level(0.9**0.5, 0.1**0.5), level(0.2**0.5, 0.8**0.5)  # SNR 9 and 1 / 4
+  weights = [
+    [float(WEIGHTINGS[name](at)) for at in (high, low)] for name in ("p2", "truncated_snr")
+  ]
+  np.testing.assert_allclose(weights, [[0.9, 0.2], [9, 1]], 1e-5)
+  np.testing.assert_allclose(WEIGHTINGS["p2"](high, gamma=0.5, snr_offset=7.0), 9 / 4, 1e-5)
+
+
+@pytest.mark.parametrize(
+  ("schedule", "rate"),
+  [
+    (VariancePreserving(0.1, 20.0), lambda t: 0.1 + 19.9 * t),  # beta(t)
+    (VarianceExploding(0.5, 4.5, 1.0), lambda t: 8 * (0.5 + 4 * t)),  # d (0.5 + 4 t)^2 / dt
+  ],
+  ids=["vp", "ve"],
+)
+def test_likelihood_weighting(schedule, rate, x64):
+  """g(t)^2 of the score's error, in closed form; its integral is `snr`'s, twice over log-SNR."""
+  t = np.linspace(0.05, 1, 7)
+  likelihood = functools.partial(WEIGHTINGS["likelihood"], schedule=schedule)
+  at = schedule.at(t)
+  np.testing.assert_allclose(likelihood(at) * x0_slope("score", at) ** 2, rate(t), 1e-9)
+  t = np.linspace(0.05, 1, 20_001)
+  of_time = scipy.integrate.trapezoid(likelihood(schedule.at(t)), t)
+  log_snr = schedule.log_snr(t)
+  of_log_snr = -scipy.integrate.trapezoid(WEIGHTINGS["snr"](schedule.at(t)), log_snr)
+  np.testing.assert_allclose(of_time, 2 * of_log_snr, 1e-4)
