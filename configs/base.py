@@ -155,6 +155,7 @@ def get_config() -> ConfigDict:
       step_size=placeholder(float),
       rule=placeholder(str),
       denoise=placeholder(bool),
+      variance=placeholder(str),
       # Of Langevin kernels, whose num_steps are a chain's: where they start, N(0, start_std^2 I),
       # and the noise std of the law that they sample, 0 for the data's.
       start_std=placeholder(float),

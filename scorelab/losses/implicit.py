@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.losses.levels import data_level, stratified, uniform_weight
-from scorelab.losses.probes import averaging, in_turn
+from scorelab.losses.probes import averaging, inner, trace
 from scorelab.predictions import Parameterization, noised
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params
@@ -83,14 +83,7 @@ def hyvarinen(
   def terms(key: Key, score: Score, x: Array) -> tuple[Array, Array]:
     del key
     value, jacobian = _JACOBIANS[divergence](score, x)
-    size = x[0].size
-
-    def diagonal(i: Array) -> Array:
-      axis = jnp.broadcast_to(jax.nn.one_hot(i, size, dtype=x.dtype).reshape(x.shape[1:]), x.shape)
-      return _dot(axis, jacobian(axis))
-
-    diagonals = in_turn(diagonal, jnp.arange(size), max_unrolled)
-    return jnp.sum(diagonals, axis=0), _dot(value, value) / 2
+    return trace(jacobian, x, max_unrolled), inner(value, value) / 2
 
   return _loss(parameterization, schedule, levels, score_weighting, uniforms, terms)
 
@@ -125,7 +118,7 @@ def hutchinson(
 
   def terms(key: Key, score: Score, x: Array) -> tuple[Array, Array]:
     value, jacobian = jax.linearize(score, x)
-    return mean_over_probes(lambda v: _dot(v, jacobian(v)), key, x), _dot(value, value) / 2
+    return mean_over_probes(lambda v: inner(v, jacobian(v)), key, x), inner(value, value) / 2
 
   return _loss(parameterization, schedule, levels, score_weighting, uniforms, terms)
 
@@ -151,7 +144,7 @@ def sliced(
 
   def terms(key: Key, score: Score, x: Array) -> tuple[Array, Array]:
     value, jacobian = jax.linearize(score, x)
-    return mean_over_probes(lambda v: (_dot(v, jacobian(v)), _dot(v, value) ** 2 / 2), key, x)
+    return mean_over_probes(lambda v: (inner(v, jacobian(v)), inner(v, value) ** 2 / 2), key, x)
 
   return _loss(parameterization, schedule, levels, score_weighting, uniforms, terms)
 
@@ -188,7 +181,7 @@ def sliced_fd(
 
   def terms(key: Key, score: Score, x: Array) -> tuple[Array, Array]:
     def along(v: Array) -> tuple[Array, Array]:
-      after, before = _dot(v, score(x + eps * v)), _dot(v, score(x - eps * v))
+      after, before = inner(v, score(x + eps * v)), inner(v, score(x - eps * v))
       return (after - before) / (2 * eps), (after + before) ** 2 / 8
 
     return mean_over_probes(along, key, x)
@@ -228,8 +221,3 @@ def _reverse(score: Score, x: Array) -> tuple[Array, Score]:
 
 
 _JACOBIANS: dict[str, Callable[..., Any]] = {"forward": jax.linearize, "reverse": _reverse}
-
-
-def _dot(a: Array, b: Array) -> Array:
-  """Inner products of events: [n, *event] twice -> [n]."""
-  return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))

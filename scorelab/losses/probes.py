@@ -68,6 +68,25 @@ def averaging(probes: str, num_probes: int) -> Callable[[Callable[[Array], Any],
   return mean_over_probes
 
 
+def trace(linear: Callable[[Array], Array], x: Array, max_unrolled: int = 16) -> Array:
+  """The trace itself, [n]: of v -> linear(v), of x's shape [n, *event], that mixes no examples.
+
+  One product for each of an event's axes, taken by `in_turn`.
+  """
+  size = x[0].size
+
+  def diagonal(i: Array) -> Array:
+    axis = jnp.broadcast_to(jax.nn.one_hot(i, size, dtype=x.dtype).reshape(x.shape[1:]), x.shape)
+    return inner(axis, linear(axis))
+
+  return jnp.sum(in_turn(diagonal, jnp.arange(size), max_unrolled), axis=0)
+
+
+def inner(a: Array, b: Array) -> Array:
+  """Inner products of events: [n, *event] twice -> [n]."""
+  return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
+
+
 def in_turn(function: Callable[[Array], Any], items: Array, max_unrolled: int = 16) -> Any:
   """function(item) for each of the items [m, ...], stacked along a new first axis.
 

@@ -31,6 +31,8 @@ SAMPLER_COLOURS = {
   "heun": GREEN,
   "euler": SKY,
   "annealed_langevin": PURPLE,
+  "ancestral": "#332288",
+  "renoise": "#117733",
   "ula": ORANGE,
   "mala": "#882255",
   "underdamped_langevin": "#999933",

@@ -3,6 +3,7 @@
 Each is a scan over a pure step that takes its noise as an argument.
 """
 
+from scorelab.samplers.ancestral import ancestral, ancestral_step, renoise, renoise_step
 from scorelab.samplers.annealing import annealed_langevin, ncsnv2_step_size
 from scorelab.samplers.ddim import ddim, ddim_inference, ddim_step
 from scorelab.samplers.diagnostics import effective_sample_size, split_rhat
@@ -13,11 +14,13 @@ from scorelab.samplers.underdamped import KineticState, baoab_step, underdamped_
 from scorelab.typing import Sampler
 
 SAMPLERS: dict[str, Sampler] = {
+  "ancestral": ancestral,
   "annealed_langevin": annealed_langevin,
   "ddim": ddim,
   "dpmpp_2m": dpmpp_2m,
   "euler": euler,
   "heun": heun,
+  "renoise": renoise,
 }
 
 KERNELS: dict[str, Kernel] = {
@@ -33,6 +36,8 @@ __all__ = [
   "Kernel",
   "KineticState",
   "MalaState",
+  "ancestral",
+  "ancestral_step",
   "annealed_langevin",
   "baoab_step",
   "churned",
@@ -48,6 +53,8 @@ __all__ = [
   "mala",
   "mala_step",
   "ncsnv2_step_size",
+  "renoise",
+  "renoise_step",
   "split_rhat",
   "ula",
   "ula_step",

@@ -3,6 +3,7 @@
 Each run's tolerance comes with it: what rounding may do, from its measured sensitivity.
 """
 
+import functools
 import itertools
 import json
 import pathlib
@@ -12,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.samplers import churned, ddim_step, dpmpp_2m, euler, heun, heun_correction
+from scorelab.samplers import (
+  ancestral_step,
+  churned,
+  ddim_step,
+  dpmpp_2m,
+  euler,
+  heun,
+  heun_correction,
+)
 from scorelab.schedules import Grid, Level
 from scorelab.targets.mixtures import GaussianMixture
 
@@ -54,13 +63,18 @@ churn = jax.jit(churned)
 
 
 @jax.jit
-def ancestral_step(x, now, nxt, z, eta):
+def euler_ancestral_step(x, now, nxt, z, eta):
   return ddim_step(exact("kdiffusion")(x, now), now, nxt, z, eta)
 
 
 @jax.jit
 def vp_step(x, now, nxt, z, eta):
   return ddim_step(exact("diffusers")(x, now), now, nxt, z, eta)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def ddpm_step(x, now, nxt, z, variance):
+  return ancestral_step(exact("diffusers")(x, now), now, nxt, z, variance)
 
 
 @jax.jit
@@ -83,7 +97,7 @@ def test_ddim_step_is_k_diffusions_euler_ancestral(run):
   x = START * grid[0].sigma
   for i, (now, nxt) in enumerate(itertools.pairwise(grid)):
     z = kwargs.get("s_noise", 1.0) * NOISE[i]
-    x = ancestral_step(x, now, nxt, z, kwargs.get("eta", 1.0))
+    x = euler_ancestral_step(x, now, nxt, z, kwargs.get("eta", 1.0))
   assert_final("kdiffusion", run, x)
 
 
@@ -136,4 +150,15 @@ def test_ddim_step_is_diffusers_ddim(run):
     # Nothing of the noise is kept then; the library keeps sqrt(1 - alpha_bar' - variance), the root
     # of what should cancel: 1.05e-8 of the noise.
     run = run | {"tol_f64": 5e-8}
+  assert_final("diffusers", run, x)
+
+
+@pytest.mark.parametrize("run", runs("diffusers", "ddpm"))
+def test_ancestral_step_is_diffusers_ddpm(run):
+  """Its fixed_small and fixed_large; the step onto the data draws nothing, there and here."""
+  alpha_bars = ARRAYS["diffusers"][f"{run['id']}/alpha_bar"]
+  levels = [Level(None, jnp.sqrt(a), jnp.sqrt(1 - a)) for a in alpha_bars]
+  x = START
+  for i, (now, nxt) in enumerate(itertools.pairwise(levels)):
+    x = ddpm_step(x, now, nxt, NOISE[i], run["kwargs"]["variance"])
   assert_final("diffusers", run, x)

@@ -180,11 +180,13 @@ WINDOW = {"churn": 2.0, "s_tmin": 0.7, "s_tmax": 3.0, "s_noise": 1.1}
 @pytest.mark.parametrize(
   ("name", "options"),
   [
+    ("ancestral", {"variance": "optimal"}),
     ("annealed_langevin", {"step_size": 1e-3, "steps_per_level": 2}),
     ("ddim", {"eta": 0.5}),
     ("dpmpp_2m", {}),
     ("euler", WINDOW),
     ("heun", WINDOW),
+    ("renoise", {}),
   ],
 )
 def test_all_processes_are_one_rescaled(name, options, x64):
@@ -213,6 +215,9 @@ def test_all_processes_are_one_rescaled(name, options, x64):
 # Counts, shapes and keys
 
 
+ONE_CALL = ("ancestral", "ddim", "dpmpp_2m", "euler", "renoise")
+
+
 @each
 @pytest.mark.parametrize("to_data", [True, False])
 def test_nfe_counts_calls(name, to_data):
@@ -230,7 +235,7 @@ def test_nfe_counts_calls(name, to_data):
   assert samples.nfe == calls
   assert samples.network_calls is None
   levels = 2 if to_data else 3
-  stated = {"annealed_langevin": 2 * levels, "ddim": 2, "dpmpp_2m": 2, "euler": 2}
+  stated = {"annealed_langevin": 2 * levels} | dict.fromkeys(ONE_CALL, 2)
   assert calls == (stated | {"heun": 4 - to_data}).get(name, calls)
   assert samples.path.shape == (levels if name == "annealed_langevin" else 2, 2)
   np.testing.assert_array_equal(samples.path[-1], samples.x)
@@ -293,7 +298,7 @@ def test_images_one_by_one_or_together(name, x64):
 # Ends and gradients
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "euler", "heun"])
+@pytest.mark.parametrize("name", ["ancestral", "ddim", "dpmpp_2m", "euler", "heun", "renoise"])
 def test_from_pure_noise(name):
   """Linear flow from t = 1, alpha = 0: finite, churn and all; in one step it gives the mean."""
   options = {"churn": 10.0} if name in ("euler", "heun") else {}

@@ -1,0 +1,149 @@
+"""Ancestral sampling: x_0 is guessed, and the next level drawn from its law given the guess.
+
+For two levels t (now) and s (next, cleaner) of any Gaussian process,
+
+    a = alpha_t / alpha_s      beta = sigma_t^2 - a^2 sigma_s^2      q(x_t | x_s) = N(a x_s, beta I)
+    q(x_s | x_t, x_0) = N(c_x x_t + c_0 x_0, small I)
+    (c_x, c_0, small) = (a sigma_s^2, alpha_s beta, beta sigma_s^2) / sigma_t^2
+
+References:
+  Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (arXiv 2006.11239),
+    eqs. 6 and 7, algorithm 2. There alpha_s is 1 at the data and beta is 1 - a^2.
+  Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models", ICML 2021
+    (arXiv 2102.09672), eq. 15.
+  Bao et al., "Analytic-DPM: an Analytic Estimate of the Optimal Reverse Variance in Diffusion
+    Probabilistic Models", ICLR 2022 (arXiv 2201.06503), theorem 1; and Bao et al., "Estimating the
+    Optimal Covariance with Imperfect Mean in Diffusion Probabilistic Models", ICML 2022
+    (arXiv 2206.07309), eq. 8, for a variance that depends on x.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from scorelab.predictions import Prediction
+from scorelab.schedules import Grid, Level
+from scorelab.typing import Array, Key, Predict, Samples
+
+VARIANCES = ("small", "large", "optimal", "learned")
+
+
+def ancestral_step(
+  pred: Prediction, now: Level, nxt: Level, z: Array, variance: str = "small"
+) -> Array:
+  """One draw at the cleaner level `nxt`, given the prediction at `now`.
+
+      x_s = c_x x_t + c_0 x0 + sqrt(v) z
+
+      small    v = small, right where x0 is known: DDIM at eta = 1
+      large    v = beta: right for data N(0, I) on a variance-preserving process
+      optimal  v = small + c_0^2 Var[x_0 | x_t], which gives each coordinate of x_s its variance
+      learned  log v = f log beta + (1 - f) log small, f the prediction's variance_fraction
+
+  Args:
+    pred: the prediction at `now`, with an x0_variance for 'optimal' and a variance_fraction for
+      'learned'.
+    now, nxt: scalar levels, nxt cleaner; nxt may be the data (sigma = 0), now pure noise
+      (alpha = 0) where the prediction can say x0 there.
+    z: standard normal of x's shape; without effect where nxt is the data.
+    variance: one of VARIANCES. Static.
+
+  Returns:
+    The point at `nxt`, of x's shape.
+
+  Raises:
+    ValueError: the variance is not known, or the prediction lacks what it needs.
+  """
+  if variance not in VARIANCES:
+    raise ValueError(f"variance = {variance!r} must be one of {', '.join(VARIANCES)}")
+  a, shrink = now.alpha / nxt.alpha, nxt.sigma / now.sigma
+  part = jnp.maximum(1 - (a * shrink) ** 2, 0)  # of sigma_t^2, the part that is beta
+  beta, weight = part * now.sigma**2, part * nxt.alpha
+  spread = part * nxt.sigma**2
+  if variance == "large":
+    spread = beta
+  elif variance == "optimal":
+    spread = spread + weight**2 * _given(pred.x0_variance, variance, "x0_variance")
+  elif variance == "learned":
+    fraction = _given(pred.variance_fraction, variance, "variance_fraction")
+    spread = beta * shrink ** (2 * (1 - fraction))  # small = beta shrink^2
+  drawn = (nxt.sigma > 0) & (spread > 0)  # the double where keeps the gradient finite
+  std = jnp.where(drawn, jnp.sqrt(jnp.where(drawn, spread, 1)), 0)
+  return a * shrink**2 * pred.x + weight * pred.x0 + std * z
+
+
+def ancestral(
+  key: Key, predict: Predict, x: Array, grid: Grid, *, variance: str = "small"
+) -> Samples:
+  """Samples by ancestral steps: one call of `predict` a step, no noise on the step onto the data.
+
+  Args:
+    key: consumed.
+    predict: the network or the truth.
+    x: the start at grid[0], of any shape.
+    grid: from noise to data, or to a last noisy level.
+    variance: of each step's noise: 'small', 'large', 'optimal' or 'learned', see `ancestral_step`.
+      Static.
+
+  Returns:
+    Samples of x's shape; nfe = N.
+
+  Raises:
+    ValueError: as `ancestral_step`.
+  """
+  return _scan(functools.partial(ancestral_step, variance=variance), key, predict, x, grid)
+
+
+def renoise_step(pred: Prediction, now: Level, nxt: Level, z: Array) -> Array:
+  """Guesses x_0 and noises it anew to the level `nxt`: alpha' x0 + sigma' z.
+
+  It keeps nothing of the noise in x, unlike an ancestral step: where x_0 is uncertain, the law at
+  `nxt` is too narrow. It is `ddim_step` with so large an eta that all noise is renewed.
+
+  Args and returns as `ancestral_step`.
+  """
+  del now
+  return nxt.alpha * pred.x0 + nxt.sigma * z
+
+
+def renoise(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
+  """Samples by `renoise_step`: one call of `predict` a step. The last one returns x0 itself.
+
+  Args:
+    key: consumed.
+    predict: the network or the truth.
+    x: the start at grid[0], of any shape.
+    grid: from noise to data, or to a last noisy level.
+
+  Returns:
+    Samples of x's shape; nfe = N.
+  """
+  return _scan(renoise_step, key, predict, x, grid)
+
+
+def _scan(
+  draw: Callable[[Prediction, Level, Level, Array], Array],
+  key: Key,
+  predict: Predict,
+  x: Array,
+  grid: Grid,
+) -> Samples:
+  """Samples by steps that each make one call and take one draw of noise."""
+
+  def step(x: Array, inputs: tuple[Level, Level, Key]) -> tuple[Array, Array]:
+    now, nxt, key = inputs
+    x = draw(predict(x, now), now, nxt, jax.random.normal(key, x.shape, x.dtype))
+    return x, x
+
+  x, path = jax.lax.scan(step, x, (*grid.pairs, jax.random.split(key, grid.num_steps)))
+  return Samples(x, path, nfe=grid.num_steps)
+
+
+def _given(value: Array | None, variance: str, field: str) -> Array:
+  if value is None:
+    raise ValueError(f"variance = {variance!r} needs a prediction with {field}")
+  return value
