@@ -38,7 +38,7 @@ from scorelab.predictions import (
 from scorelab.rows import Row, make_row, parse_changes, parse_row
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
 from scorelab.targets import TARGETS
-from scorelab.typing import Array, Batch, Context, Key, Loss, Params
+from scorelab.typing import Array, Batch, Context, Key, Loss, Params, Predict
 
 
 class Stream(enum.IntEnum):
@@ -220,6 +220,7 @@ def build(config: ConfigDict) -> Experiment:
     validation={},
     evaluation=_make_evaluation(config, schedule, loss_levels),
   )
+  _check_rows(experiment)
   num_train = config.target.num_train
   draw = jax.jit(target.sample, static_argnums=1)
   data: Batch = {"x": draw(experiment.key(Stream.TRAIN_SET, 0), num_train)} if num_train else {}
@@ -370,6 +371,22 @@ def _make_evaluation(
     score_samples=section.score_samples,
     girsanov=not exact and many_levels,
   )
+
+
+def _check_rows(experiment: Experiment) -> None:
+  """Raises ConfigError for a row that cannot run, by tracing it: nothing is computed."""
+  key = experiment.root
+
+  def run(row: Row, bind: Callable[[Params], Predict]) -> Array:
+    x = row.prior(key, (1, experiment.target.dim))
+    return row.run(key, bind(experiment.init_params(key)), x).x
+
+  for row in experiment.evaluation.rows:
+    for bind in (experiment.parameterization.bind, lambda _: experiment.target.predict):
+      try:
+        jax.eval_shape(functools.partial(run, row, bind))
+      except ValueError as error:
+        raise ConfigError(f"{row.sampler}: {error}") from error
 
 
 def _check_pure_noise(config: ConfigDict, rows: list[Row]) -> None:

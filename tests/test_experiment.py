@@ -182,6 +182,14 @@ BAD = {
   ),
   "reference": ({"evaluation.reference": "train"}, "'train' needs target.num_train"),
   "precision": ({"matmul_precision": "tf32"}, "matmul_precision = 'tf32'"),
+  "sampler's option": (
+    {"evaluation.rows": ("ancestral:3:variance=smal",)},
+    "ancestral: variance = 'smal' must be one of small, large",
+  ),
+  "rule": (
+    {"evaluation.rows": ("annealed_langevin:3:rule=ncsn",)},
+    "annealed_langevin: rule = 'ncsn' must be 'published' or 'ncsnv2'",
+  ),
   "grid": (
     {"sampler.sigma_max": 0.001},
     "the grid.s sigma / alpha must fall towards the data: 0.001",
