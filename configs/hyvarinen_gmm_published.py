@@ -19,6 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.parameterization.name = "score"
   config.network = base.get_config().network
   config.network.update(name="mlp", widths=(128, 512, 256), norms=(True, True, True))
+  config.network.output_activation = "leaky_relu"
   config.optimizer.update(
     learning_rate=1e-4, decay="constant", warmup_steps=0, clip_norm=0.0, ema_decays=()
   )
