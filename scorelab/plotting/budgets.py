@@ -59,7 +59,9 @@ def bars(labels: Sequence[str], budgets: Mapping[str, Sequence[Budget]], text: s
     ax.set_visible(False)
   for ax in axes:
     ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
-  _legend(figure, value={"marker": "D", "ls": "none"})
+  drawn = [row for rows in budgets.values() for row in rows]
+  parts = [part for part in PARTS if any(row[part] is not None for row in drawn)]
+  _legend(figure, parts, value={"marker": "D", "ls": "none"})
   style.caption(figure, text)
   return figure
 
@@ -132,7 +134,7 @@ def bands(panels: Sequence[Sequence[Bands]], text: str, published: str = "publis
   extra = {}
   if any(panel.published for row in panels for panel in row):
     extra[published] = {"marker": "o", "ls": "none", "mfc": "white", "ms": 6}
-  _legend(figure, value={"marker": "D", "ms": 3.5}, **extra)
+  _legend(figure, PARTS, value={"marker": "D", "ms": 3.5}, **extra)
   style.caption(figure, text)
   return figure
 
@@ -172,13 +174,14 @@ def _column(budgets: Sequence[Budget], name: str) -> np.ndarray:
   return np.array([style.number(b[name]) for b in budgets])
 
 
-def _legend(figure: Figure, **lines: dict[str, Any]) -> None:
-  """The parts, what hatching means, and further lines by label, above the panels."""
+def _legend(figure: Figure, parts: Sequence[str], **lines: dict[str, Any]) -> None:
+  """These parts, what hatching means, and further lines by label, above the panels."""
   handles: list[Any] = [
-    Patch(color=colour, lw=0, label=style.PART_LABELS.get(part, part))
-    for part, colour in style.PART_COLOURS.items()
+    Patch(color=style.PART_COLOURS[part], lw=0, label=style.PART_LABELS.get(part, part))
+    for part in parts
   ]
-  handles.append(Patch(fc="white", ec=style.GREY, lw=0, hatch="/////", label="negative"))
+  if len(parts) > 1:  # a floor alone is a distance
+    handles.append(Patch(fc="white", ec=style.GREY, lw=0, hatch="/////", label="negative"))
   for label, look in lines.items():
     handles.append(Line2D([], [], color=style.BLACK, label=label, **look))
   figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
