@@ -28,6 +28,13 @@ def get_config() -> ConfigDict:
       weight=placeholder(float),
       num_points=placeholder(int),
       offset=placeholder(float),
+      noise=placeholder(float),
+      turns=placeholder(float),
+      width=placeholder(float),
+      num_arms=placeholder(int),
+      radial_std=placeholder(float),
+      tangential_std=placeholder(float),
+      rate=placeholder(float),
     )
   )
   config.schedule = ConfigDict(

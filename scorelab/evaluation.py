@@ -9,7 +9,8 @@ For a metric M and a sampler on a grid from its prior,
 
 which add up to M(network, from the prior). Each may be negative. For each key the four share the
 reference, the projections, the start's noise and the sampler's noise, so the standard errors are
-those of paired differences.
+those of paired differences. Where no exact score exists there are a value and a floor; the other
+three are null.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from scorelab.metrics import Reference, girsanov, mode_score_error, score_error
 from scorelab.rows import Row
 from scorelab.run import StopFlag, Workdir, append_jsonl, write_json
 from scorelab.schedules import uniform_log_snr
+from scorelab.targets import has_truth
 from scorelab.typing import Array, Key, Params, Predict
 
 BUDGET = ("floor", "prior", "discretisation", "learning")
@@ -58,7 +60,8 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
 
   Returns:
     `reference` [k, m, *event], `exact` [k, n, *event], and `rows`: for each row its sets
-    `network`, `prior` and `true_start`, each [k, n, *event], and its `nfe`.
+    `network` and, where there is an exact score, `prior` and `true_start`, each [k, n, *event],
+    and its `nfe`.
   """
   protocol, target = experiment.evaluation, experiment.target
   root = experiment.key(Stream.EVALUATION, 0)
@@ -80,15 +83,14 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
   for row in experiment.evaluation.rows:
     # One key for both on purpose: the same noise, with the data under it or without.
     prior = jax.vmap(lambda k, row=row: row.prior(k, data.shape[1:]))(start_keys)
-    true = jax.vmap(row.true_start)(start_keys, data)
     network = sample_row(row, experiment.parameterization.bind)
-    exact = sample_row(row, lambda _: target.predict)
+    runs = [("network", network, params, prior)]
+    if has_truth(target):
+      true = jax.vmap(row.true_start)(start_keys, data)
+      exact = sample_row(row, lambda _: target.predict)
+      runs += [("prior", exact, {}, prior), ("true_start", exact, {}, true)]
     sets = {}
-    for name, sample, given, starts in (
-      ("network", network, params, prior),
-      ("prior", exact, None, prior),
-      ("true_start", exact, None, true),
-    ):
+    for name, sample, given, starts in runs:
       stop.check()
       x, nfe = sample(given, sampler_keys, starts)
       sets |= {name: np.asarray(x), "nfe": int(nfe)}
@@ -103,7 +105,7 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
 def measure(experiment: Experiment, sets: dict[str, Any], stop: StopFlag) -> np.ndarray:
   """Every metric of every row's sets: [rows, metrics, 4, k].
 
-  The four are floor, true_start, prior and network.
+  The four are floor, true_start, prior and network; nan where there is no such set.
   """
   protocol = experiment.evaluation
   keys = jax.random.split(experiment.key(Stream.EVALUATION, 1), protocol.num_keys)
@@ -116,7 +118,8 @@ def measure(experiment: Experiment, sets: dict[str, Any], stop: StopFlag) -> np.
       table[:, m, 0, k] = metric(key, sets["exact"][k], reference)
       for r, row in enumerate(sets["rows"]):
         for s, name in enumerate(("true_start", "prior", "network"), start=1):
-          table[r, m, s, k] = metric(key, row[name][k], reference)
+          if name in row:
+            table[r, m, s, k] = metric(key, row[name][k], reference)
   return table
 
 
@@ -125,7 +128,8 @@ def budget(measured: np.ndarray) -> dict[str, float | None]:
 
   Returns:
     value, the four parts that add up to it, and the standard error of each over the keys: `sem`
-    for the value, `<part>_sem` for a part; None where there is one key, or a value is not finite.
+    for the value, `<part>_sem` for a part; None where there is one key, where a value is not finite
+    and where no exact score exists.
   """
   floor, true_start, prior, network = measured
   parts = {
@@ -173,7 +177,7 @@ def evaluate(
     }
     for row, drawn, values_of_row in zip(protocol.rows, sets["rows"], measured, strict=True)
   ]
-  result = {
+  result: dict[str, Any] = {
     "protocol": {
       "num_keys": protocol.num_keys,
       "num_samples": protocol.num_samples,
@@ -182,8 +186,9 @@ def evaluate(
       "num_projections": experiment.config["evaluation"]["num_projections"],
     },
     "rows": rows,
-    "score_error": measure_scores(experiment, params),
   }
+  if has_truth(experiment.target):
+    result["score_error"] = measure_scores(experiment, params)
   if protocol.girsanov:
     result["girsanov"] = measure_girsanov(experiment, params)
   arrays = {row_label(row): r["network"][0] for row, r in zip(rows, sets["rows"], strict=True)}
@@ -260,7 +265,7 @@ def row_label(row: dict[str, Any]) -> str:
 
 def format_table(result: dict[str, Any]) -> str:
   """evaluation.json as aligned text: a block for each metric, a line for each row."""
-  lines = []
+  blocks = []
   for name in result["rows"][0]["metrics"]:
     cells = [["sampler", "NFE", name, "", "/ floor", *BUDGET]]
     for row in result["rows"]:
@@ -277,22 +282,23 @@ def format_table(result: dict[str, Any]) -> str:
           *(_number(numbers[part], signed=part != "floor") for part in BUDGET),
         ]
       )
-    lines += _align(cells) + [""]
-  errors = result["score_error"]
-  cells = [["sigma", *(f"{s:g}" for s in errors["sigma"])]]
-  cells.append(["relative score error", *(f"{e:.4f}" for e in errors["relative"])])
-  lines += _align(cells)
+    blocks.append(cells)
+  errors = result.get("score_error", {})
+  if errors:
+    cells = [["sigma", *(f"{s:g}" for s in errors["sigma"])]]
+    cells.append(["relative score error", *(f"{e:.4f}" for e in errors["relative"])])
+    blocks.append(cells)
   if "relative_by_mode" in errors:
     by_mode = errors["relative_by_mode"]
     cells = [["mode", *map(str, range(1, len(by_mode) + 1))]]
     cells.append([f"at sigma = {errors['sigma'][0]:g}", *(f"{e:.4f}" for e in by_mode)])
-    lines += [""] + _align(cells)
+    blocks.append(cells)
   if "girsanov" in result:
     bound, parts = result["girsanov"], ("prior", "learning", "total")
     cells = [["bound on KL, nats", *parts], ["by Girsanov's theorem"]]
     cells[1] += [f"{_number(bound[part])} +- {_number(bound[f'{part}_sem'])}" for part in parts]
-    lines += [""] + _align(cells)
-  return "\n".join(lines)
+    blocks.append(cells)
+  return "\n\n".join(map(_align, blocks))
 
 
 def _number(value: float | None, signed: bool = False) -> str:
@@ -302,13 +308,13 @@ def _number(value: float | None, signed: bool = False) -> str:
   return f"{value:+.4f}" if signed else f"{value:.4f}"
 
 
-def _align(cells: list[list[str]]) -> list[str]:
+def _align(cells: list[list[str]]) -> str:
   """Columns of text: the first flush left, the others flush right."""
   widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-  return [
+  return "\n".join(
     "  ".join(
       cell.ljust(width) if i == 0 else cell.rjust(width)
       for i, (cell, width) in enumerate(zip(row, widths, strict=True))
     ).rstrip()
     for row in cells
-  ]
+  )

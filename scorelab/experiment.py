@@ -17,7 +17,7 @@ import optax
 from ml_collections import ConfigDict
 
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
-from scorelab.metrics import METRICS, score_error
+from scorelab.metrics import METRICS, MODE_METRICS, has_modes, score_error
 from scorelab.networks import ACTIVATIONS, NETWORKS
 from scorelab.optimizers import DECAYS, RULES, make_optimizer
 from scorelab.options import (
@@ -37,7 +37,7 @@ from scorelab.predictions import (
 )
 from scorelab.rows import Row, make_row, parse_changes, parse_row
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
-from scorelab.targets import TARGETS
+from scorelab.targets import TARGETS, has_truth
 from scorelab.typing import Array, Batch, Context, Key, Loss, Params, Predict
 
 
@@ -65,7 +65,8 @@ class Evaluation:
   Attributes:
     metrics: by name, `(key, samples, reference) -> float`.
     checkpoint: which is measured, 'last' or 'best'.
-    girsanov: whether there is a network for every level, so that Girsanov's bound is one on it.
+    girsanov: whether there is an exact score and a network for every level, so that Girsanov's
+      bound is one on it.
   """
 
   rows: tuple[Row, ...]
@@ -167,7 +168,7 @@ class Experiment:
     """
     loss_key, score_key = jax.random.split(key)
     numbers = {"val_loss": self.loss(params, loss_key, batch, context)[0]}
-    if self.loss_levels is not None and hasattr(self.target, "predict"):
+    if self.loss_levels is not None and has_truth(self.target):
       levels = self.loss_levels((jnp.arange(8) + 0.5) / 8)
       predict = self.parameterization.bind(params)
       relative = score_error(score_key, self.target, predict, levels, 512)[1]
@@ -187,6 +188,7 @@ def build(config: ConfigDict) -> Experiment:
   jax.config.update("jax_default_matmul_precision", config.matmul_precision)
   target = make(TARGETS, config.target, "target", "target", also=("num_train",))
   schedule = make(SCHEDULES, config.schedule, "schedule", "schedule", also=("shift",))
+  _check_target(config, target)
   if config.schedule.shift is not None:
     schedule = Shifted(schedule, config.schedule.shift)
   network = _make_network(config.network, config.parameterization.learned_variance)
@@ -218,7 +220,7 @@ def build(config: ConfigDict) -> Experiment:
     optimizer=optimizer,
     data={},  # both below: they are drawn with the experiment's keys
     validation={},
-    evaluation=_make_evaluation(config, schedule, loss_levels),
+    evaluation=_make_evaluation(config, schedule, loss_levels, target),
   )
   _check_rows(experiment)
   num_train = config.target.num_train
@@ -234,6 +236,19 @@ def build(config: ConfigDict) -> Experiment:
 def _named(names: tuple[str, ...]) -> dict[str, str]:
   """Names that stand for themselves, for `choose`."""
   return {name: name for name in names}
+
+
+def _check_target(config: ConfigDict, target: Any) -> None:
+  """Raises ConfigError where the config asks for an exact score that the target lacks."""
+  for path, given, refused, instead in (
+    ("parameterization.name", config.parameterization.name, "exact", "another parameterization"),
+    ("training.monitor", config.training.monitor, "score_error", "'val_loss'"),
+  ):
+    if given == refused and not has_truth(target):
+      raise ConfigError(
+        f"{path} = {given!r} needs an exact score, and target.name = {config.target.name!r} has "
+        f"none: use {instead}"
+      )
 
 
 def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
@@ -335,7 +350,10 @@ def _make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def _make_evaluation(
-  config: ConfigDict, schedule: Schedule, loss_levels: Callable[[Array], Level] | None
+  config: ConfigDict,
+  schedule: Schedule,
+  loss_levels: Callable[[Array], Level] | None,
+  target: Any,
 ) -> Evaluation:
   section = config.evaluation
   metrics: dict[str, Callable[..., float]] = {}
@@ -344,6 +362,12 @@ def _make_evaluation(
     metric = choose(METRICS, name, "evaluation.metrics", "metric")
     own = parse_changes(changes, f"evaluation.metrics, {spec!r}")
     refuse_unused(own, f"evaluation.metrics, {spec!r}", name, (metric,))
+    if name in MODE_METRICS and not has_modes(target):
+      raise ConfigError(
+        f"evaluation.metrics = {name!r} needs modes of some width, and target.name = "
+        f"{config.target.name!r} has none (allowed: "
+        f"{', '.join(sorted(METRICS.keys() - MODE_METRICS))})"
+      )
     metrics[spec] = functools.partial(metric, **options_of(metric, section) | own)
   choose(_named(("fresh", "train")), section.reference, "evaluation.reference", "reference")
   choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
@@ -369,7 +393,7 @@ def _make_evaluation(
     reference=section.reference,
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
-    girsanov=not exact and many_levels,
+    girsanov=has_truth(target) and not exact and many_levels,
   )
 
 
@@ -381,8 +405,11 @@ def _check_rows(experiment: Experiment) -> None:
     x = row.prior(key, (1, experiment.target.dim))
     return row.run(key, bind(experiment.init_params(key)), x).x
 
+  binds: list[Callable[[Params], Predict]] = [experiment.parameterization.bind]
+  if has_truth(experiment.target):
+    binds.append(lambda _: experiment.target.predict)
   for row in experiment.evaluation.rows:
-    for bind in (experiment.parameterization.bind, lambda _: experiment.target.predict):
+    for bind in binds:
       try:
         jax.eval_shape(functools.partial(run, row, bind))
       except ValueError as error:

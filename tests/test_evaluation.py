@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import ncsn_gmm, ula_gmm
-from scorelab import evaluation
+from configs import flow_moons, ncsn_gmm, ula_gmm
+from scorelab import evaluation, plotting
 from scorelab.experiment import build
 from scorelab.options import ConfigError
 from scorelab.run import Preempted, StopFlag, open_workdir
@@ -101,6 +101,33 @@ def test_a_prior_that_is_too_narrow_shows_as_prior(tmp_path):
   numbers = result["rows"][0]["metrics"]["energy_distance"]
   assert numbers["prior"] > 1
   assert numbers["prior"] > 10 * abs(numbers["discretisation"])
+
+
+def test_without_an_exact_score_there_are_a_value_and_a_floor(tmp_path):
+  """A network that was not trained, on moons, to the figures: every other part is null."""
+  config = flow_moons.get_config("fast")
+  config.network.update(width=8, depth=1, num_features=4)
+  config.evaluation.update(num_keys=3, score_samples=8)
+  result, experiment, workdir = evaluate(config, tmp_path)
+  assert result.keys() == {"protocol", "rows"}
+  assert [row["nfe"] for row in result["rows"]] == [31, 128]
+  for row in result["rows"]:
+    assert row["metrics"].keys() == set(config.evaluation.metrics)
+    for numbers in row["metrics"].values():
+      known = {name for name, number in numbers.items() if number is not None}
+      assert known == {"value", "sem", "floor", "floor_sem"}
+      # Its velocity is 0, so that its samples are noise, of std 1 about 0; the moons are not.
+      assert numbers["value"] > 3 * numbers["floor"]
+  header, first = evaluation.format_table(result).splitlines()[:2]
+  assert header.split()[-4:] == list(evaluation.BUDGET)
+  assert first.split()[-3:] == ["-", "-", "-"]
+  params = experiment.init_params(jax.random.key(0))
+  numbers = experiment.validate(params, jax.random.key(1), experiment.validation, None)
+  assert numbers.keys() == {"val_loss"}
+  plotting.draw_run(experiment, params, workdir, StopFlag())
+  assert {path.name for path in workdir.figures.iterdir()} == {
+    *("loss.png", "samples.png", "budget.png")
+  }
 
 
 def test_the_same_command_gives_the_same_bits(tmp_path):

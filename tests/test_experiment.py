@@ -18,6 +18,7 @@ from scorelab.losses import LOSSES
 from scorelab.optimizers import learning_rate_shape
 from scorelab.options import ConfigError
 from scorelab.schedules import GRIDS
+from scorelab.targets import TARGETS
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 NAMES = sorted(f.stem for f in pathlib.Path("configs").glob("*.py") if f.stem != "base")
@@ -39,6 +40,17 @@ def test_golden(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_builds(name, arg):
   build(CONFIGS[name].get_config(arg))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_builds_with_all_its_options(name):
+  """Base settings but for metrics that take any target; each option has a field of the config."""
+  config = base.variant(base.get_config(), "fast")
+  defaults = {k: p.default for k, p in inspect.signature(TARGETS[name]).parameters.items()}
+  config.target.update(name=name, **defaults)
+  config.evaluation.metrics = ("energy_distance",)
+  experiment = build(config)
+  assert experiment.validation["x"].shape == (512, experiment.target.dim)
 
 
 def test_published_network_has_its_parameters():
@@ -180,6 +192,27 @@ BAD = {
     {"evaluation.metrics": ("energy_distance:p=1",)},
     "'energy_distance:p=1'.p = 1 is no option of energy_distance",
   ),
+  "modes": (
+    {"target.name": "moons"},
+    "evaluation.metrics = 'mode_weight_tv' needs modes of some width.* target.name = 'moons' has "
+    "none .allowed: energy_distance, max_sliced_wasserstein, sliced_wasserstein, wasserstein",
+  ),
+  "modes without width": (
+    {
+      "target.name": "two_circles_points",
+      "evaluation.metrics": ("wasserstein", "within_mode_std:num_std=3"),
+    },
+    "evaluation.metrics = 'within_mode_std' needs .* target.name = 'two_circles_points' has none",
+  ),
+  "truth": (
+    {"target.name": "moons", "parameterization.name": "exact"},
+    "parameterization.name = 'exact' needs an exact score, and target.name = 'moons' has none",
+  ),
+  "truth to monitor": (
+    {"target.name": "moons", "training.monitor": "score_error"},
+    "training.monitor = 'score_error' needs an exact score, and target.name = 'moons' has none",
+  ),
+  "noise": ({"target.name": "moons", "target.noise": -0.1}, "noise = -0.1, must be at least 0"),
   "reference": ({"evaluation.reference": "train"}, "'train' needs target.num_train"),
   "precision": ({"matmul_precision": "tf32"}, "matmul_precision = 'tf32'"),
   "sampler's option": (

@@ -10,26 +10,37 @@ from collections.abc import Callable
 
 from scorelab.metrics.girsanov import girsanov
 from scorelab.metrics.kernels import energy_distance, mean_pairwise_distance
-from scorelab.metrics.modes import mode_weight_tv, mode_weights, off_mode_share, within_mode_std
+from scorelab.metrics.modes import (
+  has_modes,
+  mode_weight_tv,
+  mode_weights,
+  off_mode_share,
+  within_mode_std,
+)
 from scorelab.metrics.reference import Reference
 from scorelab.metrics.score_error import mode_score_error, score_error
 from scorelab.metrics.wasserstein import max_sliced_wasserstein, sliced_wasserstein, wasserstein
 
+MODE_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_modes`
+  "mode_weight_tv": mode_weight_tv,
+  "off_mode_share": off_mode_share,
+  "within_mode_std": within_mode_std,
+}
 METRICS: dict[str, Callable[..., float]] = {
   "sliced_wasserstein": sliced_wasserstein,
   "max_sliced_wasserstein": max_sliced_wasserstein,
   "wasserstein": wasserstein,
   "energy_distance": energy_distance,
-  "mode_weight_tv": mode_weight_tv,
-  "off_mode_share": off_mode_share,
-  "within_mode_std": within_mode_std,
+  **MODE_METRICS,
 }
 
 __all__ = [
   "METRICS",
+  "MODE_METRICS",
   "Reference",
   "energy_distance",
   "girsanov",
+  "has_modes",
   "max_sliced_wasserstein",
   "mean_pairwise_distance",
   "mode_score_error",

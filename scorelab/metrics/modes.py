@@ -7,7 +7,7 @@ that gives the modes' true shares where they hardly overlap.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +22,15 @@ class Mixture(Protocol):
   weights: Array  # [k], positive, summing to 1
   means: Array  # [k, d]
   covariances: Array  # [k] variances, [k, d] variances of the coordinates, or [k, d, d]
+
+
+def has_modes(target: Any) -> bool:
+  """Whether a target has modes, all of some width: what distances are measured in here."""
+  if not all(hasattr(target, field) for field in ("weights", "means", "covariances")):
+    return False
+  covariances = np.asarray(target.covariances)
+  widths = np.linalg.eigvalsh(covariances) if covariances.ndim == 3 else covariances
+  return bool((widths > 0).all())
 
 
 def mode_distances(x: ArrayLike, target: Mixture | Reference) -> np.ndarray:
@@ -120,10 +129,10 @@ def _mixture(target: Mixture | Reference) -> Mixture:
   """The mixture itself.
 
   Raises:
-    ValueError: there is none: no target, or one without modes.
+    ValueError: there is none: no target, or one without modes of some width.
   """
   mixture = target.target if isinstance(target, Reference) else target
-  if not all(hasattr(mixture, field) for field in ("weights", "means", "covariances")):
+  if not has_modes(mixture):
     name = type(mixture).__name__
-    raise ValueError(f"target = {name}: mode metrics need weights, means and covariances")
+    raise ValueError(f"target = {name}: mode metrics need weights, means and covariances above 0")
   return mixture

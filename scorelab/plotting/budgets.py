@@ -33,8 +33,8 @@ def _fill(part: str, negative: bool) -> dict[str, Any]:
 def bars(labels: Sequence[str], budgets: Mapping[str, Sequence[Budget]], text: str) -> Figure:
   """Each row's metric as a waterfall of its parts, which add up to the value.
 
-  Every part has a lane and begins where the one above it ended; a negative one runs to the left,
-  hatched. Whiskers are standard errors; the diamond is the value.
+  Every part that some row has gets a lane and begins where the one above it ended; a negative one
+  runs to the left, hatched. Whiskers are standard errors; the diamond is the value.
 
   Args:
     labels: the rows, [n].
@@ -43,12 +43,14 @@ def bars(labels: Sequence[str], budgets: Mapping[str, Sequence[Budget]], text: s
   """
   columns = min(len(budgets), 3)
   lines = -(-len(budgets) // columns)
+  drawn = [row for rows in budgets.values() for row in rows]
+  parts = [part for part in PARTS if any(row[part] is not None for row in drawn)]
   height = max(0.52, *(0.15 * (label.count("\n") + 1) for label in labels))
   figure = style.new_figure(3.1 * columns + 0.6, lines * (0.55 + height * len(labels)) + 0.9)
   axes = figure.subplots(lines, columns, squeeze=False).ravel()
   for ax, (metric, rows) in zip(axes, budgets.items(), strict=False):
     for y, row in enumerate(rows):
-      _draw_waterfall(ax, y, row)
+      _draw_waterfall(ax, y, row, parts)
     ax.axvline(0, color=style.BLACK, lw=0.6)
     ax.set(yticks=range(len(labels)), ylim=(len(labels) - 0.45, -0.5))
     ax.set_yticklabels(labels)
@@ -59,27 +61,27 @@ def bars(labels: Sequence[str], budgets: Mapping[str, Sequence[Budget]], text: s
     ax.set_visible(False)
   for ax in axes:
     ax.tick_params(labelleft=ax.get_subplotspec().is_first_col())
-  _legend(figure, value={"marker": "D", "ls": "none"})
+  _legend(figure, parts, value={"marker": "D", "ls": "none"})
   style.caption(figure, text)
   return figure
 
 
-def _draw_waterfall(ax: Axes, y: float, row: Budget) -> None:
-  """The parts in their lanes, from 0 to the value; those without a number are left out."""
+def _draw_waterfall(ax: Axes, y: float, row: Budget, parts: Sequence[str]) -> None:
+  """These parts in their lanes, from 0 to the value; those without a number are left out."""
   whisker = {"elinewidth": 0.9, "capsize": 1.5, "capthick": 0.9, "fmt": "none"}
   end = 0.0
-  for lane, part in enumerate(PARTS):
+  for lane, part in enumerate(parts):
     width = style.number(row[part])
     if np.isnan(width):
       continue
-    centre = y + (lane - 2) * _LANE
+    centre = y + (lane - len(parts) / 2) * _LANE
     bar = ax.barh(centre, width, _LANE, left=end, **_fill(part, width < 0))
     bar.set_label(f"{part} {y:g}")
     end += width
     sem = style.number(row[f"{part}_sem"])
     ax.errorbar(end, centre, xerr=np.nan_to_num(sem), ecolor="#404040", **whisker)
   value, sem = style.number(row["value"]), style.number(row["sem"])
-  centre = y + 2 * _LANE
+  centre = y + len(parts) / 2 * _LANE
   ax.errorbar(value, centre, xerr=np.nan_to_num(sem), ecolor=style.BLACK, **whisker)
   ax.plot(value, centre, "D", color=style.BLACK, ms=3.5)
 
@@ -132,7 +134,7 @@ def bands(panels: Sequence[Sequence[Bands]], text: str, published: str = "publis
   extra = {}
   if any(panel.published for row in panels for panel in row):
     extra[published] = {"marker": "o", "ls": "none", "mfc": "white", "ms": 6}
-  _legend(figure, value={"marker": "D", "ms": 3.5}, **extra)
+  _legend(figure, PARTS, value={"marker": "D", "ms": 3.5}, **extra)
   style.caption(figure, text)
   return figure
 
@@ -172,13 +174,14 @@ def _column(budgets: Sequence[Budget], name: str) -> np.ndarray:
   return np.array([style.number(b[name]) for b in budgets])
 
 
-def _legend(figure: Figure, **lines: dict[str, Any]) -> None:
-  """The parts, what hatching means, and further lines by label, above the panels."""
+def _legend(figure: Figure, parts: Sequence[str], **lines: dict[str, Any]) -> None:
+  """These parts, what hatching means, and further lines by label, above the panels."""
   handles: list[Any] = [
-    Patch(color=colour, lw=0, label=style.PART_LABELS.get(part, part))
-    for part, colour in style.PART_COLOURS.items()
+    Patch(color=style.PART_COLOURS[part], lw=0, label=style.PART_LABELS.get(part, part))
+    for part in parts
   ]
-  handles.append(Patch(fc="white", ec=style.GREY, lw=0, hatch="/////", label="negative"))
+  if len(parts) > 1:  # a floor alone is a distance
+    handles.append(Patch(fc="white", ec=style.GREY, lw=0, hatch="/////", label="negative"))
   for label, look in lines.items():
     handles.append(Line2D([], [], color=style.BLACK, label=label, **look))
   figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))

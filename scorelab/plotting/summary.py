@@ -14,11 +14,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from scorelab.experiment import Experiment
-from scorelab.metrics.modes import mode_distances
+from scorelab.metrics.modes import has_modes, mode_distances
 from scorelab.plotting import budgets, curves, fields, style
 from scorelab.plotting.fields import Cloud, ScoreField
 from scorelab.predictions import Exact
 from scorelab.run import StopFlag, Workdir, read_jsonl
+from scorelab.targets import has_truth
 from scorelab.typing import Array, Params
 
 OFF_MODE_STD = 4.0
@@ -28,7 +29,7 @@ _MAX_POINTS = 2000
 def draw_run(experiment: Experiment, params: Params, workdir: Workdir, stop: StopFlag) -> None:
   """Writes the run's figures into workdir.figures.
 
-  Loss, samples, error budget, score error and, where it was measured, Girsanov's bound.
+  Loss, samples, error budget and, where they were measured, score error and Girsanov's bound.
 
   Args:
     experiment: the parts.
@@ -45,8 +46,9 @@ def draw_run(experiment: Experiment, params: Params, workdir: Workdir, stop: Sto
     "loss": lambda: loss_figure(experiment, workdir),
     "samples": lambda: samples_figure(experiment, params, workdir),
     "budget": lambda: budget_figure(result, row_labels(workdir)),
-    "score_error": lambda: score_error_figure(experiment, result),
   }
+  if "score_error" in result:
+    figures["score_error"] = lambda: score_error_figure(experiment, result)
   if "girsanov" in result:
     figures["girsanov"] = lambda: girsanov_figure(experiment, result)
   for name, figure in figures.items():
@@ -122,11 +124,12 @@ def budget_figure(result: dict[str, Any], labels: list[str]) -> Figure:
 
 
 def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> Figure:
-  """The data, each row's samples and, of a network in one or two dimensions, both scores."""
+  """The data and each row's samples; both scores of a network beside a truth in 1-D and 2-D."""
   clouds = run_clouds(experiment, workdir)
   data = clouds[0].points
   learned = not isinstance(experiment.parameterization, Exact)
-  field = middle_field(experiment, params, data) if learned and data.shape[1] <= 2 else None
+  compared = learned and has_truth(experiment.target) and data.shape[1] <= 2
+  field = middle_field(experiment, params, data) if compared else None
   text = f"{len(data)} points each, of the evaluation's first key"
   if data.shape[1] > 2:
     text += "; the first two coordinates"
@@ -151,8 +154,8 @@ def run_clouds(experiment: Experiment, workdir: Workdir) -> list[Cloud]:
 
 
 def off_mode(target: Any, points: np.ndarray) -> np.ndarray | None:
-  """Which of the points [n, d] belong to no mode, [n]; None for a target without modes."""
-  if not all(hasattr(target, field) for field in ("weights", "means", "covariances")):
+  """Which of the points [n, d] belong to no mode, [n]; None for a target without `has_modes`."""
+  if not has_modes(target):
     return None
   return mode_distances(points, target).min(axis=1) > OFF_MODE_STD
 

@@ -1,8 +1,8 @@
 """Distributions to sample from, by their config names.
 
 A target is one function or class in one file of this package, and one line here. Constructors
-take keyword options only, all of them with defaults. The laws of `points` that have no exact score
-are for training and looking at: an evaluation needs the truth, so no config names them.
+take keyword options only, all of them with defaults. Mixtures know their exact score; of the laws
+of `points` an evaluation compares samples alone.
 """
 
 from collections.abc import Callable
@@ -15,5 +15,16 @@ TARGETS: dict[str, Callable[..., Any]] = {
   "ring": mixtures.ring,
   "grid25": mixtures.grid25,
   "two_modes_1d": mixtures.two_modes_1d,
+  "two_circles": points.two_circles,
   "two_circles_points": points.two_circles_points,
+  "swiss_roll": points.swiss_roll,
+  "moons": points.moons,
+  "spirals": points.spirals,
+  "checkerboard": points.checkerboard,
+  "pinwheel": points.pinwheel,
 }
+
+
+def has_truth(target: Any) -> bool:
+  """Whether a target knows its exact score: it has `predict`."""
+  return hasattr(target, "predict")
