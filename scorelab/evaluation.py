@@ -191,7 +191,8 @@ def evaluate(
     result["score_error"] = measure_scores(experiment, params)
   if protocol.girsanov:
     result["girsanov"] = measure_girsanov(experiment, params)
-  arrays = {row_label(row): r["network"][0] for row, r in zip(rows, sets["rows"], strict=True)}
+  labelled = zip(row_labels(rows), sets["rows"], strict=True)
+  arrays = {label: drawn["network"][0] for label, drawn in labelled}
   np.savez(workdir.samples, exact=sets["exact"][0], reference=sets["reference"][0], **arrays)
   write_json(workdir.evaluation, result)
   append_jsonl(workdir.timings, {"evaluation_seconds": time.monotonic() - begun, "step": None})
@@ -257,24 +258,31 @@ def measure_girsanov(experiment: Experiment, params: Params) -> dict[str, Any]:
   return jax.tree.map(finite, found)
 
 
-def row_label(row: dict[str, Any]) -> str:
-  """A row's name for people and for samples.npz: 'ddim-32-eta=1.0'."""
-  changed = [f"{k}={v}" for k, v in row["options"].items() if k != "grid"]
-  return "-".join([row["sampler"], str(row["num_steps"]), *changed])
+def row_labels(rows: list[dict[str, Any]]) -> list[str]:
+  """Rows' names for people and for samples.npz, 'ddim-32-eta=1.0': with what tells them apart."""
+  first, *others = (row["options"] for row in rows)
+  shared = {k for k, v in first.items() if others and all(o.get(k) == v for o in others)}
+  if len({row["options"].get("grid") for row in rows} - {None}) < 2:
+    shared.add("grid")
+  labels = []
+  for row in rows:
+    own = [f"{k}={v}" for k, v in row["options"].items() if k not in shared]
+    labels.append("-".join([row["sampler"], str(row["num_steps"]), *own]))
+  return labels
 
 
 def format_table(result: dict[str, Any]) -> str:
   """evaluation.json as aligned text: a block for each metric, a line for each row."""
-  blocks = []
+  blocks, labels = [], row_labels(result["rows"])
   for name in result["rows"][0]["metrics"]:
     cells = [["sampler", "NFE", name, "", "/ floor", *BUDGET]]
-    for row in result["rows"]:
+    for label, row in zip(labels, result["rows"], strict=True):
       numbers = row["metrics"][name]
       value, floor = numbers["value"], numbers["floor"]
       ratio = f"{value / floor:.2f}" if value is not None and floor else "-"
       cells.append(
         [
-          row_label(row),
+          label,
           str(row["nfe"]),
           _number(value),
           f"+- {_number(numbers['sem'])}",

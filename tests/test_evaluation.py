@@ -67,6 +67,19 @@ def test_budgets_add_up_and_are_written(tmp_path):
     assert {"dpmpp_2m-16", "ddim-4-eta=1.0"} <= set(samples)
 
 
+def test_labels_say_what_tells_rows_apart():
+  def row(sampler, **options):
+    return {"sampler": sampler, "num_steps": 8, "options": options}
+
+  rows = [row("heun", grid="karras", rho=5.0), row("ddim", grid="karras", rho=5.0, eta=1.0)]
+  assert evaluation.row_labels(rows) == ["heun-8", "ddim-8-eta=1.0"]
+  assert evaluation.row_labels(rows[1:]) == ["ddim-8-rho=5.0-eta=1.0"]
+  rows[0]["options"]["grid"] = "uniform"
+  assert evaluation.row_labels(rows) == ["heun-8-grid=uniform", "ddim-8-grid=karras-eta=1.0"]
+  chain = row("mala", step_size=0.1)
+  assert evaluation.row_labels([rows[1], chain])[1] == "mala-8-step_size=0.1"
+
+
 def test_a_network_that_is_the_truth_has_learned_all(tmp_path):
   """Learning is exactly nothing; so is its standard error, for the keys are paired."""
   result, _, _ = evaluate(config_of(), tmp_path, exact_network=True)
@@ -216,6 +229,6 @@ def test_kernels_need_what_they_need():
   with pytest.raises(ConfigError, match=r"sampler.step_size must be set for ula"):
     build(config)
   config = ncsn_gmm.get_config("fast")
-  config.sampler.update(name="mala", step_size=0.1)
+  config.sampler.update(name="mala", step_size=0.1, sigma_min=None)
   with pytest.raises(ConfigError, match=r"'mala' needs parameterization.name = 'exact'"):
     build(config)
