@@ -4,7 +4,7 @@
   python main.py --config=configs/ncsn_gmm_published.py:fast    # seconds, for tests
 
 Expect a loss of about 0.9 over the last 100 steps where 0.815 is the optimum, max-SW2 between 2.0
-and 2.9 from 9 steps on for every eta, and 5 to 11 % of samples off every mode (the notebook's own
+and 3.1 from 9 steps on for every eta, and 1 to 16 % of samples off every mode (the notebook's own
 run: 0.92 and 16 %). The budget says why: the largest level is 10 while the data's std is 8 (prior),
 and the output goes through a leaky ReLU, at a constant learning rate, without average (learning).
 A run wanders: over three seeds max-SW2 at eta = 1 goes from 2.05 to 2.75 at 100 steps, and from 3.5

@@ -131,6 +131,8 @@ def summarise(
     floors = [run["rows"][0]["metrics"][name]["floor"] for run in runs]
     line[f"{name}_floor"] = float(np.mean(floors))
   line["worst_seed_score_error"] = max(numbers["worst_score_error"])
+  for name in ("kl_bound", "kl_bound_sem"):
+    line.setdefault(name, None)  # one level alone bounds nothing
   return line | {"seconds_per_step": seconds}
 
 
@@ -150,7 +152,7 @@ def as_markdown(table: list[dict[str, Any]]) -> str:
     cells += [f"{row['worst_seed_score_error']:.4f}", with_error("max_sliced_wasserstein", 2)]
     cells += [with_error("energy_distance", 3), with_error("mode_weight_tv", 3)]
     cells += [f"{row['off_mode_share']:.1%}", f"{1000 * row['seconds_per_step']:.1f}"]
-    cells += [with_error("kl_bound", 3) if "kl_bound" in row else ""]
+    cells += ["" if row["kl_bound"] is None else with_error("kl_bound", 3)]
     lines.append(cells)
   return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -130,7 +130,7 @@ def energy_config():
   config.target.name = "two_modes_1d"
   config.parameterization.energy = True
   config.network.update(width=32, depth=1, num_features=16, point_scale=2.0)
-  config.training.update(num_steps=400, batch_size=256, log_every=100, checkpoint_every=400)
+  config.training.update(num_steps=800, batch_size=256, log_every=200, checkpoint_every=800)
   config.optimizer.ema_decays = (0.98,)
   config.evaluation.score_levels = (0.2, 0.5, 1.0, 4.0, 20.0)
   row = "mala:100:step_size=0.1:sigma=0.5:start_std=2.0"
