@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import ClassVar, NamedTuple, TypeVar, dataclass_transform
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -180,8 +180,25 @@ class Schedule:
 
 @dataclass_transform(frozen_default=True)
 def by_formula(cls: type[_T]) -> type[_T]:
-  """Class decorator: a frozen dataclass whose fields are the leaves of a pytree."""
-  return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+  """Class decorator: a frozen dataclass whose fields are the leaves of a pytree.
+
+  Not by `register_dataclass`: up to JAX 0.10 at least, the tree structures that it makes of two
+  classes with as many fields are equal, and `jit` may run the one's program for the other.
+  """
+  cls = dataclasses.dataclass(frozen=True)(cls)
+  names = [field.name for field in dataclasses.fields(cls)]  # pyrefly: ignore
+
+  def flatten(schedule: Any) -> tuple[tuple[Any, ...], None]:
+    return tuple(getattr(schedule, name) for name in names), None
+
+  def unflatten(_: None, values: Iterable[Any]) -> Any:
+    schedule = object.__new__(cls)  # the numbers may be anything here, and were checked before
+    for name, value in zip(names, values, strict=True):
+      object.__setattr__(schedule, name, value)
+    return schedule
+
+  jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+  return cls
 
 
 def check_ordered(schedule: Schedule, low: str, high: str, above: float = -np.inf) -> None:

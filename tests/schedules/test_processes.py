@@ -46,6 +46,15 @@ at_log_snr = jax.jit(lambda schedule, log_snr: schedule.at_log_snr(log_snr))
 each = pytest.mark.parametrize("schedule", ALL.values(), ids=ALL)
 
 
+def test_jit_tells_schedules_apart():
+  """Two kinds of schedule never have the same tree structure, or one's program may run for both."""
+  structures = {name: jax.tree.structure(schedule) for name, schedule in ALL.items()}
+  for name, structure in structures.items():
+    same = [other for other, found in structures.items() if found == structure]
+    # Tables are of one class, and differ in their arrays.
+    assert same == [name] or {type(ALL[other]) for other in same} == {Discrete}
+
+
 @pytest.mark.usefixtures("x64")
 class TestClosedForms:
   def test_sub_vp_sde(self):
