@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import linen as nn
 
-from scorelab.networks.attention import Attention
+from scorelab.networks.attention import DTYPES, Attention
 from scorelab.networks.embeddings import ConditionEmbedding, sinusoids
 from scorelab.typing import Array
 
@@ -44,7 +44,8 @@ class DiTBlock(nn.Module):
   def __call__(self, x: Array, condition: Array) -> Array:
     """[b, n, width], [b, e] -> [b, n, width]."""
     width = x.shape[-1]
-    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulations(condition, 6, width, self.dtype)
+    told = modulations(condition, 6, width, self.dtype)
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = told
     drop = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
     attention = Attention(
       self.num_heads,
@@ -107,6 +108,8 @@ class DiT(nn.Module):
         f"patch_size = {self.patch_size} must divide height and width, and the images are "
         f"{event_shape[0]} x {event_shape[1]}"
       )
+    if self.dtype not in DTYPES:
+      raise ValueError(f"dtype = {self.dtype!r} must be one of {', '.join(map(str, DTYPES))}")
     if self.width % 8 or self.width % self.num_heads:
       raise ValueError(
         f"width = {self.width} must be a multiple of 8 and of num_heads = {self.num_heads}"
@@ -128,8 +131,8 @@ class DiT(nn.Module):
       self.dtype,
       name="condition",
     )(c, label)
-    patches = x.reshape(b, rows, p, columns, p, channels).swapaxes(2, 3).reshape(b, rows * columns, -1)
-    h = nn.Dense(self.width, dtype=self.dtype, name="patches")(patches)
+    h = x.reshape(b, rows, p, columns, p, channels).swapaxes(2, 3).reshape(b, rows * columns, -1)
+    h = nn.Dense(self.width, dtype=self.dtype, name="patches")(h)
     h = h + places(rows, columns, self.width).astype(h.dtype)
     block = nn.remat(DiTBlock) if self.remat else DiTBlock
     for i in range(self.depth):
@@ -144,7 +147,10 @@ class DiT(nn.Module):
 
 
 def modulations(condition: Array, number: int, width: int, dtype: str | None) -> list[Array]:
-  """`number` functions [b, 1, width] of a condition [b, e], zero at first: a layer 'modulations'."""
+  """`number` functions [b, 1, width] of a condition [b, e], zero at first.
+
+  To be called in a module's compact method, where it makes the layer 'modulations'.
+  """
   layer = nn.Dense(
     number * width, kernel_init=nn.initializers.zeros, dtype=dtype, name="modulations"
   )

@@ -75,9 +75,9 @@ class ConditionEmbedding(nn.Module):
     if self.label_dropout and self.has_rng("dropout"):
       dropped = jax.random.bernoulli(self.make_rng("dropout"), self.label_dropout, label.shape)
       label = jnp.where(dropped, none, label)
-    init = nn.initializers.normal(0.02)
-    rows = self.num_classes + 1
-    return h + nn.Embed(rows, self.width, embedding_init=init, dtype=self.dtype, name="label")(label)
+    rows, init = self.num_classes + 1, nn.initializers.normal(0.02)
+    embed = nn.Embed(rows, self.width, embedding_init=init, dtype=self.dtype, name="label")
+    return h + embed(label)
 
 
 def sinusoids(x: Array, num_features: int, max_period: float = 1e4) -> Array:

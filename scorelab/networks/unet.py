@@ -19,7 +19,7 @@ import functools
 import jax.numpy as jnp
 from flax import linen as nn
 
-from scorelab.networks.attention import KEY_SOFTMAXES, last_init
+from scorelab.networks.attention import DTYPES, KEY_SOFTMAXES, last_init
 from scorelab.networks.blocks import (
   BLOCKS,
   GROUPS,
@@ -96,10 +96,11 @@ class UNet(nn.Module):
     for name, value, known in (
       ("block", self.block, tuple(BLOCKS)),
       ("key_softmax", self.key_softmax, KEY_SOFTMAXES),
+      ("dtype", self.dtype, DTYPES),
       *(("attention", name, ATTENTIONS) for name in self.attention),
     ):
       if value not in known:
-        raise ValueError(f"{name} = {value!r} must be one of {', '.join(known)}")
+        raise ValueError(f"{name} = {value!r} must be one of {', '.join(map(str, known))}")
     if len(self.attention) not in (1, len(self.dim_mults)):
       raise ValueError(
         f"attention = {self.attention} must be one name, or as long as dim_mults = {self.dim_mults}"
@@ -163,9 +164,9 @@ class UNet(nn.Module):
       h = stage(jnp.concatenate([h, skips[i]], axis=-1), width, kinds[i], f"up_{i}")
       h = upsample(width, dtype=self.dtype, name=f"up_{i}_resample")(h)
     h = block(self.dim, name="last_block")(h, None).astype(x.dtype)
-    return conv(
-      self.outputs * x.shape[-1], 1, kernel_init=last_init(self.zero_init), name="last"
-    )(h)
+    return conv(self.outputs * x.shape[-1], 1, kernel_init=last_init(self.zero_init), name="last")(
+      h
+    )
 
 
 modern_unet = functools.partial(
@@ -177,4 +178,4 @@ modern_unet = functools.partial(
   dropout=0.1,
   zero_init=True,
 )
-"""The U-Net with attention at the coarser stages only, and what Dhariwal and Nichol found better."""
+"""Attention at the coarser stages only, and what Dhariwal and Nichol found better."""
