@@ -75,6 +75,7 @@ def get_config() -> ConfigDict:
       block=placeholder(str),
       attention=placeholder(tuple),
       key_softmax=placeholder(str),
+      first_skip=placeholder(bool),
       num_heads=placeholder(int),
       head_dim=placeholder(int),
       patch_size=placeholder(int),

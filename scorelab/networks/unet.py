@@ -39,7 +39,7 @@ class UNet(nn.Module):
   """Stages of two blocks and an attention down to a coarse image and up again, with skips.
 
   Stage i has dim * dim_mults[i] channels at 2^-i of the height and width, which must be multiples
-  of 2^(stages - 1). Every stage but the first hands its image to its mirror.
+  of 2^(stages - 1). Each stage hands its image to its mirror, the first one only if asked to.
 
   Attributes:
     dim: channels of the first stage, and sinusoids of the level; a multiple of 8.
@@ -47,6 +47,7 @@ class UNet(nn.Module):
     block: a name of BLOCKS.
     attention: each stage's, one of ATTENTIONS; or one name for all. The middle has a full one.
     key_softmax: of linear attention, one of KEY_SOFTMAXES.
+    first_skip: whether the first stage, too, has a mirror.
     num_heads: of every attention.
     head_dim: channels of each head.
     flash: whether full attention is cuDNN's: on a GPU and in bfloat16 only.
@@ -70,6 +71,7 @@ class UNet(nn.Module):
   block: str = "resnet"
   attention: tuple[str, ...] = ("linear",)
   key_softmax: str = "channels"
+  first_skip: bool = False
   num_heads: int = 4
   head_dim: int = 32
   flash: bool = False
@@ -159,14 +161,13 @@ class UNet(nn.Module):
     h = block(widths[-1], name="middle_block_0")(h, told)
     h = attend("full", name="middle_attention")(h)
     h = block(widths[-1], name="middle_block_1")(h, told)
-    for i in reversed(range(1, len(widths))):
-      width = widths[i - 1]
+    for i in reversed(range(0 if self.first_skip else 1, len(widths))):
+      width = widths[max(i - 1, 0)]
       h = stage(jnp.concatenate([h, skips[i]], axis=-1), width, kinds[i], f"up_{i}")
-      h = upsample(width, dtype=self.dtype, name=f"up_{i}_resample")(h)
+      h = upsample(width, dtype=self.dtype, name=f"up_{i}_resample")(h) if i else h
     h = block(self.dim, name="last_block")(h, None).astype(x.dtype)
-    return conv(self.outputs * x.shape[-1], 1, kernel_init=last_init(self.zero_init), name="last")(
-      h
-    )
+    init = last_init(self.zero_init)
+    return conv(self.outputs * x.shape[-1], 1, kernel_init=init, name="last")(h)
 
 
 modern_unet = functools.partial(
@@ -174,6 +175,7 @@ modern_unet = functools.partial(
   dim=64,
   dim_mults=(1, 2, 2),
   attention=("none", "full", "full"),
+  first_skip=True,
   scale_shift=True,
   dropout=0.1,
   zero_init=True,

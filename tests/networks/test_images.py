@@ -56,6 +56,12 @@ def trainable(name):
   return experiment, {"x": experiment.validation["x"][:4], "label": jnp.array([0, 1, 2, 3])}
 
 
+def drawn(shapes):
+  """Parameters none of which is zero."""
+  rng = np.random.default_rng(0)
+  return jax.tree.map(lambda p: rng.normal(0, 0.1, p.shape).astype(p.dtype), shapes)
+
+
 def gradient_of(experiment, batch):
   return jax.grad(lambda p: experiment.loss(p, jax.random.key(1), batch, None)[0])
 
@@ -72,11 +78,10 @@ def test_images_by_name(name):
 
 @pytest.mark.parametrize("name", ["dit", pytest.param("unet", marks=pytest.mark.slow)])
 def test_examples_do_not_mix(name):
-  """An output knows its own point and label; the variance is apart; every layer has a gradient."""
+  """An output knows its own point and its own label, and the variance is apart."""
   experiment, batch = trainable(name)
   shapes = jax.eval_shape(experiment.init_params, jax.random.key(0))
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(lambda p: rng.normal(0, 0.1, p.shape).astype(p.dtype), shapes)
+  params = drawn(shapes)
 
   @jax.jit
   def run(x, label):
@@ -90,7 +95,14 @@ def test_examples_do_not_mix(name):
   for other in (run(x.at[2].add(1.0), label), run(x, label.at[2].set(0))):
     changed = np.abs(other[0] - noise).max((1, 2, 3)) > 1e-5
     np.testing.assert_array_equal(changed, np.arange(4) == 2)
-  gradient = jax.jit(gradient_of(experiment, batch))(params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_every_layer_has_a_gradient(name):
+  experiment, batch = trainable(name)
+  shapes = jax.eval_shape(experiment.init_params, jax.random.key(0))
+  gradient = jax.jit(gradient_of(experiment, batch))(drawn(shapes))
   assert all(np.isfinite(g).all() and g.any() for g in jax.tree.leaves(gradient))
 
 
