@@ -24,7 +24,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -135,26 +134,6 @@ def log_likelihood(
   return LogLikelihood(
     _log_normal(z, grid.schedule.prior_std(end)) + log_det, z, nfe=len(nodes) * num_steps
   )
-
-
-def bits_per_dim(log_prob: Array, dim: int, *, bin_width: float) -> Array:
-  """-log2 of the probability of a bin, per coordinate, from log-densities in nats.
-
-  Data on a lattice of this width, each value spread by uniform noise over its own bin: the mean
-  log-density over that noise is at most the log-probability of the lattice point less
-  dim log bin_width, by Jensen's inequality, so the mean of this is an upper bound (Theis et al.,
-  "A Note on the Evaluation of Generative Models", ICLR 2016, arXiv 1511.01844, section 3.1).
-
-  Args:
-    log_prob: log-densities in nats, of any shape, of data so dequantised.
-    dim: coordinates of a point: height * width * channels of an image.
-    bin_width: in units of the data: 2 / 256 where 256 values fill [-1, 1], 1 for the differential
-      entropy of data that are no lattice.
-
-  Returns:
-    Bits per dimension, of log_prob's shape.
-  """
-  return -(log_prob / dim + math.log(bin_width)) / math.log(2)
 
 
 def _divergence(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.likelihood import METHODS, bits_per_dim, log_likelihood
+from scorelab.likelihood import METHODS, log_likelihood
 from scorelab.predictions import EDM, Prediction, signal_level
 from scorelab.schedules import (
   LinearFlow,
@@ -214,17 +214,6 @@ def test_traces_once():
     ):
       assert np.isfinite(run(key, x[None], sigma_max, data_std)).all()
   assert run._cache_size() == 1
-
-
-def test_bits_per_dim():
-  """Uniform over [-1, 1], 256 values: 8 bits. A bound, else: bins of a slope cost a little more."""
-  np.testing.assert_allclose(bits_per_dim(jnp.full(3, -np.log(2) * 5), 5, bin_width=2 / 256), 8)
-  u = (np.arange(4000) + 0.5) / 4000
-  density = 2 * u  # on [0, 1], in 4 bins of probabilities 1/16, 3/16, 5/16, 7/16
-  p = np.array([1, 3, 5, 7]) / 16
-  # Within a bin the dequantisation is uniform.
-  each = bits_per_dim(np.log(density), 1, bin_width=0.25).reshape(4, 1000).mean(1)
-  assert 0 < np.sum(p * each) + np.sum(p * np.log2(p)) < 0.05
 
 
 def test_errors():
