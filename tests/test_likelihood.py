@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.likelihood import METHODS, log_likelihood
+from scorelab.likelihood import METHODS, STATUSES, adaptive_log_likelihood, log_likelihood
 from scorelab.predictions import EDM, Prediction, signal_level
 from scorelab.schedules import (
   LinearFlow,
+  SubVP,
   VarianceExploding,
   VariancePreserving,
   uniform,
@@ -26,6 +27,7 @@ SCHEDULES = {  # with their priors' stds; the flow's grid begins at pure noise, 
   "ve_10": (VarianceExploding(0.002, 10.0), 10.0),
   "ve_80": (VarianceExploding(0.002, 80.0), 80.0),
   "vp": (VariancePreserving(), 1.0),
+  "sub_vp": (SubVP(), 1.0),
   "flow": (LinearFlow(), 1.0),
 }
 
@@ -71,11 +73,15 @@ def test_of_a_gaussian(name, x64):
     assert np.mean(result.log_prob) == pytest.approx(-1.4516, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["ve_80", "vp", "flow"])
+@pytest.mark.parametrize(
+  "name",
+  ["ve_80", "vp", "flow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ve_10", "sub_vp"))],
+)
 def test_of_nine_modes(name, x64):
   """At every point, on modes and in their tails, but for the prior, and in the mean with it.
 
-  Not half-way between modes, where log p is -100 and no such steps follow the flow.
+  Not half-way between modes, where log p is -100 and no such steps follow the flow. From a prior
+  too narrow by far the miss is -KL in the mean: 0.3 nats, of unequal variances in the law of p_T.
   """
   schedule, prior_std = SCHEDULES[name]
   target, (first, second) = nine_modes(), jax.random.split(KEY)
@@ -89,8 +95,11 @@ def test_of_nine_modes(name, x64):
   prior_miss = normal(np.asarray(result.z), prior_std**2) - noisy.log_prob(result.z)
   error = np.asarray(result.log_prob - truth)
   np.testing.assert_allclose(error, prior_miss, atol=1e-3)
-  # The prior's KL is below 1e-4; of the mean over 40 points its misses leave 4 / 40^0.5 their std.
-  assert abs(np.mean(error[:40])) < 1e-3 + 4 * np.std(prior_miss[:40]) / 40**0.5
+  if name != "ve_10":
+    # The prior's KL is below 1e-4; of the mean over 40 points its misses leave 4 / 40^0.5 their std.
+    assert abs(np.mean(error[:40])) < 1e-3 + 4 * np.std(prior_miss[:40]) / 40**0.5
+  else:
+    assert np.mean(prior_miss[:40]) < -0.1
 
 
 @pytest.mark.parametrize(("method", "order"), [("heun", 2), ("rk4", 4)])
@@ -216,6 +225,105 @@ def test_traces_once():
   assert run._cache_size() == 1
 
 
+class TestAdaptive:
+  def test_is_rk4_in_fine_steps(self, x64):
+    """Of a network, to RK4's own error in 200 steps; all the same at each of three points."""
+    grid = uniform(VariancePreserving(), 200)
+    x = np.random.default_rng(0).normal(size=(3, 3))
+    fine = jax.jit(lambda x: log_likelihood(KEY, network(), x, grid))(x)
+    found = jax.jit(
+      lambda x: adaptive_log_likelihood(KEY, network(), x, grid, rtol=1e-8, atol=1e-8)
+    )(x)
+    np.testing.assert_allclose(found.log_prob, fine.log_prob, atol=2e-6)
+    np.testing.assert_allclose(found.z, fine.z, 1e-6)
+    assert [STATUSES[i] for i in found.status] == ["solved"] * 3
+
+  @pytest.mark.parametrize("name", ["ve_10", "vp", "flow"])
+  def test_the_error_falls_with_the_tolerance(self, name, x64):
+    """N(0, 0.25 I) in closed form, from 3 std out too; a hundredth, for up to three times the NFE.
+
+    The flow begins at pure noise, alpha = 0, where there is such a level.
+    """
+    schedule, prior_std = SCHEDULES[name]
+    x = np.array([[0.3, -0.1], [1.5, 0.0]])
+
+    @jax.jit
+    def run(x, tol):
+      grid = uniform(schedule, 2)
+      result = adaptive_log_likelihood(
+        KEY, gaussian().predict, x, grid, rtol=tol, atol=tol, data_std=2.0
+      )
+      return result, grid[-2], grid[0]
+
+    errors, calls = [], []
+    for tol in (1e-3, 1e-5, 1e-7):
+      result, start, end = run(x, tol)
+      clean, noisy = (float(0.25 * at.alpha**2 + at.sigma**2) for at in (start, end))
+      z = x * np.sqrt(noisy / clean)
+      miss = normal(z, prior_std**2) - normal(z, noisy)
+      errors.append(np.abs(result.log_prob - normal(x, clean) - miss).max())
+      calls.append(np.asarray(result.nfe))
+      assert errors[-1] < 20 * tol
+    assert errors[0] > 10 * errors[1] > 100 * errors[2]
+    assert (calls[0] < calls[1]).all() and (calls[1] < calls[2]).all()
+    assert (calls[2] < 9 * calls[0]).all()
+
+  @pytest.mark.parametrize("num_probes", [1, 2])
+  def test_hutchinson_with_a_probe_for_each_point(self, num_probes, x64):
+    """400 copies of a point, each with probes of its own: in the mean within 4 standard errors."""
+    grid, x = uniform(VariancePreserving(), 2), np.array([0.4, -1.0, 0.3])
+    options = {"rtol": 1e-5, "atol": 1e-5}
+    exact = log_likelihood(KEY, network(), x[None], uniform(VariancePreserving(), 100)).log_prob[0]
+
+    @jax.jit
+    def run(x):
+      own = options | {"divergence": "hutchinson", "num_probes": num_probes}
+      return adaptive_log_likelihood(KEY, network(), x, grid, **own)
+
+    with jax.debug_key_reuse(True):
+      found = run(np.tile(x, (400, 1)))
+    values = np.asarray(found.log_prob)
+    assert abs(values.mean() - exact) < 4 * values.std() / 20
+    assert values.std() > 0.01
+    # The path of a point does not depend on its probes.
+    np.testing.assert_allclose(found.z, np.broadcast_to(found.z[0], found.z.shape), 1e-3, 1e-4)
+
+  def test_a_point_that_fails_is_told_and_stays_alone(self):
+    """Of data N(0, I) no point moves: where predictions are nan beyond 2, that is where it is."""
+    target = GaussianMixture([1.0], np.zeros((1, 2)), np.ones(1))
+
+    def predict(x, level):
+      exact = target.predict(x, level)
+      x0 = jnp.where(jnp.abs(x) > 2, jnp.nan, exact.x0)
+      return Prediction.of(x, level, "x0", x0=x0)
+
+    x = np.array([[0.5, 1.0], [0.0, 3.0], [-1.5, 0.2]], np.float32)
+    grid = uniform(VariancePreserving(), 2)
+    found = jax.jit(lambda x: adaptive_log_likelihood(KEY, predict, x, grid))(x)
+    np.testing.assert_array_equal(found.status, [0, 2, 0])
+    assert np.isnan(found.log_prob[1]) and np.isnan(found.z[1]).all()
+    np.testing.assert_allclose(found.log_prob[::2], normal(x[::2], 1.0), 1e-3)
+    few = jax.jit(lambda x: adaptive_log_likelihood(KEY, gaussian().predict, x, grid, max_steps=2))
+    assert [STATUSES[i] for i in few(x).status] == ["too many steps"] * 3
+    np.testing.assert_array_equal(few(x).nfe, 3 + 6 * 2)
+
+  def test_nfe_counts_calls(self):
+    calls = 0
+
+    def count():
+      nonlocal calls
+      calls += 1
+
+    def predict(x, level):
+      jax.debug.callback(count)
+      return Prediction.of(x, level, "x0", x0=jnp.sin(x))
+
+    grid = uniform(VariancePreserving(), 2)
+    found = jax.jit(lambda x: adaptive_log_likelihood(KEY, predict, x, grid))(jnp.ones((1, 2)))
+    jax.effects_barrier()
+    assert found.nfe.tolist() == [calls]
+
+
 def test_errors():
   grid, x = uniform(VariancePreserving(), 2), jnp.ones((1, 2))
   for options in (
@@ -225,3 +333,6 @@ def test_errors():
   ):
     with pytest.raises(ValueError, match="must be"):
       log_likelihood(KEY, network(), x, grid, **options)
+    if "method" not in options:
+      with pytest.raises(ValueError, match="must be"):
+        adaptive_log_likelihood(KEY, network(), x, grid, **options)
