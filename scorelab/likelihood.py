@@ -33,7 +33,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from scorelab.losses.probes import PROBES, averaging, in_turn, inner, trace
+from scorelab.losses.probes import averaging, inner, trace
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict
 
@@ -179,7 +179,7 @@ def adaptive_log_likelihood(
   """
   import diffrax  # slow to import, and only needed here
 
-  draw, divergence_of = _fixed_divergence(divergence, probes, num_probes)
+  divergence_of = _divergence(divergence, probes, num_probes)
   clean, noisy = grid[grid.noisy_pairs[0].sigma.shape[0]], grid[0]
   low, high = _angle(clean, data_std), _angle(noisy, data_std)
 
@@ -189,9 +189,10 @@ def adaptive_log_likelihood(
     end = jax.tree.map(lambda a, b: jnp.where(angle < high, a, b), clean, noisy)
     return jax.tree.map(lambda a, b: jnp.where(inside, a, b), between, end)
 
-  def slope(angle: Array, state: tuple[Array, Array], probes: Array) -> tuple[Array, Array]:
+  def slope(angle: Array, state: tuple[Array, Array], key: Key) -> tuple[Array, Array]:
     value, jacobian = _slope(predict, state[0], level_at(angle), data_std)
-    return value, divergence_of(probes, jacobian, state[0])
+    # The same key at every call, so the same probes.
+    return value, divergence_of(jax.random.clone(key), jacobian, state[0])
 
   def error(state: tuple[Array, Array]) -> Array:
     z, log_ratio = state
@@ -211,7 +212,7 @@ def adaptive_log_likelihood(
       t1=high,
       dt0=None,
       y0=(z, jnp.zeros(1, z.dtype)),
-      args=draw(key, z),
+      args=key,
       stepsize_controller=controller,
       adjoint=diffrax.ForwardMode(),
       max_steps=max_steps,
@@ -265,25 +266,6 @@ def _divergence(
     raise ValueError(f"divergence = {name!r} must be 'exact' or 'hutchinson'")
   mean_over_probes = averaging(probes, num_probes)
   return lambda key, jacobian, x: mean_over_probes(lambda v: inner(v, jacobian(v)), key, x)
-
-
-def _fixed_divergence(
-  name: str, probes: str, num_probes: int
-) -> tuple[
-  Callable[[Key, Array], Array], Callable[[Array, Callable[[Array], Array], Array], Array]
-]:
-  """(key, x -> probes [m, *x.shape]) and (probes, v -> J v, x -> tr J), exact without a probe."""
-  if name == "exact":
-    return lambda key, x: x[:0], lambda drawn, jacobian, x: trace(jacobian, x)
-  _divergence(name, probes, num_probes)  # checks
-
-  def draw(key: Key, x: Array) -> Array:
-    return jax.vmap(lambda key: PROBES[probes](key, x))(jax.random.split(key, num_probes))
-
-  def mean(drawn: Array, jacobian: Callable[[Array], Array], x: Array) -> Array:
-    return jnp.mean(in_turn(lambda v: inner(v, jacobian(v)), drawn), axis=0)
-
-  return draw, mean
 
 
 def _scale(level: Level, data_std: Array | float) -> Array:

@@ -96,7 +96,7 @@ def test_of_nine_modes(name, x64):
   error = np.asarray(result.log_prob - truth)
   np.testing.assert_allclose(error, prior_miss, atol=1e-3)
   if name != "ve_10":
-    # The prior's KL is below 1e-4; of the mean over 40 points its misses leave 4 / 40^0.5 their std.
+    # The prior's KL is below 1e-4; of a mean over 40 its misses leave 4 / 40^0.5 their std.
     assert abs(np.mean(error[:40])) < 1e-3 + 4 * np.std(prior_miss[:40]) / 40**0.5
   else:
     assert np.mean(prior_miss[:40]) < -0.1
