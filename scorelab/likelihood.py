@@ -210,7 +210,7 @@ def adaptive_log_likelihood(
       diffrax.Tsit5(),
       t0=low,
       t1=high,
-      dt0=None,
+      dt0=(high - low) / 100,
       y0=(z, jnp.zeros(1, z.dtype)),
       args=key,
       stepsize_controller=controller,
@@ -224,8 +224,8 @@ def adaptive_log_likelihood(
     solved = (solution.result == diffrax.RESULTS.successful) & jnp.isfinite(log_prob)
     status = jnp.where(solved, 0, jnp.where(steps < max_steps, 2, 1))
     log_prob, z = (jnp.where(status == 0, a, jnp.nan) for a in (log_prob, z))
-    # Three to begin with, of which two choose the first step; then a step keeps its last stage.
-    return AdaptiveLogLikelihood(log_prob, z, 3 + 6 * steps, status)
+    # A step begins with the last of the one before's seven stages.
+    return AdaptiveLogLikelihood(log_prob, z, 1 + 6 * steps, status)
 
   return jax.vmap(solve)(jax.random.split(key, x.shape[0]), x)
 

@@ -190,6 +190,11 @@ BOUNDS: dict[str, Bound] = {
   "evaluation.num_projections": _at_least(1),
   "evaluation.score_levels": _at_least(0),
   "evaluation.score_samples": _at_least(1),
+  "evaluation.likelihood_points": _at_least(0),
+  "evaluation.likelihood_num_steps": _at_least(1),
+  "evaluation.likelihood_num_probes": _at_least(1),
+  "evaluation.likelihood_tolerance": _POSITIVE,
+  "evaluation.likelihood_bound_steps": _at_least(2),
 }
 
 

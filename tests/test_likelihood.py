@@ -80,8 +80,7 @@ def test_of_a_gaussian(name, x64):
 def test_of_nine_modes(name, x64):
   """At every point, on modes and in their tails, but for the prior, and in the mean with it.
 
-  Not half-way between modes, where log p is -100 and no such steps follow the flow. From a prior
-  too narrow by far the miss is -KL in the mean: 0.3 nats, of unequal variances in the law of p_T.
+  Not half-way between modes, where log p is -100 and no such steps follow the flow.
   """
   schedule, prior_std = SCHEDULES[name]
   target, (first, second) = nine_modes(), jax.random.split(KEY)
@@ -98,8 +97,6 @@ def test_of_nine_modes(name, x64):
   if name != "ve_10":
     # The prior's KL is below 1e-4; of a mean over 40 its misses leave 4 / 40^0.5 their std.
     assert abs(np.mean(error[:40])) < 1e-3 + 4 * np.std(prior_miss[:40]) / 40**0.5
-  else:
-    assert np.mean(prior_miss[:40]) < -0.1
 
 
 @pytest.mark.parametrize(("method", "order"), [("heun", 2), ("rk4", 4)])
@@ -276,12 +273,12 @@ class TestAdaptive:
     exact = log_likelihood(KEY, network(), x[None], uniform(VariancePreserving(), 100)).log_prob[0]
 
     @jax.jit
-    def run(x):
+    def run(key, x):
       own = options | {"divergence": "hutchinson", "num_probes": num_probes}
-      return adaptive_log_likelihood(KEY, network(), x, grid, **own)
+      return adaptive_log_likelihood(key, network(), x, grid, **own)
 
     with jax.debug_key_reuse(True):
-      found = run(np.tile(x, (400, 1)))
+      found = run(jax.random.key(1), np.tile(x, (400, 1)))
     values = np.asarray(found.log_prob)
     assert abs(values.mean() - exact) < 4 * values.std() / 20
     assert values.std() > 0.01
@@ -305,23 +302,20 @@ class TestAdaptive:
     np.testing.assert_allclose(found.log_prob[::2], normal(x[::2], 1.0), 1e-3)
     few = jax.jit(lambda x: adaptive_log_likelihood(KEY, gaussian().predict, x, grid, max_steps=2))
     assert [STATUSES[i] for i in few(x).status] == ["too many steps"] * 3
-    np.testing.assert_array_equal(few(x).nfe, 3 + 6 * 2)
+    np.testing.assert_array_equal(few(x).nfe, 1 + 6 * 2)
 
   def test_nfe_counts_calls(self):
-    calls = 0
-
-    def count():
-      nonlocal calls
-      calls += 1
+    calls = []
 
     def predict(x, level):
-      jax.debug.callback(count)
+      jax.debug.callback(lambda sigma: calls.append(sigma), level.sigma)
       return Prediction.of(x, level, "x0", x0=jnp.sin(x))
 
     grid = uniform(VariancePreserving(), 2)
     found = jax.jit(lambda x: adaptive_log_likelihood(KEY, predict, x, grid))(jnp.ones((1, 2)))
+    jax.block_until_ready(found)
     jax.effects_barrier()
-    assert found.nfe.tolist() == [calls]
+    assert found.nfe.tolist() == [len(calls)]
 
 
 def test_errors():
