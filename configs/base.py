@@ -35,6 +35,14 @@ def get_config() -> ConfigDict:
       radial_std=placeholder(float),
       tangential_std=placeholder(float),
       rate=placeholder(float),
+      # Of points in a file: see scorelab/data.py.
+      path=placeholder(str),
+      columns=placeholder(tuple),
+      array=placeholder(str),
+      validation_fraction=placeholder(float),
+      test_fraction=placeholder(float),
+      split_seed=placeholder(int),
+      standardise=placeholder(bool),
     )
   )
   config.schedule = ConfigDict(

@@ -17,6 +17,7 @@ import optax
 from ml_collections import ConfigDict
 
 from scorelab.checks import check_pure_noise, check_target
+from scorelab.data import FILES
 from scorelab.likelihood import METHODS
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
 from scorelab.metrics import METRICS, MODE_METRICS, has_modes, score_error
@@ -226,7 +227,7 @@ def build(config: ConfigDict) -> Experiment:
   precisions = ("default", "bfloat16", "tensorfloat32", "float32")
   choose(_named(precisions), config.matmul_precision, "matmul_precision", "precision")
   jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-  target = make(TARGETS, config.target, "target", "target", also=("num_train",))
+  target = make(TARGETS | FILES, config.target, "target", "target", also=("num_train",))
   schedule = make(SCHEDULES, config.schedule, "schedule", "schedule", also=("shift",))
   check_target(config, target)
   if config.schedule.shift is not None:

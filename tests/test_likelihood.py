@@ -308,7 +308,7 @@ class TestAdaptive:
     calls = []
 
     def predict(x, level):
-      jax.debug.callback(lambda sigma: calls.append(sigma), level.sigma)
+      jax.debug.callback(calls.append, level.sigma)
       return Prediction.of(x, level, "x0", x0=jnp.sin(x))
 
     grid = uniform(VariancePreserving(), 2)

@@ -24,6 +24,7 @@ from scorelab.schedules import (
   VarianceExploding,
   VariancePreserving,
 )
+from scorelab.schedules import SCHEDULES as ALL_SCHEDULES
 from scorelab.targets.mixtures import GaussianMixture
 from scorelab.typing import Context
 
@@ -100,7 +101,24 @@ def numbers(grid):
 @pytest.mark.parametrize("variance", VARIANCES)
 def test_every_term_by_conditioning(process, variance, x64):
   """A network that always says the same: each step's two Gaussians, at any x_t."""
-  schedule = SCHEDULES[process]
+  check_terms(SCHEDULES[process], variance)
+
+
+QUICK = ("sub_vp", "sigma_power", "linear_betas")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    *QUICK,
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ALL_SCHEDULES if n not in QUICK),
+  ],
+)
+def test_every_term_of_every_schedule(name, x64):
+  check_terms(ALL_SCHEDULES[name](), "learned")
+
+
+def check_terms(schedule, variance):
   grid = GRIDS["uniform"](schedule, NUM_LEVELS)
   x0, said = np.array([[1.0, -0.5], [0.2, 2.0]]), np.array([0.3, -0.4])
 
@@ -120,7 +138,7 @@ def test_every_term_by_conditioning(process, variance, x64):
       )
   np.testing.assert_allclose(found.steps, steps, 1e-8)
   (alpha, sigma), (last_alpha, last_sigma) = at[0], at[NUM_LEVELS - 1]
-  prior_variance = np.eye(2) * (sigma**2 if process == "ve" else 1)
+  prior_variance = np.eye(2) * (sigma**2 if schedule.process == "ve" else 1)
   expected = [gaussian_kl(alpha * x, np.eye(2) * sigma**2, np.zeros(2), prior_variance) for x in x0]
   np.testing.assert_allclose(found.prior, expected, 1e-9, 1e-12)
   decoder = -scipy.stats.norm.logpdf(x0, said, last_sigma / last_alpha).sum(1)
