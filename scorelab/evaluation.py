@@ -321,7 +321,7 @@ def format_table(result: dict[str, Any]) -> str:
     blocks.append(cells)
   if "likelihood" in result:
     blocks.append(likelihood_evaluation.table(result["likelihood"], result.get("girsanov")))
-  return "\n\n".join(map(_align, blocks))
+  return "\n\n".join(map(align, blocks))
 
 
 def _number(value: float | None, signed: bool = False) -> str:
@@ -331,7 +331,7 @@ def _number(value: float | None, signed: bool = False) -> str:
   return f"{value:+.4f}" if signed else f"{value:.4f}"
 
 
-def _align(cells: list[list[str]]) -> str:
+def align(cells: list[list[str]]) -> str:
   """Columns of text: the first flush left, the others flush right."""
   widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
   return "\n".join(

@@ -235,9 +235,11 @@ class TestAdaptive:
     np.testing.assert_allclose(found.z, fine.z, 1e-6)
     assert [STATUSES[i] for i in found.status] == ["solved"] * 3
 
-  @pytest.mark.parametrize("name", ["ve_10", "vp", "flow"])
+  @pytest.mark.parametrize(
+    "name", ["flow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ve_10", "vp"))]
+  )
   def test_the_error_falls_with_the_tolerance(self, name, x64):
-    """N(0, 0.25 I) in closed form, from 3 std out too; a hundredth, for up to three times the NFE.
+    """N(0, 0.25 I) in closed form, from 3 std out too, within 20 tolerances of it.
 
     The flow begins at pure noise, alpha = 0, where there is such a level.
     """
@@ -261,20 +263,19 @@ class TestAdaptive:
       errors.append(np.abs(result.log_prob - normal(x, clean) - miss).max())
       calls.append(np.asarray(result.nfe))
       assert errors[-1] < 20 * tol
-    assert errors[0] > 10 * errors[1] > 100 * errors[2]
+    assert errors[0] > 5 * errors[1] > 25 * errors[2]
     assert (calls[0] < calls[1]).all() and (calls[1] < calls[2]).all()
     assert (calls[2] < 9 * calls[0]).all()
 
-  @pytest.mark.parametrize("num_probes", [1, 2])
-  def test_hutchinson_with_a_probe_for_each_point(self, num_probes, x64):
+  def test_hutchinson_with_probes_for_each_point(self, x64):
     """400 copies of a point, each with probes of its own: in the mean within 4 standard errors."""
     grid, x = uniform(VariancePreserving(), 2), np.array([0.4, -1.0, 0.3])
     options = {"rtol": 1e-5, "atol": 1e-5}
-    exact = log_likelihood(KEY, network(), x[None], uniform(VariancePreserving(), 100)).log_prob[0]
+    exact = log_likelihood(KEY, network(), x[None], uniform(VariancePreserving(), 50)).log_prob[0]
 
     @jax.jit
     def run(key, x):
-      own = options | {"divergence": "hutchinson", "num_probes": num_probes}
+      own = options | {"divergence": "hutchinson", "num_probes": 2}
       return adaptive_log_likelihood(key, network(), x, grid, **own)
 
     with jax.debug_key_reuse(True):
@@ -300,22 +301,24 @@ class TestAdaptive:
     np.testing.assert_array_equal(found.status, [0, 2, 0])
     assert np.isnan(found.log_prob[1]) and np.isnan(found.z[1]).all()
     np.testing.assert_allclose(found.log_prob[::2], normal(x[::2], 1.0), 1e-3)
-    few = jax.jit(lambda x: adaptive_log_likelihood(KEY, gaussian().predict, x, grid, max_steps=2))
-    assert [STATUSES[i] for i in few(x).status] == ["too many steps"] * 3
-    np.testing.assert_array_equal(few(x).nfe, 1 + 6 * 2)
 
-  def test_nfe_counts_calls(self):
+  def test_nfe_counts_calls_and_steps_have_a_cap(self):
     calls = []
 
     def predict(x, level):
       jax.debug.callback(calls.append, level.sigma)
       return Prediction.of(x, level, "x0", x0=jnp.sin(x))
 
+    @jax.jit
+    def run(x):
+      return adaptive_log_likelihood(KEY, predict, x, grid, max_steps=5)
+
     grid = uniform(VariancePreserving(), 2)
-    found = jax.jit(lambda x: adaptive_log_likelihood(KEY, predict, x, grid))(jnp.ones((1, 2)))
-    jax.block_until_ready(found)
+    found = jax.block_until_ready(run(jnp.ones((1, 2))))
     jax.effects_barrier()
-    assert found.nfe.tolist() == [len(calls)]
+    assert found.nfe.tolist() == [1 + 6 * 5] == [len(calls)]
+    assert STATUSES[found.status[0]] == "too many steps"
+    assert np.isnan(found.log_prob).all()
 
 
 def test_errors():

@@ -36,22 +36,24 @@ def test_of_the_truth():
 
   KL is the prior's, 2e-4, and RK4's error of 64 steps. The chain's steps are too wide.
   """
-  result = measure(build(config_of(points=400, num_steps=64, bound_steps=50)), nine_modes().predict)
+  result = measure(build(config_of(points=200, num_steps=64, bound_steps=50)), nine_modes().predict)
   weights = np.asarray(nine_modes().weights, float)
   entropy = -np.sum(weights * np.log(weights)) + np.log(2 * np.pi * np.e * (0.1 + 0.02**2))
   for name in ("truth", "flow"):
     assert abs(result[name] + entropy) < 4 * result[f"{name}_sem"]
-  assert result["truth_sem"] == pytest.approx((1 + np.var(np.log(weights))) ** 0.5 / 20, rel=0.25)
+  assert result["truth_sem"] == pytest.approx(
+    (1 + np.var(np.log(weights))) ** 0.5 / 200**0.5, rel=0.3
+  )
   assert abs(result["kl"]) < 4 * result["kl_sem"] + 2e-3 and result["kl_sem"] < 2e-3
   assert result["bound"] < result["flow"] and result["bound_kl"] > 4 * result["bound_kl_sem"]
   assert result["bits_per_dim"] == pytest.approx(-result["flow"] / 2 / np.log(2))
-  assert (result["points"], result["source"], result["failed"]) == (400, "fresh", 0)
+  assert (result["points"], result["source"], result["failed"]) == (200, "fresh", 0)
   assert result["nfe"] == 256 and result["sigma"] == pytest.approx(0.02)
 
 
 def test_of_a_wrong_model_it_is_the_kl():
   """The score of another Gaussian: the model's law, and the KL that a closed form has."""
-  experiment = build(config_of(points=400, method="adaptive", bound_steps=2))
+  experiment = build(config_of(points=100, method="adaptive", bound_steps=2))
   law, other = (
     GaussianMixture([1.0], np.array([[mean, 0.0]]), np.array([v]))
     for mean, v in ((0.0, 1.0), (0.3, 1.5))
@@ -61,7 +63,7 @@ def test_of_a_wrong_model_it_is_the_kl():
   kl = ratio - 1 - np.log(ratio) + 0.3**2 / 1.5 / 2
   # The model starts from the prior, not from its own law at sigma = 80: less than 1e-3 apart.
   assert abs(result["kl"] - kl) < 4 * result["kl_sem"] + 2e-3
-  assert result["kl_sem"] < 0.03 and result["failed"] == 0
+  assert result["kl_sem"] < 0.06 and result["failed"] == 0
   assert 20 < result["nfe"] < 200
 
 
@@ -82,7 +84,7 @@ def test_bits_of_a_lattice():
 
   That is above the lattice's own 2 bits. At 0.02 the Gaussian is 6e-4 wider.
   """
-  experiment = build(config_of(points=1000, bound_steps=2))
+  experiment = build(config_of(points=1000, num_steps=16, bound_steps=2))
   gaussian = GaussianMixture([1.0], np.zeros((1, 2)), np.array([1 / 3]))
   result = measure(dataclasses.replace(experiment, target=Lattice()), gaussian.predict)
   bits = np.log2(2 * np.pi * np.e / 3) / 2 + 1
@@ -108,24 +110,24 @@ def test_points_are_held_out_ones():
     assert len(likelihood_evaluation.held_out(own, jax.random.key(0), 99)[0]) == 10
 
 
-def test_failures_are_counted_and_left_out():
-  """Predictions that are nan in one corner: those points fail, and the rest has its mean."""
-  experiment = build(config_of(points=60, method="adaptive", bound_steps=2))
+def test_failures_are_counted_and_left_out(monkeypatch):
+  """Of 20 points the solver gives up the first three; the others have the exact density."""
   target = GaussianMixture([1.0], np.zeros((1, 2)), np.ones(1))
 
-  def predict(x, level):
-    exact = target.predict(x, level)
-    scaled = x / jnp.hypot(1, level.sigma / level.alpha)
-    bad = (scaled > 1.0).all(axis=-1, keepdims=True)
-    return dataclasses.replace(exact, views={"score": jnp.where(bad, jnp.nan, exact.score)})
+  def some_fail(key, predict, x, grid, protocol, data_std):
+    failed = jnp.arange(len(x)) < 3
+    flow = target.perturbed(1.0, grid[-1].sigma).log_prob(x)
+    status = jnp.where(failed, 2, 0)
+    return {"flow": jnp.where(failed, jnp.nan, flow), "nfe": jnp.full(len(x), 7), "status": status}
 
-  result = measure(dataclasses.replace(experiment, target=target), predict)
-  assert 0 < result["failed"] < 20
-  assert abs(result["kl"]) < 1e-2
+  monkeypatch.setattr(likelihood_evaluation, "_flow", some_fail)
+  experiment = build(config_of(points=20, method="adaptive", bound_steps=2))
+  result = measure(dataclasses.replace(experiment, target=target), target.predict)
+  assert result["failed"] == 3 and abs(result["kl"]) < 1e-5
   table = likelihood_evaluation.table(result, {"total": 0.1, "total_sem": 0.01})
-  assert f"{result['failed']} failed" in table[1][0]
+  assert "adaptive, 7 NFE, 3 failed" in table[1][0]
   assert table[-1][3] == "<= 0.1000 +- 0.0100"
-  assert len({len(line) for line in evaluation._align(table).splitlines()}) == 1
+  assert len({len(line) for line in evaluation.align(table).splitlines()}) == 1
 
 
 BAD = {
