@@ -19,6 +19,8 @@ N(0, s^2 I) nothing moves at all.
 
 References:
   Chen et al., "Neural Ordinary Differential Equations", NeurIPS 2018 (arXiv 1806.07366), eq. 8.
+  Grathwohl et al., "FFJORD: Free-Form Continuous Dynamics for Scalable Reversible Generative
+    Models", ICLR 2019 (arXiv 1810.01367), section 3.1.
   Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations",
     ICLR 2021 (arXiv 2011.13456), appendix D.2.
   Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022
@@ -165,7 +167,7 @@ def adaptive_log_likelihood(
     predict, x, data_std: as of `log_likelihood`.
     grid: only its ends count: the last noisy level and grid[0].
     divergence: 'exact', or 'hutchinson' with probes that a point keeps all the way: the ODE stays
-      one (FFJORD, section 3.1; Song et al. 2021, D.2). Static.
+      one (Grathwohl et al. 2019; Song et al. 2021, D.2). Static.
     probes, num_probes: as of `log_likelihood`. Static.
     rtol, atol: > 0. Of float32 no more than about 1e-5 can be asked.
     max_steps: after so many, accepted or not, a point is given up. Static.
