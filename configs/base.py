@@ -78,6 +78,23 @@ def get_config() -> ConfigDict:
       num_features=placeholder(int),
       point_scale=placeholder(float),
       level_scale=placeholder(float),
+      dim=placeholder(int),
+      dim_mults=placeholder(tuple),
+      block=placeholder(str),
+      attention=placeholder(tuple),
+      key_softmax=placeholder(str),
+      num_heads=placeholder(int),
+      head_dim=placeholder(int),
+      patch_size=placeholder(int),
+      mlp_ratio=placeholder(float),
+      scale_shift=placeholder(bool),
+      zero_init=placeholder(bool),
+      dropout=placeholder(float),
+      num_classes=placeholder(int),
+      label_dropout=placeholder(float),
+      dtype=placeholder(str),  # 'bfloat16' computes in it; parameters stay float32
+      remat=placeholder(bool),  # less memory for about a third more computing
+      flash=placeholder(bool),  # cuDNN's attention: on a GPU, in bfloat16
     )
   )
   config.parameterization = ConfigDict(

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from scorelab.checks import check_pure_noise, check_target
+from scorelab.checks import check_network, check_pure_noise, check_target
 from scorelab.data import FILES
 from scorelab.likelihood import METHODS
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
@@ -233,6 +233,7 @@ def build(config: ConfigDict) -> Experiment:
   if config.schedule.shift is not None:
     schedule = Shifted(schedule, config.schedule.shift)
   network = _make_network(config.network, config.parameterization.learned_variance)
+  check_network(network, target)
   parameterization = _make_parameterization(config.parameterization, network.apply, target)
   loss, loss_levels = _make_loss(config, parameterization, schedule, target)
   optimizer = _make_optimizer(config)
