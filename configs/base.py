@@ -35,6 +35,14 @@ def get_config() -> ConfigDict:
       radial_std=placeholder(float),
       tangential_std=placeholder(float),
       rate=placeholder(float),
+      # Of points in a file: see scorelab/data.py.
+      path=placeholder(str),
+      columns=placeholder(tuple),
+      array=placeholder(str),
+      validation_fraction=placeholder(float),
+      test_fraction=placeholder(float),
+      split_seed=placeholder(int),
+      standardise=placeholder(bool),
     )
   )
   config.schedule = ConfigDict(
@@ -210,6 +218,14 @@ def get_config() -> ConfigDict:
       ),
       score_levels=(0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0),  # sigma / alpha
       score_samples=4096,
+      # Log-likelihood of so many held-out points; None or 0 for none. See LikelihoodProtocol.
+      likelihood_points=placeholder(int),
+      likelihood_method=placeholder(str),  # 'heun', 'rk4' or 'adaptive'
+      likelihood_num_steps=placeholder(int),
+      likelihood_divergence=placeholder(str),  # 'exact' or 'hutchinson'
+      likelihood_num_probes=placeholder(int),
+      likelihood_tolerance=placeholder(float),
+      likelihood_bound_steps=placeholder(int),
     )
   )
   return config
@@ -229,6 +245,7 @@ def variant(config: ConfigDict, arg: str) -> ConfigDict:
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 10)
     config.evaluation.update(num_keys=2, num_samples=200, num_reference=400, num_projections=50)
     config.evaluation.update(score_samples=256, rows=config.evaluation.rows[-1:])
+    config.evaluation.likelihood_points = None
   elif arg:
     raise ValueError(f"config argument {arg!r} is not known (known: fast)")
   return config
