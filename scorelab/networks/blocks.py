@@ -108,7 +108,7 @@ class AttentionBlock(nn.Module):
   """x + attention(normalised x), the pixels being tokens.
 
   Attributes:
-    kind: 'full' or 'linear'.
+    kind: 'full', or else 'linear'.
     num_heads, head_dim, flash, key_softmax: see scorelab/networks/attention.py.
     zero_init: whether the block starts as the identity.
   """
@@ -124,15 +124,12 @@ class AttentionBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """[b, h, w, d] -> [b, h, w, d]."""
-    own = {"flash": self.flash} if self.kind == "full" else {"key_softmax": self.key_softmax}
-    attention = {"full": Attention, "linear": LinearAttention}[self.kind](
-      self.num_heads,
-      self.head_dim,
-      zero_init=self.zero_init,
-      dtype=self.dtype,
-      name="attention",
-      **own,
-    )
+    heads = (self.num_heads, self.head_dim)
+    zero_init, dtype, name = self.zero_init, self.dtype, "attention"
+    if self.kind == "full":
+      attention = Attention(*heads, flash=self.flash, zero_init=zero_init, dtype=dtype, name=name)
+    else:
+      attention = LinearAttention(*heads, self.key_softmax, zero_init, dtype, name=name)
     h = group_norm(1, dtype=self.dtype, name="norm")(x)
     return x + attention(h.reshape(x.shape[0], -1, x.shape[-1])).reshape(x.shape)
 
@@ -152,7 +149,10 @@ def modulation(
     return 0.0, 0.0, 0.0
   told = nn.Dense((1 + scale_shift) * width, dtype=dtype, name="condition")(activation(condition))
   told = told[:, None, None]
-  return (0.0, *jnp.split(told, 2, axis=-1)) if scale_shift else (told, 0.0, 0.0)
+  if not scale_shift:
+    return told, 0.0, 0.0
+  scale, shift = jnp.split(told, 2, axis=-1)
+  return 0.0, scale, shift
 
 
 def gelu(x: Array) -> Array:

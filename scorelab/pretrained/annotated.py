@@ -55,15 +55,17 @@ def unet_params(network: UNet, weights: Mapping[str, Any]) -> Params:
   Raises:
     ValueError: a name or a shape is not the network's.
   """
+  if "final_conv.1.bias" not in weights:
+    raise ValueError("there is no final_conv.1.bias: these are another model's weights")
   (channels,) = np.shape(weights["final_conv.1.bias"])
   side = 2 ** (len(network.dim_mults) - 1)
   x, c = jnp.zeros((1, side, side, channels // network.outputs)), jnp.zeros(1)
   template = jax.eval_shape(network.init, jax.random.key(0), x, c)["params"]
-  shapes = {k: v.shape for k, v in flax.traverse_util.flatten_dict(template, sep=".").items()}
+  leaves: dict[str, Any] = flax.traverse_util.flatten_dict(template, sep=".")
+  shapes = {path: leaf.shape for path, leaf in leaves.items()}
   params = {}
   for name, value in weights.items():
-    path, weight = _renamed(name, len(network.dim_mults)), np.asarray(value)
-    path, weight = _converted(path, weight)
+    path, weight = _converted(_renamed(name, len(network.dim_mults)), np.asarray(value))
     if path not in shapes or weight.size != np.prod(shapes[path]):
       raise ValueError(f"{name} of shape {np.shape(value)} is not in this network")
     params[path] = jnp.asarray(weight.reshape(shapes[path]))
