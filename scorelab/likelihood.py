@@ -201,7 +201,7 @@ def adaptive_log_likelihood(
     return jnp.maximum(jnp.sqrt(jnp.mean(z**2)), jnp.abs(log_ratio[0]))
 
   controller = diffrax.PIDController(
-    rtol=rtol, atol=atol, norm=error, dtmin=jnp.finfo(x.dtype).eps, force_dtmin=False
+    rtol=rtol, atol=atol, norm=error, dtmin=float(jnp.finfo(x.dtype).eps), force_dtmin=False
   )
 
   def solve(key: Key, x: Array) -> AdaptiveLogLikelihood:

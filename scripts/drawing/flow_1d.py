@@ -50,11 +50,9 @@ def _follow(
     solved = heun(key, target.predict, flow, grid).path
     drawn = ancestral(key, target.predict, sde, grid).path
     levels = jax.tree.map(lambda a: a[:: num_steps // 200], grid.levels)
+    points = jnp.asarray(lattice[:, None])
     density = jax.lax.map(
-      lambda level: target.perturbed(level.alpha, level.sigma).log_prob(
-        jnp.asarray(lattice)[:, None]
-      ),
-      levels,
+      lambda level: target.perturbed(level.alpha, level.sigma).log_prob(points), levels
     )
     paths = (jnp.concatenate([x[None], path])[..., 0] for x, path in ((flow, solved), (sde, drawn)))
     return (*paths, levels.t, jnp.exp(density))
