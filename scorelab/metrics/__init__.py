@@ -19,6 +19,12 @@ from scorelab.metrics.modes import (
 )
 from scorelab.metrics.reference import Reference
 from scorelab.metrics.score_error import mode_score_error, score_error
+from scorelab.metrics.support import (
+  component_tv,
+  memorised_share,
+  nearest_point_distance,
+  support_distance,
+)
 from scorelab.metrics.wasserstein import max_sliced_wasserstein, sliced_wasserstein, wasserstein
 
 MODE_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_modes`
@@ -26,29 +32,41 @@ MODE_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_modes
   "off_mode_share": off_mode_share,
   "within_mode_std": within_mode_std,
 }
+SUPPORT_METRICS: dict[str, tuple[str, Callable[..., float]]] = {  # with what a target must have
+  "component_tv": ("component", component_tv),
+  "support_distance": ("distance", support_distance),
+}
 METRICS: dict[str, Callable[..., float]] = {
   "sliced_wasserstein": sliced_wasserstein,
   "max_sliced_wasserstein": max_sliced_wasserstein,
   "wasserstein": wasserstein,
   "energy_distance": energy_distance,
+  "memorised_share": memorised_share,
+  "nearest_point_distance": nearest_point_distance,
   **MODE_METRICS,
+  **{name: metric for name, (_, metric) in SUPPORT_METRICS.items()},
 }
 
 __all__ = [
   "METRICS",
   "MODE_METRICS",
+  "SUPPORT_METRICS",
   "Reference",
+  "component_tv",
   "energy_distance",
   "girsanov",
   "has_modes",
   "max_sliced_wasserstein",
   "mean_pairwise_distance",
+  "memorised_share",
   "mode_score_error",
   "mode_weight_tv",
   "mode_weights",
+  "nearest_point_distance",
   "off_mode_share",
   "score_error",
   "sliced_wasserstein",
+  "support_distance",
   "wasserstein",
   "within_mode_std",
 ]

@@ -1,22 +1,22 @@
 """Distributions to sample from, by their config names.
 
 A target is one function or class in one file of this package, and one line here. Constructors
-take keyword options only, all of them with defaults. Mixtures know their exact score; of the laws
-of `points` an evaluation compares samples alone.
+take keyword options only, all of them with defaults. Mixtures, circles and finite sets know their exact
+score; of the laws of `points` an evaluation compares samples alone.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from scorelab.targets import mixtures, points
+from scorelab.targets import circles, mixtures, points
 
 TARGETS: dict[str, Callable[..., Any]] = {
   "nine_modes": mixtures.nine_modes,
   "ring": mixtures.ring,
   "grid25": mixtures.grid25,
   "two_modes_1d": mixtures.two_modes_1d,
-  "two_circles": points.two_circles,
-  "two_circles_points": points.two_circles_points,
+  "two_circles": circles.two_circles,
+  "two_circles_points": circles.two_circles_points,
   "swiss_roll": points.swiss_roll,
   "moons": points.moons,
   "spirals": points.spirals,
