@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
+from scorelab.networks.embeddings import LEVEL_FEATURES
 from scorelab.networks.mlp import ACTIVATIONS, MLP, ResidualMLP
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -11,4 +12,4 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
   "residual_mlp": ResidualMLP,
 }
 
-__all__ = ["ACTIVATIONS", "MLP", "NETWORKS", "ResidualMLP"]
+__all__ = ["ACTIVATIONS", "LEVEL_FEATURES", "MLP", "NETWORKS", "ResidualMLP"]

@@ -1,4 +1,8 @@
-"""Multilayer perceptrons `(x [b, d], c [b]) -> [b, outputs d]` for points."""
+"""Multilayer perceptrons for points `(x [b, d], c [b]) -> [b, outputs d]`.
+
+Events of more axes are flattened, and the last axis of what comes back has `outputs` times as many
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import linen as nn
 
-from scorelab.networks.embeddings import FourierFeatures
+from scorelab.networks.embeddings import LEVEL_FEATURES, FourierFeatures
 from scorelab.typing import Array
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -20,6 +24,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def flat(x: Array) -> Array:
+  """[b, *event] -> [b, d]."""
+  return x.reshape(x.shape[0], -1)
+
+
+def like(h: Array, x: Array) -> Array:
+  """[b, outputs d] in the shape of x [b, *event], its last axis outputs times as long."""
+  return h.reshape(*x.shape[:-1], -1)
+
+
 class MLP(nn.Module):
   """Dense layers, some of them normalised, on the point with its conditioning appended.
 
@@ -29,6 +43,7 @@ class MLP(nn.Module):
     activation: a name of ACTIVATIONS, after each hidden layer.
     output_activation: a name of ACTIVATIONS after the last layer too, or None: the score of a
       published notebook went through a leaky ReLU.
+    level_features: a name of LEVEL_FEATURES, of what is appended of the conditioning.
     outputs: numbers given for each coordinate of the point.
   """
 
@@ -36,18 +51,19 @@ class MLP(nn.Module):
   norms: tuple[bool, ...] = (True, False, True)
   activation: str = "leaky_relu"
   output_activation: str | None = None
+  level_features: str = "identity"
   outputs: int = 1
 
   @nn.compact
   def __call__(self, x: Array, c: Array) -> Array:
-    """[b, d], [b] -> [b, outputs d]."""
+    """[b, *event], [b] -> [b, *event], the last axis outputs times as long."""
     activation = ACTIVATIONS[self.activation]
-    h = jnp.concatenate([x, c[:, None]], axis=-1)
+    h = jnp.concatenate([flat(x), LEVEL_FEATURES[self.level_features](c)], axis=-1)
     for width, norm in zip(self.widths, self.norms, strict=True):
       h = nn.Dense(width)(h)
       h = nn.LayerNorm()(h) if norm else h
       h = activation(h)
-    h = nn.Dense(self.outputs * x.shape[-1])(h)
+    h = like(nn.Dense(self.outputs * x[0].size)(h), x)
     return h if self.output_activation is None else ACTIVATIONS[self.output_activation](h)
 
 
@@ -77,8 +93,9 @@ class ResidualMLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, c: Array) -> Array:
-    """[b, d], [b] -> [b, outputs d]."""
+    """[b, *event], [b] -> [b, *event], the last axis outputs times as long."""
     activation = ACTIVATIONS[self.activation]
+    given, x = x, flat(x)
     points = FourierFeatures(self.num_features, self.point_scale)(x)
     levels = FourierFeatures(self.num_features, self.level_scale)(c[:, None])
     h = nn.Dense(self.width)(jnp.concatenate([x, points, c[:, None], levels], axis=-1))
@@ -86,4 +103,5 @@ class ResidualMLP(nn.Module):
       update = activation(nn.Dense(self.width)(nn.LayerNorm()(h)))
       h = h + nn.Dense(self.width)(update)
     h = activation(nn.LayerNorm()(h))
-    return nn.Dense(self.outputs * x.shape[-1], kernel_init=nn.initializers.zeros)(h)
+    h = nn.Dense(self.outputs * x.shape[-1], kernel_init=nn.initializers.zeros)(h)
+    return like(h, given)
