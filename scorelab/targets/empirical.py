@@ -17,7 +17,6 @@ running softmax is that of Milakov and Gimelshein, "Online normalizer calculatio
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import NamedTuple
 
@@ -31,16 +30,17 @@ from scorelab.schedules import Level
 from scorelab.typing import Array, Key
 
 _EXACT = jax.lax.Precision.HIGHEST  # the truth is not computed in TF32
+_NUMBERS = 2**20  # of differences, in memory at a time
 
 
 class _Sums(NamedTuple):
-  """Sums over some of the points, for b noisy points: weights are relative to exp(top)."""
+  """Sums over some of the points, for one noisy point: weights are relative to exp(top)."""
 
-  top: Array  # [b], the largest exponent so far
-  total: Array  # [b], of the weights
-  points: Array  # [b, d], of weight p
-  squares: Array  # [b, d], of weight p^2
-  gaps: Array  # [b, d], of weight (alpha p - x)
+  top: Array  # [], the largest exponent so far
+  total: Array  # [], of the weights
+  points: Array  # [d], of weight (p - middle)
+  squares: Array  # [d], of weight (p - middle)^2
+  gaps: Array  # [d], of weight (alpha p - x)
 
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False)
@@ -49,7 +49,8 @@ class Empirical:
 
   Attributes:
     points: [n, *event].
-    chunk_size: of how many points the weights are in memory at a time. Static.
+    chunk_size: how many points at a time a noisy point is compared with: beside the points
+      themselves a prediction needs some 20 MB, whatever n and d, or a chunk's size. Static.
   """
 
   points: Array
@@ -60,8 +61,7 @@ class Empirical:
 
     Args:
       points: [n, *event], n >= 1.
-      chunk_size: at least 1. For b noisy points b chunk_size weights are in memory at a time,
-        never all b n, nor all differences.
+      chunk_size: at least 1.
 
     Raises:
       ValueError: no points, or a chunk of none.
@@ -120,7 +120,11 @@ class Empirical:
     """
     batch = x.shape[: x.ndim - len(self.event_shape)]
     alpha, sigma = (jnp.broadcast_to(a, batch).reshape(-1) for a in (level.alpha, level.sigma))
-    sums = self._sums(x.reshape(-1, self.dim), alpha, sigma)
+    chunk = min(self.chunk_size, len(self.points)) * self.dim
+    rows = max(1, _NUMBERS // chunk)  # noisy points at a time
+    sums = jax.lax.map(
+      lambda row: self._sums(*row), (x.reshape(-1, self.dim), alpha, sigma), batch_size=rows
+    )
     mean = sums.points / sums.total[:, None]
     # About the middle of the points, so that little is lost to cancellation.
     variance = jnp.maximum(sums.squares / sums.total[:, None] - mean**2, 0)
@@ -143,34 +147,29 @@ class Empirical:
     return jnp.mean(self.points, axis=0).reshape(-1)
 
   def _sums(self, x: Array, alpha: Array, sigma: Array) -> _Sums:
-    """Sums over all points for x [b, d], alpha and sigma [b]: a chunk at a time."""
+    """Sums over all points for one noisy point x [d], a chunk of them at a time."""
     n, size = len(self.points), min(self.chunk_size, len(self.points))
-    num_chunks = -(-n // size)
-    points = self.points.reshape(n, -1)
-    points = jnp.concatenate([points, points[: num_chunks * size - n]])  # wraps round; weight 0
-    counted = (jnp.arange(num_chunks * size) < n).reshape(num_chunks, size)
-    middle = self._middle
+    points, middle = self.points.reshape(n, -1), self._middle
 
-    def add(sums: _Sums, chunk: tuple[Array, Array]) -> tuple[_Sums, None]:
-      p, counted = chunk
-      gaps = alpha[:, None, None] * p - x[:, None]  # [b, size, d]: XLA fuses it into the sums
-      exponents = -jnp.sum(gaps**2, axis=-1) / (2 * sigma**2)[:, None]
-      exponents = jnp.where(counted, exponents, -jnp.inf)
-      top = jnp.maximum(sums.top, jnp.max(exponents, axis=1))
-      weights = jnp.exp(exponents - top[:, None])
-      moments = (jnp.matmul(weights, (p - middle) ** k, precision=_EXACT) for k in (1, 2))
-      found = _Sums(top, weights.sum(1), *moments, jnp.sum(weights[..., None] * gaps, axis=1))
-      shrink = jnp.exp(sums.top - top)
-      return _Sums(
-        top,
-        shrink * sums.total + found.total,
-        *(shrink[:, None] * a + b for a, b in zip(sums[2:], found[2:], strict=True)),
-      ), None
+    def add(sums: _Sums, p: Array) -> _Sums:
+      gaps = alpha * p - x
+      exponents = -jnp.sum(gaps**2, axis=1) / (2 * sigma**2)
+      top = jnp.maximum(sums.top, jnp.max(exponents))
+      weights, shrink = jnp.exp(exponents - top), jnp.exp(sums.top - top)
+
+      def summed(a: Array) -> Array:
+        return jnp.matmul(weights, a, precision=_EXACT)
+
+      found = (jnp.sum(weights), summed(p - middle), summed((p - middle) ** 2), summed(gaps))
+      return _Sums(top, *(shrink * a + b for a, b in zip(sums[1:], found, strict=True)))
+
+    def add_chunk(i: int, sums: _Sums) -> _Sums:
+      return add(sums, jax.lax.dynamic_slice_in_dim(points, i * size, size))
 
     nothing = jnp.zeros_like(x)
-    start = _Sums(jnp.full_like(x[:, 0], -jnp.inf), nothing[:, 0], nothing, nothing, nothing)
-    chunks = (points.reshape(num_chunks, size, -1), counted)
-    return jax.lax.scan(add, start, chunks)[0]
+    start = _Sums(jnp.full_like(alpha, -jnp.inf), jnp.zeros_like(alpha), *[nothing] * 3)
+    sums = jax.lax.fori_loop(0, n // size, add_chunk, start)
+    return add(sums, points[n - n % size :]) if n % size else sums
 
 
 def nearest_distance(x: np.ndarray, points: np.ndarray) -> np.ndarray:
