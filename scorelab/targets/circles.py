@@ -78,8 +78,10 @@ class Circles:
     circle = jax.random.randint(of_circle, (n,), 0, len(self.centres))
     angle = 2 * jnp.pi * jax.random.uniform(of_angle, (n,))
     u = jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
-    return jnp.asarray(self.centres)[circle] + self.radius * u + self.noise * jax.random.normal(
-      spread, (n, 2)
+    return (
+      jnp.asarray(self.centres)[circle]
+      + self.radius * u
+      + self.noise * jax.random.normal(spread, (n, 2))
     )
 
   def component(self, x: ArrayLike) -> np.ndarray:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.schedules import Level, VariancePreserving, uniform
 from scorelab.samplers import ancestral
+from scorelab.schedules import Level, VariancePreserving, uniform
 from scorelab.targets.circles import two_circles_points
 from scorelab.targets.empirical import Empirical
 from scorelab.targets.gaussian_mixture import GaussianMixture
