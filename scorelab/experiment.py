@@ -167,9 +167,7 @@ class Experiment:
       return {"x": self.target.sample(key, size)}
     num = data["x"].shape[0]
     # The whole set is shuffled: levels may be drawn in order.
-    index = (
-      jax.random.randint(key, (size,), 0, num) if size else jax.random.permutation(key, num)
-    )
+    index = jax.random.randint(key, (size,), 0, num) if size else jax.random.permutation(key, num)
     return jax.tree.map(lambda a: a[index], data)
 
   def validate(self, params: Params, key: Key, batch: Batch, context: Context) -> dict[str, Array]:

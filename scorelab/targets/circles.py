@@ -138,9 +138,9 @@ def two_circles_points(
   return Empirical(equidistant(num_points, radius, offset).astype(np.float32))
 
 
-def equidistant(num_points: int, radius: float, offset: float) -> np.ndarray:
-  """Points on each of the two circles, the first to its right: [2 num_points, 2]."""
-  angles = 2 * np.pi * np.arange(num_points) / num_points
+def equidistant(num_points: int, radius: float, offset: float, turn: float = 0.0) -> np.ndarray:
+  """Points on each of the two circles, the first `turn` gaps from its right: [2 num_points, 2]."""
+  angles = 2 * np.pi * (np.arange(num_points) + turn) / num_points
   circle = radius * np.stack([np.cos(angles), np.sin(angles)], -1)
   return np.concatenate([centre + circle for centre in _centres(offset)])
 

@@ -256,7 +256,7 @@ def test_gradients_are_finite_at_the_ends(schedule):
   assert all(np.isfinite(a).all() for a in jax.tree.leaves(gradients))
   assert np.isfinite(level.alpha).all() and np.isfinite(level.sigma).all()
   assert level.alpha[0] > level.alpha[1] or schedule.process == "ve"
-  assert level.sigma[0] < level.sigma[1]
+  assert level.sigma[0] < level.sigma[1] or schedule.process == "channel"
 
 
 @pytest.mark.parametrize("name", RANGES)
