@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from scorelab.checks import check_pure_noise, check_target
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
-from scorelab.metrics import METRICS, MODE_METRICS, SUPPORT_METRICS, has_modes, score_error
+from scorelab.metrics import METRICS, needed_by, score_error
 from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES, NETWORKS
 from scorelab.optimizers import DECAYS, RULES, make_optimizer
 from scorelab.options import (
@@ -382,17 +382,11 @@ def _make_evaluation(
     metric = choose(METRICS, name, "evaluation.metrics", "metric")
     own = parse_changes(changes, f"evaluation.metrics, {spec!r}")
     refuse_unused(own, f"evaluation.metrics, {spec!r}", name, (metric,))
-    if name in MODE_METRICS and not has_modes(target):
+    if needed := needed_by(name, target):
+      allowed = ", ".join(sorted(known for known in METRICS if not needed_by(known, target)))
       raise ConfigError(
-        f"evaluation.metrics = {name!r} needs modes of some width, and target.name = "
-        f"{config.target.name!r} has none (allowed: "
-        f"{', '.join(sorted(METRICS.keys() - MODE_METRICS))})"
-      )
-    needed = SUPPORT_METRICS.get(name, (None,))[0]
-    if needed and not hasattr(target, needed):
-      raise ConfigError(
-        f"evaluation.metrics = {name!r} needs a target with {needed}(), and target.name = "
-        f"{config.target.name!r} has none"
+        f"evaluation.metrics = {name!r} needs {needed}, and target.name = {config.target.name!r} "
+        f"has none (allowed: {allowed})"
       )
     metrics[spec] = functools.partial(metric, **options_of(metric, section) | own)
   choose(_named(("fresh", "train", "test")), section.reference, "evaluation.reference", "reference")

@@ -7,6 +7,7 @@ between calls. A sample that is not finite gives nan.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from scorelab.metrics.girsanov import girsanov
 from scorelab.metrics.kernels import energy_distance, mean_pairwise_distance
@@ -32,9 +33,9 @@ MODE_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_modes
   "off_mode_share": off_mode_share,
   "within_mode_std": within_mode_std,
 }
-SUPPORT_METRICS: dict[str, tuple[str, Callable[..., float]]] = {  # with what a target must have
-  "component_tv": ("component", component_tv),
-  "support_distance": ("distance", support_distance),
+SUPPORT_METRICS: dict[str, str] = {  # which method a target must have
+  "component_tv": "component",
+  "support_distance": "distance",
 }
 METRICS: dict[str, Callable[..., float]] = {
   "sliced_wasserstein": sliced_wasserstein,
@@ -44,8 +45,18 @@ METRICS: dict[str, Callable[..., float]] = {
   "memorised_share": memorised_share,
   "nearest_point_distance": nearest_point_distance,
   **MODE_METRICS,
-  **{name: metric for name, (_, metric) in SUPPORT_METRICS.items()},
+  "component_tv": component_tv,
+  "support_distance": support_distance,
 }
+
+
+def needed_by(name: str, target: Any) -> str | None:
+  """What the metric of this name needs and the target lacks; None where it lacks nothing."""
+  if name in MODE_METRICS:
+    return None if has_modes(target) else "modes of some width"
+  method = SUPPORT_METRICS.get(name)
+  return None if method is None or hasattr(target, method) else f"a target with {method}()"
+
 
 __all__ = [
   "METRICS",
@@ -63,6 +74,7 @@ __all__ = [
   "mode_weight_tv",
   "mode_weights",
   "nearest_point_distance",
+  "needed_by",
   "off_mode_share",
   "score_error",
   "sliced_wasserstein",
