@@ -59,15 +59,17 @@ def test_draws_everything(finished, tmp_path, monkeypatch):
   assert plotting.read_csv(tmp_path / "loss.csv")[0]["least"] == pytest.approx(0.149, rel=0.02)
 
 
-def test_memorisation(finished, tmp_path):
+def test_memorisation(finished, tmp_path, monkeypatch):
   """The optimum's samples are training points, a gap's half from those held out; draws are not."""
+  few = functools.partial(circles.memorisation, num_samples=500, num_levels=3)
+  monkeypatch.setitem(circles.MEMORISATION_FIGURES, "memorisation", few)
   draw("memorisation_circles", finished, tmp_path, "--only", "memorisation")
   rows = {r["samples"]: r for r in plotting.read_csv(tmp_path / "memorisation.csv")}
   optimum, dense = rows["memorising optimum"], rows["draws of the circles"]
   assert optimum["mean_distance_to_train"] < 0.02  # five steps only
   assert optimum["mean_distance_to_held_out"] == pytest.approx(np.sin(np.pi / 20), abs=0.02)
   for label in ("train", "held_out"):
-    assert dense[f"mean_distance_to_{label}"] == pytest.approx(0.0784, rel=0.06)
+    assert dense[f"mean_distance_to_{label}"] == pytest.approx(0.0784, rel=0.12)
   assert (tmp_path / "memorisation.png").stat().st_size < 300_000
   errors = plotting.read_csv(tmp_path / "memorisation_by_level.csv")
   assert all(e["error_against_points"] > 0 and e["error_against_circles"] > 0 for e in errors)

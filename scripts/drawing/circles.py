@@ -129,7 +129,7 @@ def film(source: Source, num_points: int = 1000) -> None:
   write_csv(source.out / "film.csv", rows, source.command)
 
 
-def memorisation(source: Source, num_samples: int = 2000) -> None:
+def memorisation(source: Source, num_samples: int = 2000, num_levels: int = 25) -> None:
   """Distances of samples to the nearest training point and to the nearest held-out one."""
   experiment = source.experiment
   row, train = experiment.evaluation.rows[0], np.asarray(experiment.data["x"])
@@ -154,7 +154,7 @@ def memorisation(source: Source, num_samples: int = 2000) -> None:
     f"{num_samples} samples each by {row.sampler}, {row.num_steps} steps, from the same start; "
     "held-out points lie half-way between training points"
   )
-  levels = np.geomspace(0.03, 30, 25)
+  levels = np.geomspace(0.03, 30, num_levels)
   errors = {
     name: _score_errors(source, target, levels)
     for name, target in (("training points", memory), ("circles", dense))
@@ -196,7 +196,7 @@ def _score_errors(source: Source, target: Circles | Empirical, ratios: np.ndarra
   """The network's relative score error against a truth, over that truth's own law: [levels]."""
   levels = source.experiment.schedule.at_ratio(jnp.asarray(ratios, jnp.float32))
   predict = source.experiment.parameterization.bind(source.params)
-  measure = jax.jit(lambda key: score_error(key, target, predict, levels, 4096)[1])
+  measure = jax.jit(lambda key: score_error(key, target, predict, levels, 2048)[1])
   return np.asarray(measure(source.key(3)))
 
 
