@@ -38,7 +38,7 @@ def heat_maps(maps: Mapping[str, np.ndarray], text: str) -> Figure:
   """Maps of `kernel_map` side by side, each under its name; text is the caption."""
   columns = min(len(maps), 5)
   rows = -(-len(maps) // columns)
-  figure = style.new_figure(2.5 * columns, 2.75 * rows + 0.3)
+  figure = style.new_figure(2.5 * columns, 3.2 * rows + 0.3)
   axes = figure.subplots(rows, columns, squeeze=False).ravel()
   for ax, (name, heat) in zip(axes, maps.items(), strict=False):
     _show(ax, heat)

@@ -27,11 +27,13 @@ PUBLISHED_LOSS["renoise_circles_published"] = PUBLISHED_LOSS["ddpm_circles_publi
 
 def signal_and_noise(source: Source) -> None:
   """Signal, noise and log-SNR of every level of the chain."""
-  levels = source.experiment.evaluation.rows[0].grid.levels
+  grid = source.experiment.evaluation.rows[0].grid
+  assert grid is not None, "the main sampler is on no grid"
+  levels, _ = grid.pairs  # all but the data
   alpha, sigma = np.asarray(levels.alpha)[::-1], np.asarray(levels.sigma)[::-1]
   save(circles.curves(alpha, sigma), source.out / "signal_and_noise.png", source.command)
   rows = [
-    {"step": i, "alpha": float(a), "sigma": float(s), "alpha_bar": float(a) ** 2}
+    {"step": i + 1, "alpha": float(a), "sigma": float(s), "alpha_bar": float(a) ** 2}
     for i, (a, s) in enumerate(zip(alpha, sigma, strict=True))
   ]
   write_csv(source.out / "signal_and_noise.csv", rows, source.command)
