@@ -20,8 +20,8 @@ from scorelab.checks import check_network, check_pure_noise, check_target
 from scorelab.data import FILES
 from scorelab.likelihood import METHODS
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
-from scorelab.metrics import METRICS, MODE_METRICS, has_modes, score_error
-from scorelab.networks import ACTIVATIONS, NETWORKS
+from scorelab.metrics import METRICS, needed_by, score_error
+from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES, NETWORKS
 from scorelab.optimizers import DECAYS, RULES, make_optimizer
 from scorelab.options import (
   ConfigError,
@@ -195,9 +195,9 @@ class Experiment:
     size = self.config["training"]["batch_size"]
     if not data:
       return {"x": self.target.sample(key, size)}
-    if not size:
-      return data
-    index = jax.random.randint(key, (size,), 0, data["x"].shape[0])
+    num = data["x"].shape[0]
+    # The whole set is shuffled: levels may be drawn in order.
+    index = jax.random.randint(key, (size,), 0, num) if size else jax.random.permutation(key, num)
     return jax.tree.map(lambda a: a[index], data)
 
   def validate(self, params: Params, key: Key, batch: Batch, context: Context) -> dict[str, Array]:
@@ -299,9 +299,13 @@ def _named(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
-  for field in ("activation", "output_activation"):
+  for field, known, what in (
+    ("activation", ACTIVATIONS, "activation"),
+    ("output_activation", ACTIVATIONS, "activation"),
+    ("level_features", LEVEL_FEATURES, "kind of features"),
+  ):
     if section[field] is not None:
-      choose(ACTIVATIONS, section[field], f"network.{field}", "activation")
+      choose(known, section[field], f"network.{field}", what)
   network = make(NETWORKS, section, "network", "network")
   norms, widths = getattr(network, "norms", ()), getattr(network, "widths", ())
   if len(norms) != len(widths):
@@ -409,11 +413,11 @@ def _make_evaluation(
     metric = choose(METRICS, name, "evaluation.metrics", "metric")
     own = parse_changes(changes, f"evaluation.metrics, {spec!r}")
     refuse_unused(own, f"evaluation.metrics, {spec!r}", name, (metric,))
-    if name in MODE_METRICS and not has_modes(target):
+    if needed := needed_by(name, target):
+      allowed = ", ".join(sorted(known for known in METRICS if not needed_by(known, target)))
       raise ConfigError(
-        f"evaluation.metrics = {name!r} needs modes of some width, and target.name = "
-        f"{config.target.name!r} has none (allowed: "
-        f"{', '.join(sorted(METRICS.keys() - MODE_METRICS))})"
+        f"evaluation.metrics = {name!r} needs {needed}, and target.name = {config.target.name!r} "
+        f"has none (allowed: {allowed})"
       )
     metrics[spec] = functools.partial(metric, **options_of(metric, section) | own)
   choose(_named(("fresh", "train", "test")), section.reference, "evaluation.reference", "reference")
@@ -427,7 +431,7 @@ def _make_evaluation(
     rows.append(make_row(parse_row(spec, main, path), path, schedule, has_density))
   check_pure_noise(config, rows)
   quartiles = jnp.array([0.25, 0.75])
-  many_levels = loss_levels is None or bool(np.ptp(loss_levels(quartiles).sigma) > 0)
+  many_levels = loss_levels is None or bool(np.ptp(loss_levels(quartiles).log_snr) > 0)
   return Evaluation(
     rows=tuple(rows),
     metrics=metrics,

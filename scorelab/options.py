@@ -128,6 +128,8 @@ BOUNDS: dict[str, Bound] = {
   "schedule.rho": _POSITIVE,
   "schedule.beta_min": _POSITIVE,
   "schedule.beta_max": _POSITIVE,
+  "schedule.alpha_min": _POSITIVE,
+  "schedule.alpha_max": _POSITIVE,
   "schedule.base": ("above 1", lambda v: v > 1),
   "schedule.offset": _at_least(0),
   "schedule.tau": _POSITIVE,

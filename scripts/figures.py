@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 from scorelab.checkpoints import CheckpointError
 from scorelab.options import ConfigError
 from scorelab.run import RunError
-from scripts.drawing import flow_1d, nine_modes, schedules, score_matching, steps
+from scripts.drawing import circles, flow_1d, nine_modes, schedules, score_matching, steps
 from scripts.drawing.source import Source, open_sheet, open_source
 
 _SCORE_MATCHING = ("hyvarinen_gmm", "hyvarinen_gmm_published", "hutchinson_gmm", "ssm_gmm")
@@ -33,6 +33,12 @@ OF_RUNS = {
   **dict.fromkeys(_SCORE_MATCHING, score_matching.FIGURES),
   "overfit_gmm": {"overfitting": score_matching.overfitting, **score_matching.FIGURES},
   **dict.fromkeys(("ula_gmm", "mala_gmm"), score_matching.EXACT_FIGURES),
+  "one_step_circles": circles.ONE_STEP_FIGURES,
+  **dict.fromkeys(("ddpm_circles", "renoise_circles"), circles.FIGURES),
+  **dict.fromkeys(
+    ("ddpm_circles_published", "renoise_circles_published"), circles.PUBLISHED_FIGURES
+  ),
+  "memorisation_circles": circles.MEMORISATION_FIGURES,
 }
 OF_NO_RUN = {"schedules": schedules.FIGURES, "flow_1d": flow_1d.FIGURES}
 FIGURES: dict[str, dict[str, Callable[[Any], None]]] = {**OF_RUNS, **OF_NO_RUN}
@@ -71,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.name in OF_NO_RUN:
       source = open_sheet(args.name, args.out)
     else:
-      source = open_source(args.name, args.workdir, args.out, args.keys, steps.METRICS)
+      own = steps.METRICS if OF_RUNS[args.name] is nine_modes.FIGURES else ()
+      source = open_source(args.name, args.workdir, args.out, args.keys, own)
   except (RunError, CheckpointError, ConfigError) as error:
     print(error, file=sys.stderr)
     return 1

@@ -205,7 +205,15 @@ BAD = {
   "modes": (
     {"target.name": "moons"},
     "evaluation.metrics = 'mode_weight_tv' needs modes of some width.* target.name = 'moons' has "
-    "none .allowed: energy_distance, max_sliced_wasserstein, sliced_wasserstein, wasserstein",
+    "none .allowed: energy_distance, max_sliced_wasserstein, memorised_share, nearest_point_dist",
+  ),
+  "support": (
+    {"target.name": "moons", "evaluation.metrics": ("support_distance",)},
+    "evaluation.metrics = 'support_distance' needs a target with distance.., and .* 'moons' has",
+  ),
+  "level features": (
+    {"network.name": "mlp", "network.level_features": "harmonic"},
+    "network.level_features = 'harmonic' is not a kind of features; did you mean 'harmonics'",
   ),
   "modes without width": (
     {

@@ -7,6 +7,7 @@ between calls. A sample that is not finite gives nan.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from scorelab.metrics.girsanov import girsanov
 from scorelab.metrics.kernels import energy_distance, mean_pairwise_distance
@@ -19,6 +20,12 @@ from scorelab.metrics.modes import (
 )
 from scorelab.metrics.reference import Reference
 from scorelab.metrics.score_error import mode_score_error, score_error
+from scorelab.metrics.support import (
+  component_tv,
+  memorised_share,
+  nearest_point_distance,
+  support_distance,
+)
 from scorelab.metrics.wasserstein import max_sliced_wasserstein, sliced_wasserstein, wasserstein
 
 MODE_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_modes`
@@ -26,29 +33,52 @@ MODE_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_modes
   "off_mode_share": off_mode_share,
   "within_mode_std": within_mode_std,
 }
+SUPPORT_METRICS: dict[str, str] = {  # which method a target must have
+  "component_tv": "component",
+  "support_distance": "distance",
+}
 METRICS: dict[str, Callable[..., float]] = {
   "sliced_wasserstein": sliced_wasserstein,
   "max_sliced_wasserstein": max_sliced_wasserstein,
   "wasserstein": wasserstein,
   "energy_distance": energy_distance,
+  "memorised_share": memorised_share,
+  "nearest_point_distance": nearest_point_distance,
   **MODE_METRICS,
+  "component_tv": component_tv,
+  "support_distance": support_distance,
 }
+
+
+def needed_by(name: str, target: Any) -> str | None:
+  """What the metric of this name needs and the target lacks; None where it lacks nothing."""
+  if name in MODE_METRICS:
+    return None if has_modes(target) else "modes of some width"
+  method = SUPPORT_METRICS.get(name)
+  return None if method is None or hasattr(target, method) else f"a target with {method}()"
+
 
 __all__ = [
   "METRICS",
   "MODE_METRICS",
+  "SUPPORT_METRICS",
   "Reference",
+  "component_tv",
   "energy_distance",
   "girsanov",
   "has_modes",
   "max_sliced_wasserstein",
   "mean_pairwise_distance",
+  "memorised_share",
   "mode_score_error",
   "mode_weight_tv",
   "mode_weights",
+  "nearest_point_distance",
+  "needed_by",
   "off_mode_share",
   "score_error",
   "sliced_wasserstein",
+  "support_distance",
   "wasserstein",
   "within_mode_std",
 ]

@@ -14,7 +14,7 @@ g^2 dt = alpha^2 d(r^2) = 2 sigma^2 d(log r), and the cost of learning per unit 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,18 +23,6 @@ from scorelab.metrics.score_error import ExactTarget
 from scorelab.predictions import noised
 from scorelab.schedules import Level
 from scorelab.typing import Array, Key, Predict
-
-
-class Density(Protocol):
-  """A distribution that knows its normalised log-density."""
-
-  def log_prob(self, x: Array, /) -> Array: ...
-
-
-class NoisyTarget(ExactTarget, Protocol):
-  """An exact target whose noised laws have normalised densities."""
-
-  def perturbed(self, alpha: Array, sigma: Array, /) -> Density: ...
 
 
 class Girsanov(NamedTuple):
@@ -63,7 +51,7 @@ class Girsanov(NamedTuple):
 
 def girsanov(
   key: Key,
-  target: NoisyTarget,
+  target: ExactTarget,
   predict: Predict,
   levels: Level,
   prior_std: Array,
@@ -78,7 +66,7 @@ def girsanov(
 
   Args:
     key: consumed.
-    target: the truth.
+    target: the truth; its log_density is normalised.
     predict: what is measured; see `Predict`.
     levels: fields of shape [L], L >= 2, noisiest first, all with noise.
     prior_std: [], the std of the Gaussian from which the model starts at levels[0].
@@ -105,7 +93,7 @@ def girsanov(
   noisiest = jax.tree.map(lambda a: a[0], levels)
   x, _ = noised(noise_key, x0, noisiest)
   log_prior = jnp.sum(jax.scipy.stats.norm.logpdf(x, scale=prior_std), axis=-1)
-  log_ratio = log_prior - target.perturbed(noisiest.alpha, noisiest.sigma).log_prob(x)
+  log_ratio = log_prior - target.predict(x, noisiest).log_density
   prior = jnp.expm1(log_ratio) - log_ratio
   learning = jnp.concatenate([jnp.zeros_like(prior)[None], jnp.cumsum(steps, axis=0)])
   bound = prior + learning

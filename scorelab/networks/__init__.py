@@ -9,6 +9,7 @@ from collections.abc import Callable
 from flax import linen as nn
 
 from scorelab.networks.dit import DiT
+from scorelab.networks.embeddings import LEVEL_FEATURES
 from scorelab.networks.mlp import ACTIVATIONS, MLP, ResidualMLP
 from scorelab.networks.unet import UNet, modern_unet
 
@@ -20,4 +21,13 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
   "unet": UNet,
 }
 
-__all__ = ["ACTIVATIONS", "MLP", "NETWORKS", "DiT", "ResidualMLP", "UNet", "modern_unet"]
+__all__ = [
+  "ACTIVATIONS",
+  "LEVEL_FEATURES",
+  "MLP",
+  "NETWORKS",
+  "DiT",
+  "ResidualMLP",
+  "UNet",
+  "modern_unet",
+]

@@ -106,3 +106,16 @@ def sinusoids(x: Array, num_features: int, max_period: float = 1e4) -> Array:
 def _gaussian_table(rows: int, columns: int) -> np.ndarray:
   """Standard normal draws [rows, columns], always the same: a constant of the compiled program."""
   return np.random.default_rng(0).standard_normal((rows, columns))
+
+
+def harmonics(c: Array) -> Array:
+  """(c - 1/2, cos 2 pi c, sin 2 pi c, -cos 4 pi c), for c in [0, 1]: [b] -> [b, 4]."""
+  angle = 2 * jnp.pi * c
+  return jnp.stack([c - 0.5, jnp.cos(angle), jnp.sin(angle), -jnp.cos(2 * angle)], axis=-1)
+
+
+LEVEL_FEATURES: dict[str, Callable[[Array], Array]] = {
+  "harmonics": harmonics,
+  "identity": lambda c: c[:, None],
+  "none": lambda c: c[:, None][:, :0],  # for a network of one level
+}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import linen as nn
 
-from scorelab.networks.embeddings import FourierFeatures
+from scorelab.networks.embeddings import LEVEL_FEATURES, FourierFeatures
 from scorelab.typing import Array
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -43,6 +43,7 @@ class MLP(nn.Module):
     activation: a name of ACTIVATIONS, after each hidden layer.
     output_activation: a name of ACTIVATIONS after the last layer too, or None: the score of a
       published notebook went through a leaky ReLU.
+    level_features: a name of LEVEL_FEATURES, of what is appended of the conditioning.
     outputs: numbers given for each coordinate of the point.
   """
 
@@ -50,13 +51,14 @@ class MLP(nn.Module):
   norms: tuple[bool, ...] = (True, False, True)
   activation: str = "leaky_relu"
   output_activation: str | None = None
+  level_features: str = "identity"
   outputs: int = 1
 
   @nn.compact
   def __call__(self, x: Array, c: Array) -> Array:
     """[b, *event], [b] -> [b, *event], the last axis outputs times as long."""
     activation = ACTIVATIONS[self.activation]
-    h = jnp.concatenate([flat(x), c[:, None]], axis=-1)
+    h = jnp.concatenate([flat(x), LEVEL_FEATURES[self.level_features](c)], axis=-1)
     for width, norm in zip(self.widths, self.norms, strict=True):
       h = nn.Dense(width)(h)
       h = nn.LayerNorm()(h) if norm else h

@@ -49,8 +49,8 @@ def comparison(families: Mapping[str, Sequence[Process]], text: str) -> Figure:
   """A row of panels for each family: alpha, sigma, log-SNR and g against t.
 
   Args:
-    families: by name, at most eight processes each. One whose sigma exceeds 1 has it, and every one
-      has g, on a logarithmic axis.
+    families: by name, at most eight processes each. Alpha or sigma that exceeds 2, and every g,
+      has a logarithmic axis.
     text: the caption.
   """
   figure = style.new_figure(11, 2.5 * len(families) + 0.4)
@@ -63,7 +63,9 @@ def comparison(families: Mapping[str, Sequence[Process]], text: str) -> Figure:
         look = {"color": _COLOURS[i], "ls": _DASHES[i % 4], "label": process.name}
         ax.plot(process.t, shown, **look)
       ax.set(xlabel="time t", ylabel=label, xlim=(0, 1))
-      if field == "g" or (field == "sigma" and max(p.sigma.max() for p in processes) > 2):
+      if field == "g" or (
+        field != "log_snr" and max(getattr(p, field).max() for p in processes) > 2
+      ):
         ax.set_yscale("log")
       elif field in ("alpha", "sigma"):
         ax.set_ylim(-0.03, 1.05)

@@ -95,7 +95,7 @@ def ancestral(
   Raises:
     ValueError: as `ancestral_step`.
   """
-  return _scan(functools.partial(ancestral_step, variance=variance), key, predict, x, grid)
+  return _scan(functools.partial(ancestral_step, variance=variance), key, predict, x, grid.pairs)
 
 
 def renoise_step(pred: Prediction, now: Level, nxt: Level, z: Array) -> Array:
@@ -110,7 +110,9 @@ def renoise_step(pred: Prediction, now: Level, nxt: Level, z: Array) -> Array:
   return nxt.alpha * pred.x0 + nxt.sigma * z
 
 
-def renoise(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
+def renoise(
+  key: Key, predict: Predict, x: Array, grid: Grid, *, denoise: bool = True, slips: bool = False
+) -> Samples:
   """Samples by `renoise_step`: one call of `predict` a step. The last one returns x0 itself.
 
   Args:
@@ -118,11 +120,28 @@ def renoise(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level.
+    denoise: whether the step onto the data, where there is one, is taken; else the samples are
+      left at the noise of the step before. Static.
+    slips: takes the levels as a published loop over [-i], i = 0..N - 1, did: predicted at the
+      cleanest level, then at the noisiest and on to the cleanest but one, and noised to the level
+      where the step before predicted. Needs N >= 3 and a grid that ends at the data. Static.
 
   Returns:
-    Samples of x's shape; nfe = N.
+    Samples of x's shape; nfe = N, or N - 1 where the last of the proper steps is not taken.
+
+  Raises:
+    ValueError: slips on a grid that is too short or does not end at the data.
   """
-  return _scan(renoise_step, key, predict, x, grid)
+  if not slips:
+    pairs = grid.pairs if denoise else grid.noisy_pairs
+    return _scan(renoise_step, key, predict, x, pairs)
+  if not grid.ends_at_data or grid.num_steps < 3:
+    raise ValueError("slips = True needs a grid of at least 3 steps that ends at the data")
+  noisy, _ = grid.pairs
+  now, nxt = (jax.tree.map(lambda a, n=n: jnp.roll(a, n), noisy) for n in (1, 2))
+  if denoise:
+    nxt = jax.tree.map(lambda a, data: a.at[-1].set(data[-1]), nxt, grid.levels)
+  return _scan(renoise_step, key, predict, x, (now, nxt))
 
 
 def _scan(
@@ -130,17 +149,18 @@ def _scan(
   key: Key,
   predict: Predict,
   x: Array,
-  grid: Grid,
+  pairs: tuple[Level, Level],
 ) -> Samples:
-  """Samples by steps that each make one call and take one draw of noise."""
+  """Samples by steps, from each of the levels to its next, of one call and one draw of noise."""
+  num_steps = pairs[0].alpha.shape[0]
 
   def step(x: Array, inputs: tuple[Level, Level, Key]) -> tuple[Array, Array]:
     now, nxt, key = inputs
     x = draw(predict(x, now), now, nxt, jax.random.normal(key, x.shape, x.dtype))
     return x, x
 
-  x, path = jax.lax.scan(step, x, (*grid.pairs, jax.random.split(key, grid.num_steps)))
-  return Samples(x, path, nfe=grid.num_steps)
+  x, path = jax.lax.scan(step, x, (*pairs, jax.random.split(key, num_steps)))
+  return Samples(x, path, nfe=num_steps)
 
 
 def _given(value: Array | None, variance: str, field: str) -> Array:

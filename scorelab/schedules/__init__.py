@@ -14,6 +14,7 @@ from scorelab.schedules.base import (
 from scorelab.schedules.continuous import (
   Cosine,
   CosineFlow,
+  GaussianChannel,
   Laplace,
   LinearFlow,
   Sigmoid,
@@ -50,6 +51,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
   "laplace": Laplace,
   "linear_flow": LinearFlow,
   "cosine_flow": CosineFlow,
+  "gaussian_channel": GaussianChannel,
   **{name: discrete(betas) for name, betas in BETAS.items()},
 }
 
@@ -69,6 +71,7 @@ __all__ = [
   "Cosine",
   "CosineFlow",
   "Discrete",
+  "GaussianChannel",
   "GeometricVarianceExploding",
   "Grid",
   "Laplace",

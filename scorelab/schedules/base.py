@@ -67,6 +67,7 @@ PROCESSES: dict[str, Callable[[Array, Array, Array], Array]] = {
   "ve": lambda alpha, sigma, variance: alpha,
   "vp": lambda alpha, sigma, variance: jnp.sqrt(alpha**2 + variance),
   "flow": lambda alpha, sigma, variance: alpha + sigma,
+  "channel": lambda alpha, sigma, variance: sigma,
   # alpha^2 + sigma = 1, solved for what both are to be divided by.
   "sub_vp": lambda alpha, sigma, variance: (sigma + jnp.sqrt(variance + 4 * alpha**2)) / 2,
 }

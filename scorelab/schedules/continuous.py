@@ -242,6 +242,38 @@ class LinearFlow(Schedule):
 
 
 @by_formula
+class GaussianChannel(Schedule):
+  """x = alpha x_0 + eps, noise of one size on a signal that fades: sigma = 1, alpha geometric in t.
+
+      alpha = alpha_min (alpha_max / alpha_min)^(1 - t)
+
+  Variance-exploding x / alpha, seen in units of its noise. Guo, Shamai and Verdu, "Mutual
+  Information and Minimum Mean-Square Error in Gaussian Channels", IEEE Transactions on Information
+  Theory 51 (2005), eq. 1, with alpha^2 their snr.
+  """
+
+  alpha_min: float = 0.01
+  alpha_max: float = 100.0
+  process: ClassVar[str] = "channel"
+
+  def __post_init__(self) -> None:
+    check_ordered(self, "alpha_min", "alpha_max", above=0)
+
+  @property
+  def _range(self) -> Array:
+    return jnp.log(self.alpha_max) - jnp.log(self.alpha_min)
+
+  def alpha(self, t: Array) -> Array:
+    return self.alpha_min * jnp.exp((1 - t) * self._range)
+
+  def sigma(self, t: Array) -> Array:
+    return jnp.ones_like(t)
+
+  def time(self, log_snr: Array) -> Array:
+    return 1 - (log_snr - jnp.log(self.alpha_min)) / self._range
+
+
+@by_formula
 class CosineFlow(Schedule):
   """alpha = cos(pi t / 2), sigma = sin(pi t / 2): an arc from data to noise at constant speed.
 

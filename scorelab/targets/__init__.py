@@ -6,14 +6,15 @@ take keyword options only, all of them with defaults. A target has
     sample(key, n) -> [n, *event_shape]     event_shape     scale, the std over all coordinates
 
 and may have more: `predict`, its exact score (`has_truth`); `bounds`, a box (low, high) for
-figures; `splits`, fixed points in the place of fresh draws (`splits_of`); and
-`dequantise(key, x) -> x`, noise that every training batch gets anew.
+figures; `splits`, fixed points in the place of fresh draws (`splits_of`);
+`dequantise(key, x) -> x`, noise that every training batch gets anew; `distance(x)` to its support,
+and `component(x)` with `weights`, which of its parts a point belongs to.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scorelab.targets import mixtures, points
+from scorelab.targets import circles, mixtures, points
 from scorelab.typing import Array
 
 TARGETS: dict[str, Callable[..., Any]] = {
@@ -21,8 +22,8 @@ TARGETS: dict[str, Callable[..., Any]] = {
   "ring": mixtures.ring,
   "grid25": mixtures.grid25,
   "two_modes_1d": mixtures.two_modes_1d,
-  "two_circles": points.two_circles,
-  "two_circles_points": points.two_circles_points,
+  "two_circles": circles.two_circles,
+  "two_circles_points": circles.two_circles_points,
   "swiss_roll": points.swiss_roll,
   "moons": points.moons,
   "spirals": points.spirals,

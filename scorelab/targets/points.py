@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array, Key
 
 
@@ -66,33 +65,6 @@ def _piece(u: Array, number: int) -> tuple[Array, Array]:
   """Which of `number` equal pieces of [0, 1) each u is in, and where in it, in [0, 1)."""
   piece = jnp.minimum(jnp.floor(u * number), number - 1)
   return piece, u * number - piece
-
-
-def two_circles(*, radius: float = 0.5, offset: float = 0.7, noise: float = 0.0) -> Points:
-  """Two circles, about (offset, offset) and about its mirror image in the origin."""
-
-  def curve(u: Array) -> Array:
-    piece, place = _piece(u, 2)
-    centre = offset * (1 - 2 * piece)
-    angle = 2 * math.pi * place
-    return jnp.stack([centre + radius * jnp.cos(angle), centre + radius * jnp.sin(angle)], -1)
-
-  return along(curve, noise)
-
-
-def two_circles_points(
-  *, num_points: int = 10, radius: float = 0.5, offset: float = 0.7
-) -> GaussianMixture:
-  """`num_points` equidistant points on each of the two circles: a data set, with its exact predict.
-
-  Its optimal denoiser is the softmax-weighted mean of the points: whatever follows it memorises.
-  The points have no width, so that the score exists at sigma > 0 only, and no metric that counts
-  in modes' widths applies.
-  """
-  angles = 2 * np.pi * np.arange(num_points) / num_points
-  circle = radius * np.stack([np.cos(angles), np.sin(angles)], -1)
-  points = np.concatenate([circle + offset, circle - offset])
-  return GaussianMixture(np.ones(len(points)), points, np.zeros(len(points)))
 
 
 def swiss_roll(*, noise: float = 0.0) -> Points:

@@ -10,6 +10,7 @@ from scorelab.schedules import BETAS, SCHEDULES, Discrete, Schedule, scaled_line
 from scripts.drawing.source import Sheet
 
 _EXPLODING = ("variance_exploding", "geometric_variance_exploding", "sigma_power")
+_EXPLODING += ("gaussian_channel",)
 
 
 def comparison(sheet: Sheet, num_times: int = 401) -> None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.networks import ACTIVATIONS, MLP, NETWORKS, ResidualMLP
+from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES, MLP, NETWORKS, ResidualMLP
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -39,6 +39,22 @@ def test_points_apart(name):
   third = (np.arange(5) == 2).astype(np.float32)
   for other in (apply(variables, x + third[:, None], c), apply(variables, x, c + third)):
     np.testing.assert_array_equal((other != out).any(1), third)
+
+
+@pytest.mark.parametrize(("features", "inputs"), [("harmonics", 6), ("identity", 3), ("none", 2)])
+def test_level_features(features, inputs):
+  """On two circles: 256-256-256 ReLU, 2 numbers of the point and 4, 1 or 0 of the level."""
+  network = MLP((256,) * 3, (False,) * 3, "relu", level_features=features)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.ones((1, 2)), jnp.ones(1))
+  count = 256 * (inputs + 1) + 2 * 256 * 257 + 2 * 257
+  assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+
+
+def test_harmonics():
+  """At quarters of the circle: (a - 1/2, cos 2 pi a, sin 2 pi a, -cos 4 pi a)."""
+  known = [[-0.5, 1, 0, -1], [-0.25, 0, 1, 1], [0, -1, 0, -1], [0.25, 0, -1, 1], [0.5, 1, 0, -1]]
+  got = LEVEL_FEATURES["harmonics"](jnp.arange(5) / 4)
+  np.testing.assert_allclose(got, known, atol=2e-6)
 
 
 def test_residual_mlp_starts_at_zero():

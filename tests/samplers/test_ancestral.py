@@ -8,6 +8,7 @@ import pytest
 from scorelab.predictions import Prediction
 from scorelab.samplers import ancestral, ancestral_step, ddim, ddim_step, renoise, renoise_step
 from scorelab.schedules import (
+  GaussianChannel,
   Level,
   LinearFlow,
   VarianceExploding,
@@ -156,7 +157,59 @@ def test_renoise_ends_at_x0():
   np.testing.assert_allclose(samples.x, last, 1e-12)
 
 
+def test_renoise_without_its_last_step_keeps_the_last_noise():
+  """One step less, on the same draws but the last: noised to the last noisy level."""
+  grid, x = uniform(VP, 3), jnp.ones((4, 2))
+  whole = renoise(KEY, gaussian().predict, x, grid)
+  noisy = renoise(KEY, gaussian().predict, x, grid, denoise=False)
+  assert (whole.nfe, noisy.nfe, noisy.path.shape) == (3, 2, (2, 4, 2))
+  point = GaussianMixture([1.0], MEAN[None], np.zeros(1))  # its guess is always right
+  many = renoise(KEY, point.predict, jnp.ones((4000, 2)), grid, denoise=False).x
+  np.testing.assert_allclose(many.mean(0), grid[2].alpha * MEAN, atol=5 * grid[2].sigma / 63)
+  np.testing.assert_allclose(many.std(0), grid[2].sigma, 0.05)
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+def test_renoise_with_the_published_slips(denoise):
+  """The loop over [-i] as it is written in Python, on arrays of levels from clean to noisy."""
+  grid, x = uniform(VP, 5), jnp.array([[0.3, -2.0], [1.0, 0.4]])
+  seen = []
+
+  def predict(x, level):
+    jax.debug.callback(lambda a: seen.append(float(a)), level.alpha, ordered=True)
+    return gaussian().predict(x, level)
+
+  got = renoise(KEY, predict, x, grid, slips=True, denoise=denoise)
+  jax.effects_barrier()
+  alphas, sigmas = grid.levels.alpha[:-1][::-1], grid.levels.sigma[:-1][::-1]
+  np.testing.assert_allclose(seen, alphas[np.array([0, 4, 3, 2, 1])], 1e-12)
+  for i, key in enumerate(jax.random.split(KEY, 5)):
+    x0 = gaussian().predict(x, Level(None, alphas[-i], sigmas[-i])).x0
+    x = alphas[-i + 1] * x0 + sigmas[-i + 1] * jax.random.normal(key, x.shape)
+    x = x0 if denoise and i == 4 else x
+  np.testing.assert_allclose(got.x, x, 1e-12)
+  assert got.nfe == 5
+
+
+@pytest.mark.parametrize("sampler", [ancestral, renoise, ddim])
+def test_one_step_is_the_published_formula(sampler):
+  """x = 0.01 x_0 + eps and back: 100 (z - eps_hat(z)), by whichever sampler."""
+  grid = uniform(GaussianChannel(alpha_min=0.01), 1)
+  z = jax.random.normal(KEY, (5, 2))
+
+  def predict(x, level):
+    return Prediction.of(x, level, "noise", noise=jnp.tanh(x))
+
+  np.testing.assert_array_equal(grid.prior(KEY, (5, 2)), z)
+  samples = sampler(jax.random.key(1), predict, z, grid)
+  assert samples.nfe == 1
+  np.testing.assert_allclose(samples.x, 100 * (z - jnp.tanh(z)), 1e-12)
+
+
 def test_errors():
+  for grid in (uniform(VP, 2), uniform(VP, 3, to_data=False)):
+    with pytest.raises(ValueError, match="slips = True needs a grid of at least 3 steps"):
+      renoise(KEY, gaussian().predict, jnp.ones(2), grid, slips=True)
   pred = Prediction.of(jnp.ones(2), VP.at(0.5), "x0", x0=jnp.ones(2))
   for variance, words in (
     ("medium", "must be one of small, large, learned, optimal"),

@@ -17,6 +17,8 @@ from scorelab.schedules import (
   Cosine,
   CosineFlow,
   Discrete,
+  GaussianChannel,
+  GeometricVarianceExploding,
   Grid,
   Laplace,
   LinearFlow,
@@ -112,12 +114,20 @@ class TestClosedForms:
     speed = np.hypot(*CosineFlow().rates(TIMES))
     np.testing.assert_allclose(speed, np.pi / 2, 1e-13)
 
+  def test_gaussian_channel_is_the_geometric_exploding_one(self):
+    """Over its noise: x / sigma of N(x_0, sigma^2 I), with the same drift of the log-SNR."""
+    channel, exploding = GaussianChannel(0.01, 50.0), GeometricVarianceExploding(0.02, 100.0)
+    np.testing.assert_allclose(channel.alpha(TIMES), 1 / exploding.sigma(TIMES), 1e-12)
+    assert channel.alpha(1.0) == 0.01 and (channel.sigma(TIMES) == 1).all()
+    np.testing.assert_allclose(channel.diffusion_squared(TIMES), 2 * np.log(5000), 1e-12)
+
   def test_every_point_is_on_its_process(self):
     on = {
       "ve": lambda alpha, sigma: alpha,
       "vp": lambda alpha, sigma: alpha**2 + sigma**2,
       "flow": lambda alpha, sigma: alpha + sigma,
       "sub_vp": lambda alpha, sigma: alpha**2 + sigma,
+      "channel": lambda alpha, sigma: sigma,
     }
     for name, schedule in ALL.items():
       for level in (at(schedule, TIMES), at_log_snr(schedule, np.linspace(-30, 30, 7))):
@@ -246,7 +256,7 @@ def test_gradients_are_finite_at_the_ends(schedule):
   assert all(np.isfinite(a).all() for a in jax.tree.leaves(gradients))
   assert np.isfinite(level.alpha).all() and np.isfinite(level.sigma).all()
   assert level.alpha[0] > level.alpha[1] or schedule.process == "ve"
-  assert level.sigma[0] < level.sigma[1]
+  assert level.sigma[0] < level.sigma[1] or schedule.process == "channel"
 
 
 @pytest.mark.parametrize("name", RANGES)

@@ -4,22 +4,19 @@ import functools
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
 from configs import ncsn_gmm
 from scorelab.experiment import build
-from scorelab.schedules import Level
+from scorelab.targets.circles import two_circles, two_circles_points
 from scorelab.targets.points import (
   checkerboard,
   moons,
   pinwheel,
   spirals,
   swiss_roll,
-  two_circles,
-  two_circles_points,
 )
 
 SCIKIT = np.load(pathlib.Path(__file__).parents[1] / "testdata" / "points.npz")
@@ -81,24 +78,12 @@ class TestDefinitions:
     assert abs((x.sum(1) > 0).mean() - 0.5) < 4 * 0.5 / N**0.5
     np.testing.assert_allclose(LAWS["two_circles"].scale, (0.49 + 0.125) ** 0.5, 1e-5)
 
-  def test_two_circles_points(self):
-    """Twenty points, and the denoiser of a finite set: the softmax-weighted mean of the points."""
-    target = two_circles_points()
-    points = np.asarray(target.means)
-    assert np.unique(points.round(6), axis=0).shape == (20, 2)
-    centres = 0.7 * np.sign(points.sum(1, keepdims=True))
-    np.testing.assert_allclose(np.hypot(*(points - centres).T), 0.5, 1e-6)
-    x, level = np.array([[0.3, 0.1], [-0.9, 0.2]]), Level(None, jnp.array(0.9), jnp.array(0.4))
-    weights = scipy.special.softmax(-((x[:, None] - 0.9 * points) ** 2).sum(-1) / 2 / 0.16, axis=1)
-    np.testing.assert_allclose(target.predict(x, level).x0, weights @ points, 1e-4)
-    np.testing.assert_allclose(target.scale, LAWS["two_circles"].scale, 1e-5)
-
   def test_two_circles_points_by_a_config(self):
     config = ncsn_gmm.get_config("fast")
     config.target.update(name="two_circles_points", num_points=4, offset=1.0)
     config.evaluation.metrics = ("energy_distance",)  # points have no modes of any width
     target = build(config).target
-    assert target.means.shape == (8, 2)
+    assert target.points.shape == (8, 2)
     np.testing.assert_allclose(target.scale, (1 + 0.125) ** 0.5, 1e-5)
 
   def test_checkerboard(self):

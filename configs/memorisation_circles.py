@@ -1,0 +1,23 @@
+"""How far a network is from memorising the twenty points that it was trained on.
+
+  python main.py --config=configs/memorisation_circles.py
+  python main.py --config=configs/memorisation_circles.py:fast    # seconds, for tests
+
+TODO
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, ddpm_circles
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; arg 'fast' makes it a run of seconds."""
+  config = ddpm_circles.get_config()
+  config.target.name = "two_circles_points"
+  config.evaluation.update(
+    rows=("ddim:100", "renoise:100"),
+    reference="train",
+    metrics=("nearest_point_distance", "memorised_share", "energy_distance"),
+  )
+  return base.variant(config, arg)

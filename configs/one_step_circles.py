@@ -1,0 +1,25 @@
+"""One denoising step on two circles, as a JAX notebook published it: it fails, which is the point.
+
+  python main.py --config=configs/one_step_circles.py
+  python main.py --config=configs/one_step_circles.py:fast    # seconds, for tests
+
+TODO
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, ddpm_circles_published
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; arg 'fast' makes it a run of seconds."""
+  config = ddpm_circles_published.get_config()
+  config.schedule.update(
+    name="gaussian_channel", num_levels=None, beta_min=None, beta_max=None, alpha_min=0.01
+  )
+  config.parameterization.conditioning = "none"
+  config.network.level_features = "none"
+  config.loss.num_levels = 1
+  config.sampler.update(name="ddim", num_steps=1, variance=None)
+  config.evaluation.update(rows=(), score_levels=(100.0,))
+  return base.variant(config, arg)
