@@ -62,6 +62,8 @@ def get_config() -> ConfigDict:
     dict(
       name="residual_mlp",
       widths=placeholder(tuple),
+      head_widths=placeholder(tuple),
+      num_heads=placeholder(int),
       norms=placeholder(tuple),
       activation=placeholder(str),
       output_activation=placeholder(str),
@@ -79,6 +81,7 @@ def get_config() -> ConfigDict:
       num_train_steps=placeholder(int),
       data_std=placeholder(float),  # of edm; None is the target's own std
       learned_variance=placeholder(bool),  # the network gives a variance_fraction too
+      relative=placeholder(bool),  # of reverse_step: to the posterior's own mean and variance
       energy=placeholder(bool),  # the output is the gradient of a scalar: a log-density exists
     )
   )

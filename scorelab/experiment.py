@@ -192,7 +192,9 @@ def build(config: ConfigDict) -> Experiment:
   if config.schedule.shift is not None:
     schedule = Shifted(schedule, config.schedule.shift)
   network = _make_network(config.network, config.parameterization.learned_variance)
-  parameterization = _make_parameterization(config.parameterization, network.apply, target)
+  parameterization = _make_parameterization(
+    config.parameterization, network.apply, target, schedule
+  )
   loss, loss_levels = _make_loss(config, parameterization, schedule, target)
   optimizer = _make_optimizer(config)
   if config.training.checkpoint_every % config.training.log_every:
@@ -256,14 +258,14 @@ def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
     if section[field] is not None:
       choose(ACTIVATIONS, section[field], f"network.{field}", "activation")
   network = make(NETWORKS, section, "network", "network")
-  norms, widths = getattr(network, "norms", ()), getattr(network, "widths", ())
-  if len(norms) != len(widths):
+  norms, widths = getattr(network, "norms", None), getattr(network, "widths", ())
+  if norms is not None and len(norms) != len(widths):
     raise ConfigError(f"network.norms = {norms} must be as long as network.widths = {widths}")
   return network.clone(outputs=2) if learned_variance else network
 
 
 def _make_parameterization(
-  section: ConfigDict, apply: Callable[..., Any], target: Any
+  section: ConfigDict, apply: Callable[..., Any], target: Any, schedule: Schedule
 ) -> Parameterization | Exact:
   if section.name == "exact":
     return Exact(target.predict)
@@ -279,6 +281,8 @@ def _make_parameterization(
   options = options_of(construct, section)
   if "data_std" in accepted_options(construct):
     options.setdefault("data_std", float(target.scale))
+  if "schedule" in inspect.signature(construct).parameters:
+    options["schedule"] = schedule
   conditioning = functools.partial(conditioning, **options_of(conditioning, section))
   try:
     return construct(apply, conditioning, event_ndim=1, **options)

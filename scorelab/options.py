@@ -132,6 +132,8 @@ BOUNDS: dict[str, Bound] = {
   "schedule.num_levels": _at_least(1),
   "schedule.clip": ("in (0, 1]", lambda v: 0 < v <= 1),
   "network.widths": _at_least(1),
+  "network.head_widths": _at_least(1),
+  "network.num_heads": _at_least(1),
   "network.width": _at_least(1),
   "network.depth": _at_least(1),
   "network.num_features": _at_least(1),

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from scorelab.schedules import Level, require_time
+from scorelab.schedules import Level, Schedule, require_time
 from scorelab.typing import Array, Key, Params, Predict
 
 # From each kind of value straight to x0 and to the noise: (x, alpha, sigma, value) -> view.
@@ -213,6 +213,11 @@ class Parameterization:
     """The prediction that this output, of x's shape, stands for."""
     return Prediction.of(x, level, self.kind, **{self.kind: output})
 
+  def read_variance(self, x: Array, level: Level, v: Array) -> Array:
+    """The variance_fraction that a second half v, of x's shape, stands for."""
+    del x, level
+    return (v + 1) / 2
+
   def bind(
     self, params: Params, label: Array | None = None, rngs: dict[str, Key] | None = None
   ) -> Predict:
@@ -242,7 +247,8 @@ class Parameterization:
 
       if self.learned_variance:
         output, v = jnp.split(network(inputs).reshape(*batch, *event[:-1], -1), 2, axis=-1)
-        return dataclasses.replace(self.read(x, level, output), variance_fraction=(v + 1) / 2)
+        fraction = self.read_variance(x, level, v)
+        return dataclasses.replace(self.read(x, level, output), variance_fraction=fraction)
       if not self.energy:
         return self.read(x, level, network(inputs).reshape(x.shape))
 
@@ -324,6 +330,62 @@ class ScaledScore(Parameterization):
 
 
 @dataclasses.dataclass(frozen=True)
+class ReverseStep(Parameterization):
+  """A reverse step of a discrete chain: the network gives the law N(m, V) of x_s given x_t.
+
+  The chain has T levels, t = 1/T..1, and s = t - 1/T. With output (F, v), a coordinate at a time,
+
+      absolute    m = F                       log V = v
+      relative    m = x_t + sqrt(small) F     log V = log small + v
+
+  where small is the variance of q(x_s | x_t, x_0), whose mean is c_x x_t + c_0 x_0 (see
+  samplers/ancestral.py). Read as x0 = (m - c_x x_t) / c_0 and as the fraction of log V between
+  log small (0) and log beta (1), the step that an ancestral sampler with 'learned' variance takes
+  and that `stepwise_kl` judges is N(m, V) itself. From t = 1/T there is no step: it is read against
+  the schedule's own level at 0, is asked for by neither, and a chain ends there.
+
+  Sohl-Dickstein et al., "Deep Unsupervised Learning using Nonequilibrium Thermodynamics", ICML 2015
+  (arXiv 1503.03585), section 2.2 and appendix D.2.
+
+  Attributes:
+    schedule: the process.
+    num_train_steps: T.
+    relative: the second form; what is left to learn is then of order 1 at every step.
+
+  Raises:
+    ValueError: without a schedule, or without a learned variance.
+  """
+
+  kind: str = "x0"
+  schedule: Schedule | None = None
+  num_train_steps: int = 1000
+  relative: bool = True
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.schedule is None or not self.learned_variance:
+      raise ValueError("a reverse step needs a schedule and learned_variance = True")
+
+  def _posterior(self, x: Array, level: Level) -> tuple[Array, Array, Array, Array]:
+    """(c_x, c_0, small, beta / small), broadcasting with x."""
+    assert self.schedule is not None
+    now = level.like(x)
+    nxt = self.schedule.at(require_time(level) - 1 / self.num_train_steps).like(x)
+    a, shrink = now.alpha / nxt.alpha, (nxt.sigma / now.sigma) ** 2
+    part = 1 - a**2 * shrink  # of sigma_t^2, the part that is beta
+    return a * shrink, part * nxt.alpha, part * nxt.sigma**2, 1 / shrink
+
+  def read(self, x: Array, level: Level, output: Array) -> Prediction:
+    c_x, c_0, small, _ = self._posterior(x, level)
+    mean = x + jnp.sqrt(small) * output if self.relative else output
+    return Prediction.of(x, level, "x0", x0=(mean - c_x * x) / c_0)
+
+  def read_variance(self, x: Array, level: Level, v: Array) -> Array:
+    _, _, small, excess = self._posterior(x, level)
+    return (v if self.relative else v - jnp.log(small)) / jnp.log(excess)
+
+
+@dataclasses.dataclass(frozen=True)
 class Exact:
   """The truth in a network's place: whatever the parameters, `predict`."""
 
@@ -345,6 +407,7 @@ def _marginal_std(level: Level, data_std: float) -> Array:
 PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {
   **{kind: functools.partial(Parameterization, kind=kind) for kind in _TO_X0},
   "edm": EDM,
+  "reverse_step": ReverseStep,
   "scaled_score": ScaledScore,
 }
 
