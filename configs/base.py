@@ -138,6 +138,7 @@ def get_config() -> ConfigDict:
       batch_size=1024,  # 0 is the whole training set
       log_every=100,
       checkpoint_every=1000,
+      keep_every=0,  # keeps every checkpoint of a multiple of so many steps; 0 the latest and best
       num_validation=10_000,
       # Of a validation, made at every checkpoint: what tells the best one, 'val_loss' or
       # 'score_error', and after how many without a better one training stops, 0 for never.
@@ -210,6 +211,7 @@ def variant(config: ConfigDict, arg: str) -> ConfigDict:
     if config.training.num_steps:
       config.training.num_steps = 60
     config.training.update(log_every=10, checkpoint_every=20, num_validation=512)
+    config.training.keep_every = 20 if config.training.keep_every else 0
     config.training.batch_size = min(config.training.batch_size, 128)
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 10)
     config.evaluation.update(num_keys=2, num_samples=200, num_reference=400, num_projections=50)

@@ -39,6 +39,8 @@ def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
   config = chain(base.get_config())
   config.parameterization.relative = True
-  config.optimizer.learning_rate = 3e-3
-  config.training.update(num_steps=6000, batch_size=32 * (NUM_STEPS - 1))
+  config.optimizer.learning_rate = 1e-2
+  config.training.update(
+    num_steps=8000, batch_size=32 * (NUM_STEPS - 1), checkpoint_every=500, keep_every=500
+  )
   return base.variant(config, arg)

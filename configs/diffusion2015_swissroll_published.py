@@ -18,5 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.optimizer.update(
     learning_rate=1e-4, decay="constant", warmup_steps=0, clip_norm=0.0, ema_decays=()
   )
-  config.training.update(num_steps=40_000, batch_size=1024)
+  config.training.update(
+    num_steps=40_000, batch_size=1024, log_every=500, checkpoint_every=500, keep_every=500
+  )
   return base.variant(config, arg)

@@ -93,6 +93,8 @@ class Experiment:
     parameterization: reads the network.
     init_params: key -> the network's first parameters.
     loss: `(params, key, batch, context) -> (scalar, metrics)`.
+    validation_loss: the same, but that levels which a training batch shares are spread out: held-out
+      points always see the same draw, which would be one level.
     loss_levels: quantile function of the levels that the loss draws, `u [n] -> Level [n]`; None
       where it has none.
     optimizer: optax's.
@@ -108,6 +110,7 @@ class Experiment:
   parameterization: Parameterization | Exact
   init_params: Callable[[Key], Params]
   loss: Loss
+  validation_loss: Loss
   loss_levels: Callable[[Array], Level] | None
   optimizer: optax.GradientTransformation
   data: Batch
@@ -128,6 +131,11 @@ class Experiment:
   def checkpoint_every(self) -> int:
     """Steps between checkpoints, a multiple of log_every."""
     return self.config["training"]["checkpoint_every"]
+
+  @property
+  def keep_every(self) -> int:
+    """Steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0: none."""
+    return self.config["training"]["keep_every"]
 
   @property
   def monitor(self) -> str:
@@ -178,7 +186,7 @@ class Experiment:
       the loss's levels of the relative score error, where there is a truth.
     """
     loss_key, score_key = jax.random.split(key)
-    numbers = {"val_loss": self.loss(params, loss_key, batch, context)[0]}
+    numbers = {"val_loss": self.validation_loss(params, loss_key, batch, context)[0]}
     if self.loss_levels is not None and has_truth(self.target):
       levels = self.loss_levels((jnp.arange(8) + 0.5) / 8)
       predict = self.parameterization.bind(params)
@@ -207,12 +215,19 @@ def build(config: ConfigDict) -> Experiment:
     config.parameterization, network.apply, target, schedule
   )
   loss, loss_levels = _make_loss(config, parameterization, schedule, target)
+  validation_loss = loss
+  if config.loss.uniforms == "shared":
+    spread = ConfigDict(config)
+    spread.loss = ConfigDict(config.loss)
+    spread.loss.uniforms = None
+    validation_loss, _ = _make_loss(spread, parameterization, schedule, target)
   optimizer = _make_optimizer(config)
-  if config.training.checkpoint_every % config.training.log_every:
-    raise ConfigError(
-      f"training.checkpoint_every = {config.training.checkpoint_every} must be a multiple of "
-      f"training.log_every = {config.training.log_every}"
-    )
+  for often, seldom in (("log_every", "checkpoint_every"), ("checkpoint_every", "keep_every")):
+    if config.training[seldom] % config.training[often]:
+      raise ConfigError(
+        f"training.{seldom} = {config.training[seldom]} must be a multiple of "
+        f"training.{often} = {config.training[often]}"
+      )
   monitors = ("val_loss", "score_error")
   choose(_named(monitors), config.training.monitor, "training.monitor", "validation")
 
@@ -229,6 +244,7 @@ def build(config: ConfigDict) -> Experiment:
     parameterization=parameterization,
     init_params=init_params,
     loss=loss,
+    validation_loss=validation_loss,
     loss_levels=loss_levels,
     optimizer=optimizer,
     data={},  # both below: they are drawn with the experiment's keys

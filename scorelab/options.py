@@ -168,6 +168,7 @@ BOUNDS: dict[str, Bound] = {
   "training.batch_size": _at_least(0),
   "training.log_every": _at_least(1),
   "training.checkpoint_every": _at_least(1),
+  "training.keep_every": _at_least(0),
   "training.num_validation": _at_least(1),
   "training.patience": _at_least(0),
   "sampler.num_steps": _at_least(1),
