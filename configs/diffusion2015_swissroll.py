@@ -1,7 +1,7 @@
 """Diffusion as of 2015 on a swiss roll, corrected.
 
-  python main.py --config=configs/diffusion2015_swissroll.py
-  python main.py --config=configs/diffusion2015_swissroll.py:fast    # seconds, for tests
+python main.py --config=configs/diffusion2015_swissroll.py
+python main.py --config=configs/diffusion2015_swissroll.py:fast    # seconds, for tests
 """
 
 from ml_collections import ConfigDict

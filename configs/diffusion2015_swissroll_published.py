@@ -1,7 +1,7 @@
 """Diffusion as of 2015 on a swiss roll, as published.
 
-  python main.py --config=configs/diffusion2015_swissroll_published.py
-  python main.py --config=configs/diffusion2015_swissroll_published.py:fast    # seconds, for tests
+python main.py --config=configs/diffusion2015_swissroll_published.py
+python main.py --config=configs/diffusion2015_swissroll_published.py:fast    # seconds, for tests
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +19,6 @@ def get_config(arg: str = "") -> ConfigDict:
     learning_rate=1e-4, decay="constant", warmup_steps=0, clip_norm=0.0, ema_decays=()
   )
   config.training.update(
-    num_steps=40_000, batch_size=1024, log_every=500, checkpoint_every=500, keep_every=500
+    num_steps=32_000, batch_size=1024, log_every=500, checkpoint_every=1000, keep_every=1000
   )
   return base.variant(config, arg)

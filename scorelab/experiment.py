@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from scorelab.checks import check_pure_noise, check_target
+from scorelab.checks import check_consistency, check_pure_noise, check_target
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
 from scorelab.metrics import METRICS, MODE_METRICS, has_modes, score_error
 from scorelab.networks import ACTIVATIONS, NETWORKS
@@ -66,8 +66,9 @@ class Evaluation:
   Attributes:
     metrics: by name, `(key, samples, reference) -> float`.
     checkpoint: which is measured, 'last' or 'best'.
-    girsanov: whether there is an exact score and a network for every level, so that Girsanov's
-      bound is one on it.
+    comparable: whether there is an exact score and the network says one too, so that the truth can
+      stand in its place.
+    girsanov: whether it does at every level, so that Girsanov's bound is one on it.
   """
 
   rows: tuple[Row, ...]
@@ -79,6 +80,7 @@ class Evaluation:
   reference: str
   score_levels: tuple[float, ...]
   score_samples: int
+  comparable: bool
   girsanov: bool
 
 
@@ -93,8 +95,8 @@ class Experiment:
     parameterization: reads the network.
     init_params: key -> the network's first parameters.
     loss: `(params, key, batch, context) -> (scalar, metrics)`.
-    validation_loss: the same, but that levels which a training batch shares are spread out: held-out
-      points always see the same draw, which would be one level.
+    validation_loss: the same but that a level which a whole training batch shares is not: held-out
+      points always see the same draw, and so would see one level alone.
     loss_levels: quantile function of the levels that the loss draws, `u [n] -> Level [n]`; None
       where it has none.
     optimizer: optax's.
@@ -214,6 +216,7 @@ def build(config: ConfigDict) -> Experiment:
   parameterization = _make_parameterization(
     config.parameterization, network.apply, target, schedule
   )
+  check_consistency(config)
   loss, loss_levels = _make_loss(config, parameterization, schedule, target)
   validation_loss = loss
   if config.loss.uniforms == "shared":
@@ -409,6 +412,7 @@ def _make_evaluation(
   choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
   main = {k: v for k, v in config.sampler.items() if v is not None}
   exact = config.parameterization.name == "exact"
+  comparable = has_truth(target) and config.parameterization.name != "consistency"
   has_density = exact or bool(config.parameterization.energy)
   rows = [make_row(main, "sampler", schedule, has_density)]
   for index, spec in enumerate(section.rows):
@@ -427,5 +431,6 @@ def _make_evaluation(
     reference=section.reference,
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
-    girsanov=has_truth(target) and not exact and many_levels,
+    comparable=comparable,
+    girsanov=comparable and not exact and many_levels,
   )

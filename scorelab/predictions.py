@@ -29,6 +29,7 @@ from scorelab.typing import Array, Key, Params, Predict
 
 # From each kind of value straight to x0 and to the noise: (x, alpha, sigma, value) -> view.
 _TO_X0: dict[str, Callable[..., Array]] = {
+  "consistency": lambda x, alpha, sigma, end: end,
   "x0": lambda x, alpha, sigma, x0: x0,
   "noise": lambda x, alpha, sigma, noise: (x - sigma * noise) / alpha,
   "score": lambda x, alpha, sigma, score: (x + sigma**2 * score) / alpha,
@@ -109,12 +110,17 @@ class Prediction:
     return getattr(self, name)
 
   def _derive(self, formulas: dict[str, Callable[..., Array]]) -> Array:
+    if self.kind not in formulas:
+      raise ValueError(
+        f"a prediction of kind {self.kind!r} is no posterior mean and has no noise or score: "
+        "use renoise"
+      )
     level = self.level.like(self.x)
     return formulas[self.kind](self.x, level.alpha, level.sigma, self.views[self.kind])
 
   @property
   def x0(self) -> Array:
-    """E[x_0 | x_t], the denoised point, of x's shape."""
+    """E[x_0 | x_t], the denoised point, of x's shape; the flow's end for kind 'consistency'."""
     return self.views["x0"] if "x0" in self.views else self._derive(_TO_X0)
 
   @property
@@ -307,6 +313,46 @@ class EDM(Parameterization):
     return Prediction.of(x, level, "x0", x0=x0, noise=noise)
 
 
+def ratio_ends(schedule: Schedule) -> tuple[Array, Array]:
+  """The least and the largest sigma / alpha of a schedule's own range, each []."""
+  low, high = (schedule.log_snr(jnp.asarray(t)) for t in (schedule.t_min, schedule.t_max))
+  return jnp.exp(-low), jnp.exp(-high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Consistency(EDM):
+  """The end of the probability flow through x, at the schedule's least noise.
+
+      f(x) = c_skip x / alpha + c_out F(c_in x)      with r = sigma / alpha
+      c_skip = s^2 / ((r - r_min)^2 + s^2)           c_out = s (r - r_min) / sqrt(r^2 + s^2)
+
+  At r_min it is x / alpha whatever the network says. No posterior mean: it has an x0, but neither
+  noise nor score. Song et al., "Consistency Models", ICML 2023 (arXiv 2303.01469), appendix C.
+
+  Attributes:
+    schedule: the process.
+
+  Raises:
+    ValueError: without a schedule.
+  """
+
+  kind: str = "consistency"
+  schedule: Schedule | None = None
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.schedule is None or self.energy or self.learned_variance:
+      raise ValueError("consistency needs a schedule, and takes no energy and no learned_variance")
+
+  def read(self, x: Array, level: Level, output: Array) -> Prediction:
+    assert self.schedule is not None
+    at, s = level.like(x), self.data_std
+    ratio = at.sigma / at.alpha
+    past = ratio - ratio_ends(self.schedule)[0]
+    skip, out = s**2 / (past**2 + s**2), s * past / jnp.sqrt(ratio**2 + s**2)
+    return Prediction.of(x, level, self.kind, consistency=skip * x / at.alpha + out * output)
+
+
 @dataclasses.dataclass(frozen=True)
 class ScaledScore(Parameterization):
   """The score of data scaled to unit std, for any process: defined at the data too, sigma = 0.
@@ -405,7 +451,8 @@ def _marginal_std(level: Level, data_std: float) -> Array:
 
 
 PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {
-  **{kind: functools.partial(Parameterization, kind=kind) for kind in _TO_X0},
+  **{kind: functools.partial(Parameterization, kind=kind) for kind in _TO_NOISE},
+  "consistency": Consistency,
   "edm": EDM,
   "reverse_step": ReverseStep,
   "scaled_score": ScaledScore,

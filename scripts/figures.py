@@ -22,13 +22,16 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 from scorelab.checkpoints import CheckpointError
 from scorelab.options import ConfigError
 from scorelab.run import RunError
-from scripts.drawing import nine_modes, schedules, score_matching, steps
+from scripts.drawing import nine_modes, roll, schedules, score_matching, steps
 from scripts.drawing.source import Source, open_sheet, open_source
 
 _SCORE_MATCHING = ("hyvarinen_gmm", "hyvarinen_gmm_published", "hutchinson_gmm", "ssm_gmm")
 _SCORE_MATCHING += ("ssm_vr_gmm", "dsm_gmm", "dsm_gmm_published")
 OF_RUNS = {
   **dict.fromkeys(("ncsn_gmm", "ncsn_gmm_published", "energy_gmm"), nine_modes.FIGURES),
+  **dict.fromkeys(("consistency_gmm", "flow_moons"), nine_modes.OF_A_RUN),
+  "edm_gmm": nine_modes.OF_A_SCORE,
+  **dict.fromkeys(roll.FORMS, roll.FIGURES),
   **dict.fromkeys(_SCORE_MATCHING, score_matching.FIGURES),
   "overfit_gmm": {"overfitting": score_matching.overfitting, **score_matching.FIGURES},
   **dict.fromkeys(("ula_gmm", "mala_gmm"), score_matching.EXACT_FIGURES),
@@ -67,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.name in OF_NO_RUN:
       source = open_sheet(args.name, args.out)
     else:
-      source = open_source(args.name, args.workdir, args.out, args.keys, steps.METRICS)
+      metrics = steps.METRICS if "steps" in FIGURES[args.name] else ()
+      source = open_source(args.name, args.workdir, args.out, args.keys, metrics)
   except (RunError, CheckpointError, ConfigError) as error:
     print(error, file=sys.stderr)
     return 1

@@ -1,4 +1,4 @@
-"""Adam by head: every head as an Adam of its own, and PyTorch's skipping of what has no gradient."""
+"""Adam by head: each head as an Adam of its own, and PyTorch's skipping of absent gradients."""
 
 import jax
 import jax.numpy as jnp

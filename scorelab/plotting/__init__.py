@@ -3,6 +3,7 @@
 from scorelab.plotting import (
   animations,
   budgets,
+  chains,
   curves,
   fields,
   schedules,
@@ -17,6 +18,7 @@ from scorelab.plotting.summary import draw_run
 __all__ = [
   "animations",
   "budgets",
+  "chains",
   "curves",
   "draw_run",
   "fields",

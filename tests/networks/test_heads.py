@@ -70,7 +70,9 @@ def test_gradients_stay_within_heads():
   step = 1e-6
 
   def shifted(sign):
-    of_heads = {n: np.asarray(a, float) + sign * step * direction[n] for n, a in params[HEADS].items()}
+    of_heads = {
+      n: np.asarray(a, float) + sign * step * direction[n] for n, a in params[HEADS].items()
+    }
     return np.sin(row_by_row(params | {HEADS: of_heads}, x, heads)).sum()
 
   slope = sum(float(np.sum(gradient[name] * direction[name])) for name in direction)
@@ -78,7 +80,7 @@ def test_gradients_stay_within_heads():
 
 
 def test_published_size():
-  """64-64, then 40 heads 64-64-4: PyTorch's nn.Linear layers of these sizes have 181,152 numbers."""
+  """64-64, then 40 heads 64-64-4: PyTorch's linear layers of these sizes have 181,152 numbers."""
   network = HeadsMLP(outputs=2)
   shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.ones((1, 2)), jnp.ones(1))
   linear = {(2, 64): 1, (64, 64): 41, (64, 4): 40}
