@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.schedule.update(
     name="variance_exploding", sigma_min=0.002 * _UNIT, sigma_max=80 * _UNIT, rho=7.0
   )
-  config.network.update(name="residual_mlp", width=192, depth=2)
+  config.network.update(name="residual_mlp", width=128, depth=2)
   config.parameterization.update(name="edm", conditioning="log_sigma")
   config.loss.update(name="edm", level_mean=-1.2 + math.log(_UNIT), level_std=1.2)
   config.optimizer.learning_rate = 3e-3

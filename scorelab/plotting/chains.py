@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from scorelab.plotting import style
 from scorelab.plotting.curves import draw_floor
@@ -96,10 +96,10 @@ def learning(forms: Sequence[Learning], optimum: np.ndarray, text: str) -> Figur
   by_step.set_title("after training")
   for ax in (divergence, distance):
     ax.set_xscale("log")
-    _plain_numbers(ax, "x")
+    _plain_numbers(ax.xaxis, (1,))
   for ax in (divergence, distance, by_step):
     ax.set_yscale("log")
-    _plain_numbers(ax, "y")
+    _plain_numbers(ax.yaxis, (1,) if ax is by_step else (1, 2, 5))
     ax.grid(color="#E8E8E8")
   handles, labels = divergence.get_legend_handles_labels()
   band, name = distance.get_legend_handles_labels()
@@ -110,7 +110,8 @@ def learning(forms: Sequence[Learning], optimum: np.ndarray, text: str) -> Figur
   return figure
 
 
-def _plain_numbers(ax: Axes, which: str) -> None:
-  """Numbers of a log axis written out, 0.05 and 10,000, at its decades."""
-  axis = ax.xaxis if which == "x" else ax.yaxis
+def _plain_numbers(axis: Axis, subs: tuple[int, ...]) -> None:
+  """Numbers of a log axis written out, 0.05 and 10,000, at these multiples of its decades."""
+  axis.set_major_locator(LogLocator(subs=subs))
   axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}"))
+  axis.set_minor_formatter(NullFormatter())
