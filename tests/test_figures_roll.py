@@ -1,4 +1,4 @@
-"""The figures of 2015's chain, on runs of seconds: both forms, and the optimum beside them."""
+"""The figures of 2015's chain on a run of seconds: both forms, and the optimum beside them."""
 
 import jax
 import jax.numpy as jnp
@@ -6,57 +6,67 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import diffusion2015_swissroll, diffusion2015_swissroll_published
-from scorelab import evaluation, plotting, training
+from configs import diffusion2015_swissroll_published
+from scorelab import plotting, training
 from scorelab.experiment import build
-from scorelab.run import StopFlag, open_workdir
+from scorelab.run import StopFlag, open_workdir, write_json
 from scorelab.schedules.discrete import Discrete
 from scripts import figures
 from scripts.drawing import roll
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-CONFIGS = {
-  "diffusion2015_swissroll": diffusion2015_swissroll,
-  "diffusion2015_swissroll_published": diffusion2015_swissroll_published,
-}
+NAME, OTHER = "diffusion2015_swissroll_published", "diffusion2015_swissroll"
 
 
-def finished(name, folder):
-  config = CONFIGS[name].get_config("fast")
+@pytest.fixture
+def finished(tmp_path):
+  """A run of few steps of the published form, and beside its figures the other form's numbers."""
+  config = diffusion2015_swissroll_published.get_config("fast")
   config.network.update(widths=(8,), head_widths=(8,))
   config.training.update(num_steps=4, log_every=1, checkpoint_every=1, keep_every=1)
   config.training.update(batch_size=39, num_validation=39)
   config.evaluation.update(num_samples=50, num_reference=50, num_projections=5)
   config.evaluation.metrics = (roll.METRIC,)
   experiment = build(config)
-  workdir = open_workdir(folder, experiment.config, {})
-  state = training.train(experiment, workdir, StopFlag())
-  evaluation.evaluate(experiment, training.evaluated_params(state), workdir, StopFlag())
+  workdir = open_workdir(tmp_path / "run", experiment.config, {})
+  training.train(experiment, workdir, StopFlag())
+  write_json(workdir.evaluation, {})  # no figure here reads it
   workdir.done.touch()
-  return folder
+
+  of_metric = (f"{roll.METRIC}{n}" for n in ("", "_sem", "_floor", "_floor_sem"))
+  names = ("step", "kl_per_dim", *of_metric)
+  other = tmp_path / "out" / OTHER
+  plotting.write_csv(other / "learning.csv", [dict.fromkeys(names, n) for n in (1, 2)], "")
+  steps = [{"t": t, "kl_per_dim": 0.1} for t in range(2, 41)]
+  plotting.write_csv(other / "learning_steps.csv", steps, "")
+  return workdir.path, tmp_path / "out" / NAME
 
 
-def test_both_forms_side_by_side(tmp_path, monkeypatch):
+def test_both_forms_side_by_side(finished, monkeypatch):
   monkeypatch.setattr(roll, "_KL_POINTS", 100)
   monkeypatch.setattr(roll, "optimum", lambda schedule, T: np.full(T - 1, 0.05))
-  for name in CONFIGS:
-    run, out = finished(name, tmp_path / "runs" / name), tmp_path / "out" / name
-    arguments = [name, "--workdir", str(run), "--out", str(out), "--keys", "2"]
-    assert figures.main(arguments) == 0
-    assert {p.stem for p in out.glob("*.png")} == {"loss", "through_time", "learning"}
-    for file in out.glob("*.png"):
-      assert 3000 < file.stat().st_size < 300_000
-      assert Image.open(file).info["Description"].startswith(f"python scripts/figures.py {name}")
-    records = plotting.read_csv(out / "learning.csv")
-    assert [r["step"] for r in records] == [1, 2, 4]  # every checkpoint was kept
-    steps = plotting.read_csv(out / "learning_steps.csv")
-    assert [r["t"] for r in steps] == list(range(2, 41))
-    mean = np.mean([r["kl_per_dim"] for r in steps])
-    np.testing.assert_allclose(records[-1]["kl_per_dim"], mean, rtol=1e-6)
-    clouds = plotting.read_csv(out / "through_time.csv")
-    assert [r["t"] for r in clouds] == [0, 20, 40] * 2
-    assert clouds[2]["std_x1"] == pytest.approx(1, abs=0.05)  # both ends are noise
-    assert clouds[5]["std_x1"] == pytest.approx(1, abs=0.05)
+  drawn = []
+  draw = plotting.chains.learning
+  monkeypatch.setattr(
+    plotting.chains, "learning", lambda forms, *rest: drawn.extend(forms) or draw(forms, *rest)
+  )
+  run, out = finished
+  assert figures.main([NAME, "--workdir", str(run), "--out", str(out), "--keys", "2"]) == 0
+  assert [form.label for form in drawn] == ["corrected", "published form"]
+  assert {p.stem for p in out.glob("*.png")} == {"loss", "through_time", "learning"}
+  for file in out.glob("*.png"):
+    assert 3000 < file.stat().st_size < 300_000
+    assert Image.open(file).info["Description"].startswith(f"python scripts/figures.py {NAME}")
+  records = plotting.read_csv(out / "learning.csv")
+  assert [r["step"] for r in records] == [1, 2, 4]  # every checkpoint was kept
+  steps = plotting.read_csv(out / "learning_steps.csv")
+  assert [r["t"] for r in steps] == list(range(2, 41))
+  mean = np.mean([r["kl_per_dim"] for r in steps])
+  np.testing.assert_allclose(records[-1]["kl_per_dim"], mean, rtol=1e-6)
+  clouds = plotting.read_csv(out / "through_time.csv")
+  assert [r["t"] for r in clouds] == [0, 20, 40] * 2
+  for noise in (clouds[2], clouds[5]):  # both ends
+    assert noise["std_x1"] == pytest.approx(1, abs=0.05)
 
 
 def test_the_optimum_of_a_gaussian(monkeypatch):

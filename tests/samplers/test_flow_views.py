@@ -32,6 +32,9 @@ def velocity(t, x):
   return (shares[:, :, None] * (noise - x0)).sum(1)
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
 @pytest.fixture
 def law(x64):
   del x64  # one setting for all of a test
@@ -44,55 +47,51 @@ def starts(n=40):
 
 def test_one_velocity(law):
   """Flow matching's target is the probability flow's drift, f x - g^2 score / 2, at every level."""
-  schedule, x = LinearFlow(), jnp.asarray(starts())
-  for t in (0.05, 0.5, START):
-    pred = law.predict(x, schedule.at(t))
-    expected = velocity(t, np.asarray(x))
-    f, g2 = schedule.drift(jnp.asarray(t)), schedule.diffusion_squared(jnp.asarray(t))
-    np.testing.assert_allclose(pred.flow, expected, 1e-9, 1e-9)
-    np.testing.assert_allclose(f * x - g2 * pred.score / 2, expected, 1e-9, 1e-9)
+  schedule, x, times = LinearFlow(), starts(), np.array([0.05, 0.5, START])
+
+  @jax.jit
+  @jax.vmap
+  def views(t):
+    pred = law.predict(jnp.asarray(x), schedule.at(t))
+    drift = schedule.drift(t) * x - schedule.diffusion_squared(t) * pred.score / 2
+    return pred.flow, drift
+
+  expected = np.array([velocity(t, x) for t in times])
+  for found in views(times):
+    np.testing.assert_allclose(found, expected, 1e-9, 1e-9)
 
 
 def test_the_same_samples(law):
-  """Where SciPy's flow arrives, DDIM arrives to first order in the steps and Heun to second.
-
-  On linear flow's levels and on the variance-preserving process of the same log-SNRs, from the
-  start that is rescaled with it.
-  """
+  """Where SciPy's flow arrives, DDIM arrives to first order in the steps, and Heun to second."""
   x = starts()
   solved = scipy.integrate.solve_ivp(
     lambda t, y: velocity(t, y.reshape(-1, 2)).ravel(), (START, 0), x.ravel(), "DOP853",
     rtol=1e-9, atol=1e-9,
   )  # fmt: skip
   ends = solved.y[:, -1].reshape(-1, 2)
-  flow = LinearFlow()
 
-  def run(name, process, num_steps):
-    levels = flow.at(jnp.linspace(START, 0, num_steps + 1))
-    if process == "vp":
-      norm = np.sqrt(levels.alpha**2 + levels.sigma**2)
-      grid = Grid.from_arrays(levels.alpha / norm, levels.sigma / norm, process="vp")
-    else:
-      norm = np.ones(num_steps + 1)
-      grid = Grid.from_arrays(levels.alpha, levels.sigma, process="flow")
-    key = jax.random.key(0)
-    return jax.jit(lambda x: SAMPLERS[name](key, law.predict, x, grid).x)(x / norm[0])
+  def run(name, num_steps):
+    grid = LinearFlow().grid(jnp.linspace(START, 0, num_steps + 1)[:-1])
+    return SAMPLERS[name](jax.random.key(0), law.predict, jnp.asarray(x), grid).x
 
-  for name, process, order in (("ddim", "flow", 1), ("ddim", "vp", 1), ("heun", "flow", 2)):
-    errors = [np.abs(run(name, process, n) - ends).max() for n in (100, 400)]
-    assert errors[1] < {1: 0.05, 2: 1e-3}[order]
-    np.testing.assert_allclose(np.log(errors[0] / errors[1]) / np.log(4), order, atol=0.3)
+  for name, order, bound in (("ddim", 1, 0.05), ("heun", 2, 1e-3)):
+    few, many = jax.jit(lambda name=name: (run(name, 100), run(name, 400)))()
+    few, many = (np.abs(found - ends).max() for found in (few, many))
+    assert many < bound
+    np.testing.assert_allclose(np.log(few / many) / np.log(4), order, atol=0.3)
 
 
 def test_processes_are_one(law):
   """A VP process of its own takes the same noise to the same point: log-SNR alone matters."""
-  vp, flow = VariancePreserving(), LinearFlow()
-  log_snrs = jnp.linspace(-3, 5, 30)
-  ends = []
-  for schedule in (vp, flow):
-    levels = schedule.at_log_snr(log_snrs)
-    grid = Grid(schedule, levels, ends_at_data=False)
-    x = levels.sigma[0] * jnp.asarray(starts())
-    found = SAMPLERS["ddim"](jax.random.key(0), law.predict, x, grid).x
-    ends.append(found / levels.alpha[-1])
-  np.testing.assert_allclose(ends[0], ends[1], 1e-8, 1e-8)
+
+  @jax.jit
+  def run():
+    ends = []
+    for schedule in (VariancePreserving(), LinearFlow()):
+      grid = Grid(schedule, schedule.at_log_snr(jnp.linspace(-3, 5, 30)), ends_at_data=False)
+      x = grid[0].sigma * jnp.asarray(starts())
+      found = SAMPLERS["ddim"](jax.random.key(0), law.predict, x, grid).x
+      ends.append(found / grid[29].alpha)
+    return ends
+
+  np.testing.assert_allclose(*run(), 1e-8, 1e-8)
