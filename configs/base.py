@@ -72,6 +72,8 @@ def get_config() -> ConfigDict:
     dict(
       name="residual_mlp",
       widths=placeholder(tuple),
+      head_widths=placeholder(tuple),
+      num_heads=placeholder(int),
       norms=placeholder(tuple),
       activation=placeholder(str),
       output_activation=placeholder(str),
@@ -87,7 +89,6 @@ def get_config() -> ConfigDict:
       attention=placeholder(tuple),
       key_softmax=placeholder(str),
       first_skip=placeholder(bool),
-      num_heads=placeholder(int),
       head_dim=placeholder(int),
       patch_size=placeholder(int),
       mlp_ratio=placeholder(float),
@@ -108,6 +109,7 @@ def get_config() -> ConfigDict:
       num_train_steps=placeholder(int),
       data_std=placeholder(float),  # of edm; None is the target's own std
       learned_variance=placeholder(bool),  # the network gives a variance_fraction too
+      relative=placeholder(bool),  # of reverse_step: to the posterior's own mean and variance
       energy=placeholder(bool),  # the output is the gradient of a scalar: a log-density exists
     )
   )
@@ -132,6 +134,10 @@ def get_config() -> ConfigDict:
       snr_offset=placeholder(float),
       norm=placeholder(str),
       huber_delta=placeholder(float),
+      min_intervals=placeholder(int),
+      max_intervals=placeholder(int),
+      double_every=placeholder(int),
+      rho=placeholder(float),
       coupling=placeholder(str),
       variance=placeholder(str),
       bound_weight=placeholder(float),
@@ -164,6 +170,7 @@ def get_config() -> ConfigDict:
       batch_size=1024,  # 0 is the whole training set
       log_every=100,
       checkpoint_every=1000,
+      keep_every=0,  # keeps every checkpoint of a multiple of so many steps; 0 the latest and best
       num_validation=10_000,
       # Of a validation, made at every checkpoint: what tells the best one, 'val_loss' or
       # 'score_error', and after how many without a better one training stops, 0 for never.
@@ -245,6 +252,7 @@ def variant(config: ConfigDict, arg: str) -> ConfigDict:
     if config.training.num_steps:
       config.training.num_steps = 60
     config.training.update(log_every=10, checkpoint_every=20, num_validation=512)
+    config.training.keep_every = 20 if config.training.keep_every else 0
     config.training.batch_size = min(config.training.batch_size, 128)
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 10)
     config.evaluation.update(num_keys=2, num_samples=200, num_reference=400, num_projections=50)

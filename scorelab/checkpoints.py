@@ -33,11 +33,12 @@ class DamagedError(CheckpointError):
 
 
 class Checkpoints(contextlib.AbstractContextManager):
-  """The checkpoints of one run: the latest few and the best one.
+  """The checkpoints of one run: the latest few, the best one, and perhaps some at equal distances.
 
   Args:
     directory: made if it is missing; nothing else belongs in it.
     keep_latest: how many of the newest steps are kept, at least 1.
+    keep_every: steps that are multiples of it are kept as well, > 0; 0 keeps none for that.
     best_metric: the metric whose best step is kept as well; None keeps only the latest.
     mode: "min" or "max", what is best. A metric that is missing or not finite never is.
     read_only: nothing is made, deleted or renamed, and `save` is an error.
@@ -48,6 +49,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     directory: str | os.PathLike[str],
     *,
     keep_latest: int = 2,
+    keep_every: int = 0,
     best_metric: str | None = "val_loss",
     mode: str = "min",
     read_only: bool = False,
@@ -57,11 +59,16 @@ class Checkpoints(contextlib.AbstractContextManager):
     self._directory = pathlib.Path(directory).absolute()  # Orbax refuses relative paths.
     self._read_only, self._best_metric = read_only, best_metric
     self._sign = 1 if mode == "max" else -1
+
+    def kept(steps: Sequence[int]) -> set[int | None]:
+      spaced = (step for step in steps if keep_every and step % keep_every == 0)
+      return {*steps[-keep_latest:], self._best(steps), *spaced}
+
     options = ocp.CheckpointManagerOptions(
       create=not read_only,
       cleanup_tmp_directories=not read_only,
       step_format_fixed_length=9,
-      preservation_policy=_Preserve(lambda steps: {*steps[-keep_latest:], self._best(steps)}),
+      preservation_policy=_Preserve(kept),
       # Else a directory that cannot be made leaves threads that delay the exit by five minutes.
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )

@@ -59,6 +59,15 @@ def check_network(network: Any, target: Any) -> None:
       raise ConfigError(f"network: {error}") from error
 
 
+def check_consistency(config: ConfigDict) -> None:
+  """Refuses a consistency network with another loss, which would ask for a posterior mean."""
+  loss, read = config.loss.name, config.parameterization.name
+  if (loss == "consistency") != (read == "consistency"):
+    raise ConfigError(
+      f"loss.name = {loss!r} and parameterization.name = {read!r}: 'consistency' goes with itself"
+    )
+
+
 def check_pure_noise(config: ConfigDict, rows: Sequence[Row]) -> None:
   """Refuses a grid that starts at alpha = 0 where the network cannot say x0 there."""
   section = config.parameterization

@@ -9,8 +9,8 @@ For a metric M and a sampler on a grid from its prior,
 
 which add up to M(network, from the prior). Each may be negative. For each key the four share the
 reference, the projections, the start's noise and the sampler's noise, so the standard errors are
-those of paired differences. Where no exact score exists there are a value and a floor; the other
-three are null.
+those of paired differences. Where no exact score exists, or the network says none, there are a
+value and a floor; the other three are null.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from scorelab.metrics import Reference, girsanov, mode_score_error, score_error
 from scorelab.rows import Row
 from scorelab.run import StopFlag, Workdir, append_jsonl, write_json
 from scorelab.schedules import uniform_log_snr
-from scorelab.targets import has_truth, splits_of
+from scorelab.targets import splits_of
 from scorelab.typing import Array, Key, Params, Predict
 
 BUDGET = ("floor", "prior", "discretisation", "learning")
@@ -94,7 +94,7 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
     prior = jax.vmap(lambda k, row=row: row.prior(k, data.shape[1:]))(start_keys)
     network = sample_row(row, experiment.parameterization.bind)
     runs = [("network", network, params, prior)]
-    if has_truth(target):
+    if protocol.comparable:
       true = jax.vmap(row.true_start)(start_keys, data)
       truth = sample_row(row, lambda _: target.predict)
       runs += [("prior", truth, {}, prior), ("true_start", truth, {}, true)]
@@ -138,7 +138,7 @@ def budget(measured: np.ndarray) -> dict[str, float | None]:
   Returns:
     value, the four parts that add up to it, and the standard error of each over the keys: `sem`
     for the value, `<part>_sem` for a part; None where there is one key, where a value is not finite
-    and where no exact score exists.
+    and where nothing exact can be compared with.
   """
   floor, true_start, prior, network = measured
   parts = {
@@ -196,7 +196,7 @@ def evaluate(
     },
     "rows": rows,
   }
-  if has_truth(experiment.target):
+  if protocol.comparable:
     result["score_error"] = measure_scores(experiment, params)
   if protocol.girsanov:
     result["girsanov"] = measure_girsanov(experiment, params)

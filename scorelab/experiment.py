@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from scorelab.checks import check_network, check_pure_noise, check_target
+from scorelab.checks import check_consistency, check_network, check_pure_noise, check_target
 from scorelab.data import FILES
 from scorelab.likelihood import METHODS
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
@@ -94,8 +94,9 @@ class Evaluation:
   Attributes:
     metrics: by name, `(key, samples, reference) -> float`.
     checkpoint: which is measured, 'last' or 'best'.
-    girsanov: whether there is an exact score and a network for every level, so that Girsanov's
-      bound is one on it.
+    comparable: whether there is an exact score and the network says one too, so that the truth can
+      stand in its place.
+    girsanov: whether it does at every level, so that Girsanov's bound is one on it.
     likelihood: how it is measured, or None where it is not.
   """
 
@@ -108,6 +109,7 @@ class Evaluation:
   reference: str
   score_levels: tuple[float, ...]
   score_samples: int
+  comparable: bool
   girsanov: bool
   likelihood: LikelihoodProtocol | None
 
@@ -123,6 +125,8 @@ class Experiment:
     parameterization: reads the network.
     init_params: key -> the network's first parameters.
     loss: `(params, key, batch, context) -> (scalar, metrics)`.
+    validation_loss: the same but that a level which a whole training batch shares is not: held-out
+      points always see the same draw, and so would see one level alone.
     loss_levels: quantile function of the levels that the loss draws, `u [n] -> Level [n]`; None
       where it has none.
     optimizer: optax's.
@@ -138,6 +142,7 @@ class Experiment:
   parameterization: Parameterization | Exact
   init_params: Callable[[Key], Params]
   loss: Loss
+  validation_loss: Loss
   loss_levels: Callable[[Array], Level] | None
   optimizer: optax.GradientTransformation
   data: Batch
@@ -158,6 +163,11 @@ class Experiment:
   def checkpoint_every(self) -> int:
     """Steps between checkpoints, a multiple of log_every."""
     return self.config["training"]["checkpoint_every"]
+
+  @property
+  def keep_every(self) -> int:
+    """Steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0: none."""
+    return self.config["training"]["keep_every"]
 
   @property
   def monitor(self) -> str:
@@ -208,7 +218,7 @@ class Experiment:
       the loss's levels of the relative score error, where there is a truth.
     """
     loss_key, score_key = jax.random.split(key)
-    numbers = {"val_loss": self.loss(params, loss_key, batch, context)[0]}
+    numbers = {"val_loss": self.validation_loss(params, loss_key, batch, context)[0]}
     if self.loss_levels is not None and has_truth(self.target):
       levels = self.loss_levels((jnp.arange(8) + 0.5) / 8)
       predict = self.parameterization.bind(params)
@@ -234,14 +244,24 @@ def build(config: ConfigDict) -> Experiment:
     schedule = Shifted(schedule, config.schedule.shift)
   network = _make_network(config.network, config.parameterization.learned_variance)
   check_network(network, target)
-  parameterization = _make_parameterization(config.parameterization, network.apply, target)
+  parameterization = _make_parameterization(
+    config.parameterization, network.apply, target, schedule
+  )
+  check_consistency(config)
   loss, loss_levels = _make_loss(config, parameterization, schedule, target)
+  validation_loss = loss
+  if config.loss.uniforms == "shared":
+    spread = ConfigDict(config)
+    spread.loss = ConfigDict(config.loss)
+    spread.loss.uniforms = None
+    validation_loss, _ = _make_loss(spread, parameterization, schedule, target)
   optimizer = _make_optimizer(config)
-  if config.training.checkpoint_every % config.training.log_every:
-    raise ConfigError(
-      f"training.checkpoint_every = {config.training.checkpoint_every} must be a multiple of "
-      f"training.log_every = {config.training.log_every}"
-    )
+  for often, seldom in (("log_every", "checkpoint_every"), ("checkpoint_every", "keep_every")):
+    if config.training[seldom] % config.training[often]:
+      raise ConfigError(
+        f"training.{seldom} = {config.training[seldom]} must be a multiple of "
+        f"training.{often} = {config.training[often]}"
+      )
   monitors = ("val_loss", "score_error")
   choose(_named(monitors), config.training.monitor, "training.monitor", "validation")
 
@@ -258,6 +278,7 @@ def build(config: ConfigDict) -> Experiment:
     parameterization=parameterization,
     init_params=init_params,
     loss=loss,
+    validation_loss=validation_loss,
     loss_levels=loss_levels,
     optimizer=optimizer,
     data={},  # both below: they are drawn with the experiment's keys
@@ -307,14 +328,14 @@ def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
     if section[field] is not None:
       choose(known, section[field], f"network.{field}", what)
   network = make(NETWORKS, section, "network", "network")
-  norms, widths = getattr(network, "norms", ()), getattr(network, "widths", ())
-  if len(norms) != len(widths):
+  norms, widths = getattr(network, "norms", None), getattr(network, "widths", ())
+  if norms is not None and len(norms) != len(widths):
     raise ConfigError(f"network.norms = {norms} must be as long as network.widths = {widths}")
   return network.clone(outputs=2) if learned_variance else network
 
 
 def _make_parameterization(
-  section: ConfigDict, apply: Callable[..., Any], target: Any
+  section: ConfigDict, apply: Callable[..., Any], target: Any, schedule: Schedule
 ) -> Parameterization | Exact:
   if section.name == "exact":
     return Exact(target.predict)
@@ -330,6 +351,8 @@ def _make_parameterization(
   options = options_of(construct, section)
   if "data_std" in accepted_options(construct):
     options.setdefault("data_std", float(target.scale))
+  if "schedule" in inspect.signature(construct).parameters:
+    options["schedule"] = schedule
   conditioning = functools.partial(conditioning, **options_of(conditioning, section))
   try:
     return construct(apply, conditioning, event_ndim=len(target.event_shape), **options)
@@ -424,6 +447,7 @@ def _make_evaluation(
   choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
   main = {k: v for k, v in config.sampler.items() if v is not None}
   exact = config.parameterization.name == "exact"
+  comparable = has_truth(target) and config.parameterization.name != "consistency"
   has_density = exact or bool(config.parameterization.energy)
   rows = [make_row(main, "sampler", schedule, has_density)]
   for index, spec in enumerate(section.rows):
@@ -442,7 +466,8 @@ def _make_evaluation(
     reference=section.reference,
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
-    girsanov=has_truth(target) and not exact and many_levels,
+    comparable=comparable,
+    girsanov=comparable and not exact and many_levels,
     likelihood=_make_likelihood(config, exact or many_levels),
   )
 

@@ -4,10 +4,79 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import optax
+
+from scorelab.networks.heads import HEADS
+from scorelab.typing import Array, Params
+
+
+def adam_by_head(
+  *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformation:
+  """Adam in which a head that was not drawn stands still: its weights, moments and step count.
+
+  Parameters under the name HEADS have a leading axis of heads, and each head is its own Adam; the
+  others share one. A head was not drawn where all of its gradient is exactly zero. So does
+  PyTorch's Adam where a tensor's gradient is None, as `zero_grad(set_to_none=True)`, its default
+  since 2.0, leaves it; Adam of zero gradients would go on by its momentum, and count the step.
+
+  Args:
+    b1, b2: decay of the first and of the second moment.
+    eps: added to the root of the second.
+
+  Returns:
+    A transformation that gives the updates of `optax.scale_by_adam`. What follows it, as a weight
+    decay, is not masked.
+  """
+  adam = optax.scale_by_adam(b1, b2, eps)
+
+  def init(params: Params) -> tuple[optax.OptState, optax.OptState]:
+    heads, rest = _split(params)
+    return jax.vmap(adam.init)(heads) if heads else (), adam.init(rest)
+
+  def update(
+    updates: optax.Updates, state: tuple[optax.OptState, optax.OptState], params: Params = None
+  ) -> tuple[optax.Updates, tuple[optax.OptState, optax.OptState]]:
+    del params
+    heads, rest = _split(updates)
+    of_heads, of_rest = state
+    rest, of_rest = adam.update(rest, of_rest)
+    if heads:
+      drawn = jax.vmap(lambda tree: jnp.any(jnp.array([jnp.any(g != 0) for g in tree])))(heads)
+
+      def where_drawn(new: Array, old: Array) -> Array:
+        return jnp.where(drawn.reshape(drawn.shape + (1,) * (new.ndim - 1)), new, old)
+
+      moved, state_after = jax.vmap(adam.update)(heads, of_heads)
+      heads = [where_drawn(new, jnp.zeros_like(new)) for new in moved]
+      of_heads = jax.tree.map(where_drawn, state_after, of_heads)
+    return _join(updates, heads, rest), (of_heads, of_rest)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _is_head(path: jax.tree_util.KeyPath) -> bool:
+  return any(getattr(key, "key", None) == HEADS for key in path)
+
+
+def _split(tree: Params) -> tuple[list[Array], list[Array]]:
+  """The leaves under HEADS, and the others."""
+  leaves = jax.tree.leaves_with_path(tree)
+  heads = [leaf for path, leaf in leaves if _is_head(path)]
+  return heads, [leaf for path, leaf in leaves if not _is_head(path)]
+
+
+def _join(like: Params, heads: list[Array], rest: list[Array]) -> Params:
+  """The tree that `_split` split, of other leaves."""
+  of_head, of_rest = iter(heads), iter(rest)
+  return jax.tree.map_with_path(lambda path, _: next(of_head if _is_head(path) else of_rest), like)
+
 
 RULES: dict[str, Callable[..., optax.GradientTransformation]] = {
   "adam": optax.scale_by_adam,
+  "adam_by_head": adam_by_head,
   "lion": optax.scale_by_lion,
   "sgd": optax.identity,
 }

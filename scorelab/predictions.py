@@ -24,11 +24,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from scorelab.schedules import Level, require_time
+from scorelab.schedules import Level, Schedule, require_time
 from scorelab.typing import Array, Key, Params, Predict
 
 # From each kind of value straight to x0 and to the noise: (x, alpha, sigma, value) -> view.
 _TO_X0: dict[str, Callable[..., Array]] = {
+  "consistency": lambda x, alpha, sigma, end: end,
   "x0": lambda x, alpha, sigma, x0: x0,
   "noise": lambda x, alpha, sigma, noise: (x - sigma * noise) / alpha,
   "score": lambda x, alpha, sigma, score: (x + sigma**2 * score) / alpha,
@@ -109,12 +110,17 @@ class Prediction:
     return getattr(self, name)
 
   def _derive(self, formulas: dict[str, Callable[..., Array]]) -> Array:
+    if self.kind not in formulas:
+      raise ValueError(
+        f"a prediction of kind {self.kind!r} is no posterior mean and has no noise or score: "
+        "use renoise"
+      )
     level = self.level.like(self.x)
     return formulas[self.kind](self.x, level.alpha, level.sigma, self.views[self.kind])
 
   @property
   def x0(self) -> Array:
-    """E[x_0 | x_t], the denoised point, of x's shape."""
+    """E[x_0 | x_t], the denoised point, of x's shape; the flow's end for kind 'consistency'."""
     return self.views["x0"] if "x0" in self.views else self._derive(_TO_X0)
 
   @property
@@ -213,6 +219,11 @@ class Parameterization:
     """The prediction that this output, of x's shape, stands for."""
     return Prediction.of(x, level, self.kind, **{self.kind: output})
 
+  def read_variance(self, x: Array, level: Level, v: Array) -> Array:
+    """The variance_fraction that a second half v, of x's shape, stands for."""
+    del x, level
+    return (v + 1) / 2
+
   def bind(
     self, params: Params, label: Array | None = None, rngs: dict[str, Key] | None = None
   ) -> Predict:
@@ -242,7 +253,8 @@ class Parameterization:
 
       if self.learned_variance:
         output, v = jnp.split(network(inputs).reshape(*batch, *event[:-1], -1), 2, axis=-1)
-        return dataclasses.replace(self.read(x, level, output), variance_fraction=(v + 1) / 2)
+        fraction = self.read_variance(x, level, v)
+        return dataclasses.replace(self.read(x, level, output), variance_fraction=fraction)
       if not self.energy:
         return self.read(x, level, network(inputs).reshape(x.shape))
 
@@ -301,6 +313,46 @@ class EDM(Parameterization):
     return Prediction.of(x, level, "x0", x0=x0, noise=noise)
 
 
+def ratio_ends(schedule: Schedule) -> tuple[Array, Array]:
+  """The least and the largest sigma / alpha of a schedule's own range, each []."""
+  low, high = (schedule.log_snr(jnp.asarray(t)) for t in (schedule.t_min, schedule.t_max))
+  return jnp.exp(-low), jnp.exp(-high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Consistency(EDM):
+  """The end of the probability flow through x, at the schedule's least noise.
+
+      f(x) = c_skip x / alpha + c_out F(c_in x)      with r = sigma / alpha
+      c_skip = s^2 / ((r - r_min)^2 + s^2)           c_out = s (r - r_min) / sqrt(r^2 + s^2)
+
+  At r_min it is x / alpha whatever the network says. No posterior mean: it has an x0, but neither
+  noise nor score. Song et al., "Consistency Models", ICML 2023 (arXiv 2303.01469), appendix C.
+
+  Attributes:
+    schedule: the process.
+
+  Raises:
+    ValueError: without a schedule.
+  """
+
+  kind: str = "consistency"
+  schedule: Schedule | None = None
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.schedule is None or self.energy or self.learned_variance:
+      raise ValueError("consistency needs a schedule, and takes no energy and no learned_variance")
+
+  def read(self, x: Array, level: Level, output: Array) -> Prediction:
+    assert self.schedule is not None
+    at, s = level.like(x), self.data_std
+    ratio = at.sigma / at.alpha
+    past = ratio - ratio_ends(self.schedule)[0]
+    skip, out = s**2 / (past**2 + s**2), s * past / jnp.sqrt(ratio**2 + s**2)
+    return Prediction.of(x, level, self.kind, consistency=skip * x / at.alpha + out * output)
+
+
 @dataclasses.dataclass(frozen=True)
 class ScaledScore(Parameterization):
   """The score of data scaled to unit std, for any process: defined at the data too, sigma = 0.
@@ -324,6 +376,62 @@ class ScaledScore(Parameterization):
 
 
 @dataclasses.dataclass(frozen=True)
+class ReverseStep(Parameterization):
+  """A reverse step of a discrete chain: the network gives the law N(m, V) of x_s given x_t.
+
+  The chain has T levels, t = 1/T..1, and s = t - 1/T. With output (F, v), a coordinate at a time,
+
+      absolute    m = F                       log V = v
+      relative    m = x_t + sqrt(small) F     log V = log small + v
+
+  where small is the variance of q(x_s | x_t, x_0), whose mean is c_x x_t + c_0 x_0 (see
+  samplers/ancestral.py). Read as x0 = (m - c_x x_t) / c_0 and as the fraction of log V between
+  log small (0) and log beta (1), the step that an ancestral sampler with 'learned' variance takes
+  and that `stepwise_kl` judges is N(m, V) itself. From t = 1/T there is no step: it is read against
+  the schedule's own level at 0, is asked for by neither, and a chain ends there.
+
+  Sohl-Dickstein et al., "Deep Unsupervised Learning using Nonequilibrium Thermodynamics", ICML 2015
+  (arXiv 1503.03585), section 2.2 and appendix D.2.
+
+  Attributes:
+    schedule: the process.
+    num_train_steps: T.
+    relative: the second form; what is left to learn is then of order 1 at every step.
+
+  Raises:
+    ValueError: without a schedule, or without a learned variance.
+  """
+
+  kind: str = "x0"
+  schedule: Schedule | None = None
+  num_train_steps: int = 1000
+  relative: bool = True
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.schedule is None or not self.learned_variance:
+      raise ValueError("a reverse step needs a schedule and learned_variance = True")
+
+  def _posterior(self, x: Array, level: Level) -> tuple[Array, Array, Array, Array]:
+    """(c_x, c_0, small, beta / small), broadcasting with x."""
+    assert self.schedule is not None
+    now = level.like(x)
+    nxt = self.schedule.at(require_time(level) - 1 / self.num_train_steps).like(x)
+    a, shrink = now.alpha / nxt.alpha, (nxt.sigma / now.sigma) ** 2
+    part = 1 - a**2 * shrink  # of sigma_t^2, the part that is beta
+    return a * shrink, part * nxt.alpha, part * nxt.sigma**2, 1 / shrink
+
+  def read(self, x: Array, level: Level, output: Array) -> Prediction:
+    c_x, c_0, small, _ = self._posterior(x, level)
+    mean = x + jnp.sqrt(small) * output if self.relative else output
+    return Prediction.of(x, level, "x0", x0=(mean - c_x * x) / c_0)
+
+  def read_variance(self, x: Array, level: Level, v: Array) -> Array:
+    _, _, small, excess = self._posterior(x, level)
+    return (v if self.relative else v - jnp.log(small)) / jnp.log(excess)
+
+
+@dataclasses.dataclass(frozen=True)
 class Exact:
   """The truth in a network's place: whatever the parameters, `predict`."""
 
@@ -343,8 +451,10 @@ def _marginal_std(level: Level, data_std: float) -> Array:
 
 
 PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {
-  **{kind: functools.partial(Parameterization, kind=kind) for kind in _TO_X0},
+  **{kind: functools.partial(Parameterization, kind=kind) for kind in _TO_NOISE},
+  "consistency": Consistency,
   "edm": EDM,
+  "reverse_step": ReverseStep,
   "scaled_score": ScaledScore,
 }
 

@@ -202,7 +202,9 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
     RunError: the loss, the gradient or a parameter is NaN or Inf.
     CheckpointError: there are checkpoints and none can be read.
   """
-  with Checkpoints(workdir.checkpoints, best_metric=experiment.monitor) as checkpoints:
+  with Checkpoints(
+    workdir.checkpoints, keep_every=experiment.keep_every, best_metric=experiment.monitor
+  ) as checkpoints:
     state = init_state(experiment)
     step = 0
     if (found := checkpoints.restore(state)) is not None:

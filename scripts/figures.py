@@ -23,13 +23,24 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 from scorelab.checkpoints import CheckpointError
 from scorelab.options import ConfigError
 from scorelab.run import RunError
-from scripts.drawing import circles, flow_1d, nine_modes, schedules, score_matching, steps
+from scripts.drawing import (
+  circles,
+  flow_1d,
+  nine_modes,
+  roll,
+  schedules,
+  score_matching,
+  steps,
+)
 from scripts.drawing.source import Source, open_sheet, open_source
 
 _SCORE_MATCHING = ("hyvarinen_gmm", "hyvarinen_gmm_published", "hutchinson_gmm", "ssm_gmm")
 _SCORE_MATCHING += ("ssm_vr_gmm", "dsm_gmm", "dsm_gmm_published")
 OF_RUNS = {
   **dict.fromkeys(("ncsn_gmm", "ncsn_gmm_published", "energy_gmm"), nine_modes.FIGURES),
+  **dict.fromkeys(("consistency_gmm", "flow_moons"), nine_modes.OF_A_RUN),
+  "edm_gmm": nine_modes.OF_A_SCORE,
+  **dict.fromkeys(roll.FORMS, roll.FIGURES),
   **dict.fromkeys(_SCORE_MATCHING, score_matching.FIGURES),
   "overfit_gmm": {"overfitting": score_matching.overfitting, **score_matching.FIGURES},
   **dict.fromkeys(("ula_gmm", "mala_gmm"), score_matching.EXACT_FIGURES),
@@ -77,8 +88,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.name in OF_NO_RUN:
       source = open_sheet(args.name, args.out)
     else:
-      own = steps.METRICS if OF_RUNS[args.name] is nine_modes.FIGURES else ()
-      source = open_source(args.name, args.workdir, args.out, args.keys, own)
+      metrics = steps.METRICS if "steps" in FIGURES[args.name] else ()
+      source = open_source(args.name, args.workdir, args.out, args.keys, metrics)
   except (RunError, CheckpointError, ConfigError) as error:
     print(error, file=sys.stderr)
     return 1

@@ -183,6 +183,22 @@ BAD = {
     "parameterization: energy and learned_variance exclude each other",
   ),
   "multiple": ({"training.log_every": 7}, "checkpoint_every = 20 must be a multiple"),
+  "kept": ({"training.keep_every": 30}, "keep_every = 30 must be a multiple of training.check"),
+  "consistency": (
+    {"loss.name": "consistency", "loss.weighting": None},
+    "loss.name = 'consistency' and parameterization.name = 'edm': 'consistency' goes with itself",
+  ),
+  "intervals": (
+    {
+      **{"loss.name": "consistency", "loss.weighting": None, "loss.max_intervals": 5},
+      "parameterization.name": "consistency",
+    },
+    "loss: min_intervals = 10 must be at most max_intervals = 5",
+  ),
+  "reverse step": (
+    {"parameterization.name": "reverse_step"},
+    "parameterization: a reverse step needs a schedule and learned_variance = True",
+  ),
   "antithetic": (
     {"loss.uniforms": "antithetic", "training.batch_size": 7},
     "batch_size = 7 must be even",

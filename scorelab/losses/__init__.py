@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from scorelab.losses.consistency import consistency
 from scorelab.losses.denoising import ddpm, denoising, edm, ncsn
 from scorelab.losses.flow_matching import flow_matching
 from scorelab.losses.implicit import hutchinson, hyvarinen, sliced, sliced_fd, sliced_vr
@@ -11,6 +12,7 @@ from scorelab.losses.variational import continuous_bound, hybrid, stepwise_kl, v
 from scorelab.typing import Loss
 
 LOSSES: dict[str, Callable[..., Loss]] = {
+  "consistency": consistency,
   "continuous_bound": continuous_bound,
   "ddpm": ddpm,
   "denoising": denoising,
@@ -34,6 +36,7 @@ __all__ = [
   "SCORE_WEIGHTINGS",
   "UNIFORMS",
   "WEIGHTINGS",
+  "consistency",
   "continuous_bound",
   "ddpm",
   "denoising",

@@ -114,6 +114,11 @@ def shifted(key: Key, n: int) -> Array:
   return (jnp.arange(n) + jax.random.uniform(key)) / n
 
 
+def shared(key: Key, n: int) -> Array:
+  """One uniform for all n: the whole batch at one level."""
+  return jnp.full(n, jax.random.uniform(key))
+
+
 def antithetic(key: Key, n: int) -> Array:
   """n / 2 independent uniforms u and their mirror images 1 - u; n even."""
   u = jax.random.uniform(key, (n // 2,))
@@ -123,6 +128,7 @@ def antithetic(key: Key, n: int) -> Array:
 UNIFORMS: dict[str, Callable[[Key, int], Array]] = {
   "antithetic": antithetic,
   "independent": independent,
+  "shared": shared,
   "shifted": shifted,
   "stratified": stratified,
 }

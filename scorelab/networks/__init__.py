@@ -10,11 +10,13 @@ from flax import linen as nn
 
 from scorelab.networks.dit import DiT
 from scorelab.networks.embeddings import LEVEL_FEATURES
+from scorelab.networks.heads import HeadsMLP
 from scorelab.networks.mlp import ACTIVATIONS, MLP, ResidualMLP
 from scorelab.networks.unet import UNet, modern_unet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
   "dit": DiT,
+  "heads_mlp": HeadsMLP,
   "mlp": MLP,
   "modern_unet": modern_unet,
   "residual_mlp": ResidualMLP,
@@ -27,6 +29,7 @@ __all__ = [
   "MLP",
   "NETWORKS",
   "DiT",
+  "HeadsMLP",
   "ResidualMLP",
   "UNet",
   "modern_unet",

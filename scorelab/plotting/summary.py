@@ -19,7 +19,6 @@ from scorelab.plotting import budgets, curves, fields, style
 from scorelab.plotting.fields import Cloud, ScoreField
 from scorelab.predictions import Exact
 from scorelab.run import StopFlag, Workdir, read_jsonl
-from scorelab.targets import has_truth
 from scorelab.typing import Array, Params
 
 OFF_MODE_STD = 4.0
@@ -128,7 +127,7 @@ def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> 
   clouds = run_clouds(experiment, workdir)
   data = clouds[0].points
   learned = not isinstance(experiment.parameterization, Exact)
-  compared = learned and has_truth(experiment.target) and data.shape[1] <= 2
+  compared = learned and experiment.evaluation.comparable and data.shape[1] <= 2
   field = middle_field(experiment, params, data) if compared else None
   text = f"{len(data)} points each, of the evaluation's first key"
   if data.shape[1] > 2:

@@ -70,15 +70,18 @@ def _piece(u: Array, number: int) -> tuple[Array, Array]:
 def swiss_roll(*, noise: float = 0.0) -> Points:
   """scikit-learn's swiss roll as Sohl-Dickstein et al. 2015 show it: seen from its side, over 10.
 
-  Its columns 2 and 0, t sin t and t cos t for t uniform on 1.5 pi to 4.5 pi, the second one's sign
-  flipped. `noise` is scikit-learn's, before the division.
+  `noise` is scikit-learn's, before the division.
   """
+  return along(roll, noise / 10)
 
-  def curve(u: Array) -> Array:
-    t = 1.5 * math.pi * (1 + 2 * u)
-    return jnp.stack([t * jnp.sin(t), -t * jnp.cos(t)], -1) / 10
 
-  return along(curve, noise / 10)
+def roll(u: Array) -> Array:
+  """The swiss roll's columns 2 and 0 over 10, the second one's sign flipped: u [n] -> [n, 2].
+
+  t sin t and t cos t, for t from 1.5 pi to 4.5 pi as u goes from 0 to 1.
+  """
+  t = 1.5 * math.pi * (1 + 2 * u)
+  return jnp.stack([t * jnp.sin(t), -t * jnp.cos(t)], -1) / 10
 
 
 def moons(*, noise: float = 0.05) -> Points:

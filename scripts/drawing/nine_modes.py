@@ -1,4 +1,7 @@
-"""The figures of the nine-mode mixture: what `scripts/figures.py ncsn_gmm` draws."""
+"""The figures of the nine-mode mixture: what `scripts/figures.py ncsn_gmm` draws.
+
+`OF_A_RUN` are those that any run in the plane has, `OF_A_SCORE` those that a truth adds.
+"""
 
 import json
 from collections.abc import Callable
@@ -13,6 +16,7 @@ from scorelab.evaluation import align
 from scorelab.evaluation import budget as budget_of
 from scorelab.experiment import LikelihoodProtocol
 from scorelab.metrics import mode_weights
+from scorelab.metrics import has_modes, mode_weights
 from scorelab.plotting import animations, fields, save, style, summary, trajectories, write_csv
 from scorelab.run import StopFlag, read_jsonl
 from scorelab.samplers.ddim import ddim_inference
@@ -32,7 +36,7 @@ def loss(source: Source) -> None:
   save(figure, source.out / "loss.png", source.command)
   rows = []
   for line in read_jsonl(source.workdir.metrics):
-    bands = {f"band_{i}": value for i, value in enumerate(line["band_loss"])}
+    bands = {f"band_{i}": value for i, value in enumerate(line.get("band_loss", ()))}
     row = {name: line.get(name) for name in ("step", "loss", "val_loss", "grad_norm", "param_norm")}
     rows.append(row | bands)
   write_csv(source.out / "loss.csv", rows, source.command)
@@ -103,13 +107,23 @@ def samples(source: Source) -> None:
   figure = summary.samples_figure(experiment, source.params, source.workdir)
   save(figure, source.out / "samples.png", source.command)
   target = experiment.target
-  rows: list[dict[str, Any]] = [_shares("target", np.asarray(target.weights))]
   clouds = summary.run_clouds(experiment, source.workdir)
-  for cloud in clouds:
-    shares = mode_weights(cloud.points, target)
-    off = None if cloud.off is None else float(cloud.off.mean())
-    rows.append(_shares(cloud.title, shares, len(cloud.points), off))
+  rows: list[dict[str, Any]] = []
+  if has_modes(target):
+    rows.append(_shares("target", np.asarray(target.weights)))
+    for cloud in clouds:
+      shares = mode_weights(cloud.points, target)
+      off = None if cloud.off is None else float(cloud.off.mean())
+      rows.append(_shares(cloud.title, shares, len(cloud.points), off))
+  else:
+    for cloud in clouds:
+      moments = zip(cloud.points.mean(0), cloud.points.std(0), strict=True)
+      numbers = {f"{what}_x{i}": m[k] for i, m in enumerate(moments, 1)
+                 for k, what in enumerate(("mean", "std"))}  # fmt: skip
+      rows.append({"samples": cloud.title, "number": len(cloud.points), **numbers})
   write_csv(source.out / "samples.csv", rows, source.command)
+  if not experiment.evaluation.comparable:
+    return
   field = summary.middle_field(experiment, source.params, clouds[0].points)
   columns = np.concatenate([field.x, field.network, field.exact], axis=1).astype(np.float32)
   names = ("x1", "x2", "network1", "network2", "exact1", "exact2")
@@ -269,13 +283,19 @@ def _animate(
   write_csv(source.out / f"{name}.csv", rows, source.command)
 
 
-FIGURES: dict[str, Callable[[Source], None]] = {
+OF_A_RUN: dict[str, Callable[[Source], None]] = {
   "loss": loss,
   "samples": samples,
+  "budget": budget,
+}
+OF_A_SCORE: dict[str, Callable[[Source], None]] = {
+  **OF_A_RUN,
   "score_error": score_error,
   "girsanov": girsanov,
   "likelihood": likelihood,
-  "budget": budget,
+}
+FIGURES: dict[str, Callable[[Source], None]] = {
+  **OF_A_SCORE,
   "noising": noising,
   "langevin": langevin,
   "ddim": ddim,

@@ -1,0 +1,31 @@
+"""Consistency training on the nine modes: a network that samples in one step, or in a few.
+
+python main.py --config=configs/consistency_gmm.py
+python main.py --config=configs/consistency_gmm.py:fast      # seconds, for tests
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; arg 'fast' makes it a run of seconds."""
+  config = base.get_config()
+  config.schedule.update(name="variance_exploding", sigma_min=0.05, sigma_max=80.0, rho=7.0)
+  config.network.update(name="residual_mlp", width=128, depth=2)
+  config.parameterization.name = "consistency"
+  config.loss.update(
+    name="consistency",
+    min_intervals=10,
+    max_intervals=320,
+    double_every=1000,
+    level_mean=1.0,
+    level_std=2.0,
+    huber_delta=0.01,
+  )
+  config.optimizer.learning_rate = 2e-3
+  config.training.num_steps = 8000
+  config.sampler.update(name="renoise", num_steps=1, grid="uniform_log_snr")
+  config.evaluation.rows = ("renoise:2:sigma_min=10.0", "renoise:4:sigma_min=2.0")
+  return base.variant(config, arg)

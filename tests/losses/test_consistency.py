@@ -1,0 +1,141 @@
+"""Consistency training on a Gaussian, whose probability flow is known: where it rests and leads.
+
+For N(m, s^2 I), variance exploding, the flow takes x at r to m + (x - m) sqrt((s^2 + r_min^2) /
+(s^2 + r^2)) at r_min. The family that is trained has a free power p in the place of 1/2; p = 1 is
+nearly the posterior mean.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from scorelab.losses import LOSSES
+from scorelab.predictions import Consistency, Prediction, log_sigma
+from scorelab.samplers import SAMPLERS
+from scorelab.schedules import GRIDS, VarianceExploding, VariancePreserving
+from scorelab.targets.gaussian_mixture import GaussianMixture
+from scorelab.typing import Context
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+MEAN, STD = np.array([1.0, -0.5]), 0.8
+VE = VarianceExploding(0.02, 20.0, 7.0)
+TARGET = GaussianMixture([1.0], [MEAN], [STD**2])
+
+
+def flow_end(x, ratio, power=0.5):
+  """Where the flow ends at r_min; `power` 0.5 is the truth."""
+  return MEAN + (x - MEAN) * ((STD**2 + 0.02**2) / (STD**2 + ratio**2)) ** power
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """In place of a parameterization: params is the power."""
+
+  kind: str = "consistency"
+
+  def bind(self, params: Any, label: Any = None) -> Any:
+    def predict(x, level):
+      end = flow_end(x, level.like(x).sigma, params)
+      return Prediction.of(x, level, "consistency", consistency=end)
+
+    return predict
+
+
+def gradients(intervals, powers):
+  """Of the loss at n intervals in each power: [powers, 8], the last of independent estimates."""
+  loss = LOSSES["consistency"](
+    Family(), VE, min_intervals=intervals, max_intervals=intervals, level_mean=0.0, huber_delta=10.0
+  )
+
+  def of(power, key):
+    data_key, key = jax.random.split(key)
+    return jax.grad(loss, has_aux=True)(power, key, {"x": TARGET.sample(data_key, 5000)}, CONTEXT)
+
+  keys = jax.random.split(jax.random.key(0), 8)
+  run = jax.jit(lambda powers: jax.lax.map(lambda p: jax.vmap(of, (None, 0))(p, keys)[0], powers))
+  return np.asarray(run(jnp.asarray(powers)))
+
+
+CONTEXT = Context(jnp.zeros((), int), {})
+
+
+def test_the_flow_is_a_fixed_point_as_the_grid_refines():
+  """The gradient at the truth falls as 1 / n; away from it, it does not."""
+  coarse, fine = (gradients(n, [0.4, 0.5, 0.6]) for n in (20, 80))
+  error = fine[1].std(ddof=1) / 8**0.5
+  coarse, fine = coarse.mean(1), fine.mean(1)
+  assert abs(fine[1]) < abs(coarse[1]) / 3 + 3 * error
+  assert fine[0] < -10 * abs(fine[1]) < 10 * abs(fine[1]) < fine[2]
+  np.testing.assert_allclose(fine[[0, 2]], coarse[[0, 2]], rtol=0.5)
+
+
+def test_training_finds_the_flow():
+  """From the posterior mean's power to the truth's, as the intervals double on the way."""
+  loss = LOSSES["consistency"](
+    Family(), VE, min_intervals=10, max_intervals=640, double_every=50, level_mean=0.0,
+    huber_delta=0.01,
+  )  # fmt: skip
+  adam = optax.adam(optax.cosine_decay_schedule(0.05, 400))
+
+  def step(state, key):
+    power, opt_state, count = state
+    data_key, key = jax.random.split(key)
+    batch = {"x": TARGET.sample(data_key, 1000)}
+    grad, metrics = jax.grad(loss, has_aux=True)(power, key, batch, Context(count, {}))
+    updates, opt_state = adam.update(grad, opt_state)
+    return (power + updates, opt_state, count + 1), metrics["intervals"]
+
+  start = jnp.asarray(1.0), adam.init(jnp.asarray(1.0)), jnp.zeros((), int)
+  run = jax.jit(lambda: jax.lax.scan(step, start, jax.random.split(jax.random.key(1), 400)))
+  (power, _, _), intervals = run()
+  np.testing.assert_allclose(power, 0.5, atol=0.02)
+  np.testing.assert_array_equal(intervals[::50], [10, 20, 40, 80, 160, 320, 640, 640])
+
+
+@pytest.mark.parametrize("schedule", [VE, VariancePreserving()], ids=["ve", "vp"])
+def test_at_the_least_noise_it_is_the_identity(schedule):
+  """Whatever the network says; and there alone."""
+  reading = Consistency(lambda v, x, c, rngs=None: 3 + x**2, log_sigma, schedule=schedule)
+  predict = jax.jit(reading.bind({}))
+  low = np.exp(-float(schedule.log_snr(jnp.asarray(schedule.t_min))))
+  x = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+  for ratio, same in ((low, True), (low + 0.5, False)):
+    level = schedule.at_ratio(ratio)
+    found = predict(x, level).x0 - x / level.alpha
+    assert (np.abs(found).max() < 1e-5) == same
+
+
+def test_one_step_and_several_sample_the_law():
+  """Renoising the exact flow's ends: the target itself, to its variance at r_min."""
+  n = 20_000
+
+  @jax.jit
+  def sample():
+    drawn = []
+    for num_steps, low in ((1, None), (3, 1.0)):
+      grid = GRIDS["karras"](VE, num_steps, sigma_min=low)
+      start, key = jax.random.split(jax.random.key(num_steps))
+      x = grid.prior(start, (n, 2))
+      drawn.append(SAMPLERS["renoise"](key, Family().bind(0.5), x, grid))
+    return drawn
+
+  for samples, num_steps in zip(sample(), (1, 3), strict=True):
+    assert samples.nfe == num_steps
+    x = np.asarray(samples.x)
+    # The start has neither the data's mean nor its variance: 4 % of one, a thousandth of the other.
+    np.testing.assert_allclose(x.mean(0), MEAN, atol=4 * STD / n**0.5 + 0.04)
+    np.testing.assert_allclose(x.std(0), STD, rtol=4 / (2 * n) ** 0.5 + 2e-3)
+
+
+def test_it_has_no_score():
+  """The end of a path is no posterior mean: what follows from one is refused by name."""
+  pred = Family().bind(0.5)(jnp.ones((2, 2)), VE.at_ratio(1.0))
+  for view in ("noise", "score", "v", "flow"):
+    with pytest.raises(ValueError, match="'consistency' is no posterior mean"):
+      pred.view(view)
