@@ -8,6 +8,7 @@ between calls. A sample that is not finite gives nan.
 
 from collections.abc import Callable
 
+from scorelab.metrics.frechet import frechet
 from scorelab.metrics.girsanov import girsanov
 from scorelab.metrics.kernels import energy_distance, mean_pairwise_distance
 from scorelab.metrics.modes import (
@@ -31,6 +32,7 @@ METRICS: dict[str, Callable[..., float]] = {
   "max_sliced_wasserstein": max_sliced_wasserstein,
   "wasserstein": wasserstein,
   "energy_distance": energy_distance,
+  "frechet": frechet,
   **MODE_METRICS,
 }
 
@@ -39,6 +41,7 @@ __all__ = [
   "MODE_METRICS",
   "Reference",
   "energy_distance",
+  "frechet",
   "girsanov",
   "has_modes",
   "max_sliced_wasserstein",
