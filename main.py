@@ -89,6 +89,7 @@ def main(argv: list[str]) -> None:
   # Only now: a mistake on the command line is answered at once.
   from scorelab import run
   from scorelab.checkpoints import CheckpointError
+  from scorelab.checks import check_rows
   from scorelab.experiment import build
   from scorelab.options import ConfigError
 
@@ -103,6 +104,8 @@ def main(argv: list[str]) -> None:
       path = pathlib.Path("results", name, run.run_id(experiment.config))
     if mode == "eval" and not path.exists():
       raise run.RefusedError(f"{path}: there is no run here to evaluate; train first")
+    if not run.is_done(path, experiment.config):
+      check_rows(experiment)  # before anything is written
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     execute(experiment, run.open_workdir(path, experiment.config, overrides), mode)
   except ConfigError as error:

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
   config.target = ConfigDict(
     dict(
       name="nine_modes",
-      num_train=0,  # points of a fixed training set; 0 draws afresh every step
+      num_train=0,  # points of a fixed training set; 0 draws afresh, or uses the target's own
       num_modes=placeholder(int),
       radius=placeholder(float),
       std=placeholder(float),
@@ -132,7 +132,7 @@ def get_config() -> ConfigDict:
   config.training = ConfigDict(
     dict(
       num_steps=6000,
-      batch_size=1024,
+      batch_size=1024,  # 0 is the whole training set
       log_every=100,
       checkpoint_every=1000,
       num_validation=10_000,
@@ -180,7 +180,7 @@ def get_config() -> ConfigDict:
       num_keys=10,
       num_samples=2000,
       num_reference=10_000,
-      reference="fresh",  # 'fresh' draws for every key, or the 'train' set
+      reference="fresh",  # 'fresh' draws for every key, the 'train' set, or the target's 'test' set
       num_projections=1000,
       metrics=(  # each "name" or "name:field=value", as in "sliced_wasserstein:p=1"
         "max_sliced_wasserstein",

@@ -29,7 +29,7 @@ from scorelab.metrics import Reference, girsanov, mode_score_error, score_error
 from scorelab.rows import Row
 from scorelab.run import StopFlag, Workdir, append_jsonl, write_json
 from scorelab.schedules import uniform_log_snr
-from scorelab.targets import has_truth
+from scorelab.targets import has_truth, splits_of
 from scorelab.typing import Array, Key, Params, Predict
 
 BUDGET = ("floor", "prior", "discretisation", "learning")
@@ -59,9 +59,10 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
   """Draws every set of samples that the budget compares.
 
   Returns:
-    `reference` [k, m, *event], `exact` [k, n, *event], and `rows`: for each row its sets
-    `network` and, where there is an exact score, `prior` and `true_start`, each [k, n, *event],
-    and its `nfe`.
+    `reference` [k, m, *event]; `exact` [k, n, *event], which are training points where the target
+    has a test set, and no more of them than there are; and `rows`: for each row its sets `network`
+    and, where there is an exact score, `prior` and `true_start`, each [k, n, *event]; and its
+    `nfe`.
   """
   protocol, target = experiment.evaluation, experiment.target
   root = experiment.key(Stream.EVALUATION, 0)
@@ -70,11 +71,18 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
   def draw(key: Key, size: int) -> Array:
     return jax.lax.map(lambda k: target.sample(k, size), jax.random.split(key, protocol.num_keys))
 
-  if protocol.reference == "train":
-    train = experiment.data["x"]
-    reference = jnp.broadcast_to(train, (protocol.num_keys, *train.shape))
-  else:
+  splits = splits_of(target)
+  if protocol.reference == "fresh":
     reference = draw(reference_key, protocol.num_reference)
+  else:  # the same points for every key
+    points = experiment.data["x"] if protocol.reference == "train" else splits["test"]
+    reference = jnp.broadcast_to(points, (protocol.num_keys, *points.shape))
+  if "test" in splits:  # real points that no sample is compared with
+    own = jax.random.split(exact_key, protocol.num_keys)
+    shuffled = jax.vmap(jax.random.permutation, (0, None))(own, splits["train"])
+    exact = shuffled[:, : protocol.num_samples]
+  else:
+    exact = draw(exact_key, protocol.num_samples)
   data = draw(data_key, protocol.num_samples)
   start_keys = jax.random.split(start_key, protocol.num_keys)
   sampler_keys = jax.random.split(sampler_key, protocol.num_keys)
@@ -97,7 +105,7 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
     rows.append(sets)
   return {
     "reference": np.asarray(reference),
-    "exact": np.asarray(draw(exact_key, protocol.num_samples)),
+    "exact": np.asarray(exact),
     "rows": rows,
   }
 

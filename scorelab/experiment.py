@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from scorelab.checks import check_pure_noise, check_target
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
 from scorelab.metrics import METRICS, MODE_METRICS, has_modes, score_error
 from scorelab.networks import ACTIVATIONS, NETWORKS
@@ -37,8 +38,8 @@ from scorelab.predictions import (
 )
 from scorelab.rows import Row, make_row, parse_changes, parse_row
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
-from scorelab.targets import TARGETS, has_truth
-from scorelab.typing import Array, Batch, Context, Key, Loss, Params, Predict
+from scorelab.targets import TARGETS, has_truth, splits_of
+from scorelab.typing import Array, Batch, Context, Key, Loss, Params
 
 
 class Stream(enum.IntEnum):
@@ -95,7 +96,8 @@ class Experiment:
     loss_levels: quantile function of the levels that the loss draws, `u [n] -> Level [n]`; None
       where it has none.
     optimizer: optax's.
-    data: the fixed training set {x [n, *event]}, or {} where the target is sampled afresh.
+    data: the fixed training set {x [n, *event]}, drawn once or the target's own, or {} where the
+      target is sampled afresh.
     validation: held-out points, {x [n, *event]}.
     evaluation: what is measured.
   """
@@ -152,10 +154,19 @@ class Experiment:
     return stream_key(self.root, stream, step)
 
   def draw_batch(self, key: Key, data: Batch) -> Batch:
-    """A training batch: drawn with replacement from `data`, or afresh from the target."""
+    """A training batch: from `data`, with replacement or all of it, or afresh from the target."""
+    if not hasattr(self.target, "dequantise"):
+      return self._draw_points(key, data)
+    key, noise_key = jax.random.split(key)
+    batch = self._draw_points(key, data)
+    return batch | {"x": self.target.dequantise(noise_key, batch["x"])}
+
+  def _draw_points(self, key: Key, data: Batch) -> Batch:
     size = self.config["training"]["batch_size"]
     if not data:
       return {"x": self.target.sample(key, size)}
+    if not size:
+      return data
     index = jax.random.randint(key, (size,), 0, data["x"].shape[0])
     return jax.tree.map(lambda a: a[index], data)
 
@@ -188,7 +199,7 @@ def build(config: ConfigDict) -> Experiment:
   jax.config.update("jax_default_matmul_precision", config.matmul_precision)
   target = make(TARGETS, config.target, "target", "target", also=("num_train",))
   schedule = make(SCHEDULES, config.schedule, "schedule", "schedule", also=("shift",))
-  _check_target(config, target)
+  check_target(config, target)
   if config.schedule.shift is not None:
     schedule = Shifted(schedule, config.schedule.shift)
   network = _make_network(config.network, config.parameterization.learned_variance)
@@ -206,7 +217,7 @@ def build(config: ConfigDict) -> Experiment:
   def init_params(key: Key) -> Params:
     if isinstance(parameterization, Exact):
       return {}
-    x = jnp.zeros((1, target.dim))
+    x = jnp.zeros((1, *target.event_shape))
     return jax.jit(network.init)(key, x, jnp.zeros(1))["params"]
 
   experiment = Experiment(
@@ -222,33 +233,38 @@ def build(config: ConfigDict) -> Experiment:
     validation={},
     evaluation=_make_evaluation(config, schedule, loss_levels, target),
   )
-  _check_rows(experiment)
-  num_train = config.target.num_train
-  draw = jax.jit(target.sample, static_argnums=1)
-  data: Batch = {"x": draw(experiment.key(Stream.TRAIN_SET, 0), num_train)} if num_train else {}
-  held_out = draw(experiment.key(Stream.VALIDATION, 1), config.training.num_validation)
-  return dataclasses.replace(experiment, data=data, validation={"x": held_out})
+  return dataclasses.replace(
+    experiment, data=_training_set(experiment), validation=_validation_set(experiment)
+  )
 
 
 # The parts.
 
 
+def _training_set(experiment: Experiment) -> Batch:
+  """The target's own training points, those drawn once, or {}."""
+  target, num_train = experiment.target, experiment.config["target"]["num_train"]
+  if "train" in (splits := splits_of(target)):
+    return {"x": splits["train"]}
+  if not num_train:
+    return {}
+  draw = jax.jit(target.sample, static_argnums=1)
+  return {"x": draw(experiment.key(Stream.TRAIN_SET, 0), num_train)}
+
+
+def _validation_set(experiment: Experiment) -> Batch:
+  """The target's own held-out points, dequantised once, or draws."""
+  target, size = experiment.target, experiment.config["training"]["num_validation"]
+  key = experiment.key(Stream.VALIDATION, 1)
+  if "validation" not in (splits := splits_of(target)):
+    return {"x": jax.jit(target.sample, static_argnums=1)(key, size)}
+  x = splits["validation"]
+  return {"x": target.dequantise(key, x) if hasattr(target, "dequantise") else x}
+
+
 def _named(names: tuple[str, ...]) -> dict[str, str]:
   """Names that stand for themselves, for `choose`."""
   return {name: name for name in names}
-
-
-def _check_target(config: ConfigDict, target: Any) -> None:
-  """Raises ConfigError where the config asks for an exact score that the target lacks."""
-  for path, given, refused, instead in (
-    ("parameterization.name", config.parameterization.name, "exact", "another parameterization"),
-    ("training.monitor", config.training.monitor, "score_error", "'val_loss'"),
-  ):
-    if given == refused and not has_truth(target):
-      raise ConfigError(
-        f"{path} = {given!r} needs an exact score, and target.name = {config.target.name!r} has "
-        f"none: use {instead}"
-      )
 
 
 def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
@@ -281,7 +297,7 @@ def _make_parameterization(
     options.setdefault("data_std", float(target.scale))
   conditioning = functools.partial(conditioning, **options_of(conditioning, section))
   try:
-    return construct(apply, conditioning, event_ndim=1, **options)
+    return construct(apply, conditioning, event_ndim=len(target.event_shape), **options)
   except ValueError as error:
     raise ConfigError(f"parameterization: {error}") from error
 
@@ -309,11 +325,11 @@ def _make_loss(
   chosen = (section[field] for field in parts if section[field] is not None)
   named = " and ".join([section.name, *chosen])
   refuse_unused(section, "loss", named, (construct, *parts.values()))
-  drawn = config.training.batch_size * (section.levels_per_point or 1)
-  if section.uniforms == "antithetic" and drawn % 2:
-    raise ConfigError(
-      f"training.batch_size = {config.training.batch_size} must be even for antithetic levels"
-    )
+  size = config.training.batch_size
+  points = size or config.target.num_train or len(splits_of(target)["train"])
+  if section.uniforms == "antithetic" and points * (section.levels_per_point or 1) % 2:
+    whole = "" if size else f", {points} points,"
+    raise ConfigError(f"training.batch_size = {size}{whole} must be even for antithetic levels")
 
   def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = options_of(function, section)
@@ -369,10 +385,8 @@ def _make_evaluation(
         f"{', '.join(sorted(METRICS.keys() - MODE_METRICS))})"
       )
     metrics[spec] = functools.partial(metric, **options_of(metric, section) | own)
-  choose(_named(("fresh", "train")), section.reference, "evaluation.reference", "reference")
+  choose(_named(("fresh", "train", "test")), section.reference, "evaluation.reference", "reference")
   choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
-  if section.reference == "train" and not config.target.num_train:
-    raise ConfigError("evaluation.reference = 'train' needs target.num_train > 0")
   main = {k: v for k, v in config.sampler.items() if v is not None}
   exact = config.parameterization.name == "exact"
   has_density = exact or bool(config.parameterization.energy)
@@ -380,7 +394,7 @@ def _make_evaluation(
   for index, spec in enumerate(section.rows):
     path = f"evaluation.rows[{index}]"
     rows.append(make_row(parse_row(spec, main, path), path, schedule, has_density))
-  _check_pure_noise(config, rows)
+  check_pure_noise(config, rows)
   quartiles = jnp.array([0.25, 0.75])
   many_levels = loss_levels is None or bool(np.ptp(loss_levels(quartiles).sigma) > 0)
   return Evaluation(
@@ -395,38 +409,3 @@ def _make_evaluation(
     score_samples=section.score_samples,
     girsanov=has_truth(target) and not exact and many_levels,
   )
-
-
-def _check_rows(experiment: Experiment) -> None:
-  """Raises ConfigError for a row that cannot run, by tracing it: nothing is computed."""
-  key = experiment.root
-
-  def run(row: Row, bind: Callable[[Params], Predict]) -> Array:
-    x = row.prior(key, (1, experiment.target.dim))
-    return row.run(key, bind(experiment.init_params(key)), x).x
-
-  binds: list[Callable[[Params], Predict]] = [experiment.parameterization.bind]
-  if has_truth(experiment.target):
-    binds.append(lambda _: experiment.target.predict)
-  for row in experiment.evaluation.rows:
-    for bind in binds:
-      try:
-        jax.eval_shape(functools.partial(run, row, bind))
-      except ValueError as error:
-        raise ConfigError(f"{row.sampler}: {error}") from error
-
-
-def _check_pure_noise(config: ConfigDict, rows: list[Row]) -> None:
-  """Raises ConfigError where a grid starts at alpha = 0 and the network cannot say x0 there."""
-  section = config.parameterization
-  for field, refused, instead in (
-    ("name", ("noise", "score", "scaled_score"), "x0, v, flow or edm"),
-    ("conditioning", ("log_sigma",), "signal_level or time"),
-  ):
-    for row in rows:
-      starts_in_noise = row.grid is not None and not row.grid.levels.alpha[0]
-      if starts_in_noise and section.name != "exact" and section[field] in refused:
-        raise ConfigError(
-          f"parameterization.{field} = {section[field]!r} has no value at alpha = 0, where the "
-          f"grid of {row.sampler} starts: use {instead}, or a sampler.t_max below 1"
-        )

@@ -163,7 +163,7 @@ BOUNDS: dict[str, Bound] = {
   "optimizer.weight_decay": _at_least(0),
   "optimizer.ema_decays": _DECAY,
   "training.num_steps": _at_least(0),
-  "training.batch_size": _at_least(1),
+  "training.batch_size": _at_least(0),
   "training.log_every": _at_least(1),
   "training.checkpoint_every": _at_least(1),
   "training.num_validation": _at_least(1),

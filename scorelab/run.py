@@ -183,6 +183,14 @@ class Workdir:
     return self.path / "DONE"
 
 
+def is_done(path: pathlib.Path, config: Mapping[str, Any]) -> bool:
+  """Whether the folder holds all that this config asks for."""
+  if not Workdir(path).done.exists():
+    return False
+  found = json.loads((path / "config.json").read_text())["config"]
+  return _set_fields(found) == _set_fields(config)
+
+
 def open_workdir(
   path: pathlib.Path, config: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> Workdir:

@@ -7,16 +7,20 @@ import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from ml_collections import config_flags  # noqa: F401  (registers the flag types)
 
 from configs import base, ncsn_gmm, ncsn_gmm_published
+from scorelab.checks import check_rows
+from scorelab.evaluation import draw_sets
 from scorelab.experiment import Stream, build
 from scorelab.losses import LOSSES
 from scorelab.optimizers import learning_rate_shape
 from scorelab.options import ConfigError
+from scorelab.run import StopFlag
 from scorelab.schedules import GRIDS
 from scorelab.targets import TARGETS
 
@@ -148,7 +152,13 @@ BAD = {
   "loss": ({"loss.name": "ncns"}, "loss.name = 'ncns' is not a loss; did you mean 'ncsn'"),
   "target": ({"target.name": "nine"}, "target.name = 'nine' is not a target.*nine_modes"),
   "steps": ({"training.num_steps": -5}, "training.num_steps = -5, must be at least 0"),
-  "batch": ({"training.batch_size": 0}, "training.batch_size = 0, must be at least 1"),
+  "batch": ({"training.batch_size": -1}, "training.batch_size = -1, must be at least 0"),
+  "whole set": (
+    {"training.batch_size": 0},
+    "training.batch_size = 0, all training points, and target.name = 'nine_modes' has no fixed",
+  ),
+  "train": ({"evaluation.reference": "train"}, "'train' needs target.num_train > 0"),
+  "test": ({"evaluation.reference": "test"}, "'test', and target.name = 'nine_modes' has no test"),
   "seed": ({"seed": -1}, "seed = -1, must be from 0"),
   "limits": ({"schedule.sigma_max": 0.01}, "schedule: sigma_min = 0.02 and sigma_max = 0.01"),
   "nan": ({"optimizer.learning_rate": float("nan")}, "learning_rate = nan, must be above 0"),
@@ -250,8 +260,48 @@ def test_bad_configs_are_refused_by_name(changes, message):
   config = ncsn_gmm.get_config("fast")
   config.update_from_flattened_dict(changes)
   with pytest.raises(ConfigError, match=message) as error:
-    build(config)
+    check_rows(build(config))
   assert "\n" not in str(error.value)
+
+
+class DataSet:
+  """The points of a data set [n, 2, 3]: a test split, and training points spread by noise."""
+
+  event_shape, scale = (2, 3), 1.0
+
+  def __init__(self):
+    points = jnp.arange(6 * 20.0).reshape(20, 2, 3)
+    self.splits = {"train": points[:12], "validation": points[12:15], "test": points[15:]}
+
+  def sample(self, key, n):
+    return self.splits["train"][jax.random.randint(key, (n,), 0, 12)]
+
+  def dequantise(self, key, x):
+    return x + 0.5 * jax.random.uniform(key, x.shape)
+
+
+def test_a_data_set_is_trained_on_validated_and_compared_by_its_splits(monkeypatch):
+  monkeypatch.setitem(TARGETS, "nine_modes", DataSet)
+  config = base.variant(base.get_config(), "fast")
+  config.evaluation.update(metrics=("energy_distance",), reference="test", rows=())
+  config.training.batch_size = 0
+  experiment = build(config)
+  splits = experiment.target.splits
+  batch = experiment.draw_batch(jax.random.key(0), experiment.data)["x"]
+  for points, whole in (
+    (batch, splits["train"]),
+    (experiment.validation["x"], splits["validation"]),
+  ):
+    assert (points > whole).all() and (points < whole + 0.5).all()
+  params = experiment.init_params(jax.random.key(1))
+  sets = draw_sets(experiment, params, StopFlag())
+  assert sets["rows"][0]["network"].shape == (2, 200, 2, 3)
+  np.testing.assert_array_equal(sets["reference"], [splits["test"]] * 2)
+  for exact in sets["exact"]:  # every training point once
+    np.testing.assert_array_equal(np.sort(exact.ravel()), splits["train"].ravel())
+  config.target.num_train = 5
+  with pytest.raises(ConfigError, match=r"num_train = 5 must be 0: .* has its own"):
+    build(config)
 
 
 def test_learning_rate_warms_up_and_decays():

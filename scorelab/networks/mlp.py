@@ -1,4 +1,8 @@
-"""Multilayer perceptrons `(x [b, d], c [b]) -> [b, outputs d]` for points."""
+"""Multilayer perceptrons for points `(x [b, d], c [b]) -> [b, outputs d]`.
+
+Events of more axes are flattened, and the last axis of what comes back has `outputs` times as many
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "softplus": nn.softplus,
   "tanh": nn.tanh,
 }
+
+
+def flat(x: Array) -> Array:
+  """[b, *event] -> [b, d]."""
+  return x.reshape(x.shape[0], -1)
+
+
+def like(h: Array, x: Array) -> Array:
+  """[b, outputs d] in the shape of x [b, *event], its last axis outputs times as long."""
+  return h.reshape(*x.shape[:-1], -1)
 
 
 class MLP(nn.Module):
@@ -40,14 +54,14 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, c: Array) -> Array:
-    """[b, d], [b] -> [b, outputs d]."""
+    """[b, *event], [b] -> [b, *event], the last axis outputs times as long."""
     activation = ACTIVATIONS[self.activation]
-    h = jnp.concatenate([x, c[:, None]], axis=-1)
+    h = jnp.concatenate([flat(x), c[:, None]], axis=-1)
     for width, norm in zip(self.widths, self.norms, strict=True):
       h = nn.Dense(width)(h)
       h = nn.LayerNorm()(h) if norm else h
       h = activation(h)
-    h = nn.Dense(self.outputs * x.shape[-1])(h)
+    h = like(nn.Dense(self.outputs * x[0].size)(h), x)
     return h if self.output_activation is None else ACTIVATIONS[self.output_activation](h)
 
 
@@ -77,8 +91,9 @@ class ResidualMLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, c: Array) -> Array:
-    """[b, d], [b] -> [b, outputs d]."""
+    """[b, *event], [b] -> [b, *event], the last axis outputs times as long."""
     activation = ACTIVATIONS[self.activation]
+    given, x = x, flat(x)
     points = FourierFeatures(self.num_features, self.point_scale)(x)
     levels = FourierFeatures(self.num_features, self.level_scale)(c[:, None])
     h = nn.Dense(self.width)(jnp.concatenate([x, points, c[:, None], levels], axis=-1))
@@ -86,4 +101,5 @@ class ResidualMLP(nn.Module):
       update = activation(nn.Dense(self.width)(nn.LayerNorm()(h)))
       h = h + nn.Dense(self.width)(update)
     h = activation(nn.LayerNorm()(h))
-    return nn.Dense(self.outputs * x.shape[-1], kernel_init=nn.initializers.zeros)(h)
+    h = nn.Dense(self.outputs * x.shape[-1], kernel_init=nn.initializers.zeros)(h)
+    return like(h, given)

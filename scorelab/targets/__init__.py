@@ -1,14 +1,20 @@
 """Distributions to sample from, by their config names.
 
 A target is one function or class in one file of this package, and one line here. Constructors
-take keyword options only, all of them with defaults. Mixtures know their exact score; of the laws
-of `points` an evaluation compares samples alone.
+take keyword options only, all of them with defaults. A target has
+
+    sample(key, n) -> [n, *event_shape]     event_shape     scale, the std over all coordinates
+
+and may have more: `predict`, its exact score (`has_truth`); `bounds`, a box (low, high) for
+figures; `splits`, fixed points in the place of fresh draws (`splits_of`); and
+`dequantise(key, x) -> x`, noise that every training batch gets anew.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from scorelab.targets import mixtures, points
+from scorelab.typing import Array
 
 TARGETS: dict[str, Callable[..., Any]] = {
   "nine_modes": mixtures.nine_modes,
@@ -28,3 +34,8 @@ TARGETS: dict[str, Callable[..., Any]] = {
 def has_truth(target: Any) -> bool:
   """Whether a target knows its exact score: it has `predict`."""
   return hasattr(target, "predict")
+
+
+def splits_of(target: Any) -> Mapping[str, Array]:
+  """The points [n, *event_shape] that a target brings as 'train', 'validation' or 'test'."""
+  return getattr(target, "splits", {})

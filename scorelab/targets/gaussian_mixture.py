@@ -105,6 +105,11 @@ class GaussianMixture:
     return self.means.shape[-1]
 
   @property
+  def event_shape(self) -> tuple[int]:
+    """Of one point: (d,)."""
+    return (self.dim,)
+
+  @property
   def weights(self) -> Array:
     """[k], normalised."""
     return jnp.exp(self.log_weights)

@@ -39,6 +39,11 @@ class Points:
     """Of one point: d."""
     return len(self.bounds[0])
 
+  @property
+  def event_shape(self) -> tuple[int]:
+    """Of one point: (d,)."""
+    return (self.dim,)
+
 
 def along(curve: Callable[[Array], Array], noise: float) -> Points:
   """The law of curve(u) + noise eps, u uniform on [0, 1): curve takes [n] to [n, d].
