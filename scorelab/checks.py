@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from ml_collections import ConfigDict
 
+from scorelab.metrics import CLASS_METRICS, METRICS, MODE_METRICS, has_labels, has_modes
 from scorelab.options import ConfigError
 from scorelab.predictions import Exact
 from scorelab.rows import Row
@@ -48,6 +49,25 @@ def check_target(config: ConfigDict, target: Any) -> None:
       raise ConfigError("evaluation.reference = 'train' needs target.num_train > 0")
   if config.evaluation.reference == "test" and "test" not in splits:
     raise ConfigError(f"evaluation.reference = 'test', and {name} has no test points: use 'fresh'")
+
+
+def check_metric(config: ConfigDict, name: str, target: Any) -> None:
+  """Refuses a metric that needs modes or labels of a target that has none."""
+  lacking = {
+    what: metrics
+    for what, metrics, has in (
+      ("modes of some width", MODE_METRICS, has_modes),
+      ("labelled points", CLASS_METRICS, has_labels),
+    )
+    if not has(target)
+  }
+  allowed = METRICS.keys() - {known for metrics in lacking.values() for known in metrics}
+  for what, metrics in lacking.items():
+    if name in metrics:
+      raise ConfigError(
+        f"evaluation.metrics = {name!r} needs {what}, and target.name = {config.target.name!r} "
+        f"has none (allowed: {', '.join(sorted(allowed))})"
+      )
 
 
 def check_pure_noise(config: ConfigDict, rows: Sequence[Row]) -> None:

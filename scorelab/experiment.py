@@ -16,9 +16,9 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from scorelab.checks import check_pure_noise, check_target
+from scorelab.checks import check_metric, check_pure_noise, check_target
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
-from scorelab.metrics import METRICS, MODE_METRICS, has_modes, score_error
+from scorelab.metrics import METRICS, score_error
 from scorelab.networks import ACTIVATIONS, NETWORKS
 from scorelab.optimizers import DECAYS, RULES, make_optimizer
 from scorelab.options import (
@@ -253,12 +253,18 @@ def _training_set(experiment: Experiment) -> Batch:
 
 
 def _validation_set(experiment: Experiment) -> Batch:
-  """The target's own held-out points, dequantised once, or draws."""
-  target, size = experiment.target, experiment.config["training"]["num_validation"]
+  """The target's own held-out points, or draws, as often as asked; dequantised once each.
+
+  Stratified levels give the copies of a point levels evenly apart: with T of them the validation
+  loss is the mean over T levels of every point's loss.
+  """
+  target, training = experiment.target, experiment.config["training"]
   key = experiment.key(Stream.VALIDATION, 1)
-  if "validation" not in (splits := splits_of(target)):
-    return {"x": jax.jit(target.sample, static_argnums=1)(key, size)}
-  x = splits["validation"]
+  if "validation" in (splits := splits_of(target)):
+    x = splits["validation"]
+  else:
+    x = jax.jit(target.sample, static_argnums=1)(key, training["num_validation"])
+  x = jnp.concatenate([x] * (training["validation_repeats"] or 1))
   return {"x": target.dequantise(key, x) if hasattr(target, "dequantise") else x}
 
 
@@ -272,8 +278,8 @@ def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
     if section[field] is not None:
       choose(ACTIVATIONS, section[field], f"network.{field}", "activation")
   network = make(NETWORKS, section, "network", "network")
-  norms, widths = getattr(network, "norms", ()), getattr(network, "widths", ())
-  if len(norms) != len(widths):
+  norms, widths = getattr(network, "norms", None), getattr(network, "widths", ())
+  if norms is not None and len(norms) != len(widths):
     raise ConfigError(f"network.norms = {norms} must be as long as network.widths = {widths}")
   return network.clone(outputs=2) if learned_variance else network
 
@@ -378,12 +384,7 @@ def _make_evaluation(
     metric = choose(METRICS, name, "evaluation.metrics", "metric")
     own = parse_changes(changes, f"evaluation.metrics, {spec!r}")
     refuse_unused(own, f"evaluation.metrics, {spec!r}", name, (metric,))
-    if name in MODE_METRICS and not has_modes(target):
-      raise ConfigError(
-        f"evaluation.metrics = {name!r} needs modes of some width, and target.name = "
-        f"{config.target.name!r} has none (allowed: "
-        f"{', '.join(sorted(METRICS.keys() - MODE_METRICS))})"
-      )
+    check_metric(config, name, target)
     metrics[spec] = functools.partial(metric, **options_of(metric, section) | own)
   choose(_named(("fresh", "train", "test")), section.reference, "evaluation.reference", "reference")
   choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")

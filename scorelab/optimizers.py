@@ -8,6 +8,7 @@ import optax
 
 RULES: dict[str, Callable[..., optax.GradientTransformation]] = {
   "adam": optax.scale_by_adam,
+  "adamax": optax.scale_by_adamax,
   "lion": optax.scale_by_lion,
   "sgd": optax.identity,
 }

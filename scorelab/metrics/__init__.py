@@ -8,6 +8,12 @@ between calls. A sample that is not finite gives nan.
 
 from collections.abc import Callable
 
+from scorelab.metrics.classes import (
+  class_count,
+  class_probabilities,
+  confident_share,
+  has_labels,
+)
 from scorelab.metrics.frechet import frechet
 from scorelab.metrics.girsanov import girsanov
 from scorelab.metrics.kernels import energy_distance, mean_pairwise_distance
@@ -27,6 +33,10 @@ MODE_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_modes
   "off_mode_share": off_mode_share,
   "within_mode_std": within_mode_std,
 }
+CLASS_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_labels`
+  "class_count": class_count,
+  "confident_share": confident_share,
+}
 METRICS: dict[str, Callable[..., float]] = {
   "sliced_wasserstein": sliced_wasserstein,
   "max_sliced_wasserstein": max_sliced_wasserstein,
@@ -34,15 +44,21 @@ METRICS: dict[str, Callable[..., float]] = {
   "energy_distance": energy_distance,
   "frechet": frechet,
   **MODE_METRICS,
+  **CLASS_METRICS,
 }
 
 __all__ = [
+  "CLASS_METRICS",
   "METRICS",
   "MODE_METRICS",
   "Reference",
+  "class_count",
+  "class_probabilities",
+  "confident_share",
   "energy_distance",
   "frechet",
   "girsanov",
+  "has_labels",
   "has_modes",
   "max_sliced_wasserstein",
   "mean_pairwise_distance",

@@ -13,7 +13,7 @@ figures; `splits`, fixed points in the place of fresh draws (`splits_of`); and
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scorelab.targets import mixtures, points
+from scorelab.targets import digits, mixtures, points
 from scorelab.typing import Array
 
 TARGETS: dict[str, Callable[..., Any]] = {
@@ -27,6 +27,7 @@ TARGETS: dict[str, Callable[..., Any]] = {
   "moons": points.moons,
   "spirals": points.spirals,
   "checkerboard": points.checkerboard,
+  "digits": digits.digits,
   "pinwheel": points.pinwheel,
 }
 
