@@ -50,6 +50,7 @@ __all__ = [
   "dpmpp_2m_step",
   "effective_sample_size",
   "euler",
+  "euler_time",
   "heun",
   "heun_correction",
   "mala",
