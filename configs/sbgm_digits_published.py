@@ -3,6 +3,7 @@
   python main.py --config=configs/sbgm_digits_published.py
   python main.py --config=configs/sbgm_digits_published.py:fast         # seconds, for tests
 
+Expect.
 """
 
 from ml_collections import ConfigDict

@@ -3,6 +3,7 @@
   python main.py --config=configs/sbgm_digits_sigma25.py
   python main.py --config=configs/sbgm_digits_sigma25.py:fast         # seconds, for tests
 
+Expect.
 """
 
 from ml_collections import ConfigDict

@@ -3,6 +3,7 @@
   python main.py --config=configs/subvp_digits.py
   python main.py --config=configs/subvp_digits.py:fast         # seconds, for tests
 
+Expect.
 """
 
 from ml_collections import ConfigDict

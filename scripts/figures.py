@@ -22,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 from scorelab.checkpoints import CheckpointError
 from scorelab.options import ConfigError
 from scorelab.run import RunError
-from scripts.drawing import nine_modes, schedules, score_matching, steps
+from scripts.drawing import digits, nine_modes, schedules, score_matching, steps
 from scripts.drawing.source import Source, open_sheet, open_source
 
 _SCORE_MATCHING = ("hyvarinen_gmm", "hyvarinen_gmm_published", "hutchinson_gmm", "ssm_gmm")
@@ -32,8 +32,10 @@ OF_RUNS = {
   **dict.fromkeys(_SCORE_MATCHING, score_matching.FIGURES),
   "overfit_gmm": {"overfitting": score_matching.overfitting, **score_matching.FIGURES},
   **dict.fromkeys(("ula_gmm", "mala_gmm"), score_matching.EXACT_FIGURES),
+  **dict.fromkeys(digits.CONFIGS, digits.FIGURES),
+  "sbgm_digits_published": digits.PUBLISHED_FIGURES,
 }
-OF_NO_RUN = {"schedules": schedules.FIGURES}
+OF_NO_RUN = {"schedules": schedules.FIGURES, "digits": digits.SHEET}
 FIGURES: dict[str, dict[str, Callable[[Any], None]]] = {**OF_RUNS, **OF_NO_RUN}
 
 

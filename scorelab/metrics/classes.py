@@ -68,9 +68,7 @@ def confident_share(
   return float(share / of_test)
 
 
-def class_count(
-  key: Key | None, x: ArrayLike, y: Reference, *, threshold: float = 0.9
-) -> float:
+def class_count(key: Key | None, x: ArrayLike, y: Reference, *, threshold: float = 0.9) -> float:
   """How many classes occur among the samples that the classifier is confident about.
 
   Args, returns and errors: those of `confident_share`.

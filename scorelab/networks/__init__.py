@@ -13,4 +13,4 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
   "residual_mlp": ResidualMLP,
 }
 
-__all__ = ["ACTIVATIONS", "MLP", "AdditiveMLP", "NETWORKS", "ResidualMLP"]
+__all__ = ["ACTIVATIONS", "MLP", "NETWORKS", "AdditiveMLP", "ResidualMLP"]

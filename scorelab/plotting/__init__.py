@@ -3,6 +3,7 @@
 from scorelab.plotting import (
   animations,
   budgets,
+  comparisons,
   curves,
   fields,
   images,
@@ -18,6 +19,7 @@ from scorelab.plotting.summary import draw_run
 __all__ = [
   "animations",
   "budgets",
+  "comparisons",
   "curves",
   "draw_run",
   "fields",

@@ -79,9 +79,10 @@ def loss_figure(
   cleanest, noisiest = (float(experiment.schedule.log_snr(jnp.asarray(t))) for t in ends)
   edges = np.exp(-np.linspace(cleanest, noisiest, bands + 1)) if bands else None
   training = experiment.config["training"]
+  size, num_validation = training["batch_size"] or "all", len(experiment.validation["x"])
   text = (
-    f"each point: mean over {training['log_every']} steps of "
-    f"{training['batch_size'] or 'all'} points; validation: {len(experiment.validation['x'])} points"
+    f"each point: mean over {training['log_every']} steps of {size} points; "
+    f"validation: {num_validation} points"
   )
   return curves.loss(history, edges, text, lines)
 

@@ -113,7 +113,9 @@ def likelihood(source: Source, num_steps: int = 32, num_terms: int = 500) -> Non
     f"sigma / alpha = {_SIGMA_MIN:g}; bound: {num_terms} terms"
   )
   uniform = np.log2(17)
-  figure = comparisons.distributions({row.name: row.bits for row in found}, text, "bits a dimension")
+  figure = comparisons.distributions(
+    {row.name: row.bits for row in found}, text, "bits a dimension"
+  )
   save(figure, source.out / "likelihood.png", source.command)
   rows = [
     {
@@ -172,7 +174,7 @@ def bits_of(source: Source, num_steps: int, num_terms: int) -> list[Likelihood]:
 
 
 def sigma(sheet: Sheet, bases: Sequence[float] = (1.01, 2.0, 5.0, 10.0, 25.0)) -> None:
-  """sigma(t) of g = s^t for several s."""
+  """The noise std of g = s^t over time, for several s."""
   t = np.linspace(0, 1, 201)
   lines = {f"s = {base:g}": np.asarray(SigmaPower(base).sigma(jnp.asarray(t))) for base in bases}
   text = "sigma(t)^2 = (s^(2 t) - 1) / (2 log s); the digits' std is 0.54 about their mean"

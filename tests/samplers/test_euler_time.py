@@ -75,6 +75,4 @@ def test_refusals():
     euler_time(KEY, lambda x, level: None, jnp.ones(2), grid, at_arrival=True)
   untimed = Grid.from_arrays([1.0, 1.0], [2.0, 1.0], process="ve")
   with pytest.raises(ValueError, match="no time"):
-    euler_time(
-      KEY, lambda x, level: Prediction.of(x, level, "x0", x0=x), jnp.ones(2), untimed
-    )
+    euler_time(KEY, lambda x, level: Prediction.of(x, level, "x0", x0=x), jnp.ones(2), untimed)

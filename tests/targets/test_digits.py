@@ -18,7 +18,9 @@ def test_every_digit_is_in_one_split():
   images, labels = load_digits(return_X_y=True)
   parts = [np.asarray(x).reshape(-1, 64) * 8 + 8 for x in PLAIN.splits.values()]
   assert [len(part) for part in parts] == [1212, 135, 450]
-  together = np.concatenate([np.c_[x, y] for x, y in zip(parts, PLAIN.labels.values(), strict=True)])
+  together = np.concatenate(
+    [np.c_[x, y] for x, y in zip(parts, PLAIN.labels.values(), strict=True)]
+  )
   expected = np.c_[images, labels]
   np.testing.assert_array_equal(*(a[np.lexsort(a.T)] for a in (together, expected)))
   for name, y in PLAIN.labels.items():  # every class has its share, to one digit
