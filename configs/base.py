@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
       tangential_std=placeholder(float),
       rate=placeholder(float),
       validation_share=placeholder(float),
-      scaled=placeholder(bool),
+      scaling=placeholder(str),
       dequantise=placeholder(bool),
     )
   )

@@ -69,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.name in OF_NO_RUN:
       source = open_sheet(args.name, args.out)
     else:
-      source = open_source(args.name, args.workdir, args.out, args.keys, steps.METRICS)
+      metrics = () if args.name in digits.CONFIGS else steps.METRICS
+      source = open_source(args.name, args.workdir, args.out, args.keys, metrics)
   except (RunError, CheckpointError, ConfigError) as error:
     print(error, file=sys.stderr)
     return 1

@@ -16,6 +16,9 @@ import numpy as np
 
 from scorelab.typing import Array, Key
 
+# Slope and offset of a pixel's value, 0 to 16. 'ends' takes those two to -1 and 1; 'bins' fits the
+# 17 bins that begin at the values into [-1, 1], so that 16 becomes 0.88.
+SCALINGS = {"bins": (2 / 17, -1.0), "ends": (1 / 8, -1.0), "none": (1.0, 0.0)}
 NUM_TEST = 450
 """A quarter of the digits; the other 1,347 are for training and validation."""
 
@@ -61,7 +64,7 @@ class DequantisedDigits(Digits):
 
 
 def digits(
-  *, validation_share: float = 0.1, scaled: bool = True, dequantise: bool = False
+  *, validation_share: float = 0.1, scaling: str = "ends", dequantise: bool = False
 ) -> Digits:
   """The digits: a fixed quarter is for tests, a share of the rest for validation.
 
@@ -69,21 +72,22 @@ def digits(
 
   Args:
     validation_share: of the 1,347 digits that are not for tests, in (0, 1).
-    scaled: pixels of 0 to 16 go to [-1, 1], so that bins are 1/8 wide; else they stay, and bins are
-      1 wide.
+    scaling: a name of SCALINGS: 'ends' takes pixels of 0 to 16 to [-1, 1], so that bins are 1/8
+      wide, 'bins' to [-1, 15/17], and 'none' leaves them.
     dequantise: whether the target has `dequantise`, which a density needs: uniform noise over each
-      pixel's bin, in mean zero, so that the values of [-1, 1] fill [-17/16, 17/16].
+      pixel's bin, in mean zero, so that 'ends' fill [-17/16, 17/16].
 
   Raises:
-    ValueError: the share leaves a split without some class.
+    ValueError: the scaling is not known, or the share leaves a split without some class.
   """
   from sklearn.datasets import load_digits  # here: most runs need no scikit-learn
   from sklearn.model_selection import train_test_split
 
   images, labels = load_digits(return_X_y=True)
-  images = images.reshape(-1, 8, 8, 1).astype(np.float32)
-  if scaled:
-    images = images / 8 - 1
+  if scaling not in SCALINGS:
+    raise ValueError(f"scaling = {scaling!r} must be one of {', '.join(SCALINGS)}")
+  bin_width, offset = SCALINGS[scaling]
+  images = (bin_width * images + offset).reshape(-1, 8, 8, 1).astype(np.float32)
 
   def split(x: np.ndarray, y: np.ndarray, size: int) -> list[np.ndarray]:
     return train_test_split(x, y, test_size=size, stratify=y, random_state=0)
@@ -96,7 +100,6 @@ def digits(
       "must leave at least 10 in each split"
     )
   train, validation, train_labels, validation_labels = split(rest, rest_labels, num_validation)
-  bin_width = 1 / 8 if scaled else 1.0
   variance = train.var(0).mean() + (bin_width**2 / 12 if dequantise else 0)
   return (DequantisedDigits if dequantise else Digits)(
     {

@@ -46,7 +46,7 @@ def test_noise_fills_each_bin_and_no_more():
   np.testing.assert_allclose(noise.mean(), 0, atol=6e-4)
   np.testing.assert_allclose(NOISY.scale**2 - PLAIN.scale**2, 1 / 64 / 12, rtol=1e-3)
   np.testing.assert_allclose(PLAIN.scale, np.sqrt(np.asarray(x).var(0).mean()), rtol=1e-5)
-  raw = digits(scaled=False, dequantise=True)
+  raw = digits(scaling="none", dequantise=True)
   assert raw.bin_width == 8 * NOISY.bin_width
   np.testing.assert_array_equal(raw.splits["test"], 8 * (NOISY.splits["test"] + 1))
   drawn = np.asarray(NOISY.sample(jax.random.key(1), 50)).reshape(50, 64)
@@ -64,6 +64,16 @@ def test_training_sees_noise_and_validation_levels_of_its_own():
   batch = np.asarray(experiment.draw_batch(jax.random.key(0), experiment.data)["x"])
   assert batch.shape[1:] == (8, 8, 1)
   assert (np.round(batch * 8) / 8 != batch).mean() > 0.999
+
+
+def test_scalings():
+  """The tutorial's 2 x / 17 - 1 ends at 15 / 17; the 17 bins above its values end at 1."""
+  x = digits(scaling="bins")
+  values = np.unique(x.splits["test"])
+  np.testing.assert_allclose([values[0], values[-1], values[-1] + x.bin_width], [-1, 15 / 17, 1])
+  np.testing.assert_allclose(np.diff(values), x.bin_width, rtol=1e-5)
+  with pytest.raises(ValueError, match="scaling = 'half' must be one of bins, ends, none"):
+    digits(scaling="half")
 
 
 def test_refusals():
