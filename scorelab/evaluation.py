@@ -71,15 +71,15 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
   def draw(key: Key, size: int) -> Array:
     return jax.lax.map(lambda k: target.sample(k, size), jax.random.split(key, protocol.num_keys))
 
-  splits = splits_of(target)
   if protocol.reference == "fresh":
     reference = draw(reference_key, protocol.num_reference)
   else:  # the same points for every key
-    points = experiment.data["x"] if protocol.reference == "train" else splits["test"]
+    train = protocol.reference == "train"
+    points = experiment.data["x"] if train else splits_of(target)["test"]
     reference = jnp.broadcast_to(points, (protocol.num_keys, *points.shape))
-  if "test" in splits:  # real points that no sample is compared with
-    own = jax.random.split(exact_key, protocol.num_keys)
-    shuffled = jax.vmap(jax.random.permutation, (0, None))(own, splits["train"])
+  if "test" in splits_of(target):  # real points that are not those of the reference
+    shuffle = jax.vmap(jax.random.permutation, in_axes=(0, None))
+    shuffled = shuffle(jax.random.split(exact_key, protocol.num_keys), experiment.data["x"])
     exact = shuffled[:, : protocol.num_samples]
   else:
     exact = draw(exact_key, protocol.num_samples)
@@ -95,8 +95,8 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
     runs = [("network", network, params, prior)]
     if has_truth(target):
       true = jax.vmap(row.true_start)(start_keys, data)
-      exact = sample_row(row, lambda _: target.predict)
-      runs += [("prior", exact, {}, prior), ("true_start", exact, {}, true)]
+      truth = sample_row(row, lambda _: target.predict)
+      runs += [("prior", truth, {}, prior), ("true_start", truth, {}, true)]
     sets = {}
     for name, sample, given, starts in runs:
       stop.check()
