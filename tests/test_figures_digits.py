@@ -41,7 +41,7 @@ def finished(tmp_path_factory):
   np.savez(workdir.samples, exact=splits["train"], reference=splits["test"], **sets)
   parts = {"floor": 0.4, "prior": None, "discretisation": None, "learning": None}
   numbers = {"value": 0.6, "sem": 0.1, **parts, **{f"{part}_sem": None for part in parts}}
-  metrics = {name: numbers for name in ("frechet", "confident_share", "class_count")}
+  metrics = dict.fromkeys(("frechet", "confident_share", "class_count"), numbers)
   protocol = {"num_keys": 2, "num_samples": 50, "num_reference": 450, "reference": "test"}
   rows = [{"sampler": name.split("-")[0], "nfe": 3, "metrics": metrics} for name in SETS]
   write_json(workdir.evaluation, {"protocol": {**protocol, "num_projections": 1}, "rows": rows})
@@ -74,7 +74,7 @@ def test_draws_everything(drawn):
 
 
 def test_memorised_digits_are_found_and_noise_is_not(drawn):
-  """Training digits moved within their bins are at distance 0; test digits are not, noise is far."""
+  """Training digits moved within their bins are at 0, test digits are not, and noise is far."""
   quantiles = table(drawn, "memorisation", "images")
   assert quantiles["heun-3"]["quantile_1"] == 0
   assert quantiles["test digits"]["quantile_0"] > 0.5
@@ -104,13 +104,14 @@ def test_bits_of_a_gaussian_model(finished, tmp_path):
 
   experiment = dataclasses.replace(source.experiment, parameterization=Gaussian())
   source = dataclasses.replace(source, experiment=experiment, params=jnp.zeros(()))
-  exact, probed, bound, fit = digits.bits_of(source, 16, 200)
+  exact, probed, bound, fit = digits.bits_of(source, 24, 100)
   x = target.dequantise(jax.random.split(source.key(20), 4)[0], target.splits["test"])
   density = scipy.stats.norm(mean, std).logpdf(np.asarray(x).reshape(450, 64)).sum(1)
   expected = -(density / 64 + np.log(1 / 8)) / np.log(2)
   np.testing.assert_allclose(exact.bits, expected, atol=2e-3)
   np.testing.assert_allclose(probed.bits, exact.bits, atol=2e-3)  # J is a multiple of I: no noise
-  assert 0 < bound.bits.mean() - exact.bits.mean() < 0.1
+  # 100 terms, each at a noise of its own: 450 digits tell the mean to 0.01.
+  assert abs(bound.bits.mean() - exact.bits.mean()) < 0.03
   assert fit.bits.mean() < exact.bits.mean() - 0.3
 
 

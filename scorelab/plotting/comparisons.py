@@ -78,17 +78,18 @@ def table(
     values = np.array([style.number(row[name]) for row in rows])
     errors = np.array([style.number(row[error]) for row in rows])
     ax.barh(places, np.nan_to_num(values), xerr=np.nan_to_num(errors), color=style.SKY, height=0.62)
-    for place, value in zip(places, values, strict=True):
+    ends = np.nan_to_num(values) + np.nan_to_num(errors)
+    for place, value, end in zip(places, values, ends, strict=True):
       shown = "-" if np.isnan(value) else f"{value:.3g}"
-      ax.annotate(shown, (np.nan_to_num(value), place), xytext=(4, 0), **_BESIDE)
+      ax.annotate(shown, (end, place), xytext=(4, 0), **_BESIDE)
     if floor is not None:
       floors = [style.number(row[floor]) for row in rows]
-      ax.plot(floors, places, "|", color=style.GREY, ms=16, mew=2)
+      ax.plot(floors, places, "|", color=style.BLACK, ms=16, mew=2)
     finite = values[np.isfinite(values)]
     wide = finite.size > 0 and finite.max() > 20 * finite.min() > 0
     ax.set(xlabel=label, xscale="log" if wide else "linear")
     if finite.size:
-      ax.set_xlim(0.1 if wide else 0, finite.max() * (3 if wide else 1.22))
+      ax.set_xlim(0.1 if wide else 0, ends.max() * (3 if wide else 1.25))
   axes[0].set_yticks(places, [f"{r['config']}\n{r['sampler']}, {r['nfe']} NFE" for r in rows])
   style.caption(figure, text)
   return figure

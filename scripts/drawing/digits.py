@@ -103,7 +103,7 @@ class Likelihood(NamedTuple):
   nfe: int
 
 
-def likelihood(source: Source, num_steps: int = 32, num_terms: int = 500) -> None:
+def likelihood(source: Source, num_steps: int = 24, num_terms: int = 400) -> None:
   """Bits a dimension of test digits: exact on the probability flow, and the variational bound."""
   target = source.experiment.target
   found = bits_of(source, num_steps, num_terms)
@@ -195,7 +195,9 @@ def processes(sheet: Sheet) -> None:
     "confident share / real": ("confident_share", "confident_share_sem", None),
     "bits a dimension, exact": ("bits_per_dim", "bits_per_dim_sem", None),
   }
-  text = "2,000 samples v 450 test digits, mean and standard error over keys; grey: training digits"
+  text = (
+    "2,000 samples v 450 test digits, mean and standard error over keys; black: training digits"
+  )
   save(comparisons.table(rows, panels, text), sheet.out / "processes.png", sheet.command)
   write_csv(sheet.out / "processes.csv", rows, sheet.command)
 

@@ -1,15 +1,17 @@
 """The digits: against scikit-learn's own copy, and what a split and dequantisation promise."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from configs import vp_digits
+from configs import sbgm_digits_published, vp_digits
 from scorelab.experiment import build
 from scorelab.metrics import frechet
 from scorelab.options import ConfigError
 from scorelab.targets.digits import digits
+from scorelab.typing import Context
 
 PLAIN, NOISY = digits(), digits(dequantise=True)
 
@@ -64,6 +66,21 @@ def test_training_sees_noise_and_validation_levels_of_its_own():
   batch = np.asarray(experiment.draw_batch(jax.random.key(0), experiment.data)["x"])
   assert batch.shape[1:] == (8, 8, 1)
   assert (np.round(batch * 8) / 8 != batch).mean() > 0.999
+
+
+def test_validation_loss_is_the_tutorials_proxy():
+  """Its proxy of the likelihood, of a score of 0: half the sum of sigma^2 over T = 20 times.
+
+  val_loss sums over 64 pixels and averages over times. The noise is in 135 * 20 * 64 squares: 4
+  standard errors are 2 %; the tutorial's equidistant times sum to 0.1 % more than their mean.
+  """
+  experiment = build(sbgm_digits_published.get_config("fast"))
+  params = jax.tree.map(jnp.zeros_like, experiment.init_params(jax.random.key(0)))
+  context = Context(jnp.zeros((), int), {})
+  found = experiment.validate(params, jax.random.key(1), experiment.validation, context)
+  times = np.linspace(1e-5, 1, 20)
+  proxy = np.sum((1.01 ** (2 * times) - 1) / (2 * np.log(1.01))) / 2
+  np.testing.assert_allclose(float(found["val_loss"]) / 64 * 20 / 2, proxy, rtol=0.02)
 
 
 def test_scalings():
