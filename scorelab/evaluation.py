@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorelab import likelihood_evaluation
 from scorelab.experiment import Experiment, Stream
 from scorelab.metrics import Reference, girsanov, mode_score_error, score_error
 from scorelab.rows import Row
@@ -199,6 +200,10 @@ def evaluate(
     result["score_error"] = measure_scores(experiment, params)
   if protocol.girsanov:
     result["girsanov"] = measure_girsanov(experiment, params)
+  if protocol.likelihood:
+    result["likelihood"] = likelihood_evaluation.measure_likelihood(
+      experiment, params, protocol.likelihood, stop
+    )
   labelled = zip(row_labels(rows), sets["rows"], strict=True)
   arrays = {label: drawn["network"][0] for label, drawn in labelled}
   np.savez(workdir.samples, exact=sets["exact"][0], reference=sets["reference"][0], **arrays)
@@ -314,7 +319,9 @@ def format_table(result: dict[str, Any]) -> str:
     cells = [["bound on KL, nats", *parts], ["by Girsanov's theorem"]]
     cells[1] += [f"{_number(bound[part])} +- {_number(bound[f'{part}_sem'])}" for part in parts]
     blocks.append(cells)
-  return "\n\n".join(map(_align, blocks))
+  if "likelihood" in result:
+    blocks.append(likelihood_evaluation.table(result["likelihood"], result.get("girsanov")))
+  return "\n\n".join(map(align, blocks))
 
 
 def _number(value: float | None, signed: bool = False) -> str:
@@ -324,7 +331,7 @@ def _number(value: float | None, signed: bool = False) -> str:
   return f"{value:+.4f}" if signed else f"{value:.4f}"
 
 
-def _align(cells: list[list[str]]) -> str:
+def align(cells: list[list[str]]) -> str:
   """Columns of text: the first flush left, the others flush right."""
   widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
   return "\n".join(
