@@ -30,13 +30,13 @@ class Digits:
   Attributes:
     splits: 'train', 'validation' and 'test', each [n, 8, 8, 1], float32.
     labels: the digits that they show, of the same names, [n] integers.
-    bin_width: between neighbouring pixel values, in units of the data.
+    spacing: of neighbouring pixel values, in units of the data.
     scale: the std over all coordinates, of the training images.
   """
 
   splits: Mapping[str, Array]
   labels: Mapping[str, np.ndarray]
-  bin_width: float
+  spacing: float
   scale: float
 
   @property
@@ -57,6 +57,11 @@ class Digits:
 
 class DequantisedDigits(Digits):
   """The same images; training and validation see each pixel spread over its bin."""
+
+  @property
+  def bin_width(self) -> float:
+    """Over which the noise is spread: the values' spacing."""
+    return self.spacing
 
   def dequantise(self, key: Key, x: Array) -> Array:
     """Adds noise uniform over one bin about each pixel's value, x's shape."""
@@ -86,8 +91,8 @@ def digits(
   images, labels = load_digits(return_X_y=True)
   if scaling not in SCALINGS:
     raise ValueError(f"scaling = {scaling!r} must be one of {', '.join(SCALINGS)}")
-  bin_width, offset = SCALINGS[scaling]
-  images = (bin_width * images + offset).reshape(-1, 8, 8, 1).astype(np.float32)
+  spacing, offset = SCALINGS[scaling]
+  images = (spacing * images + offset).reshape(-1, 8, 8, 1).astype(np.float32)
 
   def split(x: np.ndarray, y: np.ndarray, size: int) -> list[np.ndarray]:
     return train_test_split(x, y, test_size=size, stratify=y, random_state=0)
@@ -100,7 +105,7 @@ def digits(
       "must leave at least 10 in each split"
     )
   train, validation, train_labels, validation_labels = split(rest, rest_labels, num_validation)
-  variance = train.var(0).mean() + (bin_width**2 / 12 if dequantise else 0)
+  variance = train.var(0).mean() + (spacing**2 / 12 if dequantise else 0)
   return (DequantisedDigits if dequantise else Digits)(
     {
       "train": jnp.asarray(train),
@@ -108,6 +113,6 @@ def digits(
       "test": jnp.asarray(test),
     },
     {"train": train_labels, "validation": validation_labels, "test": test_labels},
-    bin_width,
+    spacing,
     float(np.sqrt(variance)),
   )

@@ -15,8 +15,8 @@ import numpy as np
 import scipy.spatial
 import scipy.stats
 
-from scorelab.likelihood import bits_per_dim, log_likelihood
-from scorelab.losses.variational import bound_terms
+from scorelab.likelihood import log_likelihood
+from scorelab.losses.variational import bits_per_dim, bound_terms
 from scorelab.metrics import class_probabilities
 from scorelab.plotting import comparisons, curves, images, read_csv, save, summary, write_csv
 from scorelab.run import read_jsonl
@@ -85,7 +85,7 @@ def memorisation(source: Source, number: int = 16) -> None:
 def _sets(source: Source) -> dict[str, np.ndarray]:
   """Test digits and each row's samples, rounded to the lattice of pixel values; [n, 8, 8, 1]."""
   target = source.experiment.target
-  width, test = target.bin_width, np.asarray(target.splits["test"])
+  width, test = target.spacing, np.asarray(target.splits["test"])
   with np.load(source.workdir.samples) as arrays:
     drawn = {name: arrays[name] for name in summary.row_labels(source.workdir)}
   low, high = test.min(), test.max()
@@ -166,10 +166,10 @@ def bits_of(source: Source, num_steps: int, num_terms: int) -> list[Likelihood]:
   exact = flow(source.params, probe_key, num_steps=num_steps, divergence="exact")
   probed = flow(source.params, probe_key, num_steps=2 * num_steps, divergence="hutchinson")
   return [
-    Likelihood("exact", np.asarray(to_bits(exact)), 2 * num_steps),
-    Likelihood("two probes, twice the steps", np.asarray(to_bits(probed)), 4 * num_steps),
-    Likelihood("bound", np.asarray(to_bits(-bound(source.params))), num_terms),
-    Likelihood("Gaussian fit", to_bits(fit.logpdf(np.asarray(x).reshape(len(x), -1))), 0),
+    Likelihood("exact", np.asarray(to_bits(-exact)), 2 * num_steps),
+    Likelihood("two probes, twice the steps", np.asarray(to_bits(-probed)), 4 * num_steps),
+    Likelihood("bound", np.asarray(to_bits(bound(source.params))), num_terms),
+    Likelihood("Gaussian fit", to_bits(-fit.logpdf(np.asarray(x).reshape(len(x), -1))), 0),
   ]
 
 

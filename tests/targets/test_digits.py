@@ -87,8 +87,8 @@ def test_scalings():
   """The tutorial's 2 x / 17 - 1 ends at 15 / 17; the 17 bins above its values end at 1."""
   x = digits(scaling="bins")
   values = np.unique(x.splits["test"])
-  np.testing.assert_allclose([values[0], values[-1], values[-1] + x.bin_width], [-1, 15 / 17, 1])
-  np.testing.assert_allclose(np.diff(values), x.bin_width, rtol=1e-5)
+  np.testing.assert_allclose([values[0], values[-1], values[-1] + x.spacing], [-1, 15 / 17, 1])
+  np.testing.assert_allclose(np.diff(values), x.spacing, rtol=1e-5)
   with pytest.raises(ValueError, match="scaling = 'half' must be one of bins, ends, none"):
     digits(scaling="half")
 
