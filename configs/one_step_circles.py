@@ -3,7 +3,7 @@
   python main.py --config=configs/one_step_circles.py
   python main.py --config=configs/one_step_circles.py:fast    # seconds, for tests
 
-TODO
+Todo:
 """
 
 from ml_collections import ConfigDict

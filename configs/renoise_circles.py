@@ -3,7 +3,7 @@
   python main.py --config=configs/renoise_circles.py
   python main.py --config=configs/renoise_circles.py:fast    # seconds, for tests
 
-TODO
+Todo:
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
   python main.py --config=configs/renoise_circles_published.py
   python main.py --config=configs/renoise_circles_published.py:fast    # seconds, for tests
 
-TODO
+Todo:
 """
 
 from ml_collections import ConfigDict

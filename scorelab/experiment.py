@@ -305,12 +305,18 @@ def _training_set(experiment: Experiment) -> Batch:
 
 
 def _validation_set(experiment: Experiment) -> Batch:
-  """The target's own held-out points, dequantised once, or draws."""
-  target, size = experiment.target, experiment.config["training"]["num_validation"]
+  """The target's own held-out points, or draws, as often as asked; dequantised once each.
+
+  Stratified levels give the copies of a point levels evenly apart: with T of them the validation
+  loss is the mean over T levels of every point's loss.
+  """
+  target, training = experiment.target, experiment.config["training"]
   key = experiment.key(Stream.VALIDATION, 1)
-  if "validation" not in (splits := splits_of(target)):
-    return {"x": jax.jit(target.sample, static_argnums=1)(key, size)}
-  x = splits["validation"]
+  if "validation" in (splits := splits_of(target)):
+    x = splits["validation"]
+  else:
+    x = jax.jit(target.sample, static_argnums=1)(key, training["num_validation"])
+  x = jnp.concatenate([x] * (training["validation_repeats"] or 1))
   return {"x": target.dequantise(key, x) if hasattr(target, "dequantise") else x}
 
 

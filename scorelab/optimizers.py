@@ -77,6 +77,7 @@ def _join(like: Params, heads: list[Array], rest: list[Array]) -> Params:
 RULES: dict[str, Callable[..., optax.GradientTransformation]] = {
   "adam": optax.scale_by_adam,
   "adam_by_head": adam_by_head,
+  "adamax": optax.scale_by_adamax,
   "lion": optax.scale_by_lion,
   "sgd": optax.identity,
 }

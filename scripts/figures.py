@@ -25,6 +25,7 @@ from scorelab.options import ConfigError
 from scorelab.run import RunError
 from scripts.drawing import (
   circles,
+  digits,
   flow_1d,
   nine_modes,
   roll,
@@ -50,8 +51,14 @@ OF_RUNS = {
     ("ddpm_circles_published", "renoise_circles_published"), circles.PUBLISHED_FIGURES
   ),
   "memorisation_circles": circles.MEMORISATION_FIGURES,
+  **dict.fromkeys(digits.CONFIGS, digits.FIGURES),
+  "sbgm_digits_published": digits.PUBLISHED_FIGURES,
 }
-OF_NO_RUN = {"schedules": schedules.FIGURES, "flow_1d": flow_1d.FIGURES}
+OF_NO_RUN = {
+  "schedules": schedules.FIGURES,
+  "flow_1d": flow_1d.FIGURES,
+  "digits": digits.SHEET,
+}
 FIGURES: dict[str, dict[str, Callable[[Any], None]]] = {**OF_RUNS, **OF_NO_RUN}
 
 

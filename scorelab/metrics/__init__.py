@@ -9,6 +9,13 @@ between calls. A sample that is not finite gives nan.
 from collections.abc import Callable
 from typing import Any
 
+from scorelab.metrics.classes import (
+  class_count,
+  class_probabilities,
+  confident_share,
+  has_labels,
+)
+from scorelab.metrics.frechet import frechet
 from scorelab.metrics.girsanov import girsanov
 from scorelab.metrics.kernels import energy_distance, mean_pairwise_distance
 from scorelab.metrics.modes import (
@@ -37,14 +44,20 @@ SUPPORT_METRICS: dict[str, str] = {  # which method a target must have
   "component_tv": "component",
   "support_distance": "distance",
 }
+CLASS_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_labels`
+  "class_count": class_count,
+  "confident_share": confident_share,
+}
 METRICS: dict[str, Callable[..., float]] = {
   "sliced_wasserstein": sliced_wasserstein,
   "max_sliced_wasserstein": max_sliced_wasserstein,
   "wasserstein": wasserstein,
   "energy_distance": energy_distance,
+  "frechet": frechet,
   "memorised_share": memorised_share,
   "nearest_point_distance": nearest_point_distance,
   **MODE_METRICS,
+  **CLASS_METRICS,
   "component_tv": component_tv,
   "support_distance": support_distance,
 }
@@ -54,18 +67,26 @@ def needed_by(name: str, target: Any) -> str | None:
   """What the metric of this name needs and the target lacks; None where it lacks nothing."""
   if name in MODE_METRICS:
     return None if has_modes(target) else "modes of some width"
+  if name in CLASS_METRICS:
+    return None if has_labels(target) else "labelled points"
   method = SUPPORT_METRICS.get(name)
   return None if method is None or hasattr(target, method) else f"a target with {method}()"
 
 
 __all__ = [
+  "CLASS_METRICS",
   "METRICS",
   "MODE_METRICS",
   "SUPPORT_METRICS",
   "Reference",
+  "class_count",
+  "class_probabilities",
   "component_tv",
+  "confident_share",
   "energy_distance",
+  "frechet",
   "girsanov",
+  "has_labels",
   "has_modes",
   "max_sliced_wasserstein",
   "mean_pairwise_distance",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
+from scorelab.networks.additive import AdditiveMLP
 from scorelab.networks.dit import DiT
 from scorelab.networks.embeddings import LEVEL_FEATURES
 from scorelab.networks.heads import HeadsMLP
@@ -15,6 +16,7 @@ from scorelab.networks.mlp import ACTIVATIONS, MLP, ResidualMLP
 from scorelab.networks.unet import UNet, modern_unet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
+  "additive_mlp": AdditiveMLP,
   "dit": DiT,
   "heads_mlp": HeadsMLP,
   "mlp": MLP,
@@ -28,6 +30,7 @@ __all__ = [
   "LEVEL_FEATURES",
   "MLP",
   "NETWORKS",
+  "AdditiveMLP",
   "DiT",
   "HeadsMLP",
   "ResidualMLP",

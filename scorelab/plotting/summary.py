@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from scorelab.experiment import Experiment
 from scorelab.metrics.modes import has_modes, mode_distances
-from scorelab.plotting import budgets, curves, fields, style
+from scorelab.plotting import budgets, curves, fields, images, style
 from scorelab.plotting.fields import Cloud, ScoreField
 from scorelab.predictions import Exact
 from scorelab.run import StopFlag, Workdir, read_jsonl
@@ -78,9 +78,10 @@ def loss_figure(
   cleanest, noisiest = (float(experiment.schedule.log_snr(jnp.asarray(t))) for t in ends)
   edges = np.exp(-np.linspace(cleanest, noisiest, bands + 1)) if bands else None
   training = experiment.config["training"]
+  size, num_validation = training["batch_size"] or "all", len(experiment.validation["x"])
   text = (
-    f"each point: mean over {training['log_every']} steps of {training['batch_size']} points; "
-    f"validation: {training['num_validation']} points"
+    f"each point: mean over {training['log_every']} steps of {size} points; "
+    f"validation: {num_validation} points"
   )
   return curves.loss(history, edges, text, lines)
 
@@ -124,6 +125,8 @@ def budget_figure(result: dict[str, Any], labels: list[str]) -> Figure:
 
 def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> Figure:
   """The data and each row's samples; both scores of a network beside a truth in 1-D and 2-D."""
+  if len(experiment.target.event_shape) == 3:
+    return albums_figure(workdir)
   clouds = run_clouds(experiment, workdir)
   data = clouds[0].points
   learned = not isinstance(experiment.parameterization, Exact)
@@ -135,6 +138,15 @@ def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> 
   if clouds[0].off is not None:
     text += f"; black: beyond {OFF_MODE_STD:g} std of every mode"
   return fields.samples(clouds, field, text)
+
+
+def albums_figure(workdir: Workdir, number: int = 64) -> Figure:
+  """Images of the reference beside those of each row."""
+  with np.load(workdir.samples) as arrays:
+    sets = {name: arrays[name][:number] for name in ["reference", *row_labels(workdir)]}
+  titles = ["real", *(textwrap.fill(name.replace("-", " "), 34) for name in list(sets)[1:])]
+  pages = [images.Album(*page) for page in zip(sets.values(), titles, strict=True)]
+  return images.albums(pages, "the first images of the evaluation's first key, as they came")
 
 
 def run_clouds(experiment: Experiment, workdir: Workdir) -> list[Cloud]:

@@ -7,6 +7,7 @@ from scorelab.samplers.ancestral import ancestral, ancestral_step, renoise, reno
 from scorelab.samplers.annealing import annealed_langevin, ncsnv2_step_size
 from scorelab.samplers.ddim import ddim, ddim_inference, ddim_step
 from scorelab.samplers.diagnostics import effective_sample_size, split_rhat
+from scorelab.samplers.euler_time import euler_time
 from scorelab.samplers.langevin import Chain, Kernel, MalaState, mala, mala_step, ula, ula_step
 from scorelab.samplers.multistep import dpmpp_2m, dpmpp_2m_step
 from scorelab.samplers.ode import churned, euler, heun, heun_correction
@@ -19,6 +20,7 @@ SAMPLERS: dict[str, Sampler] = {
   "ddim": ddim,
   "dpmpp_2m": dpmpp_2m,
   "euler": euler,
+  "euler_time": euler_time,
   "heun": heun,
   "renoise": renoise,
 }
@@ -48,6 +50,7 @@ __all__ = [
   "dpmpp_2m_step",
   "effective_sample_size",
   "euler",
+  "euler_time",
   "heun",
   "heun_correction",
   "mala",

@@ -14,7 +14,7 @@ and `component(x)` with `weights`, which of its parts a point belongs to.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scorelab.targets import circles, mixtures, points
+from scorelab.targets import circles, digits, mixtures, points
 from scorelab.typing import Array
 
 TARGETS: dict[str, Callable[..., Any]] = {
@@ -28,6 +28,7 @@ TARGETS: dict[str, Callable[..., Any]] = {
   "moons": points.moons,
   "spirals": points.spirals,
   "checkerboard": points.checkerboard,
+  "digits": digits.digits,
   "pinwheel": points.pinwheel,
 }
 

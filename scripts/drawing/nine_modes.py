@@ -15,7 +15,6 @@ from scorelab import likelihood_evaluation, predictions
 from scorelab.evaluation import align
 from scorelab.evaluation import budget as budget_of
 from scorelab.experiment import LikelihoodProtocol
-from scorelab.metrics import mode_weights
 from scorelab.metrics import has_modes, mode_weights
 from scorelab.plotting import animations, fields, save, style, summary, trajectories, write_csv
 from scorelab.run import StopFlag, read_jsonl

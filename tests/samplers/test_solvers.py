@@ -215,7 +215,7 @@ def test_all_processes_are_one_rescaled(name, options, x64):
 # Counts, shapes and keys
 
 
-ONE_CALL = ("ancestral", "ddim", "dpmpp_2m", "euler", "renoise")
+ONE_CALL = ("ancestral", "ddim", "dpmpp_2m", "euler", "euler_time", "renoise")
 
 
 @each

@@ -1,0 +1,19 @@
+"""A score-SDE tutorial on 8 by 8 digits, mended.
+
+  python main.py --config=configs/sbgm_digits.py
+  python main.py --config=configs/sbgm_digits.py:fast         # seconds, for tests
+
+Expect.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; arg 'fast' makes it a run of seconds."""
+  config = base.digits(base.get_config())
+  config.schedule.update(name="sigma_power", base=1.01)
+  config.evaluation.rows = ("dpmpp_2m:32", "euler_time:20")
+  return base.variant(config, arg)

@@ -1,0 +1,18 @@
+"""8 by 8 digits by the variance-exploding process g = 25^t: up to where noise drowns them.
+
+  python main.py --config=configs/sbgm_digits_sigma25.py
+  python main.py --config=configs/sbgm_digits_sigma25.py:fast         # seconds, for tests
+
+Expect.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; arg 'fast' makes it a run of seconds."""
+  config = base.digits(base.get_config())
+  config.schedule.update(name="sigma_power", base=25.0)
+  return base.variant(config, arg)

@@ -1,0 +1,18 @@
+"""8 by 8 digits by the variance-preserving process.
+
+  python main.py --config=configs/vp_digits.py
+  python main.py --config=configs/vp_digits.py:fast         # seconds, for tests
+
+Expect.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; arg 'fast' makes it a run of seconds."""
+  config = base.digits(base.get_config())
+  config.schedule.name = "variance_preserving"
+  return base.variant(config, arg)

@@ -1,0 +1,98 @@
+"""Small comparisons: lines over one axis, laws of one number, numbers of several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from scorelab.plotting import style
+
+_COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.ORANGE, style.PURPLE, style.SKY)
+
+
+@style.context()
+def lines(
+  x: np.ndarray, values: Mapping[str, np.ndarray], text: str, xlabel: str, ylabel: str
+) -> Figure:
+  """One line for each name, [n] over x [n], labelled at its right end; the y axis logarithmic.
+
+  Args:
+    x: increasing.
+    values: by name, at least 0; at most as many as there are colours.
+    text: the caption.
+    xlabel, ylabel: of the axes.
+  """
+  figure = style.new_figure(5.2, 3.4)
+  ax = figure.subplots()
+  for (name, y), colour in zip(values.items(), _COLOURS, strict=False):
+    ax.plot(x, np.where(y > 0, y, np.nan), color=colour)
+    ax.annotate(name, (x[-1], y[-1]), xytext=(4, 0), textcoords="offset points", color=colour)
+  ax.set(yscale="log", xlabel=xlabel, ylabel=ylabel, xlim=(x[0], x[-1]))
+  ax.grid(color="#E8E8E8")
+  style.caption(figure, text)
+  return figure
+
+
+@style.context()
+def distributions(values: Mapping[str, np.ndarray], text: str, xlabel: str) -> Figure:
+  """The share of points up to each value, one curve for each name, with its mean and error.
+
+  Args:
+    values: by name, [n].
+    text: the caption.
+    xlabel: of what they are.
+  """
+  figure = style.new_figure(6.4, 3.4)
+  ax = figure.subplots()
+  for i, ((name, v), colour) in enumerate(zip(values.items(), _COLOURS, strict=False)):
+    error = np.std(v, ddof=1) / np.sqrt(len(v))
+    ax.ecdf(v, color=colour, ls=("-", "--")[i % 2], label=f"{name}: {v.mean():.3f} ± {error:.3f}")
+  # Few points far off would squeeze the others.
+  ends = [np.quantile(v, q) for v in values.values() for q in (0.01, 0.99)]
+  ax.set(xlabel=xlabel, ylabel="share of images", xlim=(min(ends), max(ends)))
+  ax.legend(title="mean and standard error", loc="center left", bbox_to_anchor=(1, 0.5))
+  style.caption(figure, text)
+  return figure
+
+
+@style.context()
+def table(
+  rows: Sequence[Mapping[str, Any]],
+  panels: Mapping[str, tuple[str, str, str | None]],
+  text: str,
+) -> Figure:
+  """A panel for each number, a bar for each row of `config`, `sampler` and `nfe`.
+
+  Args:
+    rows: numbers by name; None or nan leaves a bar out.
+    panels: by label, the names of the number, of its standard error and of its floor, if any.
+    text: the caption.
+  """
+  figure = style.new_figure(3.3 * len(panels) + 1.4, 0.42 * len(rows) + 1.5)
+  axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+  places = np.arange(len(rows))[::-1]
+  for ax, (label, (name, error, floor)) in zip(axes, panels.items(), strict=True):
+    values = np.array([style.number(row[name]) for row in rows])
+    errors = np.array([style.number(row[error]) for row in rows])
+    ax.barh(places, np.nan_to_num(values), xerr=np.nan_to_num(errors), color=style.SKY, height=0.62)
+    ends = np.nan_to_num(values) + np.nan_to_num(errors)
+    for place, value, end in zip(places, values, ends, strict=True):
+      shown = "-" if np.isnan(value) else f"{value:.3g}"
+      ax.annotate(shown, (end, place), xytext=(4, 0), **_BESIDE)
+    if floor is not None:
+      floors = [style.number(row[floor]) for row in rows]
+      ax.plot(floors, places, "|", color=style.BLACK, ms=16, mew=2)
+    finite = values[np.isfinite(values)]
+    wide = finite.size > 0 and finite.max() > 20 * finite.min() > 0
+    ax.set(xlabel=label, xscale="log" if wide else "linear")
+    if finite.size:
+      ax.set_xlim(0.1 if wide else 0, ends.max() * (3 if wide else 1.25))
+  axes[0].set_yticks(places, [f"{r['config']}\n{r['sampler']}, {r['nfe']} NFE" for r in rows])
+  style.caption(figure, text)
+  return figure
+
+
+_BESIDE = {"textcoords": "offset points", "va": "center", "fontsize": 8}

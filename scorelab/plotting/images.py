@@ -1,0 +1,108 @@
+"""Images: sheets of them side by side, and how near samples come to what was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scorelab.plotting import style
+
+
+class Album(NamedTuple):
+  """Images [n, height, width, channels] of 1 or 3 channels, and what they are."""
+
+  images: np.ndarray
+  title: str
+
+
+def draw_tiles(
+  ax: Axes, images: np.ndarray, num_columns: int, bounds: tuple[float, float] = (-1.0, 1.0)
+) -> None:
+  """Images [n, height, width, channels] in rows on one axes, a gap of a pixel between them.
+
+  Values at `bounds` are black and white, those beyond as if at them; dark ink on white where there
+  is one channel.
+  """
+  low, high = bounds
+  shown = np.clip((images - low) / (high - low), 0, 1)
+  shown = 1 - shown if images.shape[-1] == 1 else shown
+  height, width, channels = images.shape[1:]
+  num_rows = -(-len(images) // num_columns)
+  sheet = np.ones((num_rows * (height + 1) - 1, num_columns * (width + 1) - 1, channels))
+  for i, image in enumerate(shown):
+    row, column = divmod(i, num_columns)
+    top, left = row * (height + 1), column * (width + 1)
+    sheet[top : top + height, left : left + width] = image
+  ax.imshow(np.broadcast_to(sheet, (*sheet.shape[:2], 3)), interpolation="nearest")
+  # Lines in the gaps: white images would run into each other.
+  for x in range(1, num_columns):
+    ax.axvline(x * (width + 1) - 1, color="#C8D4E3", lw=1)
+  for y in range(1, num_rows):
+    ax.axhline(y * (height + 1) - 1, color="#C8D4E3", lw=1)
+  ax.set_xticks([])
+  ax.set_yticks([])
+  for spine in ax.spines.values():
+    spine.set(visible=True, color="#C8D4E3")
+
+
+@style.context()
+def albums(
+  pages: Sequence[Album],
+  text: str,
+  num_columns: int = 8,
+  bounds: tuple[float, float] = (-1.0, 1.0),
+) -> Figure:
+  """Sheets of images side by side, at most four in a row.
+
+  Args:
+    pages: what is shown, each with as many images as are wanted, no more.
+    text: the caption.
+    num_columns: images in a row of a sheet.
+    bounds: what is shown as the two ends of the greys.
+  """
+  across = min(len(pages), 4)
+  down = -(-len(pages) // across)
+  rows = -(-max(len(page.images) for page in pages) // num_columns)
+  figure = style.new_figure(2.9 * across, (2.9 * rows / num_columns + 0.4) * down + 0.3)
+  axes = figure.subplots(down, across, squeeze=False).ravel()
+  for ax, page in zip(axes, pages, strict=False):
+    draw_tiles(ax, page.images, num_columns, bounds)
+    ax.set_title(page.title)
+  for ax in axes[len(pages) :]:
+    ax.axis("off")
+  style.caption(figure, text)
+  return figure
+
+
+@style.context()
+def neighbours(
+  distances: dict[str, np.ndarray],
+  pairs: Sequence[Album],
+  text: str,
+  bounds: tuple[float, float] = (-1.0, 1.0),
+) -> Figure:
+  """How far sets of images are from their nearest training images, and some images beside those.
+
+  Args:
+    distances: by set, [n] Euclidean distances; drawn as shares up to each distance.
+    pairs: two sheets of as many images, in the same order: samples and their neighbours.
+    text: the caption.
+    bounds: as for `albums`.
+  """
+  figure = style.new_figure(8.6, 3.3)
+  ax, *others = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
+  colours = (style.GREY, style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE)
+  for (name, values), colour in zip(distances.items(), colours, strict=False):
+    label = f"{name}: median {np.median(values):.2f}"
+    ax.ecdf(values, color=colour, label=label)
+  ax.set(xlabel="distance to the nearest training image", ylabel="share of images", xlim=(0, None))
+  ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+  for other, page in zip(others, pairs, strict=True):
+    draw_tiles(other, page.images, 4, bounds)
+    other.set_title(page.title)
+  style.caption(figure, text)
+  return figure

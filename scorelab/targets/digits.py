@@ -1,0 +1,118 @@
+"""Handwritten digits, 8 by 8: a data set that scikit-learn brings along.
+
+1,797 images of the Optical Recognition of Handwritten Digits data set (Alpaydin and Kaynak, UCI
+Machine Learning Repository, 1998), each pixel one of 17 values: how many dots of a block of 16 were
+inked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scorelab.typing import Array, Key
+
+# Slope and offset of a pixel's value, 0 to 16. 'ends' takes those two to -1 and 1; 'bins' fits the
+# 17 bins that begin at the values into [-1, 1], so that 16 becomes 0.88.
+SCALINGS = {"bins": (2 / 17, -1.0), "ends": (1 / 8, -1.0), "none": (1.0, 0.0)}
+NUM_TEST = 450
+"""A quarter of the digits; the other 1,347 are for training and validation."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Digits:
+  """Images of digits, split; of their law no more is known.
+
+  Attributes:
+    splits: 'train', 'validation' and 'test', each [n, 8, 8, 1], float32.
+    labels: the digits that they show, of the same names, [n] integers.
+    spacing: of neighbouring pixel values, in units of the data.
+    scale: the std over all coordinates, of the training images.
+  """
+
+  splits: Mapping[str, Array]
+  labels: Mapping[str, np.ndarray]
+  spacing: float
+  scale: float
+
+  @property
+  def event_shape(self) -> tuple[int, int, int]:
+    """Of one image: height, width and channels."""
+    return (8, 8, 1)
+
+  @property
+  def dim(self) -> int:
+    """Of one image: 64."""
+    return 64
+
+  def sample(self, key: Key, n: int) -> Array:
+    """Training images drawn with replacement, [n, 8, 8, 1]; jittable, n static."""
+    train = self.splits["train"]
+    return train[jax.random.randint(key, (n,), 0, len(train))]
+
+
+class DequantisedDigits(Digits):
+  """The same images; training and validation see each pixel spread over its bin."""
+
+  @property
+  def bin_width(self) -> float:
+    """Over which the noise is spread: the values' spacing."""
+    return self.spacing
+
+  def dequantise(self, key: Key, x: Array) -> Array:
+    """Adds noise uniform over one bin about each pixel's value, x's shape."""
+    return x + self.bin_width * (jax.random.uniform(key, x.shape, x.dtype) - 0.5)
+
+
+def digits(
+  *, validation_share: float = 0.1, scaling: str = "ends", dequantise: bool = False
+) -> Digits:
+  """The digits: a fixed quarter is for tests, a share of the rest for validation.
+
+  Every class has its share in every split; the splits are the same in every run.
+
+  Args:
+    validation_share: of the 1,347 digits that are not for tests, in (0, 1).
+    scaling: a name of SCALINGS: 'ends' takes pixels of 0 to 16 to [-1, 1], so that bins are 1/8
+      wide, 'bins' to [-1, 15/17], and 'none' leaves them.
+    dequantise: whether the target has `dequantise`, which a density needs: uniform noise over each
+      pixel's bin, in mean zero, so that 'ends' fill [-17/16, 17/16].
+
+  Raises:
+    ValueError: the scaling is not known, or the share leaves a split without some class.
+  """
+  from sklearn.datasets import load_digits  # here: most runs need no scikit-learn
+  from sklearn.model_selection import train_test_split
+
+  images, labels = load_digits(return_X_y=True)
+  if scaling not in SCALINGS:
+    raise ValueError(f"scaling = {scaling!r} must be one of {', '.join(SCALINGS)}")
+  spacing, offset = SCALINGS[scaling]
+  images = (spacing * images + offset).reshape(-1, 8, 8, 1).astype(np.float32)
+
+  def split(x: np.ndarray, y: np.ndarray, size: int) -> list[np.ndarray]:
+    return train_test_split(x, y, test_size=size, stratify=y, random_state=0)
+
+  rest, test, rest_labels, test_labels = split(images, labels, NUM_TEST)
+  num_validation = round(validation_share * len(rest))
+  if not 10 <= num_validation <= len(rest) - 10:
+    raise ValueError(
+      f"validation_share = {validation_share} of {len(rest)} digits is {num_validation}, "
+      "must leave at least 10 in each split"
+    )
+  train, validation, train_labels, validation_labels = split(rest, rest_labels, num_validation)
+  variance = train.var(0).mean() + (spacing**2 / 12 if dequantise else 0)
+  return (DequantisedDigits if dequantise else Digits)(
+    {
+      "train": jnp.asarray(train),
+      "validation": jnp.asarray(validation),
+      "test": jnp.asarray(test),
+    },
+    {"train": train_labels, "validation": validation_labels, "test": test_labels},
+    spacing,
+    float(np.sqrt(variance)),
+  )

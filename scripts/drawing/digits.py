@@ -1,0 +1,230 @@
+"""The figures of score models of 8 by 8 digits: what `scripts/figures.py sbgm_digits` draws.
+
+And those of `scripts/figures.py digits`, which puts the processes side by side from what the
+configs' own figures have left.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.spatial
+import scipy.stats
+
+from scorelab.likelihood import log_likelihood
+from scorelab.losses.variational import bits_per_dim, bound_terms
+from scorelab.metrics import class_probabilities
+from scorelab.plotting import comparisons, curves, images, read_csv, save, summary, write_csv
+from scorelab.run import read_jsonl
+from scorelab.schedules import SigmaPower, karras, uniform_log_snr
+from scorelab.typing import Array, Key, Params
+from scripts.drawing import nine_modes
+from scripts.drawing.source import Sheet, Source
+
+CONFIGS = (
+  *("sbgm_digits_published", "sbgm_digits", "sbgm_digits_sigma25"),
+  *("vp_digits", "subvp_digits"),
+)
+_SIGMA_MIN = 0.005  # where the likelihood ends: a 25th of a bin
+
+
+def stopping(source: Source) -> None:
+  """The training and validation loss, and where the best checkpoint is: early stopping."""
+  experiment = source.experiment
+  history = read_jsonl(source.workdir.metrics)
+  repeats = source.config.training.validation_repeats
+  text = (
+    f"validation: {len(experiment.validation['x']) // repeats} held-out digits, each at {repeats} "
+    f"levels; stopped after {source.config.training.patience} without a better one"
+  )
+  save(curves.overfitting(history, text), source.out / "stopping.png", source.command)
+  rows = [{name: line.get(name) for name in ("step", "loss", "val_loss")} for line in history]
+  write_csv(source.out / "stopping.csv", rows, source.command)
+
+
+def samples(source: Source) -> None:
+  """Real digits beside those of each row, and what a classifier makes of them."""
+  save(summary.albums_figure(source.workdir), source.out / "samples.png", source.command)
+  target = source.experiment.target
+  rows = []
+  for name, x in _sets(source).items():
+    probabilities = class_probabilities(x, target)
+    confident = probabilities.max(1) > 0.9
+    shares = np.bincount(probabilities[confident].argmax(1), minlength=10) / len(x)
+    by_class = {f"digit_{i}": float(share) for i, share in enumerate(shares)}
+    row = {"samples": name, "number": len(x), "confident": float(confident.mean())}
+    rows.append(row | by_class)
+  write_csv(source.out / "samples.csv", rows, source.command)
+
+
+def memorisation(source: Source, number: int = 16) -> None:
+  """How far samples are from the nearest training digit, against test digits; and some pairs."""
+  train = np.asarray(source.experiment.target.splits["train"])
+  tree = scipy.spatial.KDTree(train.reshape(len(train), -1))
+  found = {name: tree.query(x.reshape(len(x), -1)) for name, x in _sets(source).items()}
+  _, main = list(_sets(source).items())[:2]
+  nearest = train[found[main[0]][1]]
+  shown = [images.Album(main[1][:number], "samples"), images.Album(nearest[:number], "nearest")]
+  distances = {name: distance for name, (distance, _) in found.items()}
+  # Pixel noise within a bin sets samples of a dequantised model apart from every image.
+  text = f"{len(train)} training digits; samples rounded to the 17 pixel values"
+  save(images.neighbours(distances, shown, text), source.out / "memorisation.png", source.command)
+  shares = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+  rows = [
+    {"images": name, "number": len(d)}
+    | {f"quantile_{q:g}": float(np.quantile(d, q)) for q in shares}
+    for name, d in distances.items()
+  ]
+  write_csv(source.out / "memorisation.csv", rows, source.command)
+
+
+def _sets(source: Source) -> dict[str, np.ndarray]:
+  """Test digits and each row's samples, rounded to the lattice of pixel values; [n, 8, 8, 1]."""
+  target = source.experiment.target
+  width, test = target.spacing, np.asarray(target.splits["test"])
+  with np.load(source.workdir.samples) as arrays:
+    drawn = {name: arrays[name] for name in summary.row_labels(source.workdir)}
+  low, high = test.min(), test.max()
+  lattice = {
+    name: np.clip(low + width * np.round((x - low) / width), low, high) for name, x in drawn.items()
+  }
+  return {"test digits": test, **lattice}
+
+
+class Likelihood(NamedTuple):
+  """Bits a dimension of the test digits by some way, one for each, and calls of the network."""
+
+  name: str
+  bits: np.ndarray
+  nfe: int
+
+
+def likelihood(source: Source, num_steps: int = 24, num_terms: int = 400) -> None:
+  """Bits a dimension of test digits: exact on the probability flow, and the variational bound."""
+  target = source.experiment.target
+  found = bits_of(source, num_steps, num_terms)
+  text = (
+    f"{len(found[0].bits)} test digits, each pixel spread once over its bin of width "
+    f"{target.bin_width:g};\nexact: divergence over all 64 axes, {num_steps} Heun steps down to "
+    f"sigma / alpha = {_SIGMA_MIN:g}; bound: {num_terms} terms"
+  )
+  uniform = np.log2(17)
+  figure = comparisons.distributions(
+    {row.name: row.bits for row in found}, text, "bits a dimension"
+  )
+  save(figure, source.out / "likelihood.png", source.command)
+  rows = [
+    {
+      "by": row.name,
+      "bits_per_dim": float(row.bits.mean()),
+      "sem": float(scipy.stats.sem(row.bits)),
+      "nfe": row.nfe,
+    }
+    for row in found
+  ]
+  rows.append({"by": "17 equal values", "bits_per_dim": float(uniform), "sem": 0.0, "nfe": 0})
+  write_csv(source.out / "likelihood.csv", rows, source.command)
+
+
+def bits_of(source: Source, num_steps: int, num_terms: int) -> list[Likelihood]:
+  """Of all test digits, dequantised once: exact, the same by probes and more steps, the bound.
+
+  And, to compare, of the Gaussian with the moments of the dequantised training digits.
+  """
+  target, schedule = source.experiment.target, source.experiment.schedule
+  noise_key, probe_key, bound_key, fit_key = jax.random.split(source.key(20), 4)
+  x = target.dequantise(noise_key, target.splits["test"])
+  to_bits = functools.partial(bits_per_dim, dim=target.dim, bin_width=target.bin_width)
+
+  @functools.partial(jax.jit, static_argnames=("num_steps", "divergence"))
+  def flow(params: Params, key: Key, *, num_steps: int, divergence: str) -> Array:
+    grid = karras(schedule, num_steps, sigma_min=_SIGMA_MIN, to_data=False)
+    predict, end = source.experiment.parameterization.bind(params), grid[num_steps]
+    found = log_likelihood(
+      key,
+      predict,
+      end.alpha * x,
+      grid,
+      divergence=divergence,
+      method="heun",
+      num_probes=2,
+      data_std=target.scale,
+    )
+    return found.log_prob + target.dim * jnp.log(end.alpha)
+
+  @jax.jit
+  def bound(params: Params) -> Array:
+    grid = uniform_log_snr(schedule, num_terms, sigma_min=_SIGMA_MIN)
+    return bound_terms(bound_key, source.experiment.parameterization.bind(params), x, grid).total
+
+  train = target.dequantise(fit_key, target.splits["train"]).reshape(-1, target.dim)
+  fit = scipy.stats.multivariate_normal(train.mean(0), np.cov(train, rowvar=False))
+  exact = flow(source.params, probe_key, num_steps=num_steps, divergence="exact")
+  probed = flow(source.params, probe_key, num_steps=2 * num_steps, divergence="hutchinson")
+  return [
+    Likelihood("exact", np.asarray(to_bits(-exact)), 2 * num_steps),
+    Likelihood("two probes, twice the steps", np.asarray(to_bits(-probed)), 4 * num_steps),
+    Likelihood("bound", np.asarray(to_bits(bound(source.params))), num_terms),
+    Likelihood("Gaussian fit", to_bits(-fit.logpdf(np.asarray(x).reshape(len(x), -1))), 0),
+  ]
+
+
+def sigma(sheet: Sheet, bases: Sequence[float] = (1.01, 2.0, 5.0, 10.0, 25.0)) -> None:
+  """The noise std of g = s^t over time, for several s."""
+  t = np.linspace(0, 1, 201)
+  lines = {f"s = {base:g}": np.asarray(SigmaPower(base).sigma(jnp.asarray(t))) for base in bases}
+  text = "sigma(t)^2 = (s^(2 t) - 1) / (2 log s); the digits' std is 0.54 about their mean"
+  figure = comparisons.lines(t, lines, text, "time t", "noise std sigma")
+  save(figure, sheet.out / "sigma.png", sheet.command)
+  rows = [
+    {"t": float(t[i])} | {name: float(values[i]) for name, values in lines.items()}
+    for i in range(0, len(t), 10)
+  ]
+  write_csv(sheet.out / "sigma.csv", rows, sheet.command)
+
+
+def processes(sheet: Sheet) -> None:
+  """Frechet distance, confident share and bits a dimension of all configs of digits."""
+  rows = [row for name in CONFIGS for row in _summary(sheet, name)]
+  panels = {
+    "Frechet distance": ("frechet", "frechet_sem", "frechet_floor"),
+    "confident share / real": ("confident_share", "confident_share_sem", None),
+    "bits a dimension, exact": ("bits_per_dim", "bits_per_dim_sem", None),
+  }
+  text = (
+    "2,000 samples v 450 test digits, mean and standard error over keys; black: training digits"
+  )
+  save(comparisons.table(rows, panels, text), sheet.out / "processes.png", sheet.command)
+  write_csv(sheet.out / "processes.csv", rows, sheet.command)
+
+
+def _summary(sheet: Sheet, name: str) -> list[dict[str, Any]]:
+  """The best row of a config by Frechet distance, and its bits; none where it was not drawn."""
+  folder = sheet.out.parent / name
+  if not (folder / "evaluation.json").exists():
+    return []
+  result = json.loads((folder / "evaluation.json").read_text())
+  best = min(result["rows"], key=lambda row: row["metrics"]["frechet"]["value"])
+  row: dict[str, Any] = {"config": name, "sampler": best["sampler"], "nfe": best["nfe"]}
+  for metric in ("frechet", "confident_share", "class_count"):
+    numbers = best["metrics"][metric]
+    row |= {metric: numbers["value"], f"{metric}_sem": numbers["sem"]}
+    row[f"{metric}_floor"] = numbers["floor"]
+  exact: dict[str, Any] = {}
+  if (folder / "likelihood.csv").exists():
+    exact = {r["by"]: r for r in read_csv(folder / "likelihood.csv")}["exact"]
+  return [row | {"bits_per_dim": exact.get("bits_per_dim"), "bits_per_dim_sem": exact.get("sem")}]
+
+
+PUBLISHED_FIGURES: dict[str, Callable[[Source], None]] = {
+  "stopping": stopping,
+  "samples": samples,
+  "budget": nine_modes.budget,
+  "memorisation": memorisation,
+}
+FIGURES: dict[str, Callable[[Source], None]] = {**PUBLISHED_FIGURES, "likelihood": likelihood}
+SHEET: dict[str, Callable[[Sheet], None]] = {"sigma": sigma, "processes": processes}

@@ -1,0 +1,48 @@
+"""What a classifier makes of real digits, of none, and of some classes only."""
+
+import jax
+import numpy as np
+import pytest
+
+from scorelab.metrics import Reference, class_count, class_probabilities, confident_share
+from scorelab.targets.digits import digits
+from scorelab.targets.mixtures import nine_modes
+
+TARGET = digits()
+REFERENCE = Reference(TARGET.splits["test"], TARGET)
+TEST = np.asarray(TARGET.splits["test"])
+
+
+def test_real_digits_are_recognised_and_noise_is_not():
+  probabilities = class_probabilities(TEST, TARGET)
+  np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)  # float32
+  assert (probabilities.argmax(1) == TARGET.labels["test"]).mean() > 0.96
+  assert confident_share(None, TEST, REFERENCE) == 1
+  assert class_count(None, TEST, REFERENCE) == 10
+  noise = np.random.default_rng(0).uniform(-1, 1, TEST.shape)
+  averages = (TEST + TEST[np.random.default_rng(0).permutation(len(TEST))]) / 2
+  for fakes in (noise, averages, 0 * TEST):
+    assert confident_share(None, fakes, REFERENCE) < 0.4
+  assert confident_share(None, TEST, REFERENCE, threshold=0.5) == 1
+
+
+def test_missing_classes_are_missed():
+  few = TEST[np.isin(TARGET.labels["test"], (0, 1, 4))]
+  few = few[class_probabilities(few, TARGET).argmax(1) != 9]
+  sure = class_probabilities(few, TARGET).max(1) > 0.9
+  assert class_count(None, few[sure], REFERENCE) == 3
+  assert class_count(None, few[~sure], REFERENCE) == 0
+  half = np.concatenate([few[sure][:20], few[~sure][:5], 0 * few[:15]])
+  of_test = (class_probabilities(TEST, TARGET).max(1) > 0.9).mean()
+  blank = class_probabilities(0 * few[:1], TARGET).max() > 0.9
+  expected = (20 + 15 * blank) / len(half) / of_test
+  np.testing.assert_allclose(confident_share(None, jax.numpy.asarray(half), REFERENCE), expected)
+
+
+@pytest.mark.parametrize("metric", [confident_share, class_count])
+def test_refuses_what_it_cannot_judge(metric):
+  broken = TEST.copy()
+  broken[3, 2, 1] = np.nan
+  assert np.isnan(metric(None, broken, REFERENCE))
+  with pytest.raises(ValueError, match="GaussianMixture has no labelled points"):
+    metric(None, np.ones((3, 2)), Reference(target=nine_modes()))
