@@ -3,7 +3,8 @@
   python main.py --config=configs/sbgm_digits_published.py
   python main.py --config=configs/sbgm_digits_published.py:fast         # seconds, for tests
 
-Expect.
+Expect a Frechet distance of 25 in pixels (a run of the tutorial's own code: about 18), and 28
+without the tanh that samples go through.
 """
 
 from ml_collections import ConfigDict
