@@ -33,7 +33,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 VE, VP, FLOW = VarianceExploding(0.02, 10.0, 5.0), VariancePreserving(), LinearFlow()
 MEAN, COVARIANCE = np.array([1.0, -0.5]), np.array([[1.0, 0.6], [0.6, 0.8]])
 KEY = jax.random.key(0)
-each = pytest.mark.parametrize("name", SAMPLERS)
+NAMES = list({sampler: name for name, sampler in SAMPLERS.items()}.values())  # one of each function
+each = pytest.mark.parametrize("name", NAMES)
 
 
 def gaussian():
@@ -215,7 +216,14 @@ def test_all_processes_are_one_rescaled(name, options, x64):
 # Counts, shapes and keys
 
 
-ONE_CALL = ("ancestral", "ddim", "dpmpp_2m", "euler", "renoise")
+STOCHASTIC = (
+  "ancestral annealed_langevin ddim dpm_solver_2_ancestral dpmpp_2m_sde dpmpp_2s_ancestral"
+  " dpmpp_3m_sde dpmpp_sde euler_ancestral euler_maruyama predictor_corrector renoise"
+).split()
+DETERMINISTIC = [name for name in NAMES if name not in STOCHASTIC]
+TWO_CALLS = (
+  "dpm_solver_2 dpm_solver_2_ancestral dpmpp_2s dpmpp_2s_ancestral dpmpp_sde heun kdpm2 midpoint"
+).split()
 
 
 @each
@@ -235,8 +243,9 @@ def test_nfe_counts_calls(name, to_data):
   assert samples.nfe == calls
   assert samples.network_calls is None
   levels = 2 if to_data else 3
-  stated = {"annealed_langevin": 2 * levels} | dict.fromkeys(ONE_CALL, 2)
-  assert calls == (stated | {"heun": 4 - to_data}).get(name, calls)
+  stated = dict.fromkeys(NAMES, 2) | dict.fromkeys(TWO_CALLS, 4 - to_data)
+  stated |= {"annealed_langevin": 2 * levels, "plms": 3, "predictor_corrector": 4}
+  assert calls == (stated | {"rk4": 8 - 3 * to_data})[name]
   assert samples.path.shape == (levels if name == "annealed_langevin" else 2, 2)
   np.testing.assert_array_equal(samples.path[-1], samples.x)
 
