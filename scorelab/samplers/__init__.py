@@ -28,6 +28,7 @@ from scorelab.samplers.sde import (
   euler_maruyama,
   predictor_corrector,
 )
+from scorelab.samplers.singlestep import dpmpp_singlestep
 from scorelab.samplers.underdamped import KineticState, baoab_step, underdamped_langevin
 from scorelab.samplers.unipc import unipc
 from scorelab.typing import Sampler
@@ -46,6 +47,7 @@ SAMPLERS: dict[str, Sampler] = {
   "dpmpp_3m": dpmpp_3m,
   "dpmpp_3m_sde": dpmpp_3m_sde,
   "dpmpp_sde": dpmpp_sde,
+  "dpmpp_singlestep": dpmpp_singlestep,
   "euler": euler,
   "euler_ancestral": ddim,  # the other libraries' name for it: their eta is ours
   "euler_maruyama": euler_maruyama,
@@ -93,6 +95,7 @@ __all__ = [
   "dpmpp_3m",
   "dpmpp_3m_sde",
   "dpmpp_sde",
+  "dpmpp_singlestep",
   "effective_sample_size",
   "euler",
   "euler_maruyama",

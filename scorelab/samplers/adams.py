@@ -153,7 +153,8 @@ def plms(
   if warm_up not in WARM_UPS:
     raise ValueError(f"warm_up = {warm_up!r} must be one of {', '.join(WARM_UPS)}")
   count = min(1 if warm_up == "heun" else 3, grid.num_steps - grid.ends_at_data)
-  path, past = [], jnp.zeros((3, *x.shape), x.dtype)
+  weights = _adams_weights(*_step_numbers(grid), grid, 4, False)[count:]
+  path, past = [], jnp.zeros((weights.shape[1], *x.shape), x.dtype)
   for i in range(count):
     now, nxt = grid[i], grid[i + 1]
     if warm_up == "heun":
@@ -164,8 +165,7 @@ def plms(
       middle = grid.schedule.at((require_time(now) + require_time(nxt)) / 2)
       x, slope = rk4_step(predict, x, now, middle, nxt)
     path.append(x)
-    past = jnp.concatenate([slope[None], past[:-1]])
-  weights = _adams_weights(*_step_numbers(grid), grid, 4, False)[count:]
+    past = jnp.concatenate([slope[None], past])[: len(past)]
   rest = Grid(grid.schedule, jax.tree.map(lambda a: a[count:], grid.levels), grid.ends_at_data)
   samples = run_multistep(key, predict, x, rest, weights, "noise", past=past)
   calls = grid.num_steps + count * (1 if warm_up == "heun" else 3)

@@ -106,16 +106,15 @@ def _solve(
     gamma = _gamma(now, grid.num_steps, churn, s_tmin, s_tmax)
     x, now = churned(x, now, z, gamma, schedule=grid.schedule, noise_scale=s_noise)
     pred = predict(x, now)
-    euler = ddim_step(pred, now, nxt, z, 0.0)
-    if one_call or between is None:
-      return euler, euler
-    if between is _end:
-      middle, stage = nxt, euler
-    else:
-      middle = level_between(grid.schedule, now, nxt, between)
-      stage = ddim_step(pred, now, middle, z, 0.0)
-    slope = share * predict(stage, middle).noise + (1 - share) * pred.noise
-    x = euler + slope_correction(pred, slope, now, nxt)
+    x = ddim_step(pred, now, nxt, z, 0.0)
+    if between is not None and not one_call:
+      if between is _end:
+        middle, stage = nxt, x
+      else:
+        middle = level_between(grid.schedule, now, nxt, between)
+        stage = ddim_step(pred, now, middle, z, 0.0)
+      slope = share * predict(stage, middle).noise + (1 - share) * pred.noise
+      x = x + slope_correction(pred, slope, now, nxt)
     return x, x
 
   x, path = scan_to_data(step, x, grid, jax.random.split(key, grid.num_steps))
@@ -124,6 +123,8 @@ def _solve(
 
 
 def _end(now: Array, nxt: Array) -> Array:
+  """r' itself."""
+  del now
   return nxt
 
 
