@@ -166,7 +166,7 @@ def run_multistep(
     pred = predict(x, now)
     value = pred.view(view)
     z = jnp.zeros_like(x) if key is None else s_noise * jax.random.normal(key, x.shape, x.dtype)
-    x = renewing_step(pred, nxt, z, share) + nxt.alpha * combine(row, past - value)
+    x = renewing_step(pred, nxt, z, share) + nxt.alpha * combine(row, past - value[None])
     return (x, jnp.concatenate([value[None], past])[: len(past)]), x
 
   if past is None:

@@ -92,7 +92,7 @@ def dpmpp_singlestep(
     x0s = x0s.at[place].set(predict(x, now).x0)
     pred = Prediction.of(first_x, start, "x0", x0=x0s[0])
     x = renewing_step(pred, nxt, jnp.zeros_like(x), 0.0)
-    x = x + nxt.alpha * combine(row, x0s[1:] - x0s[0])
+    x = x + nxt.alpha * combine(row, x0s[1:] - x0s[:1])
     return (x, first_x, x0s), x
 
   rows = singlestep_weights(grid, orders, solver_type)

@@ -106,10 +106,10 @@ def unipc(
     now, nxt, change, row = inputs
     pred = predict(x, now)
     value = pred.view(view)
-    moved = now.alpha * combine(change, jnp.concatenate([value[None], past[1:]]) - past[0])
+    moved = now.alpha * combine(change, jnp.concatenate([value[None], past[1:]]) - past[:1])
     pred = _moved(pred, moved, now, view)
     x = renewing_step(pred, nxt, jnp.zeros_like(x), 0.0)
-    x = x + nxt.alpha * combine(row, past[: order - 1] - value)
+    x = x + nxt.alpha * combine(row, past[: order - 1] - value[None])
     return (x, jnp.concatenate([value[None], past[:-1]])), x
 
   past = jnp.zeros((order, *x.shape), x.dtype)

@@ -57,7 +57,7 @@ def diffusers(family, config, num_steps, degenerate):
     if algorithm == "sde-dpmsolver++":
       return "dpmpp_2m_sde", options, process
     options["view"] = "noise" if algorithm == "dpmsolver" else "x0"
-    options["lower_order_final"] = final or config.get("euler_at_final", False)
+    options["lower_order_final"] = final
     if order == 1:
       return "ddim", {}, process
     if order == 3:
