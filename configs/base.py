@@ -35,6 +35,14 @@ def get_config() -> ConfigDict:
       radial_std=placeholder(float),
       tangential_std=placeholder(float),
       rate=placeholder(float),
+      # Of points in a file: see scorelab/data.py.
+      path=placeholder(str),
+      columns=placeholder(tuple),
+      array=placeholder(str),
+      validation_fraction=placeholder(float),
+      test_fraction=placeholder(float),
+      split_seed=placeholder(int),
+      standardise=placeholder(bool),
     )
   )
   config.schedule = ConfigDict(
@@ -70,6 +78,24 @@ def get_config() -> ConfigDict:
       num_features=placeholder(int),
       point_scale=placeholder(float),
       level_scale=placeholder(float),
+      dim=placeholder(int),
+      dim_mults=placeholder(tuple),
+      block=placeholder(str),
+      attention=placeholder(tuple),
+      key_softmax=placeholder(str),
+      first_skip=placeholder(bool),
+      num_heads=placeholder(int),
+      head_dim=placeholder(int),
+      patch_size=placeholder(int),
+      mlp_ratio=placeholder(float),
+      scale_shift=placeholder(bool),
+      zero_init=placeholder(bool),
+      dropout=placeholder(float),
+      num_classes=placeholder(int),
+      label_dropout=placeholder(float),
+      dtype=placeholder(str),  # 'bfloat16' computes in it; parameters stay float32
+      remat=placeholder(bool),  # less memory for about a third more computing
+      flash=placeholder(bool),  # cuDNN's attention: on a GPU, in bfloat16
     )
   )
   config.parameterization = ConfigDict(
@@ -201,6 +227,14 @@ def get_config() -> ConfigDict:
       ),
       score_levels=(0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0),  # sigma / alpha
       score_samples=4096,
+      # Log-likelihood of so many held-out points; None or 0 for none. See LikelihoodProtocol.
+      likelihood_points=placeholder(int),
+      likelihood_method=placeholder(str),  # 'heun', 'rk4' or 'adaptive'
+      likelihood_num_steps=placeholder(int),
+      likelihood_divergence=placeholder(str),  # 'exact' or 'hutchinson'
+      likelihood_num_probes=placeholder(int),
+      likelihood_tolerance=placeholder(float),
+      likelihood_bound_steps=placeholder(int),
     )
   )
   return config
@@ -220,6 +254,7 @@ def variant(config: ConfigDict, arg: str) -> ConfigDict:
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 10)
     config.evaluation.update(num_keys=2, num_samples=200, num_reference=400, num_projections=50)
     config.evaluation.update(score_samples=256, rows=config.evaluation.rows[-1:])
+    config.evaluation.likelihood_points = None
   elif arg:
     raise ValueError(f"config argument {arg!r} is not known (known: fast)")
   return config

@@ -27,4 +27,5 @@ def get_config(arg: str = "") -> ConfigDict:
   config.loss.weighting = "edm"
   config.optimizer.learning_rate = 3e-3
   config.sampler.update(grid="uniform_log_snr", sigma_min=0.05)
+  config.evaluation.likelihood_points = 1000
   return base.variant(config, arg)

@@ -50,6 +50,15 @@ def check_target(config: ConfigDict, target: Any) -> None:
     raise ConfigError(f"evaluation.reference = 'test', and {name} has no test points: use 'fresh'")
 
 
+def check_network(network: Any, target: Any) -> None:
+  """Refuses a network that does not take the target's events."""
+  if hasattr(network, "check_event"):
+    try:
+      network.check_event(target.event_shape)
+    except ValueError as error:
+      raise ConfigError(f"network: {error}") from error
+
+
 def check_pure_noise(config: ConfigDict, rows: Sequence[Row]) -> None:
   """Refuses a grid that starts at alpha = 0 where the network cannot say x0 there."""
   section = config.parameterization

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorelab import likelihood_evaluation
 from scorelab.experiment import Experiment, Stream
 from scorelab.metrics import Reference, girsanov, mode_score_error, score_error
 from scorelab.rows import Row
@@ -71,15 +72,15 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
   def draw(key: Key, size: int) -> Array:
     return jax.lax.map(lambda k: target.sample(k, size), jax.random.split(key, protocol.num_keys))
 
-  splits = splits_of(target)
   if protocol.reference == "fresh":
     reference = draw(reference_key, protocol.num_reference)
   else:  # the same points for every key
-    points = experiment.data["x"] if protocol.reference == "train" else splits["test"]
+    train = protocol.reference == "train"
+    points = experiment.data["x"] if train else splits_of(target)["test"]
     reference = jnp.broadcast_to(points, (protocol.num_keys, *points.shape))
-  if "test" in splits:  # real points that no sample is compared with
-    own = jax.random.split(exact_key, protocol.num_keys)
-    shuffled = jax.vmap(jax.random.permutation, (0, None))(own, splits["train"])
+  if "test" in splits_of(target):  # real points that are not those of the reference
+    shuffle = jax.vmap(jax.random.permutation, in_axes=(0, None))
+    shuffled = shuffle(jax.random.split(exact_key, protocol.num_keys), experiment.data["x"])
     exact = shuffled[:, : protocol.num_samples]
   else:
     exact = draw(exact_key, protocol.num_samples)
@@ -95,8 +96,8 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
     runs = [("network", network, params, prior)]
     if has_truth(target):
       true = jax.vmap(row.true_start)(start_keys, data)
-      exact = sample_row(row, lambda _: target.predict)
-      runs += [("prior", exact, {}, prior), ("true_start", exact, {}, true)]
+      truth = sample_row(row, lambda _: target.predict)
+      runs += [("prior", truth, {}, prior), ("true_start", truth, {}, true)]
     sets = {}
     for name, sample, given, starts in runs:
       stop.check()
@@ -199,6 +200,10 @@ def evaluate(
     result["score_error"] = measure_scores(experiment, params)
   if protocol.girsanov:
     result["girsanov"] = measure_girsanov(experiment, params)
+  if protocol.likelihood:
+    result["likelihood"] = likelihood_evaluation.measure_likelihood(
+      experiment, params, protocol.likelihood, stop
+    )
   labelled = zip(row_labels(rows), sets["rows"], strict=True)
   arrays = {label: drawn["network"][0] for label, drawn in labelled}
   np.savez(workdir.samples, exact=sets["exact"][0], reference=sets["reference"][0], **arrays)
@@ -314,7 +319,9 @@ def format_table(result: dict[str, Any]) -> str:
     cells = [["bound on KL, nats", *parts], ["by Girsanov's theorem"]]
     cells[1] += [f"{_number(bound[part])} +- {_number(bound[f'{part}_sem'])}" for part in parts]
     blocks.append(cells)
-  return "\n\n".join(map(_align, blocks))
+  if "likelihood" in result:
+    blocks.append(likelihood_evaluation.table(result["likelihood"], result.get("girsanov")))
+  return "\n\n".join(map(align, blocks))
 
 
 def _number(value: float | None, signed: bool = False) -> str:
@@ -324,7 +331,7 @@ def _number(value: float | None, signed: bool = False) -> str:
   return f"{value:+.4f}" if signed else f"{value:.4f}"
 
 
-def _align(cells: list[list[str]]) -> str:
+def align(cells: list[list[str]]) -> str:
   """Columns of text: the first flush left, the others flush right."""
   widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
   return "\n".join(

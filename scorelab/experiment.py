@@ -16,7 +16,9 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from scorelab.checks import check_pure_noise, check_target
+from scorelab.checks import check_network, check_pure_noise, check_target
+from scorelab.data import FILES
+from scorelab.likelihood import METHODS
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
 from scorelab.metrics import METRICS, MODE_METRICS, has_modes, score_error
 from scorelab.networks import ACTIVATIONS, NETWORKS
@@ -52,11 +54,37 @@ class Stream(enum.IntEnum):
   TRAIN_SET = 4
   EVALUATION = 5
   SCORE_ERROR = 6
+  LIKELIHOOD = 7
 
 
 def stream_key(root: Key, stream: Stream, step: Array | int) -> Key:
   """The key of a stream at a step, of a run's root key: `fold_in(fold_in(root, stream), step)`."""
   return jax.random.fold_in(jax.random.fold_in(root, stream), step)
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodProtocol:
+  """How held-out likelihood is measured; the fields are those of config.evaluation.
+
+  Attributes:
+    num_points: held-out points.
+    method: of the flow, 'heun', 'rk4' or 'adaptive'.
+    num_steps: of the first two, between the schedule's ends.
+    divergence: 'exact' or 'hutchinson'.
+    num_probes: of the latter.
+    tolerance: of 'adaptive', relative and absolute.
+    bound_steps: noisy levels of the variational bound's chain.
+    variance: of its steps.
+  """
+
+  num_points: int
+  method: str = "rk4"
+  num_steps: int = 64
+  divergence: str = "exact"
+  num_probes: int = 1
+  tolerance: float = 1e-4
+  bound_steps: int = 100
+  variance: str = "large"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +96,7 @@ class Evaluation:
     checkpoint: which is measured, 'last' or 'best'.
     girsanov: whether there is an exact score and a network for every level, so that Girsanov's
       bound is one on it.
+    likelihood: how it is measured, or None where it is not.
   """
 
   rows: tuple[Row, ...]
@@ -80,6 +109,7 @@ class Evaluation:
   score_levels: tuple[float, ...]
   score_samples: int
   girsanov: bool
+  likelihood: LikelihoodProtocol | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,12 +227,13 @@ def build(config: ConfigDict) -> Experiment:
   precisions = ("default", "bfloat16", "tensorfloat32", "float32")
   choose(_named(precisions), config.matmul_precision, "matmul_precision", "precision")
   jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-  target = make(TARGETS, config.target, "target", "target", also=("num_train",))
+  target = make(TARGETS | FILES, config.target, "target", "target", also=("num_train",))
   schedule = make(SCHEDULES, config.schedule, "schedule", "schedule", also=("shift",))
   check_target(config, target)
   if config.schedule.shift is not None:
     schedule = Shifted(schedule, config.schedule.shift)
   network = _make_network(config.network, config.parameterization.learned_variance)
+  check_network(network, target)
   parameterization = _make_parameterization(config.parameterization, network.apply, target)
   loss, loss_levels = _make_loss(config, parameterization, schedule, target)
   optimizer = _make_optimizer(config)
@@ -408,4 +439,37 @@ def _make_evaluation(
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
     girsanov=has_truth(target) and not exact and many_levels,
+    likelihood=_make_likelihood(config, exact or many_levels),
   )
+
+
+def _make_likelihood(config: ConfigDict, has_flow: bool) -> LikelihoodProtocol | None:
+  section, path = config.evaluation, "evaluation.likelihood"
+  if not section.likelihood_points:
+    return None
+  if not has_flow:
+    raise ConfigError(
+      f"{path}_points = {section.likelihood_points} needs a network of every level, and "
+      f"loss.name = {config.loss.name!r} trains one of a single level"
+    )
+  given = {
+    name: section[f"likelihood_{name}"]
+    for name in ("method", "num_steps", "divergence", "num_probes", "tolerance", "bound_steps")
+    if section[f"likelihood_{name}"] is not None
+  }
+  variance = "learned" if config.parameterization.learned_variance else "large"
+  protocol = LikelihoodProtocol(section.likelihood_points, variance=variance, **given)
+  adaptive = protocol.method == "adaptive"
+  choose(_named((*METHODS, "adaptive")), protocol.method, f"{path}_method", "method")
+  divergences = _named(("exact", "hutchinson"))
+  choose(divergences, protocol.divergence, f"{path}_divergence", "divergence")
+  for field, unused, by in (
+    ("num_steps", adaptive, "method"),
+    ("tolerance", not adaptive, "method"),
+    ("num_probes", protocol.divergence == "exact", "divergence"),
+  ):
+    if unused and field in given:
+      raise ConfigError(
+        f"{path}_{field} = {given[field]!r} is no option of {path}_{by} = {getattr(protocol, by)!r}"
+      )
+  return protocol

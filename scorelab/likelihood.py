@@ -1,5 +1,8 @@
 """Log-likelihood on the probability-flow ODE, exact up to its discretisation, for any process.
 
+By a fixed number of steps (`log_likelihood`), or by as many as a tolerance asks for at each point
+(`adaptive_log_likelihood`).
+
 The flow carries a point from little noise to the noisiest level, whose law is taken to be the
 prior, and log-density changes on the way by minus the divergence. A noise-to-signal ratio
 r = sigma / alpha that runs from 0 to infinity becomes an angle a from 0 to pi / 2, and x is brought
@@ -16,6 +19,8 @@ N(0, s^2 I) nothing moves at all.
 
 References:
   Chen et al., "Neural Ordinary Differential Equations", NeurIPS 2018 (arXiv 1806.07366), eq. 8.
+  Grathwohl et al., "FFJORD: Free-Form Continuous Dynamics for Scalable Reversible Generative
+    Models", ICLR 2019 (arXiv 1810.01367), section 3.1.
   Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations",
     ICLR 2021 (arXiv 2011.13456), appendix D.2.
   Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022
@@ -24,7 +29,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -96,18 +100,6 @@ def log_likelihood(
   nodes, weights = METHODS[method]
   divergence_of = _divergence(divergence, probes, num_probes)
 
-  def slope(key: Key, z: Array, level: Level) -> tuple[Array, Array]:
-    """dz / da [batch, *event] and its divergence [batch]."""
-    scale = _scale(level, data_std)
-    cos, sin = level.alpha * data_std / scale, level.sigma / scale
-
-    def velocity(z: Array) -> Array:
-      pred = predict(scale * z, level)
-      return cos * pred.noise - sin / data_std * pred.x0
-
-    value, jacobian = jax.linearize(velocity, z)
-    return value, divergence_of(key, jacobian, z)
-
   def step(
     carry: tuple[Array, Array], inputs: tuple[Level, Level, Key]
   ) -> tuple[tuple[Array, Array], None]:
@@ -118,43 +110,152 @@ def log_likelihood(
     width, dz, start = high - low, jnp.zeros_like(z), z
     keys = jax.random.split(key, len(nodes))
     for node, weight, stage_key in zip(nodes, weights, keys, strict=True):
-      dz, div = slope(stage_key, start + node * width * dz, levels[node])
+      level = levels[node]
+      dz, jacobian = _slope(predict, start + node * width * dz, level, data_std)
+      div = divergence_of(stage_key, jacobian, z)
       z, log_ratio = z + weight * width * dz, log_ratio + weight * width * div
     return (z, log_ratio), None
 
   noisier, cleaner = grid.noisy_pairs
   num_steps = noisier.sigma.shape[0]
-  start, end = grid[num_steps], grid[0]
-  scales = _scale(start, data_std), _scale(end, data_std)
-  carry = (x / scales[0], jnp.zeros(x.shape[0], x.dtype))
+  carry = (x / _scale(grid[num_steps], data_std), jnp.zeros(x.shape[0], x.dtype))
   keys = jax.random.split(key, num_steps)
   (z, log_ratio), _ = jax.lax.scan(step, carry, (noisier, cleaner, keys), reverse=True)
-  z = scales[1] * z
-  # log q(x) = log q(z) + log |dz / dx|, the flow's part of which is the integrated divergence.
-  log_det = log_ratio + x[0].size * jnp.log(scales[1] / scales[0])
-  return LogLikelihood(
-    _log_normal(z, grid.schedule.prior_std(end)) + log_det, z, nfe=len(nodes) * num_steps
-  )
+  return LogLikelihood(*_at_the_end(grid, data_std, z, log_ratio), nfe=len(nodes) * num_steps)
 
 
-def bits_per_dim(log_prob: Array, dim: int, *, bin_width: float) -> Array:
-  """-log2 of the probability of a bin, per coordinate, from log-densities in nats.
+class AdaptiveLogLikelihood(NamedTuple):
+  """What `adaptive_log_likelihood` returns, of each point.
 
-  Data on a lattice of this width, each value spread by uniform noise over its own bin: the mean
-  log-density over that noise is at most the log-probability of the lattice point less
-  dim log bin_width, by Jensen's inequality, so the mean of this is an upper bound (Theis et al.,
-  "A Note on the Evaluation of Generative Models", ICLR 2016, arXiv 1511.01844, section 3.1).
+  Attributes:
+    log_prob, z: as of `LogLikelihood`; nan where the solver gave up.
+    nfe: calls of `predict`, [batch].
+    status: index into STATUSES, [batch].
+  """
+
+  log_prob: Array
+  z: Array
+  nfe: Array
+  status: Array
+
+
+STATUSES = ("solved", "too many steps", "no step is short enough")
+
+
+def adaptive_log_likelihood(
+  key: Key,
+  predict: Predict,
+  x: Array,
+  grid: Grid,
+  *,
+  divergence: str = "exact",
+  probes: str = "rademacher",
+  num_probes: int = 1,
+  rtol: Array | float = 1e-4,
+  atol: Array | float = 1e-4,
+  max_steps: int = 1000,
+  data_std: Array | float = 1.0,
+) -> AdaptiveLogLikelihood:
+  """`log_likelihood` by an adaptive method of order 5 in the angle, diffrax's Tsit5.
+
+  Every point has steps of its own, whose estimated error is at most atol + rtol |value|: of z as
+  the root of the mean square over its coordinates, and of the log-density in nats. They run
+  together, until the slowest one has ended, so it is the hardest point that costs.
 
   Args:
-    log_prob: log-densities in nats, of any shape, of data so dequantised.
-    dim: coordinates of a point: height * width * channels of an image.
-    bin_width: in units of the data: 2 / 256 where 256 values fill [-1, 1], 1 for the differential
-      entropy of data that are no lattice.
+    key: consumed by the probes; ignored where the divergence is exact.
+    predict, x, data_std: as of `log_likelihood`.
+    grid: only its ends count: the last noisy level and grid[0].
+    divergence: 'exact', or 'hutchinson' with probes that a point keeps all the way: the ODE stays
+      one (Grathwohl et al. 2019; Song et al. 2021, D.2). Static.
+    probes, num_probes: as of `log_likelihood`. Static.
+    rtol, atol: > 0. Of float32 no more than about 1e-5 can be asked.
+    max_steps: after so many, accepted or not, a point is given up. Static.
 
   Returns:
-    Bits per dimension, of log_prob's shape.
+    The AdaptiveLogLikelihood. A point is not solved where max_steps do not suffice, or where
+    `predict` jumps or is not finite, so that no step is short enough; no other point suffers.
+
+  Raises:
+    ValueError: the divergence or the probes are not known, or num_probes < 1.
   """
-  return -(log_prob / dim + math.log(bin_width)) / math.log(2)
+  import diffrax  # slow to import, and only needed here
+
+  divergence_of = _divergence(divergence, probes, num_probes)
+  clean, noisy = grid[grid.noisy_pairs[0].sigma.shape[0]], grid[0]
+  low, high = _angle(clean, data_std), _angle(noisy, data_std)
+
+  def level_at(angle: Array) -> Level:
+    inside = (low < angle) & (angle < high)
+    between = grid.schedule.at_ratio(data_std * jnp.tan(jnp.where(inside, angle, low)))
+    end = jax.tree.map(lambda a, b: jnp.where(angle < high, a, b), clean, noisy)
+    return jax.tree.map(lambda a, b: jnp.where(inside, a, b), between, end)
+
+  def slope(angle: Array, state: tuple[Array, Array], key: Key) -> tuple[Array, Array]:
+    value, jacobian = _slope(predict, state[0], level_at(angle), data_std)
+    # The same key at every call, so the same probes.
+    return value, divergence_of(jax.random.clone(key), jacobian, state[0])
+
+  def error(state: tuple[Array, Array]) -> Array:
+    z, log_ratio = state
+    return jnp.maximum(jnp.sqrt(jnp.mean(z**2)), jnp.abs(log_ratio[0]))
+
+  controller = diffrax.PIDController(
+    rtol=rtol, atol=atol, norm=error, dtmin=jnp.finfo(x.dtype).eps, force_dtmin=False
+  )
+
+  def solve(key: Key, x: Array) -> AdaptiveLogLikelihood:
+    """Of one point [*event]; the parts take batches of one."""
+    z = x[None] / _scale(clean, data_std)
+    solution = diffrax.diffeqsolve(
+      diffrax.ODETerm(slope),  # pyrefly: ignore
+      diffrax.Tsit5(),
+      t0=low,
+      t1=high,
+      dt0=(high - low) / 100,
+      y0=(z, jnp.zeros(1, z.dtype)),
+      args=key,
+      stepsize_controller=controller,
+      adjoint=diffrax.ForwardMode(),
+      max_steps=max_steps,
+      throw=False,
+    )
+    z, log_ratio = jax.tree.map(lambda a: a[-1], solution.ys)
+    log_prob, z = (a[0] for a in _at_the_end(grid, data_std, z, log_ratio))
+    steps = solution.stats["num_steps"]
+    solved = (solution.result == diffrax.RESULTS.successful) & jnp.isfinite(log_prob)
+    status = jnp.where(solved, 0, jnp.where(steps < max_steps, 2, 1))
+    log_prob, z = (jnp.where(status == 0, a, jnp.nan) for a in (log_prob, z))
+    # A step begins with the last of the one before's seven stages.
+    return AdaptiveLogLikelihood(log_prob, z, 1 + 6 * steps, status)
+
+  return jax.vmap(solve)(jax.random.split(key, x.shape[0]), x)
+
+
+def _slope(
+  predict: Predict, z: Array, level: Level, data_std: Array | float
+) -> tuple[Array, Callable[[Array], Array]]:
+  """dz / da [batch, *event], and v -> its Jacobian times v."""
+  scale = _scale(level, data_std)
+  cos, sin = level.alpha * data_std / scale, level.sigma / scale
+
+  def velocity(z: Array) -> Array:
+    pred = predict(scale * z, level)
+    return cos * pred.noise - sin / data_std * pred.x0
+
+  return jax.linearize(velocity, z)
+
+
+def _at_the_end(
+  grid: Grid, data_std: Array | float, z: Array, log_ratio: Array
+) -> tuple[Array, Array]:
+  """(log q(x) [batch], the flow's end [batch, *event]) from z and the integrated divergence."""
+  start, end = grid[grid.noisy_pairs[0].sigma.shape[0]], grid[0]
+  scales = _scale(start, data_std), _scale(end, data_std)
+  z = scales[1] * z
+  # log q(x) = log q(z) + log |dz / dx|, the flow's part of which is the integrated divergence.
+  log_det = log_ratio + z[0].size * jnp.log(scales[1] / scales[0])
+  return _log_normal(z, grid.schedule.prior_std(end)) + log_det, z
 
 
 def _divergence(

@@ -102,7 +102,7 @@ def _at_least(low: float) -> Bound:
 
 
 _POSITIVE: Bound = ("above 0", lambda v: v > 0)
-_DECAY: Bound = ("in [0, 1)", lambda v: 0 <= v < 1)
+_FRACTION: Bound = ("in [0, 1)", lambda v: 0 <= v < 1)
 
 BOUNDS: dict[str, Bound] = {
   "seed": ("from 0 to 4294967295", lambda v: 0 <= v < 2**32),
@@ -120,6 +120,9 @@ BOUNDS: dict[str, Bound] = {
   "target.num_arms": _at_least(1),
   "target.radial_std": _at_least(0),
   "target.tangential_std": _at_least(0),
+  "target.validation_fraction": _FRACTION,
+  "target.test_fraction": _FRACTION,
+  "target.split_seed": _at_least(0),
   "schedule.sigma_min": _POSITIVE,
   "schedule.sigma_max": _POSITIVE,
   "schedule.rho": _POSITIVE,
@@ -137,6 +140,15 @@ BOUNDS: dict[str, Bound] = {
   "network.num_features": _at_least(1),
   "network.point_scale": _POSITIVE,
   "network.level_scale": _POSITIVE,
+  "network.dim": _at_least(8),
+  "network.dim_mults": _at_least(1),
+  "network.num_heads": _at_least(1),
+  "network.head_dim": _at_least(1),
+  "network.patch_size": _at_least(1),
+  "network.mlp_ratio": _POSITIVE,
+  "network.dropout": _FRACTION,
+  "network.num_classes": _at_least(0),
+  "network.label_dropout": ("in [0, 1]", lambda v: 0 <= v <= 1),
   "parameterization.data_std": _POSITIVE,
   "parameterization.num_train_steps": _at_least(1),
   "loss.sigma_min": _POSITIVE,
@@ -157,11 +169,11 @@ BOUNDS: dict[str, Bound] = {
   "optimizer.learning_rate": _POSITIVE,
   "optimizer.warmup_steps": _at_least(0),
   "optimizer.clip_norm": _at_least(0),
-  "optimizer.b1": _DECAY,
-  "optimizer.b2": _DECAY,
+  "optimizer.b1": _FRACTION,
+  "optimizer.b2": _FRACTION,
   "optimizer.eps": _POSITIVE,
   "optimizer.weight_decay": _at_least(0),
-  "optimizer.ema_decays": _DECAY,
+  "optimizer.ema_decays": _FRACTION,
   "training.num_steps": _at_least(0),
   "training.batch_size": _at_least(0),
   "training.log_every": _at_least(1),
@@ -195,6 +207,11 @@ BOUNDS: dict[str, Bound] = {
   "evaluation.num_projections": _at_least(1),
   "evaluation.score_levels": _at_least(0),
   "evaluation.score_samples": _at_least(1),
+  "evaluation.likelihood_points": _at_least(0),
+  "evaluation.likelihood_num_steps": _at_least(1),
+  "evaluation.likelihood_num_probes": _at_least(1),
+  "evaluation.likelihood_tolerance": _POSITIVE,
+  "evaluation.likelihood_bound_steps": _at_least(2),
 }
 
 

@@ -4,6 +4,7 @@
   python scripts/figures.py ncsn_gmm --workdir results/ncsn_gmm/<run id>
   python scripts/figures.py ncsn_gmm --workdir results/ncsn_gmm/<run id> --only ddim
   python scripts/figures.py schedules
+  python scripts/figures.py flow_1d
 
 Figures go to results/reference/<name>/, or to --out. A PNG says its command in its Description, a
 GIF and an MP4 in their comment, a CSV in its first line.
@@ -22,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 from scorelab.checkpoints import CheckpointError
 from scorelab.options import ConfigError
 from scorelab.run import RunError
-from scripts.drawing import nine_modes, schedules, score_matching, steps
+from scripts.drawing import flow_1d, nine_modes, schedules, score_matching, steps
 from scripts.drawing.source import Source, open_sheet, open_source
 
 _SCORE_MATCHING = ("hyvarinen_gmm", "hyvarinen_gmm_published", "hutchinson_gmm", "ssm_gmm")
@@ -33,7 +34,7 @@ OF_RUNS = {
   "overfit_gmm": {"overfitting": score_matching.overfitting, **score_matching.FIGURES},
   **dict.fromkeys(("ula_gmm", "mala_gmm"), score_matching.EXACT_FIGURES),
 }
-OF_NO_RUN = {"schedules": schedules.FIGURES}
+OF_NO_RUN = {"schedules": schedules.FIGURES, "flow_1d": flow_1d.FIGURES}
 FIGURES: dict[str, dict[str, Callable[[Any], None]]] = {**OF_RUNS, **OF_NO_RUN}
 
 
@@ -43,7 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument(
-    "name", nargs="?", choices=sorted(FIGURES), help="what to draw: a config's name, or schedules"
+    "name",
+    nargs="?",
+    choices=sorted(FIGURES),
+    help="what to draw: a config's name, or what needs no run",
   )
   parser.add_argument("--workdir", type=pathlib.Path, help="a finished run of main.py")
   parser.add_argument("--out", type=pathlib.Path, help="folder [results/reference/NAME]")

@@ -189,11 +189,13 @@ def test_rows_compile_once_for_all_keys_and_starts():
 
 
 def test_the_table_is_aligned_and_complete(tmp_path):
-  result, _, _ = evaluate(config_of(), tmp_path)
+  config = config_of(likelihood_points=8, likelihood_num_steps=2, likelihood_bound_steps=2)
+  result, _, workdir = evaluate(config, tmp_path)
+  assert evaluation.read(workdir)["likelihood"] == result["likelihood"]
   table = evaluation.format_table(result)
   blocks = [block.splitlines() for block in table.split("\n\n")]
-  # And the scores, by level and by mode, and the bound.
-  assert len(blocks) == len(result["rows"][0]["metrics"]) + 3
+  # And the scores, by level and by mode, the bound and the likelihood.
+  assert len(blocks) == len(result["rows"][0]["metrics"]) + 4
   for block in blocks:
     assert len({len(line) for line in block}) == 1
 

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
 from configs import ncsn_gmm_published
@@ -13,8 +14,8 @@ from scorelab.experiment import build
 from scorelab.run import StopFlag, open_workdir, run_id, write_json
 from scorelab.schedules import SCHEDULES
 from scripts import figures
-from scripts.drawing import nine_modes, steps
-from scripts.drawing.source import Source
+from scripts.drawing import flow_1d, nine_modes, steps
+from scripts.drawing.source import Source, open_sheet
 
 NAME = "ncsn_gmm_published"
 
@@ -46,6 +47,12 @@ def finished(tmp_path_factory):
       **{name: [0.1, 0.2] for name in ("density", "density_sem", "bound", "bound_sem")},
       **{name: 0.1 for part in ("prior", "learning", "total") for name in (part, f"{part}_sem")},
     },
+  }
+  result["likelihood"] = {
+    **dict.fromkeys(("points", "nfe", "failed", "bound_steps"), 2),
+    **{"source": "fresh", "method": "rk4", "bin_width": None, "bits_per_dim": 1.5},
+    **{name: 0.5 for part in ("flow", "truth", "kl", "bound") for name in (part, f"{part}_sem")},
+    **{"bound_kl": 0.25, "bound_kl_sem": None, "bound_bits_per_dim": None},
   }
   write_json(workdir.evaluation, result)
   workdir.done.touch()
@@ -88,7 +95,7 @@ def test_draws_everything(finished, small, tmp_path, capsys):
     assert command.encode() in (tmp_path / name).read_bytes()
   tables = {"loss", "samples", "samples_score", "score_error", "budget", "steps", "published"}
   assert {p.stem for p in tmp_path.glob("*.csv")} == tables | {
-    *("girsanov", "noising", "langevin", "langevin_metrics", "ddim", "inference")
+    *("girsanov", "likelihood", "noising", "langevin", "langevin_metrics", "ddim", "inference")
   }
   for file in tmp_path.glob("*.csv"):
     assert file.read_text().splitlines()[0] == f"# {command}"
@@ -154,6 +161,22 @@ def test_draws_the_schedules_without_a_run(tmp_path, capsys):
   assert [half[name] for name in ("alpha", "sigma", "log_snr", "g")] == pytest.approx(
     [0.5, 0.5, 0, 2**0.5]
   )
+
+
+def test_the_flow_on_the_line_keeps_quantiles(tmp_path):
+  """In one dimension paths do not cross: each ends at the mixture's quantile of its start."""
+  draw = functools.partial(flow_1d.paths, num_steps=200, num_flow=5, num_sde=2)
+  draw(open_sheet("flow_1d", tmp_path))
+  assert {p.name for p in tmp_path.iterdir()} == {"paths.png", "paths.csv"}
+  rows = plotting.read_csv(tmp_path / "paths.csv")
+  cdf = scipy.stats.norm.cdf
+  for process in ("variance_preserving", "linear_flow"):
+    end = [row for row in rows if row["process"] == process][-1]
+    x = np.array([end[f"flow_{k}"] for k in range(5)])
+    assert end["t"] == 0
+    np.testing.assert_allclose(
+      cdf((x + 2) / 0.5) / 3 + 2 * cdf((x - 2) / 0.5) / 3, np.arange(0.1, 1, 0.2), atol=0.01
+    )
 
 
 def test_the_published_numbers_agree_with_themselves(monkeypatch):

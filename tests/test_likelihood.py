@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.likelihood import METHODS, bits_per_dim, log_likelihood
+from scorelab.likelihood import METHODS, STATUSES, adaptive_log_likelihood, log_likelihood
 from scorelab.predictions import EDM, Prediction, signal_level
 from scorelab.schedules import (
   LinearFlow,
+  SubVP,
   VarianceExploding,
   VariancePreserving,
   uniform,
@@ -26,6 +27,7 @@ SCHEDULES = {  # with their priors' stds; the flow's grid begins at pure noise, 
   "ve_10": (VarianceExploding(0.002, 10.0), 10.0),
   "ve_80": (VarianceExploding(0.002, 80.0), 80.0),
   "vp": (VariancePreserving(), 1.0),
+  "sub_vp": (SubVP(), 1.0),
   "flow": (LinearFlow(), 1.0),
 }
 
@@ -71,7 +73,10 @@ def test_of_a_gaussian(name, x64):
     assert np.mean(result.log_prob) == pytest.approx(-1.4516, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["ve_80", "vp", "flow"])
+@pytest.mark.parametrize(
+  "name",
+  ["ve_80", "vp", "flow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ve_10", "sub_vp"))],
+)
 def test_of_nine_modes(name, x64):
   """At every point, on modes and in their tails, but for the prior, and in the mean with it.
 
@@ -89,8 +94,9 @@ def test_of_nine_modes(name, x64):
   prior_miss = normal(np.asarray(result.z), prior_std**2) - noisy.log_prob(result.z)
   error = np.asarray(result.log_prob - truth)
   np.testing.assert_allclose(error, prior_miss, atol=1e-3)
-  # The prior's KL is below 1e-4; of the mean over 40 points its misses leave 4 / 40^0.5 their std.
-  assert abs(np.mean(error[:40])) < 1e-3 + 4 * np.std(prior_miss[:40]) / 40**0.5
+  if name != "ve_10":
+    # The prior's KL is below 1e-4; of a mean over 40 its misses leave 4 / 40^0.5 their std.
+    assert abs(np.mean(error[:40])) < 1e-3 + 4 * np.std(prior_miss[:40]) / 40**0.5
 
 
 @pytest.mark.parametrize(("method", "order"), [("heun", 2), ("rk4", 4)])
@@ -216,15 +222,103 @@ def test_traces_once():
   assert run._cache_size() == 1
 
 
-def test_bits_per_dim():
-  """Uniform over [-1, 1], 256 values: 8 bits. A bound, else: bins of a slope cost a little more."""
-  np.testing.assert_allclose(bits_per_dim(jnp.full(3, -np.log(2) * 5), 5, bin_width=2 / 256), 8)
-  u = (np.arange(4000) + 0.5) / 4000
-  density = 2 * u  # on [0, 1], in 4 bins of probabilities 1/16, 3/16, 5/16, 7/16
-  p = np.array([1, 3, 5, 7]) / 16
-  # Within a bin the dequantisation is uniform.
-  each = bits_per_dim(np.log(density), 1, bin_width=0.25).reshape(4, 1000).mean(1)
-  assert 0 < np.sum(p * each) + np.sum(p * np.log2(p)) < 0.05
+class TestAdaptive:
+  def test_is_rk4_in_fine_steps(self, x64):
+    """Of a network, to RK4's own error in 200 steps; all the same at each of three points."""
+    grid = uniform(VariancePreserving(), 200)
+    x = np.random.default_rng(0).normal(size=(3, 3))
+    fine = jax.jit(lambda x: log_likelihood(KEY, network(), x, grid))(x)
+    found = jax.jit(
+      lambda x: adaptive_log_likelihood(KEY, network(), x, grid, rtol=1e-8, atol=1e-8)
+    )(x)
+    np.testing.assert_allclose(found.log_prob, fine.log_prob, atol=2e-6)
+    np.testing.assert_allclose(found.z, fine.z, 1e-6)
+    assert [STATUSES[i] for i in found.status] == ["solved"] * 3
+
+  @pytest.mark.parametrize(
+    "name", ["flow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ve_10", "vp"))]
+  )
+  def test_the_error_falls_with_the_tolerance(self, name, x64):
+    """N(0, 0.25 I) in closed form, from 3 std out too, within 20 tolerances of it.
+
+    The flow begins at pure noise, alpha = 0, where there is such a level.
+    """
+    schedule, prior_std = SCHEDULES[name]
+    x = np.array([[0.3, -0.1], [1.5, 0.0]])
+
+    @jax.jit
+    def run(x, tol):
+      grid = uniform(schedule, 2)
+      result = adaptive_log_likelihood(
+        KEY, gaussian().predict, x, grid, rtol=tol, atol=tol, data_std=2.0
+      )
+      return result, grid[-2], grid[0]
+
+    errors, calls = [], []
+    for tol in (1e-3, 1e-5, 1e-7):
+      result, start, end = run(x, tol)
+      clean, noisy = (float(0.25 * at.alpha**2 + at.sigma**2) for at in (start, end))
+      z = x * np.sqrt(noisy / clean)
+      miss = normal(z, prior_std**2) - normal(z, noisy)
+      errors.append(np.abs(result.log_prob - normal(x, clean) - miss).max())
+      calls.append(np.asarray(result.nfe))
+      assert errors[-1] < 20 * tol
+    assert errors[0] > 5 * errors[1] > 25 * errors[2]
+    assert (calls[0] < calls[1]).all() and (calls[1] < calls[2]).all()
+    assert (calls[2] < 9 * calls[0]).all()
+
+  def test_hutchinson_with_probes_for_each_point(self, x64):
+    """400 copies of a point, each with probes of its own: in the mean within 4 standard errors."""
+    grid, x = uniform(VariancePreserving(), 2), np.array([0.4, -1.0, 0.3])
+    options = {"rtol": 1e-5, "atol": 1e-5}
+    exact = log_likelihood(KEY, network(), x[None], uniform(VariancePreserving(), 50)).log_prob[0]
+
+    @jax.jit
+    def run(key, x):
+      own = options | {"divergence": "hutchinson", "num_probes": 2}
+      return adaptive_log_likelihood(key, network(), x, grid, **own)
+
+    with jax.debug_key_reuse(True):
+      found = run(jax.random.key(1), np.tile(x, (400, 1)))
+    values = np.asarray(found.log_prob)
+    assert abs(values.mean() - exact) < 4 * values.std() / 20
+    assert values.std() > 0.01
+    # The path of a point does not depend on its probes.
+    np.testing.assert_allclose(found.z, np.broadcast_to(found.z[0], found.z.shape), 1e-3, 1e-4)
+
+  def test_a_point_that_fails_is_told_and_stays_alone(self):
+    """Of data N(0, I) no point moves: where predictions are nan beyond 2, that is where it is."""
+    target = GaussianMixture([1.0], np.zeros((1, 2)), np.ones(1))
+
+    def predict(x, level):
+      exact = target.predict(x, level)
+      x0 = jnp.where(jnp.abs(x) > 2, jnp.nan, exact.x0)
+      return Prediction.of(x, level, "x0", x0=x0)
+
+    x = np.array([[0.5, 1.0], [0.0, 3.0], [-1.5, 0.2]], np.float32)
+    grid = uniform(VariancePreserving(), 2)
+    found = jax.jit(lambda x: adaptive_log_likelihood(KEY, predict, x, grid))(x)
+    np.testing.assert_array_equal(found.status, [0, 2, 0])
+    assert np.isnan(found.log_prob[1]) and np.isnan(found.z[1]).all()
+    np.testing.assert_allclose(found.log_prob[::2], normal(x[::2], 1.0), 1e-3)
+
+  def test_nfe_counts_calls_and_steps_have_a_cap(self):
+    calls = []
+
+    def predict(x, level):
+      jax.debug.callback(calls.append, level.sigma)
+      return Prediction.of(x, level, "x0", x0=jnp.sin(x))
+
+    @jax.jit
+    def run(x):
+      return adaptive_log_likelihood(KEY, predict, x, grid, max_steps=5)
+
+    grid = uniform(VariancePreserving(), 2)
+    found = jax.block_until_ready(run(jnp.ones((1, 2))))
+    jax.effects_barrier()
+    assert found.nfe.tolist() == [1 + 6 * 5] == [len(calls)]
+    assert STATUSES[found.status[0]] == "too many steps"
+    assert np.isnan(found.log_prob).all()
 
 
 def test_errors():
@@ -236,3 +330,6 @@ def test_errors():
   ):
     with pytest.raises(ValueError, match="must be"):
       log_likelihood(KEY, network(), x, grid, **options)
+    if "method" not in options:
+      with pytest.raises(ValueError, match="must be"):
+        adaptive_log_likelihood(KEY, network(), x, grid, **options)

@@ -26,6 +26,7 @@ from scorelab.losses.levels import (
   stratified,
   uniform_time,
 )
+from scorelab.losses.probes import inner, sum_event
 from scorelab.predictions import Parameterization, mixed, x0_slope
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Average, Batch, Context, Key, Loss, Metrics, Params
@@ -63,7 +64,7 @@ def ncsn(
   """
 
   def cost(kind: str, error: Array, level: Level) -> Array:
-    return weighting(level) * x0_slope(kind, level) ** 2 * sum_event(error**2)
+    return weighting(level) * x0_slope(kind, level) ** 2 * inner(error, error)
 
   return regression(parameterization, schedule, cost, levels, uniforms, levels_per_point, num_bands)
 
@@ -166,6 +167,12 @@ def ddpm(
 # What the losses of this package share.
 
 
+def independent(x0: Array, noise: Array) -> Array:
+  """The noise as it was drawn: the coupling of all losses but flow matching's."""
+  del x0
+  return noise
+
+
 def regression(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -174,7 +181,7 @@ def regression(
   uniforms: Callable[[Key, int], Array],
   levels_per_point: int,
   num_bands: int,
-  couple: Callable[[Array, Array], Array] = lambda x0, noise: noise,
+  couple: Callable[[Array, Array], Array] = independent,
 ) -> Loss:
   """E over levels of the cost of the error in the network's own view.
 
@@ -225,11 +232,6 @@ def band_average(schedule: Schedule, level: Level, losses: Array, num_bands: int
   total = jax.ops.segment_sum(losses, band, num_bands)
   count = jax.ops.segment_sum(jnp.ones_like(losses), band, num_bands)
   return Average(total, count)
-
-
-def sum_event(a: Array) -> Array:
-  """The sum over a point's coordinates: [n, *event] -> [n]."""
-  return jnp.sum(a, axis=tuple(range(1, a.ndim)))
 
 
 def _huber(error: Array, delta: float) -> Array:

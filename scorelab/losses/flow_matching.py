@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab.losses.denoising import in_view, regression
+from scorelab.losses.denoising import in_view, independent, regression
 from scorelab.losses.levels import stratified, uniform_time
 from scorelab.predictions import Parameterization
 from scorelab.schedules import Level, Schedule
@@ -100,13 +100,7 @@ def optimal_transport(x0: Array, noise: Array) -> Array:
   return noise[order]
 
 
-def _independent(x0: Array, noise: Array) -> Array:
-  """The noise as it was drawn."""
-  del x0
-  return noise
-
-
 _COUPLINGS: dict[str, Callable[[Array, Array], Array]] = {
-  "independent": _independent,
+  "independent": independent,
   "optimal_transport": optimal_transport,
 }

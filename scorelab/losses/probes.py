@@ -84,7 +84,12 @@ def trace(linear: Callable[[Array], Array], x: Array, max_unrolled: int = 16) ->
 
 def inner(a: Array, b: Array) -> Array:
   """Inner products of events: [n, *event] twice -> [n]."""
-  return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
+  return sum_event(a * b)
+
+
+def sum_event(a: Array) -> Array:
+  """The sum over a point's coordinates: [n, *event] -> [n]."""
+  return jnp.sum(a, axis=tuple(range(1, a.ndim)))
 
 
 def in_turn(function: Callable[[Array], Any], items: Array, max_unrolled: int = 16) -> Any:

@@ -35,13 +35,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from scorelab.losses.denoising import sum_event
 from scorelab.losses.levels import log_uniform, shifted
+from scorelab.losses.probes import sum_event
 from scorelab.predictions import Parameterization, Prediction, noised, x0_slope
 from scorelab.schedules import GRIDS, Grid, Level, Schedule
 from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params, Predict
 
-VARIANCES: tuple[str, ...] = ("learned", "large", "small")
+VARIANCES: tuple[str, ...] = ("small", "large", "learned")
 
 
 class Bound(NamedTuple):
@@ -63,9 +63,24 @@ class Bound(NamedTuple):
     return self.prior + jnp.sum(self.steps, axis=0) + self.decoder
 
 
-def bits_per_dim(nats: Array, dim: int) -> Array:
-  """Nats of a point of `dim` coordinates, in bits for each: of a density, so perhaps below 0."""
-  return nats / (dim * math.log(2))
+def bits_per_dim(nats: Array, dim: int, *, bin_width: float = 1.0) -> Array:
+  """-log2 of the probability of a bin, per coordinate, from -log of a density.
+
+  Data on a lattice of this width, each value spread by uniform noise over its own bin: the mean
+  log-density over that noise is at most the log-probability of the lattice point less
+  dim log bin_width, by Jensen's inequality, so the mean of this is an upper bound (Theis et al.,
+  "A Note on the Evaluation of Generative Models", ICLR 2016, arXiv 1511.01844, section 3.1).
+
+  Args:
+    nats: minus log-densities of data so dequantised, or bounds on them, of any shape.
+    dim: coordinates of a point: height * width * channels of an image.
+    bin_width: in units of the data: 2 / 256 where 256 values fill [-1, 1]; 1 for data that are no
+      lattice, whose bits are differential and may be below 0.
+
+  Returns:
+    Bits per dimension, of nats' shape.
+  """
+  return (nats / dim - math.log(bin_width)) / math.log(2)
 
 
 def bound_terms(
@@ -84,7 +99,7 @@ def bound_terms(
     ValueError: the variance is not known, or 'learned' and the predictions have none; or the grid
       does not end at the data.
   """
-  _check_variance(variance)
+  check_variance(variance)
   terms = _Terms.of(grid)
 
   def term(_: None, now_and_key: tuple[_Terms, Key]) -> tuple[None, Array]:
@@ -134,7 +149,7 @@ def stepwise_kl(
     ValueError: num_levels < 2, or the variance is not known, or is 'learned' by a network that
       gives none.
   """
-  _check_variance(variance, parameterization)
+  _check_learned(variance, parameterization)
   if num_levels < 2:
     raise ValueError(f"num_levels = {num_levels} must be at least 2: a step has two ends")
 
@@ -171,7 +186,7 @@ def variational_bound(
   Raises:
     ValueError: the variance is not known, or is 'learned' by a network that gives none.
   """
-  _check_variance(variance, parameterization)
+  _check_learned(variance, parameterization)
 
   def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
     del context
@@ -213,7 +228,7 @@ def hybrid(
   Raises:
     ValueError: the network gives no variance.
   """
-  _check_variance("learned", parameterization)
+  _check_learned("learned", parameterization)
 
   def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
     del context
@@ -362,9 +377,13 @@ def _squared_error(pred: Prediction, truth: Prediction) -> tuple[Array, Array | 
 _NO_VARIANCE = "variance = 'learned' needs a network with parameterization.learned_variance"
 
 
-def _check_variance(variance: str, parameterization: Parameterization | None = None) -> None:
-  if variance not in VARIANCES:
-    raise ValueError(f"variance = {variance!r} must be one of {', '.join(VARIANCES)}")
-  told = parameterization is None or getattr(parameterization, "learned_variance", False)
-  if variance == "learned" and not told:
+def check_variance(variance: str, known: tuple[str, ...] = VARIANCES) -> None:
+  """Raises ValueError where the name of a variance is not known."""
+  if variance not in known:
+    raise ValueError(f"variance = {variance!r} must be one of {', '.join(known)}")
+
+
+def _check_learned(variance: str, parameterization: Parameterization) -> None:
+  check_variance(variance)
+  if variance == "learned" and not getattr(parameterization, "learned_variance", False):
     raise ValueError(_NO_VARIANCE)

@@ -1,7 +1,10 @@
-"""Embeddings of levels and of points."""
+"""Embeddings of levels, of points, of classes and of places in an image."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -29,6 +32,75 @@ class FourierFeatures(nn.Module):
     frequencies = self.scale * _gaussian_table(x.shape[-1], self.num_features)
     angles = x @ jnp.asarray(frequencies, x.dtype)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class ConditionEmbedding(nn.Module):
+  """What a network is told: the level through two dense layers, and the class beside it.
+
+  Attributes:
+    num_features: sinusoids of the level.
+    width: of the result.
+    activation: between the two layers.
+    level_scale: the level is multiplied by it first. The sinusoids' frequencies reach from 1 down
+      to 1e-4: right for time indices up to 1000, while t in [0, 1] wants 1000.
+    num_classes: classes; 0 for a network that is told none.
+    label_dropout: share of labels that are dropped in training, given a key 'dropout', so that one
+      network is conditional and unconditional (Ho and Salimans 2022, arXiv 2207.12598).
+    dtype: of the computation; None for that of the level and parameters.
+
+  Raises:
+    ValueError: a label is given to a network without classes.
+  """
+
+  num_features: int
+  width: int
+  activation: Callable[[Array], Array]
+  level_scale: float = 1.0
+  num_classes: int = 0
+  label_dropout: float = 0.0
+  dtype: str | None = None
+
+  @nn.compact
+  def __call__(self, c: Array, label: Array | None = None) -> Array:
+    """[b], int [b] or None -> [b, width]. No label, and the label num_classes, are no class."""
+    h = sinusoids(self.level_scale * c, self.num_features)
+    h = self.activation(nn.Dense(self.width, dtype=self.dtype, name="level_0")(h))
+    h = nn.Dense(self.width, dtype=self.dtype, name="level_1")(h)
+    if not self.num_classes:
+      if label is not None:
+        raise ValueError("a label is given to a network of num_classes = 0")
+      return h
+    none = jnp.full(c.shape, self.num_classes)
+    label = none if label is None else label
+    if self.label_dropout and self.has_rng("dropout"):
+      dropped = jax.random.bernoulli(self.make_rng("dropout"), self.label_dropout, label.shape)
+      label = jnp.where(dropped, none, label)
+    rows, init = self.num_classes + 1, nn.initializers.normal(0.02)
+    embed = nn.Embed(rows, self.width, embedding_init=init, dtype=self.dtype, name="label")
+    return h + embed(label)
+
+
+def sinusoids(x: Array, num_features: int, max_period: float = 1e4) -> Array:
+  """Sines, then cosines, of x at frequencies from 1 down to 1 / max_period.
+
+  Vaswani et al., "Attention Is All You Need", NeurIPS 2017 (arXiv 1706.03762), section 3.5.
+
+  Args:
+    x: of any shape.
+    num_features: even, at least 4.
+    max_period: over 2 pi, in units of x.
+
+  Returns:
+    [*x.shape, num_features], in [-1, 1].
+
+  Raises:
+    ValueError: num_features is odd or below 4.
+  """
+  if num_features % 2 or num_features < 4:
+    raise ValueError(f"num_features = {num_features} of sinusoids must be even and at least 4")
+  frequencies = np.geomspace(1.0, 1.0 / max_period, num_features // 2)
+  angles = x[..., None] * jnp.asarray(frequencies, x.dtype)
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def _gaussian_table(rows: int, columns: int) -> np.ndarray:

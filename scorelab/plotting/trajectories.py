@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -114,5 +114,60 @@ def through_levels(
     ax.label_outer()
   axes[0].set_ylabel("x (symmetric log scale)")
   axes[0].legend(loc="upper left")
+  style.caption(figure, text)
+  return figure
+
+
+class ThroughTime(NamedTuple):
+  """Paths on the line from noise to data, and the density that they go through.
+
+  Attributes:
+    t: [n], falling to 0, the data.
+    flow: [n, a], solutions of the probability flow.
+    sde: [n, b], paths of the reverse SDE.
+    times: [m], falling to 0.
+    x: [g], increasing.
+    density: [m, g], of x at each of `times`.
+  """
+
+  t: np.ndarray
+  flow: np.ndarray
+  sde: np.ndarray
+  times: np.ndarray
+  x: np.ndarray
+  density: np.ndarray
+
+
+@style.context()
+def through_time(rows: Mapping[str, ThroughTime], text: str) -> Figure:
+  """Each process in a row: the noise's density, the paths over the density, and the data's.
+
+  Args:
+    rows: by the process's name.
+    text: the caption.
+  """
+  figure = style.new_figure(7.6, 2.75 * len(rows) + 0.5)
+  axes = figure.subplots(len(rows), 3, sharey=True, squeeze=False, width_ratios=(1, 6, 1))
+  for (noise, middle, data), (name, row) in zip(axes, rows.items(), strict=True):
+    extent = (float(row.times[0]), float(row.times[-1]), float(row.x[0]), float(row.x[-1]))
+    shown = np.sqrt(row.density.T)
+    look = {"cmap": "Greys", "vmax": 1.6 * shown.max(), "aspect": "auto", "origin": "lower"}
+    middle.imshow(shown, extent=extent, **look)
+    flow = middle.plot(row.t, row.flow, color=style.BLUE, lw=1)
+    sde = middle.plot(row.t, row.sde, color=style.VERMILLION, lw=0.6, alpha=0.9)
+    flow[0].set_label("probability flow")
+    sde[0].set_label("reverse SDE")
+    ends = np.zeros(row.flow.shape[1]), row.flow[-1]
+    middle.plot(*ends, "o", color=style.BLUE, ms=3, clip_on=False)
+    middle.set(xlim=extent[:2], ylim=extent[2:], title=name.replace("_", " "))
+    middle.set_xlabel("time t: 1 is noise, 0 the data")
+    for ax, density, sign in ((noise, row.density[0], -1), (data, row.density[-1], 1)):
+      ax.fill_betweenx(row.x, sign * density, color="#B0B0B0", lw=0)
+      ax.spines[["left" if sign > 0 else "right", "bottom"]].set_visible(False)
+      ax.tick_params(left=sign < 0, bottom=False, labelbottom=False)
+      ax.set_xlim(sorted((0, 1.05 * sign * density.max())))
+    noise.set(ylabel="x", title="noise")
+    data.set_title("data")
+  axes[0][1].legend(loc="upper left", ncols=2)
   style.caption(figure, text)
   return figure

@@ -25,11 +25,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from scorelab.losses import variational
 from scorelab.predictions import Prediction
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict, Samples
 
-VARIANCES = ("small", "large", "optimal", "learned")
+VARIANCES = (*variational.VARIANCES, "optimal")
 
 
 def ancestral_step(
@@ -58,8 +59,7 @@ def ancestral_step(
   Raises:
     ValueError: the variance is not known, or the prediction lacks what it needs.
   """
-  if variance not in VARIANCES:
-    raise ValueError(f"variance = {variance!r} must be one of {', '.join(VARIANCES)}")
+  variational.check_variance(variance, VARIANCES)
   a, shrink = now.alpha / nxt.alpha, nxt.sigma / now.sigma
   part = jnp.maximum(1 - (a * shrink) ** 2, 0)  # of sigma_t^2, the part that is beta
   beta, weight = part * now.sigma**2, part * nxt.alpha

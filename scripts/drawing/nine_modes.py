@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab import predictions
+from scorelab import likelihood_evaluation, predictions
+from scorelab.evaluation import align
 from scorelab.evaluation import budget as budget_of
+from scorelab.experiment import LikelihoodProtocol
 from scorelab.metrics import mode_weights
 from scorelab.plotting import animations, fields, save, style, summary, trajectories, write_csv
-from scorelab.run import read_jsonl
+from scorelab.run import StopFlag, read_jsonl
 from scorelab.samplers.ddim import ddim_inference
 from scorelab.typing import Array, Params
 from scripts.drawing import steps
@@ -56,6 +58,29 @@ def girsanov(source: Source) -> None:
   columns = zip(*(result["girsanov"][name] for name in names), strict=True)
   rows = [dict(zip(names, values, strict=True)) for values in columns]
   write_csv(source.out / "girsanov.csv", rows, source.command)
+
+
+def likelihood(source: Source) -> None:
+  """KL of the model from the data: by the flow's likelihood, and what bounds it (a table)."""
+  result = json.loads(source.workdir.evaluation.read_text())
+  bound = result.get("girsanov")
+  found = result.get("likelihood")
+  if found is None:  # the run did not measure it
+    protocol = LikelihoodProtocol(num_points=1000)
+    found = likelihood_evaluation.measure_likelihood(
+      source.experiment, source.params, protocol, StopFlag()
+    )
+  print(align(likelihood_evaluation.table(found, bound)))
+  readings = [
+    ("truth", found["truth"], 0.0, 0.0),
+    ("flow", found["flow"], found["kl"], found["kl_sem"]),
+    ("variational bound", found["bound"], found["bound_kl"], found["bound_kl_sem"]),
+  ]
+  if bound is not None:
+    readings.append(("Girsanov", None, bound["total"], bound["total_sem"]))
+  names = ("reading", "log_likelihood", "kl", "kl_sem")
+  rows = [dict(zip(names, reading, strict=True)) for reading in readings]
+  write_csv(source.out / "likelihood.csv", rows, source.command)
 
 
 def budget(source: Source) -> None:
@@ -249,6 +274,7 @@ FIGURES: dict[str, Callable[[Source], None]] = {
   "samples": samples,
   "score_error": score_error,
   "girsanov": girsanov,
+  "likelihood": likelihood,
   "budget": budget,
   "noising": noising,
   "langevin": langevin,

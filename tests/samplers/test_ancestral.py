@@ -159,7 +159,7 @@ def test_renoise_ends_at_x0():
 def test_errors():
   pred = Prediction.of(jnp.ones(2), VP.at(0.5), "x0", x0=jnp.ones(2))
   for variance, words in (
-    ("medium", "must be one of small, large, optimal, learned"),
+    ("medium", "must be one of small, large, learned, optimal"),
     ("optimal", "x0_variance"),
     ("learned", "variance_fraction"),
   ):

@@ -26,6 +26,7 @@ ALL = {name: SCHEDULES[name]() for name in ONE_TABLE} | {
   "zero_terminal_snr": Discrete(linear_betas(num_levels=40), zero_terminal_snr=True),
   "shifted": Shifted(SubVP(), -1.2),
 }
+EVERY = {name: build() for name, build in SCHEDULES.items()} | ALL
 each = pytest.mark.parametrize("schedule", ALL.values(), ids=ALL)
 KEY = jax.random.key(0)
 # Away from the ends and from where the slope of a table changes.
@@ -39,7 +40,7 @@ def slope(f, h=1e-5):
 
 
 @pytest.mark.usefixtures("x64")
-@each
+@pytest.mark.parametrize("schedule", EVERY.values(), ids=EVERY)
 def test_drift_and_diffusion_are_slopes(schedule):
   """f = d log alpha / dt; g^2 = alpha^2 d(sigma / alpha)^2 / dt, what is added to x / alpha."""
   alpha, sigma = jax.jit(schedule.alpha), jax.jit(schedule.sigma)
@@ -102,17 +103,21 @@ FROM_DATA = ("variance_preserving", "sub_vp", "sigma_power", "cosine", "sigmoid"
 
 
 # One of each kind: the others differ by alpha and sigma only, which finite differences have tested.
-SIMULATED = ("variance_exploding", "sigma_power", "sub_vp", "laplace", "linear_flow")
+SIMULATED = (
+  *("variance_exploding", "sigma_power", "sub_vp", "laplace", "linear_flow"),
+  "zero_terminal_snr",
+)
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in EVERY if name not in SIMULATED]
 
 
-@pytest.mark.parametrize("name", [*SIMULATED, "zero_terminal_snr"])
+@pytest.mark.parametrize("name", [*SIMULATED, *OTHERS])
 def test_forward_simulation_has_the_marginals(name):
   """Mean and std half-way and late, of 20,000 points after 400 steps in all.
 
   4 standard errors are 0.028 of sigma for the mean and 0.020 for the std; the method's bias, which
   is of first order, adds at most 0.015.
   """
-  schedule, num_steps = ALL[name], 400
+  schedule, num_steps = EVERY[name], 400
   times = jnp.linspace(0.0 if name in FROM_DATA else 0.02, 0.96, num_steps + 1)
   x, path = simulate(KEY, schedule, times, 20_000)
   np.testing.assert_array_equal(x, path[-1])

@@ -1,0 +1,117 @@
+"""A finite set of points in the place of a law: to train on, to validate with and to test with."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from scorelab.typing import Array, Key
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DataSet:
+  """Points of any shape, known as they are: no density, no score.
+
+  Attributes:
+    train: [n, *event_shape], n >= 1: also what `sample` draws from.
+    validation, test: of the same event shape, held out; none of them for None.
+    location, spread: what the coordinates of the points were centred on and divided by, of shape
+      event_shape or []: x = location + spread * point is in the data's own units.
+  """
+
+  train: Array
+  validation: Array | None = None
+  test: Array | None = None
+  location: Array | float = 0.0
+  spread: Array | float = 1.0
+
+  @property
+  def event_shape(self) -> tuple[int, ...]:
+    """Of one point."""
+    return self.train.shape[1:]
+
+  @property
+  def dim(self) -> int:
+    """Coordinates of one point."""
+    return math.prod(self.event_shape)
+
+  @property
+  def scale(self) -> float:
+    """The std over all coordinates of the training points, each about its own mean."""
+    return float(np.sqrt(np.asarray(self.train, float).var(0).mean()))
+
+  @property
+  def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high) of shape event_shape: the box of the training points and a tenth of it around."""
+    low, high = np.asarray(self.train).min(0), np.asarray(self.train).max(0)
+    margin = 0.1 * (high - low)
+    return low - margin, high + margin
+
+  @property
+  def splits(self) -> dict[str, Array]:
+    """The points by 'train', and 'validation' and 'test' where there are such."""
+    named = {"train": self.train, "validation": self.validation, "test": self.test}
+    return {name: points for name, points in named.items() if points is not None}
+
+  def sample(self, key: Key, n: int) -> Array:
+    """Training points, drawn with replacement: [n, *event_shape]."""
+    return self.train[jax.random.randint(key, (n,), 0, len(self.train))]
+
+
+def split(
+  points: ArrayLike,
+  *,
+  validation_fraction: float = 0.1,
+  test_fraction: float = 0.2,
+  split_seed: int = 0,
+  standardise: bool = False,
+) -> DataSet:
+  """Deals points out at random.
+
+  Args:
+    points: [n, *event_shape].
+    validation_fraction, test_fraction: of the points, in [0, 1), together below 1; each rounded
+      up to whole points, and 0 for no such set.
+    split_seed: of the order: the same points are dealt out alike.
+    standardise: whether each coordinate is brought to mean 0 and std 1 over the training points.
+
+  Raises:
+    ValueError: a fraction is not allowed, no training point would be left, or a coordinate that is
+      to be standardised is the same in all of them.
+  """
+  if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
+    raise ValueError(
+      f"validation_fraction = {validation_fraction} and test_fraction = {test_fraction} must be at "
+      "least 0, and below 1 together"
+    )
+  points = np.asarray(points, float)
+  points = points[np.random.default_rng(split_seed).permutation(len(points))]
+  num_validation, num_test = (
+    math.ceil(fraction * len(points)) for fraction in (validation_fraction, test_fraction)
+  )
+  num_train = len(points) - num_validation - num_test
+  if num_train < 2:
+    raise ValueError(
+      f"{len(points)} points are too few: with {num_validation} to validate and {num_test} to test "
+      f"{max(num_train, 0)} are left to train on"
+    )
+  location, spread = np.zeros(()), np.ones(())
+  if standardise:
+    location, spread = points[:num_train].mean(0), points[:num_train].std(0)
+    if not spread.all():
+      raise ValueError("standardise = True, and a coordinate is the same in all training points")
+  points = (points - location) / spread
+  ends = (num_train, num_train + num_validation)
+  train, validation, test = (jnp.asarray(a, float) for a in np.split(points, ends))
+  return DataSet(
+    train,
+    validation if num_validation else None,
+    test if num_test else None,
+    jnp.asarray(location, float),
+    jnp.asarray(spread, float),
+  )
