@@ -3,26 +3,66 @@
 Each is a scan over a pure step that takes its noise as an argument.
 """
 
+from scorelab.samplers.adams import deis, ipndm, lms, plms
 from scorelab.samplers.ancestral import ancestral, ancestral_step, renoise, renoise_step
 from scorelab.samplers.annealing import annealed_langevin, ncsnv2_step_size
 from scorelab.samplers.ddim import ddim, ddim_inference, ddim_step
 from scorelab.samplers.diagnostics import effective_sample_size, split_rhat
 from scorelab.samplers.euler_time import euler_time
 from scorelab.samplers.langevin import Chain, Kernel, MalaState, mala, mala_step, ula, ula_step
-from scorelab.samplers.multistep import dpmpp_2m, dpmpp_2m_step
-from scorelab.samplers.ode import churned, euler, heun, heun_correction
+from scorelab.samplers.multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde
+from scorelab.samplers.ode import (
+  churned,
+  dpm_solver_2,
+  euler,
+  heun,
+  midpoint,
+  rk4,
+  slope_correction,
+)
+from scorelab.samplers.sde import (
+  corrector_step,
+  dpm_solver_2_ancestral,
+  dpmpp_2s,
+  dpmpp_2s_ancestral,
+  dpmpp_sde,
+  euler_maruyama,
+  predictor_corrector,
+)
+from scorelab.samplers.singlestep import dpmpp_singlestep
 from scorelab.samplers.underdamped import KineticState, baoab_step, underdamped_langevin
+from scorelab.samplers.unipc import unipc
 from scorelab.typing import Sampler
 
 SAMPLERS: dict[str, Sampler] = {
   "ancestral": ancestral,
   "annealed_langevin": annealed_langevin,
   "ddim": ddim,
+  "deis": deis,
+  "dpm_solver_2": dpm_solver_2,
+  "dpm_solver_2_ancestral": dpm_solver_2_ancestral,
   "dpmpp_2m": dpmpp_2m,
+  "dpmpp_2m_sde": dpmpp_2m_sde,
+  "dpmpp_2s": dpmpp_2s,
+  "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
+  "dpmpp_3m": dpmpp_3m,
+  "dpmpp_3m_sde": dpmpp_3m_sde,
+  "dpmpp_sde": dpmpp_sde,
+  "dpmpp_singlestep": dpmpp_singlestep,
   "euler": euler,
   "euler_time": euler_time,
+  "euler_ancestral": ddim,  # the other libraries' name for it: their eta is ours
+  "euler_maruyama": euler_maruyama,
   "heun": heun,
+  "ipndm": ipndm,
+  "kdpm2": dpm_solver_2,  # diffusers' name for it
+  "lms": lms,
+  "midpoint": midpoint,
+  "plms": plms,
+  "predictor_corrector": predictor_corrector,
   "renoise": renoise,
+  "rk4": rk4,
+  "unipc": unipc,
 }
 
 KERNELS: dict[str, Kernel] = {
@@ -43,23 +83,41 @@ __all__ = [
   "annealed_langevin",
   "baoab_step",
   "churned",
+  "corrector_step",
   "ddim",
   "ddim_inference",
   "ddim_step",
+  "deis",
+  "dpm_solver_2",
+  "dpm_solver_2_ancestral",
   "dpmpp_2m",
-  "dpmpp_2m_step",
+  "dpmpp_2m_sde",
+  "dpmpp_2s",
+  "dpmpp_2s_ancestral",
+  "dpmpp_3m",
+  "dpmpp_3m_sde",
+  "dpmpp_sde",
+  "dpmpp_singlestep",
   "effective_sample_size",
   "euler",
+  "euler_maruyama",
   "euler_time",
   "heun",
-  "heun_correction",
+  "ipndm",
+  "lms",
   "mala",
   "mala_step",
+  "midpoint",
   "ncsnv2_step_size",
+  "plms",
+  "predictor_corrector",
   "renoise",
   "renoise_step",
+  "rk4",
+  "slope_correction",
   "split_rhat",
   "ula",
   "ula_step",
   "underdamped_langevin",
+  "unipc",
 ]

@@ -37,11 +37,19 @@ def ddim_step(
   Returns:
     The point at `nxt`, of x's shape.
   """
-  ratio_next = nxt.sigma / nxt.alpha
-  shrink = ratio_next * now.alpha / now.sigma  # r' / r, finite also where alpha = 0
-  renewed = jnp.minimum(eta * safe_sqrt(1 - shrink**2), 1)  # in units of r', as is kept
+  return renewing_step(pred, nxt, z, renewed_share(now, nxt, eta))
+
+
+def renewed_share(now: Level, nxt: Level, eta: Array | float) -> Array:
+  """The part of r' that `ddim_step` renews, min(eta sqrt(1 - (r' / r)^2), 1), of eta's shape."""
+  shrink = nxt.sigma / nxt.alpha * now.alpha / now.sigma  # r' / r, finite also where alpha = 0
+  return jnp.minimum(eta * safe_sqrt(1 - shrink**2), 1)
+
+
+def renewing_step(pred: Prediction, nxt: Level, z: Array, renewed: Array | float) -> Array:
+  """`ddim_step` with the share of r' that it renews given, in [0, 1]."""
   kept = safe_sqrt(1 - renewed**2)
-  return nxt.alpha * (pred.x0 + ratio_next * (kept * pred.noise + renewed * z))
+  return nxt.alpha * (pred.x0 + nxt.sigma / nxt.alpha * (kept * pred.noise + renewed * z))
 
 
 def ddim(key: Key, predict: Predict, x: Array, grid: Grid, *, eta: Array | float = 0.0) -> Samples:

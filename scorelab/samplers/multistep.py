@@ -1,48 +1,128 @@
-"""Multistep solvers of the probability-flow ODE: one call of `predict` a step, and a memory.
+"""Multistep solvers in the log-SNR: one call of `predict` a step, and a memory.
 
-Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models"
-(arXiv 2211.01095), algorithm 2.
+With y = x / alpha and r = sigma / alpha = e^-lambda, the probability flow is linear in what a
+network predicts, whichever of two views it is:
+
+    dy / dr = noise            d(y / r) / d(1 / r) = x0
+
+so a step integrates the view alone. The polynomial in lambda through its last values is integrated
+exactly, or a little less so where a published method does. The reverse SDE at noise eta keeps
+e^(-eta h) of the noise over a step of width h in lambda and is solved in the same way.
+
+References:
+  Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models"
+    (arXiv 2211.01095), algorithm 2, section 4.3 and appendix A (SDE-DPM-Solver++). The view is x0.
+  Lu et al., "DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling in Around 10
+    Steps", NeurIPS 2022 (arXiv 2206.00927). The view is the noise.
 """
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
-from scorelab.predictions import Prediction
-from scorelab.samplers.ddim import ddim_step
-from scorelab.schedules import Grid, Level
+from scorelab.samplers.memory import (
+  exponential_moments,
+  lagrange_weights,
+  past_nodes,
+  run_multistep,
+  step_orders,
+)
+from scorelab.schedules import Grid, safe_sqrt
 from scorelab.typing import Array, Key, Predict, Samples
 
+SOLVER_TYPES = ("midpoint", "heun")
+VIEWS = ("x0", "noise")
 
-def dpmpp_2m_step(
-  pred: Prediction, x0_change: Array, now: Level, nxt: Level, last_width: Array
-) -> tuple[Array, Array]:
-  """One step of DPM-Solver++(2M) from level `now` to the cleaner level `nxt`.
 
-  In the log-SNR lambda, with h = lambda' - lambda, the first-order step is DDIM's; the second order
-  extrapolates x0 half a step on, by its change over the step before:
+def log_snr_knots(grid: Grid) -> tuple[Array, Array]:
+  """The levels' log-SNR, [N + 1], and whether it is finite; 0 where not."""
+  alpha, sigma = grid.levels.alpha, grid.levels.sigma
+  known = (alpha > 0) & (sigma > 0)
+  log_snrs = jnp.log(jnp.where(known, alpha, 1)) - jnp.log(jnp.where(known, sigma, 1))
+  return log_snrs, known
 
-      y' = e^-h y + (1 - e^-h) (x0 + h / (2 h_last) (x0 - x0_last)),    y = x / alpha
+
+def view_moments(grid: Grid, width: Array, view: str, count: int, eta: Array | float = 0) -> Array:
+  """[N, count]: what s^0, s^1, ... as the view adds to y' over each step, s going from 0 to 1.
 
   Args:
-    pred: the prediction at `now`.
-    x0_change: x0 - x0_last, of x's shape; without effect where last_width is infinite.
-    now, nxt: scalar levels, both noisy.
-    last_width: h_last, the last step's width in lambda; infinite for the first step.
-
-  Returns:
-    The point at `nxt`, of x's shape, and h.
+    grid: the levels.
+    width: [N] steps in log-SNR.
+    view: 'x0' or 'noise'. Static.
+    count: how many powers. Static.
+    eta: of the reverse SDE; for x0 only.
   """
-  width = nxt.log_snr - now.log_snr
-  # From pure noise (alpha = 0) the width is infinite and the step is the first one.
-  relative = jnp.where(jnp.isfinite(last_width), width / (2 * last_width), 0)
-  correction = -jnp.expm1(-width) * relative * x0_change
-  return ddim_step(pred, now, nxt, jnp.zeros_like(pred.x), 0.0) + nxt.alpha * correction, width
+  if view == "x0":
+    return exponential_moments((1 + eta) * width, count)
+  _, nxt = grid.pairs
+  return (nxt.sigma / nxt.alpha)[:, None] * exponential_moments(-width, count)
 
 
-def dpmpp_2m(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
-  """Samples by DPM-Solver++(2M): one call of `predict` a step. Deterministic.
+def dpmpp_weights(
+  grid: Grid,
+  order: int,
+  *,
+  view: str = "x0",
+  solver_type: str = "midpoint",
+  curvature: Array | float = 1.0,
+  eta: Array | float = 0.0,
+  lower_order_final: bool = False,
+) -> Array:
+  """What `run_multistep` adds of the past, [N, order - 1].
+
+  Args:
+    grid: the levels.
+    order: the largest, 1 to 3. Static.
+    view: 'x0' (DPM-Solver++) or 'noise' (DPM-Solver). Static.
+    solver_type: of steps of second order: 'heun' integrates the line through two values exactly,
+      'midpoint' takes it to be constant, as it is half a step on. Static.
+    curvature: the share of the parabola's bend that a step of third order takes: 1 integrates it.
+    eta: of the reverse SDE.
+    lower_order_final: whether the orders fall to 1 at the end also on a grid that ends in noise.
+
+  Raises:
+    ValueError: the view or the solver_type is not known.
+  """
+  if view not in VIEWS:
+    raise ValueError(f"view = {view!r} must be one of {', '.join(VIEWS)}")
+  if solver_type not in SOLVER_TYPES:
+    raise ValueError(f"solver_type = {solver_type!r} must be one of {', '.join(SOLVER_TYPES)}")
+  orders = step_orders(
+    grid.num_steps, order, lower_order_final=lower_order_final, last_is_first=grid.ends_at_data
+  )
+  nodes, used, width = past_nodes(*log_snr_knots(grid), orders)
+  moments = view_moments(grid, width, view, order, eta)
+  if order == 1:
+    return lagrange_weights(nodes, used, moments)
+  if solver_type == "midpoint":
+    # As many values as steps used: the past of pure noise is none.
+    second = used.sum(1) == 1
+    moments = moments.at[:, 1].set(jnp.where(second, moments[:, 0] / 2, moments[:, 1]))
+  if order == 3:
+    moments = moments.at[:, 2].multiply(curvature)
+  return lagrange_weights(nodes, used, moments)
+
+
+def renewed_by_sde(grid: Grid, eta: Array | float) -> Array:
+  """The share of r' that the reverse SDE renews over each step, sqrt(1 - e^(-2 eta h)), [N]."""
+  now, nxt = grid.pairs
+  shrink = nxt.sigma / nxt.alpha * now.alpha / now.sigma  # e^-h
+  alive = shrink > 0
+  power = jnp.where(alive, jnp.where(alive, shrink, 1) ** (2 * eta), jnp.where(eta > 0, 0.0, 1.0))
+  return safe_sqrt(1 - power)
+
+
+def dpmpp_2m(
+  key: Key,
+  predict: Predict,
+  x: Array,
+  grid: Grid,
+  *,
+  solver_type: str = "midpoint",
+  view: str = "x0",
+  lower_order_final: bool = False,
+) -> Samples:
+  """Samples by DPM-Solver++(2M): one call of `predict` a step. Deterministic, of second order.
 
   The first step, and the step onto the data, are of first order.
 
@@ -51,23 +131,106 @@ def dpmpp_2m(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level.
+    solver_type: 'midpoint' or 'heun', see `dpmpp_weights`. Static.
+    view: 'x0', or 'noise' for DPM-Solver(2M). Static.
+    lower_order_final: whether the last step is of first order also on a grid that ends in noise.
+      Static.
 
   Returns:
     Samples of x's shape; nfe = N.
+
+  Raises:
+    ValueError: an unknown solver_type or view.
   """
-  del key
-  Carry = tuple[Array, Array, Array]
+  options = {"solver_type": solver_type, "view": view, "lower_order_final": lower_order_final}
+  return run_multistep(key, predict, x, grid, dpmpp_weights(grid, 2, **options), view)
 
-  def step(carry: Carry, levels: tuple[Level, Level]) -> tuple[Carry, Array]:
-    x, last_x0, last_width = carry
-    now, nxt = levels
-    pred = predict(x, now)
-    x, width = dpmpp_2m_step(pred, pred.x0 - last_x0, now, nxt, last_width)
-    return (x, pred.x0, width), x
 
-  first = (x, jnp.zeros_like(x), jnp.full((), jnp.inf, grid.levels.sigma.dtype))
-  (x, *_), path = jax.lax.scan(step, first, grid.noisy_pairs)
-  if grid.ends_at_data:
-    x = grid[-1].alpha * predict(x, grid[-2]).x0
-    path = jnp.concatenate([path, x[None]])
-  return Samples(x, path, nfe=grid.num_steps)
+def dpmpp_3m(
+  key: Key,
+  predict: Predict,
+  x: Array,
+  grid: Grid,
+  *,
+  curvature: Array | float = 1.0,
+  solver_type: str = "midpoint",
+  view: str = "x0",
+  lower_order_final: bool = False,
+) -> Samples:
+  """Samples by DPM-Solver++(3M): one call of `predict` a step. Deterministic, of third order.
+
+  The other libraries' third-order step takes half of the parabola's bend, curvature = 0.5 here,
+  and is of second order.
+
+  Args:
+    key, predict, x, grid, view: as `dpmpp_2m`.
+    curvature: 1 for third order.
+    solver_type: of the second-order steps at the start and the end. Static.
+    lower_order_final: whether the orders fall to 2 and 1 at the end. Static.
+
+  Returns:
+    Samples of x's shape; nfe = N.
+
+  Raises:
+    ValueError: an unknown solver_type or view.
+  """
+  options = {"solver_type": solver_type, "view": view, "lower_order_final": lower_order_final}
+  weights = dpmpp_weights(grid, 3, curvature=curvature, **options)
+  return run_multistep(key, predict, x, grid, weights, view)
+
+
+def dpmpp_2m_sde(
+  key: Key,
+  predict: Predict,
+  x: Array,
+  grid: Grid,
+  *,
+  eta: Array | float = 1.0,
+  s_noise: Array | float = 1.0,
+  solver_type: str = "midpoint",
+) -> Samples:
+  """Samples by SDE-DPM-Solver++(2M): one call of `predict` a step.
+
+  Args:
+    key: consumed.
+    predict, x, grid, solver_type: as `dpmpp_2m`.
+    eta: the reverse SDE's noise: 1 is Anderson's reversal, 0 the probability flow.
+    s_noise: the std of the noise added, relative to what the SDE asks.
+
+  Returns:
+    Samples of x's shape; nfe = N.
+
+  Raises:
+    ValueError: an unknown solver_type.
+  """
+  weights = dpmpp_weights(grid, 2, eta=eta, solver_type=solver_type)
+  renewed = renewed_by_sde(grid, eta)
+  return run_multistep(key, predict, x, grid, weights, "x0", renewed, s_noise)
+
+
+def dpmpp_3m_sde(
+  key: Key,
+  predict: Predict,
+  x: Array,
+  grid: Grid,
+  *,
+  eta: Array | float = 1.0,
+  s_noise: Array | float = 1.0,
+  curvature: Array | float = 1.0,
+  solver_type: str = "heun",
+) -> Samples:
+  """Samples by SDE-DPM-Solver++(3M): one call of `predict` a step.
+
+  Args:
+    key, predict, x, grid, eta, s_noise: as `dpmpp_2m_sde`.
+    curvature, solver_type: as `dpmpp_3m`; k-diffusion has 0.5 and 'heun'.
+
+  Returns:
+    Samples of x's shape; nfe = N.
+
+  Raises:
+    ValueError: an unknown solver_type.
+  """
+  weights = dpmpp_weights(grid, 3, eta=eta, solver_type=solver_type, curvature=curvature)
+  renewed = renewed_by_sde(grid, eta)
+  return run_multistep(key, predict, x, grid, weights, "x0", renewed, s_noise)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -56,16 +57,20 @@ def churned(
   return jnp.where(churns, y, x), level
 
 
-def heun_correction(pred: Prediction, pred_next: Prediction, now: Level, nxt: Level) -> Array:
-  """What Heun's step adds to Euler's: alpha' (r' - r) (noise' - noise) / 2, of x's shape.
-
-  Zero from pure noise (alpha = 0), where r is infinite: Euler's step from there leaves an error of
-  order alpha'^2 in x, and Heun's method stays of second order but for a logarithm.
-  """
+def ratio_change(now: Level, nxt: Level) -> Array:
+  """r' - r; 0 from pure noise (alpha = 0), where r is infinite."""
   finite = now.alpha > 0
   ratio = now.sigma / jnp.where(finite, now.alpha, 1)
-  half_step = jnp.where(finite, (nxt.sigma / nxt.alpha - ratio) / 2, 0)
-  return nxt.alpha * half_step * (pred_next.noise - pred.noise)
+  return jnp.where(finite, nxt.sigma / nxt.alpha - ratio, 0)
+
+
+def slope_correction(pred: Prediction, slope: Array, now: Level, nxt: Level) -> Array:
+  """What a step with `slope` for dy / dr adds to Euler's: alpha' (r' - r) (slope - noise).
+
+  Zero from pure noise (alpha = 0), where r is infinite: Euler's step from there leaves an error of
+  order alpha'^2 in x, and a method of second order stays so but for a logarithm.
+  """
+  return nxt.alpha * ratio_change(now, nxt) * (slope - pred.noise)
 
 
 def _gamma(
@@ -86,26 +91,74 @@ def _solve(
   s_tmax: Array | float,
   s_noise: Array | float,
   *,
-  second_order: bool,
-) -> tuple[Array, Array]:
-  """Euler's method, or Heun's up to the step onto the data: the end and the path."""
+  between: Callable[[Array, Array], Array] | None = None,
+  share: float = 1.0,
+) -> Samples:
+  """Euler's method, or one of two stages up to the step onto the data.
 
-  def step(x: Array, inputs: tuple[Level, Level, Key], correct: bool) -> tuple[Array, Array]:
+  The second stage is Euler's point at r_m = between(r, r'), where the slope is taken to be
+  share noise_m + (1 - share) noise.
+  """
+
+  def step(x: Array, inputs: tuple[Level, Level, Key], one_call: bool) -> tuple[Array, Array]:
     now, nxt, key = inputs
     z = jax.random.normal(key, x.shape, x.dtype)
     gamma = _gamma(now, grid.num_steps, churn, s_tmin, s_tmax)
     x, now = churned(x, now, z, gamma, schedule=grid.schedule, noise_scale=s_noise)
     pred = predict(x, now)
     x = ddim_step(pred, now, nxt, z, 0.0)
-    if correct:
-      x = x + heun_correction(pred, predict(x, nxt), now, nxt)
+    if between is not None and not one_call:
+      if between is _end:
+        middle, stage = nxt, x
+      else:
+        middle = level_between(grid.schedule, now, nxt, between)
+        stage = ddim_step(pred, now, middle, z, 0.0)
+      slope = share * predict(stage, middle).noise + (1 - share) * pred.noise
+      x = x + slope_correction(pred, slope, now, nxt)
     return x, x
 
-  pairs, keys = grid.noisy_pairs, jax.random.split(key, grid.num_steps)
-  scan_step = functools.partial(step, correct=second_order)
-  x, path = jax.lax.scan(scan_step, x, (*pairs, keys[: pairs[0].sigma.shape[0]]))
+  x, path = scan_to_data(step, x, grid, jax.random.split(key, grid.num_steps))
+  calls = 1 if between is None else 2
+  return Samples(x, path, nfe=calls * grid.num_steps - grid.ends_at_data * (calls - 1))
+
+
+def _end(now: Array, nxt: Array) -> Array:
+  """r' itself."""
+  del now
+  return nxt
+
+
+def arithmetic(now: Array, nxt: Array) -> Array:
+  """The r half way from r to r'."""
+  return (now + nxt) / 2
+
+
+def geometric(now: Array, nxt: Array) -> Array:
+  """The r half way in log-SNR."""
+  return jnp.sqrt(now) * jnp.sqrt(nxt)
+
+
+def level_between(
+  schedule: Schedule, now: Level, nxt: Level, between: Callable[[Array, Array], Array]
+) -> Level:
+  """The level at the r that `between` gives of those of two; `nxt`'s where `now` is pure noise."""
+  finite = now.alpha > 0
+  ratio = nxt.sigma / nxt.alpha
+  return schedule.at_ratio(
+    between(jnp.where(finite, now.sigma / jnp.where(finite, now.alpha, 1), ratio), ratio)
+  )
+
+
+def scan_to_data(
+  step: Callable[..., tuple[Array, Array]], x: Array, grid: Grid, keys: Key | None
+) -> tuple[Array, Array]:
+  """Scans step(x, (now, nxt, key), one_call): in one call onto the data. The end and the path."""
+  pairs = grid.noisy_pairs
+  count = grid.num_steps - grid.ends_at_data
+  first = None if keys is None else keys[:count]
+  x, path = jax.lax.scan(functools.partial(step, one_call=False), x, (*pairs, first))
   if grid.ends_at_data:
-    x, _ = step(x, (grid[-2], grid[-1], keys[-1]), correct=False)
+    x, _ = step(x, (grid[-2], grid[-1], None if keys is None else keys[-1]), one_call=True)
     path = jnp.concatenate([path, x[None]])
   return x, path
 
@@ -137,9 +190,7 @@ def euler(
   Returns:
     Samples of x's shape; nfe = N.
   """
-  options = (churn, s_tmin, s_tmax, s_noise)
-  x, path = _solve(key, predict, x, grid, *options, second_order=False)
-  return Samples(x, path, nfe=grid.num_steps)
+  return _solve(key, predict, x, grid, churn, s_tmin, s_tmax, s_noise)
 
 
 def heun(
@@ -161,5 +212,89 @@ def heun(
     Samples of x's shape; nfe = 2 N - 1 on a grid that ends at the data, else 2 N.
   """
   options = (churn, s_tmin, s_tmax, s_noise)
-  x, path = _solve(key, predict, x, grid, *options, second_order=True)
-  return Samples(x, path, nfe=2 * grid.num_steps - grid.ends_at_data)
+  return _solve(key, predict, x, grid, *options, between=_end, share=0.5)
+
+
+def midpoint(
+  key: Key,
+  predict: Predict,
+  x: Array,
+  grid: Grid,
+  *,
+  churn: Array | float = 0.0,
+  s_tmin: Array | float = 0.0,
+  s_tmax: Array | float = math.inf,
+  s_noise: Array | float = 1.0,
+) -> Samples:
+  """Samples by the midpoint method: the slope at (r + r') / 2. Arguments and returns as `heun`."""
+  options = (churn, s_tmin, s_tmax, s_noise)
+  return _solve(key, predict, x, grid, *options, between=arithmetic)
+
+
+def dpm_solver_2(
+  key: Key,
+  predict: Predict,
+  x: Array,
+  grid: Grid,
+  *,
+  churn: Array | float = 0.0,
+  s_tmin: Array | float = 0.0,
+  s_tmax: Array | float = math.inf,
+  s_noise: Array | float = 1.0,
+) -> Samples:
+  """Samples by DPM-Solver-2: the slope half a step on in log-SNR, at sqrt(r r').
+
+  Lu et al. 2022 (arXiv 2206.00927), algorithm 1; k-diffusion's DPM2, with churn, and diffusers'
+  KDPM2. Arguments and returns as `heun`.
+  """
+  options = (churn, s_tmin, s_tmax, s_noise)
+  return _solve(key, predict, x, grid, *options, between=geometric)
+
+
+def rk4(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
+  """Samples by Runge and Kutta's classic method in r: four calls of `predict` a step.
+
+  The step onto the data is Euler's, one call.
+
+  Args:
+    key: ignored.
+    predict: the network or the truth.
+    x: the start at grid[0], of any shape.
+    grid: from noise to data, or to a last noisy level.
+
+  Returns:
+    Samples of x's shape; nfe = 4 N - 3 on a grid that ends at the data, else 4 N.
+  """
+  del key
+
+  def step(x: Array, inputs: tuple[Level, Level, None], one_call: bool) -> tuple[Array, Array]:
+    now, nxt, _ = inputs
+    if one_call:
+      x = ddim_step(predict(x, now), now, nxt, jnp.zeros_like(x), 0.0)
+    else:
+      middle = level_between(grid.schedule, now, nxt, arithmetic)
+      x, _ = rk4_step(predict, x, now, middle, nxt)
+    return x, x
+
+  x, path = scan_to_data(step, x, grid, None)
+  return Samples(x, path, nfe=4 * grid.num_steps - 3 * grid.ends_at_data)
+
+
+def rk4_step(
+  predict: Predict, x: Array, now: Level, middle: Level, nxt: Level
+) -> tuple[Array, Array]:
+  """One step of Runge and Kutta's from `now` to `nxt`, both noisy, and the noise at its start.
+
+  Of fourth order where `middle` is half way in r; of second otherwise, as in PNDM.
+  """
+  pred = predict(x, now)
+
+  def stage(slope: Array, level: Level) -> Array:
+    point = ddim_step(pred, now, level, jnp.zeros_like(x), 0.0)
+    return point + slope_correction(pred, slope, now, level)
+
+  first = pred.noise
+  second = predict(stage(first, middle), middle).noise
+  third = predict(stage(second, middle), middle).noise
+  fourth = predict(stage(third, nxt), nxt).noise
+  return stage((first + 2 * second + 2 * third + fourth) / 6, nxt), first

@@ -1,0 +1,72 @@
+"""x0 kept within bounds: functions from predict to predict.
+
+References:
+  Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (arXiv 2006.11239):
+    their code clips x0 to the range of images.
+  Saharia et al., "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding"
+    (Imagen), NeurIPS 2022 (arXiv 2205.11487), section 2.3: dynamic thresholding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from scorelab.predictions import Prediction
+from scorelab.schedules import Level
+from scorelab.typing import Array, Predict
+
+
+def clipped(predict: Predict, limit: Array | float = 1.0, *, keep_noise: bool = False) -> Predict:
+  """The predict function with x0 clipped to [-limit, limit], coordinate by coordinate.
+
+  Args:
+    predict: any.
+    limit: > 0, in units of the data.
+    keep_noise: whether the noise stays the network's own, as in DDIM's code; else it is what x and
+      the clipped x0 make it, as in DDPM's and DPM-Solver++'s. Static.
+  """
+  return _changed(predict, lambda x0: jnp.clip(x0, -limit, limit), keep_noise)
+
+
+def thresholded(
+  predict: Predict,
+  *,
+  quantile: Array | float = 0.995,
+  limit: Array | float = 1.0,
+  event_ndim: int = 1,
+  keep_noise: bool = False,
+) -> Predict:
+  """The predict function with x0 clipped where few of its coordinates are, and then shrunk.
+
+  With q the quantile of an event's |x0|, held between 1 and `limit`: x0 is clipped to [-q, q] and
+  divided by q, so that what is far out comes back without saturating.
+
+  Args:
+    predict: any.
+    quantile: in [0, 1].
+    limit: the largest q, >= 1; at 1 this is `clipped`.
+    event_ndim: how many trailing axes are one event. Static.
+    keep_noise: as `clipped`. Static.
+  """
+
+  def change(x0: Array) -> Array:
+    axes = tuple(range(-event_ndim, 0))
+    q = jnp.quantile(jnp.abs(x0), quantile, axis=axes, keepdims=True)
+    q = jnp.clip(q, 1, limit)
+    return jnp.clip(x0, -q, q) / q
+
+  return _changed(predict, change, keep_noise)
+
+
+def _changed(predict: Predict, change: Callable[[Array], Array], keep_noise: bool) -> Predict:
+  """The predict function with another x0; no variance is known of that one."""
+
+  def changed(x: Array, level: Level) -> Prediction:
+    pred = predict(x, level)
+    x0 = change(pred.x0)
+    views = {"noise": pred.noise} if keep_noise else {}
+    return Prediction.of(x, level, "x0", x0=x0, **views)
+
+  return changed
