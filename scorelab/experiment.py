@@ -251,8 +251,7 @@ def build(config: ConfigDict) -> Experiment:
   loss, loss_levels = _make_loss(config, parameterization, schedule, target)
   validation_loss = loss
   if config.loss.uniforms == "shared":
-    spread = ConfigDict(config)
-    spread.loss = ConfigDict(config.loss)
+    spread = config.copy_and_resolve_references()
     spread.loss.uniforms = None
     validation_loss, _ = _make_loss(spread, parameterization, schedule, target)
   optimizer = _make_optimizer(config)

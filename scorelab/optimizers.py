@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,16 +31,14 @@ def adam_by_head(
     A transformation that gives the updates of `optax.scale_by_adam`. What follows it, as a weight
     decay, is not masked.
   """
-  adam = optax.scale_by_adam(b1, b2, eps)
+  adam: Any = optax.scale_by_adam(b1, b2, eps)
 
   def init(params: Params) -> tuple[optax.OptState, optax.OptState]:
     heads, rest = _split(params)
     return jax.vmap(adam.init)(heads) if heads else (), adam.init(rest)
 
-  def update(
-    updates: optax.Updates, state: tuple[optax.OptState, optax.OptState], params: Params = None
-  ) -> tuple[optax.Updates, tuple[optax.OptState, optax.OptState]]:
-    del params
+  def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    del params, extra
     heads, rest = _split(updates)
     of_heads, of_rest = state
     rest, of_rest = adam.update(rest, of_rest)
@@ -50,7 +49,7 @@ def adam_by_head(
         return jnp.where(drawn.reshape(drawn.shape + (1,) * (new.ndim - 1)), new, old)
 
       moved, state_after = jax.vmap(adam.update)(heads, of_heads)
-      heads = [where_drawn(new, jnp.zeros_like(new)) for new in moved]
+      heads = jax.tree.map(lambda new: where_drawn(new, jnp.zeros_like(new)), moved)
       of_heads = jax.tree.map(where_drawn, state_after, of_heads)
     return _join(updates, heads, rest), (of_heads, of_rest)
 

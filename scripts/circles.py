@@ -79,7 +79,7 @@ def compare(quantity: str, row: str, values: list[float], published: tuple[float
   if published:
     known, error = float(np.mean(published)), _sem(published)
     line |= {"published": known, "published_sem": error, "ratio": mean / known}
-    both = np.hypot(*(0.0 if np.isnan(e) else e for e in (sem, error)))
+    both = np.hypot(np.nan_to_num(sem), np.nan_to_num(error))
     line["errors_apart"] = (mean - known) / both if len(published) > 1 and both else None
   return line
 

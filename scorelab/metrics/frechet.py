@@ -42,7 +42,7 @@ def gaussian_frechet(a: Moments, b: Moments) -> float:
   With C = R^T R the eigenvalues of C C' are the squared singular values of R R'^T, so that no
   matrix is squared or brought to a root.
   """
-  singular = scipy.linalg.svdvals(a.root @ b.root.T)
+  singular = np.asarray(scipy.linalg.svdvals(a.root @ b.root.T))
   traces = (a.root**2).sum() + (b.root**2).sum()
   return float(((a.mean - b.mean) ** 2).sum() + traces - 2 * singular.sum())
 

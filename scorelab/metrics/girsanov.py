@@ -93,7 +93,7 @@ def girsanov(
   noisiest = jax.tree.map(lambda a: a[0], levels)
   x, _ = noised(noise_key, x0, noisiest)
   log_prior = jnp.sum(jax.scipy.stats.norm.logpdf(x, scale=prior_std), axis=-1)
-  log_ratio = log_prior - target.predict(x, noisiest).log_density
+  log_ratio = log_prior - jnp.asarray(target.predict(x, noisiest).log_density)
   prior = jnp.expm1(log_ratio) - log_ratio
   learning = jnp.concatenate([jnp.zeros_like(prior)[None], jnp.cumsum(steps, axis=0)])
   bound = prior + learning

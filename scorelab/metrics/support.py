@@ -114,7 +114,7 @@ def _nearest(x: ArrayLike, y: ArrayLike | Reference, count: int) -> np.ndarray |
   Raises:
     ValueError: as the metrics, or there are fewer points than `count`.
   """
-  from scipy.spatial import cKDTree
+  from scipy.spatial import KDTree
 
   x, points = as_pair(x, y.require_points() if isinstance(y, Reference) else y)
   if len(points) < count:
@@ -122,8 +122,8 @@ def _nearest(x: ArrayLike, y: ArrayLike | Reference, count: int) -> np.ndarray |
   if not (np.isfinite(x).all() and np.isfinite(points).all()):
     return None
 
-  def tree() -> cKDTree:
-    return cKDTree(points)
+  def tree() -> KDTree:
+    return KDTree(points)
 
   kept = y.cached("tree of points", tree) if isinstance(y, Reference) else tree()
   return np.asarray(kept.query(x, list(range(1, count + 1)))[0])

@@ -48,7 +48,7 @@ def renewed_share(now: Level, nxt: Level, eta: Array | float) -> Array:
 
 def renewing_step(pred: Prediction, nxt: Level, z: Array, renewed: Array | float) -> Array:
   """`ddim_step` with the share of r' that it renews given, in [0, 1]."""
-  kept = safe_sqrt(1 - renewed**2)
+  kept = safe_sqrt(jnp.asarray(1 - renewed**2))
   return nxt.alpha * (pred.x0 + nxt.sigma / nxt.alpha * (kept * pred.noise + renewed * z))
 
 

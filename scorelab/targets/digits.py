@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,8 @@ def digits(
   from sklearn.datasets import load_digits  # here: most runs need no scikit-learn
   from sklearn.model_selection import train_test_split
 
-  images, labels = load_digits(return_X_y=True)
+  bunch: Any = load_digits()
+  images, labels = bunch.data, bunch.target
   if scaling not in SCALINGS:
     raise ValueError(f"scaling = {scaling!r} must be one of {', '.join(SCALINGS)}")
   spacing, offset = SCALINGS[scaling]

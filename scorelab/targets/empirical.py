@@ -174,9 +174,9 @@ class Empirical:
 
 def nearest_distance(x: np.ndarray, points: np.ndarray) -> np.ndarray:
   """Euclidean distance from each of x [m, d] to the nearest of the points [n, d]: [m]."""
-  from scipy.spatial import cKDTree
+  from scipy.spatial import KDTree
 
-  return np.asarray(cKDTree(points).query(x)[0])
+  return np.asarray(KDTree(points).query(x)[0])
 
 
 jax.tree_util.register_pytree_node(

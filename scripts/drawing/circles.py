@@ -1,6 +1,7 @@
 """The figures of two circles: what `scripts/figures.py ddpm_circles` and its kin draw."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -191,7 +192,8 @@ def _circle_options(source: Source) -> dict[str, float]:
 
 def _dense(source: Source) -> Circles:
   """The circles themselves, of which the training points are some."""
-  return two_circles(**_circle_options(source))
+  options: Any = _circle_options(source)
+  return two_circles(**options)
 
 
 def _score_errors(source: Source, target: Circles | Empirical, ratios: np.ndarray) -> np.ndarray:

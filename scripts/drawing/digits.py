@@ -169,7 +169,9 @@ def bits_of(source: Source, num_steps: int, num_terms: int) -> list[Likelihood]:
     Likelihood("exact", np.asarray(to_bits(-exact)), 2 * num_steps),
     Likelihood("two probes, twice the steps", np.asarray(to_bits(-probed)), 4 * num_steps),
     Likelihood("bound", np.asarray(to_bits(bound(source.params))), num_terms),
-    Likelihood("Gaussian fit", to_bits(-fit.logpdf(np.asarray(x).reshape(len(x), -1))), 0),
+    Likelihood(
+      "Gaussian fit", np.asarray(to_bits(-fit.logpdf(np.asarray(x).reshape(len(x), -1)))), 0
+    ),
   ]
 
 
