@@ -54,7 +54,7 @@ def test_every_target_builds_with_all_its_options(name):
   config.target.update(name=name, **defaults)
   config.evaluation.metrics = ("energy_distance",)
   experiment = build(config)
-  assert experiment.validation["x"].shape == (512, experiment.target.dim)
+  assert experiment.validation["x"].shape[1:] == experiment.target.event_shape
 
 
 def test_published_network_has_its_parameters():
@@ -221,7 +221,7 @@ BAD = {
   "modes": (
     {"target.name": "moons"},
     "evaluation.metrics = 'mode_weight_tv' needs modes of some width.* target.name = 'moons' has "
-    "none .allowed: energy_distance, max_sliced_wasserstein, memorised_share, nearest_point_dist",
+    "none .allowed: energy_distance, frechet, max_sliced_wasserstein, memorised_share, nearest_point_dist",
   ),
   "support": (
     {"target.name": "moons", "evaluation.metrics": ("support_distance",)},

@@ -20,7 +20,7 @@ from scorelab.samplers import (
   dpmpp_2m,
   euler,
   heun,
-  heun_correction,
+  slope_correction,
 )
 from scorelab.schedules import Grid, Level
 from scorelab.targets.mixtures import GaussianMixture
@@ -88,7 +88,8 @@ def heun_step(x, now, nxt):
   predict = exact("kdiffusion")
   pred = predict(x, now)
   x = ddim_step(pred, now, nxt, jnp.zeros_like(x), 0.0)
-  return x + heun_correction(pred, predict(x, nxt), now, nxt)
+  slope = (pred.noise + predict(x, nxt).noise) / 2
+  return x + slope_correction(pred, slope, now, nxt)
 
 
 @pytest.mark.parametrize("run", runs("kdiffusion", "euler_ancestral"))
