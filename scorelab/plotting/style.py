@@ -24,9 +24,11 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
 )
 GREY = "#8C8C8C"
 
-# One look for each sampler throughout the project; a new sampler is a new line.
+# One colour for each sampler throughout the project, two names of one sampler sharing it; a new
+# sampler is a new line. The commonest are of the palette above; within a family hues are near.
 SAMPLER_COLOURS = {
   "ddim": BLUE,
+  "euler_ancestral": BLUE,
   "dpmpp_2m": VERMILLION,
   "heun": GREEN,
   "euler": SKY,
@@ -37,6 +39,29 @@ SAMPLER_COLOURS = {
   "ula": ORANGE,
   "mala": "#882255",
   "underdamped_langevin": "#999933",
+  # One-step solvers of the flow: greens.
+  "midpoint": "#66A61E",
+  "rk4": "#1B4D3E",
+  "dpm_solver_2": "#44AA99",
+  "kdpm2": "#44AA99",
+  # Linear multistep: browns and yellows.
+  "lms": "#8C510A",
+  "plms": "#BF812D",
+  "ipndm": "#F0C419",
+  "deis": "#5C4033",
+  # Exponential integrators in log-SNR: reds.
+  "dpmpp_3m": "#A50F15",
+  "dpmpp_2s": "#FB6A4A",
+  "dpmpp_singlestep": "#FCAE91",
+  "unipc": "#E7298A",
+  # Stochastic: violets and greys.
+  "euler_maruyama": "#6A51A3",
+  "predictor_corrector": "#9E9AC8",
+  "dpm_solver_2_ancestral": "#54278F",
+  "dpmpp_2s_ancestral": "#3F007D",
+  "dpmpp_sde": "#737373",
+  "dpmpp_2m_sde": "#252525",
+  "dpmpp_3m_sde": "#807DBA",
 }
 # The error budget, in the order in which its parts add up to the value.
 PART_COLOURS = {"floor": "#BDBDBD", "discretisation": SKY, "prior": ORANGE, "learning": VERMILLION}
