@@ -191,7 +191,9 @@ class TestBind:
     return jnp.sin(variables["params"] * x + c[:, None]) + shift
 
   # The others need a schedule: their tests are their own.
-  @pytest.mark.parametrize("name", sorted(PARAMETERIZATIONS.keys() - {"consistency", "reverse_step"}))
+  @pytest.mark.parametrize(
+    "name", sorted(PARAMETERIZATIONS.keys() - {"consistency", "reverse_step"})
+  )
   def test_shapes_change_nothing(self, name):
     parameterization = PARAMETERIZATIONS[name](self.apply, log_sigma)
     rng = np.random.default_rng(0)

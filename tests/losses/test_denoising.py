@@ -442,7 +442,7 @@ def test_uniforms_are_uniform(name):
     np.testing.assert_array_equal(cells, np.broadcast_to(np.arange(n), cells.shape))
   if name == "antithetic":
     np.testing.assert_allclose(np.sort(u, 1) + np.sort(u, 1)[:, ::-1], 1, atol=1e-6)
-  # The variance of a mean of e^u, times n over e^u's own; worked out: 1, 0.0324, 1.1 / n^2, 1 / n, n.
+  # The variance of a mean of e^u, times n over that of e^u; worked out: 1, .0324, 1.1 / n^2, ..
   ratio = np.var(np.exp(u).mean(1)) * n / np.var(np.exp(u))
   expected = {"independent": 1, "antithetic": 0.0324, "stratified": 1.1 / n**2, "shifted": 1 / n}
   expected["shared"] = n
