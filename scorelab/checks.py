@@ -59,6 +59,16 @@ def check_network(network: Any, target: Any) -> None:
       raise ConfigError(f"network: {error}") from error
 
 
+def check_labels(config: ConfigDict, target: Any) -> None:
+  """Refuses a network of other classes than the target's."""
+  asked, known = config.network.num_classes, getattr(target, "num_classes", 0)
+  if asked and asked != known:
+    has = f"{known} classes" if known else "no classes"
+    raise ConfigError(
+      f"network.num_classes = {asked}, and target.name = {config.target.name!r} has {has}"
+    )
+
+
 def check_consistency(config: ConfigDict) -> None:
   """Refuses a consistency network with another loss, which would ask for a posterior mean."""
   loss, read = config.loss.name, config.parameterization.name

@@ -26,7 +26,7 @@ from scorelab.metrics.modes import (
   within_mode_std,
 )
 from scorelab.metrics.reference import Reference
-from scorelab.metrics.score_error import mode_score_error, score_error
+from scorelab.metrics.score_error import class_score_error, mode_score_error, score_error
 from scorelab.metrics.support import (
   component_tv,
   memorised_share,
@@ -81,6 +81,7 @@ __all__ = [
   "Reference",
   "class_count",
   "class_probabilities",
+  "class_score_error",
   "component_tv",
   "confident_share",
   "energy_distance",
