@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from scorelab.checks import (
   check_consistency,
+  check_guidance,
   check_labels,
   check_network,
   check_pure_noise,
@@ -26,7 +27,7 @@ from scorelab.checks import (
 from scorelab.data import FILES
 from scorelab.likelihood import METHODS
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
-from scorelab.metrics import METRICS, class_score_error, needed_by, score_error
+from scorelab.metrics import LABEL_METRICS, METRICS, class_score_error, needed_by, score_error
 from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES, NETWORKS
 from scorelab.optimizers import DECAYS, RULES, make_optimizer
 from scorelab.options import (
@@ -100,6 +101,8 @@ class Evaluation:
   Attributes:
     metrics: by name, `(key, samples, reference) -> float`.
     checkpoint: which is measured, 'last' or 'best'.
+    labels: what a conditional network is asked for: 'data', classes in the data's shares,
+      'uniform', or the number of one; None for an unconditional network.
     comparable: whether there is an exact score and the network says one too, so that the truth can
       stand in its place.
     girsanov: whether it does at every level, so that Girsanov's bound is one on it.
@@ -115,6 +118,7 @@ class Evaluation:
   reference: str
   score_levels: tuple[float, ...]
   score_samples: int
+  labels: str | None
   comparable: bool
   girsanov: bool
   likelihood: LikelihoodProtocol | None
@@ -326,7 +330,7 @@ def build(config: ConfigDict) -> Experiment:
     data={},  # both below: they are drawn with the experiment's keys
     validation={},
     label_dropout=label_dropout,
-    evaluation=_make_evaluation(config, schedule, loss_levels, target),
+    evaluation=_make_evaluation(config, schedule, loss_levels, target, label_dropout),
   )
   return dataclasses.replace(
     experiment, data=_training_set(experiment), validation=_validation_set(experiment)
@@ -490,6 +494,7 @@ def _make_evaluation(
   schedule: Schedule,
   loss_levels: Callable[[Array], Level] | None,
   target: Any,
+  label_dropout: float,
 ) -> Evaluation:
   section = config.evaluation
   metrics: dict[str, Callable[..., float]] = {}
@@ -504,6 +509,8 @@ def _make_evaluation(
         f"evaluation.metrics = {name!r} needs {needed}, and target.name = {config.target.name!r} "
         f"has none (allowed: {allowed})"
       )
+    if name in LABEL_METRICS and not config.network.num_classes:
+      raise ConfigError(f"evaluation.metrics = {name!r} needs a network of classes: num_classes")
     metrics[spec] = functools.partial(metric, **options_of(metric, section) | own)
   choose(_named(("fresh", "train", "test")), section.reference, "evaluation.reference", "reference")
   choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
@@ -516,6 +523,14 @@ def _make_evaluation(
     path = f"evaluation.rows[{index}]"
     rows.append(make_row(parse_row(spec, main, path), path, schedule, has_density))
   check_pure_noise(config, rows)
+  check_guidance(config, rows, target, label_dropout)
+  # What the network says where it is told no class.
+  unconditional = exact or not config.network.num_classes or label_dropout > 0
+  if section.likelihood_points and not unconditional:
+    raise ConfigError(
+      f"evaluation.likelihood_points = {section.likelihood_points} needs a network that is also "
+      "told no class: network.label_dropout > 0"
+    )
   quartiles = jnp.array([0.25, 0.75])
   many_levels = loss_levels is None or bool(np.ptp(loss_levels(quartiles).log_snr) > 0)
   return Evaluation(
@@ -528,10 +543,25 @@ def _make_evaluation(
     reference=section.reference,
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
+    labels=_asked_labels(config, target),
     comparable=comparable,
-    girsanov=comparable and not exact and many_levels,
+    girsanov=comparable and not exact and many_levels and unconditional,
     likelihood=_make_likelihood(config, exact or many_levels),
   )
+
+
+def _asked_labels(config: ConfigDict, target: Any) -> str | None:
+  """config.evaluation.labels, by default 'data' for a conditional network."""
+  num_classes, asked = config.network.num_classes, config.evaluation.labels
+  if not num_classes:
+    if asked is not None:
+      raise ConfigError(
+        f"evaluation.labels = {asked!r} needs a network of classes: set network.num_classes"
+      )
+    return None
+  asked = "data" if asked is None else str(asked)
+  classes = tuple(str(label) for label in range(num_classes))
+  return choose(_named(("data", "uniform", *classes)), asked, "evaluation.labels", "choice")
 
 
 def _make_likelihood(config: ConfigDict, has_flow: bool) -> LikelihoodProtocol | None:

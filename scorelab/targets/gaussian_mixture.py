@@ -236,7 +236,7 @@ class GaussianMixture:
     )
 
   def log_class_prob(self, x: Array, level: Level) -> Array:
-    """log P(component of x_0 | x_t = x) for x [*batch, d] and a level [] or [*batch]: [*batch, k]."""
+    """log P(component | x_t = x) for x [*batch, d] and a level [] or [*batch]: [*batch, k]."""
 
     def at(x: Array, alpha: Array, sigma: Array) -> Array:
       return jax.nn.log_softmax(self.perturbed(alpha, sigma)._log_joint(x))
