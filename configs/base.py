@@ -194,6 +194,7 @@ def get_config() -> ConfigDict:
       t_min=placeholder(float),
       t_max=placeholder(float),
       to_data=placeholder(bool),
+      log_snrs=placeholder(tuple),  # of the grid 'given': one for each noisy level, increasing
       eta=placeholder(float),
       churn=placeholder(float),
       s_tmin=placeholder(float),

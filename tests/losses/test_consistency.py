@@ -133,6 +133,52 @@ def test_one_step_and_several_sample_the_law():
     np.testing.assert_allclose(x.std(0), STD, rtol=4 / (2 * n) ** 0.5 + 2e-3)
 
 
+def test_consistency_sampling_is_exact_from_the_start_on():
+  """At a large r_min, 2, by the exact function: the law at r_min, whichever the steps.
+
+  Started from the exact law of its level. Renoising adds all of the noise of each level to points
+  that have r_min's, and its last variance is larger: by 0.8 on 4.6 here. To 4 standard errors.
+  """
+  n, schedule = 40_000, VarianceExploding(2.0, 20.0, 7.0)
+  end = STD**2 + 4.0
+
+  def predict(x, level):
+    ratio = level.like(x).sigma
+    y = MEAN + (x - MEAN) * jnp.sqrt(end / (STD**2 + ratio**2))
+    return Prediction.of(x, level, "consistency", consistency=y)
+
+  @jax.jit
+  def sample(key):
+    drawn = {}
+    for name in ("consistency", "renoise"):
+      grid = GRIDS["karras"](schedule, 4, sigma_min=2.5)
+      start, walk = jax.random.split(key)
+      x = MEAN + jnp.sqrt(STD**2 + 20.0**2) * jax.random.normal(start, (n, 2))
+      drawn[name] = SAMPLERS[name](walk, predict, x, grid)
+    return drawn
+
+  drawn = sample(jax.random.key(0))
+  assert drawn["consistency"].nfe == 4
+  for i in range(4):
+    # The levels between are N(m, s^2 + r^2) too, and the last step gives the end itself.
+    ratio = float(GRIDS["karras"](schedule, 4, sigma_min=2.5)[i + 1].sigma)
+    variance = STD**2 + max(ratio, 2.0) ** 2
+    x = np.asarray(drawn["consistency"].path[i])
+    np.testing.assert_allclose(x.mean(0), MEAN, atol=4 * (variance / n) ** 0.5)
+    np.testing.assert_allclose(x.var(0), variance, rtol=4 * (2 / n) ** 0.5)
+  assert (np.asarray(drawn["renoise"].x).var(0) > end * 1.1).all()
+
+
+def test_consistency_sampling_refuses_what_it_cannot_take():
+  grid = GRIDS["karras"](VE, 2, sigma_min=1.0)
+  x = jnp.ones((3, 2))
+  with pytest.raises(ValueError, match="kind 'consistency', not 'score'"):
+    SAMPLERS["consistency"](jax.random.key(0), TARGET.predict, x, grid)
+  open_grid = GRIDS["karras"](VE, 2, sigma_min=1.0, to_data=False)
+  with pytest.raises(ValueError, match="ends at the data"):
+    SAMPLERS["consistency"](jax.random.key(0), Family().bind(0.5), x, open_grid)
+
+
 def test_it_has_no_score():
   """The end of a path is no posterior mean: what follows from one is refused by name."""
   pred = Family().bind(0.5)(jnp.ones((2, 2)), VE.at_ratio(1.0))
