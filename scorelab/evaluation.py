@@ -23,6 +23,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -70,7 +71,7 @@ def draw_sets(
   experiment: Experiment,
   params: Params,
   stop: StopFlag,
-  weak: Mapping[float, Params] | None = None,
+  weak: Mapping[float, Params] = MappingProxyType({}),
 ) -> dict[str, Any]:
   """Draws every set of samples that the budget compares.
 
@@ -117,7 +118,7 @@ def draw_sets(
     # One key for both on purpose: the same noise, with the data under it or without.
     prior = jax.vmap(lambda k, row=row: row.prior(k, data.shape[1:]))(start_keys)
     network = sample_row(row, experiment.parameterization.bind, target)
-    weaker = None if row.weak is None else (weak or {}).get(row.weak, params)
+    weaker = None if row.weak is None else weak[row.weak]
     runs = [("network", network, params, prior, weaker)]
     if protocol.comparable:
       true = jax.vmap(row.true_start)(start_keys, data)
@@ -205,7 +206,7 @@ def evaluate(
   params: Params,
   workdir: Workdir,
   stop: StopFlag,
-  weak: Mapping[float, Params] | None = None,
+  weak: Mapping[float, Params] = MappingProxyType({}),
 ) -> dict[str, Any]:
   """Measures the network and writes evaluation.json and samples.npz.
 

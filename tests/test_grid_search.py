@@ -48,7 +48,7 @@ def test_gradients_through_the_scan_are_finite_differences(x64):
   @jax.jit
   def loss(free):
     grid = given_log_snrs(VE, 5, log_snrs=to_log_snrs(jnp.asarray(-np.log(20.0)), free))
-    return distance(dpmpp_2m(None, target.predict, x, grid).x, ends, 0.5)
+    return distance(dpmpp_2m(jax.random.key(0), target.predict, x, grid).x, ends, 0.5)
 
   free = jnp.array([0.5, 1.0, 1.5, 0.7])
   h = 1e-5
@@ -69,7 +69,7 @@ def test_it_finds_the_best_level_of_two_steps():
   def scan():
     def at(second):
       grid = given_log_snrs(VE, 2, log_snrs=jnp.stack([first, second]))
-      return distance(euler(None, TARGET.predict, x, grid).x, ends, 1.0)
+      return distance(euler(jax.random.key(0), TARGET.predict, x, grid).x, ends, 1.0)
 
     seconds = jnp.linspace(-2.9, 3.0, 400)
     return seconds, jax.lax.map(at, seconds)
