@@ -136,7 +136,7 @@ def check_rows(experiment: Experiment) -> None:
     return row.run(key, predict, x).x
 
   binds: list[Callable[..., Predict]] = [experiment.parameterization.bind]
-  if has_truth(experiment.target) and not isinstance(experiment.parameterization, Exact):
+  if experiment.evaluation.comparable and not isinstance(experiment.parameterization, Exact):
     binds.append(truth_of(experiment.target).bind)
   for row in experiment.evaluation.rows:
     for bind in binds:

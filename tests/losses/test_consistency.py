@@ -14,7 +14,11 @@ import numpy as np
 import optax
 import pytest
 
+from configs import base, consistency_gmm
+from scorelab.checks import check_rows
+from scorelab.experiment import build
 from scorelab.losses import LOSSES
+from scorelab.options import ConfigError
 from scorelab.predictions import Consistency, Prediction, log_sigma
 from scorelab.samplers import SAMPLERS
 from scorelab.schedules import GRIDS, VarianceExploding, VariancePreserving
@@ -177,6 +181,18 @@ def test_consistency_sampling_refuses_what_it_cannot_take():
   open_grid = GRIDS["karras"](VE, 2, sigma_min=1.0, to_data=False)
   with pytest.raises(ValueError, match="ends at the data"):
     SAMPLERS["consistency"](jax.random.key(0), Family().bind(0.5), x, open_grid)
+
+
+def test_a_config_may_sample_so():
+  """Nothing exact stands in a consistency network's place, also before a run; others are refused."""
+  config = consistency_gmm.get_config("fast")
+  config.network.update(width=8, depth=1, num_features=4)
+  config.sampler.update(name="consistency", num_steps=2)
+  config.evaluation.rows = ()
+  check_rows(build(config))
+  config.parameterization.name, config.loss = "edm", base.get_config().loss
+  with pytest.raises(ConfigError, match="consistency: consistency sampling needs predictions"):
+    check_rows(build(config))
 
 
 def test_it_has_no_score():
