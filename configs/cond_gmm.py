@@ -1,6 +1,6 @@
 """The nine modes by class: a network that is told the mode, guided, beside the exact guided score.
 
-  python main.py --config=configs/cond_gmm.py              # about 3 minutes on 2 CPU cores
+  python main.py --config=configs/cond_gmm.py
   python main.py --config=configs/cond_gmm.py:fast         # seconds, for tests
 
 Rows are asked for the classes of draws from the data. Without guidance the truth is the data's own

@@ -184,7 +184,7 @@ def test_consistency_sampling_refuses_what_it_cannot_take():
 
 
 def test_a_config_may_sample_so():
-  """Nothing exact stands in a consistency network's place, also before a run; others are refused."""
+  """Nothing exact stands in a consistency network's place; another network is refused."""
   config = consistency_gmm.get_config("fast")
   config.network.update(width=8, depth=1, num_features=4)
   config.sampler.update(name="consistency", num_steps=2)
