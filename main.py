@@ -129,8 +129,10 @@ def execute(experiment: Experiment, workdir: Workdir, mode: str) -> None:
     if mode != "eval":
       training.train(experiment, workdir, stop)
     if mode != "train":
-      params = training.evaluated_params(training.restore_trained(experiment, workdir))
-      result = evaluation.evaluate(experiment, params, workdir, stop)
+      state = training.restore_trained(experiment, workdir)
+      params = training.evaluated_params(state)
+      weak = training.weaker_params(experiment, workdir, state)
+      result = evaluation.evaluate(experiment, params, workdir, stop, weak)
       print(evaluation.format_table(result))
       plotting.draw_run(experiment, params, workdir, stop)
       workdir.done.touch()

@@ -194,6 +194,7 @@ def get_config() -> ConfigDict:
       t_min=placeholder(float),
       t_max=placeholder(float),
       to_data=placeholder(bool),
+      log_snrs=placeholder(tuple),  # of the grid 'given': one for each noisy level, increasing
       eta=placeholder(float),
       churn=placeholder(float),
       s_tmin=placeholder(float),
@@ -222,6 +223,16 @@ def get_config() -> ConfigDict:
       start_std=placeholder(float),
       sigma=placeholder(float),
       friction=placeholder(float),
+      # Guidance, the same for all rows but where they say otherwise: 'classifier_free',
+      # 'classifier' or 'autoguidance'. A scale of 0 is the weak model, 1 the strong one.
+      guidance=placeholder(str),
+      guidance_scale=placeholder(float),
+      guidance_low=placeholder(float),  # sigma / alpha above which it guides
+      guidance_high=placeholder(float),  # and up to which
+      guidance_rescale=placeholder(float),
+      # The weaker model of autoguidance: 0 for the parameters themselves, an average's decay, or
+      # the step of a checkpoint that training.keep_every kept.
+      guidance_weak=placeholder(float),
       burn_in=placeholder(int),
       thin=placeholder(int),
     )
@@ -235,6 +246,7 @@ def get_config() -> ConfigDict:
       num_samples=2000,
       num_reference=10_000,
       reference="fresh",  # 'fresh' draws for every key, the 'train' set, or the target's 'test' set
+      labels=placeholder(str),  # asked of a conditional network: 'data' (default), 'uniform', '3'
       num_projections=1000,
       metrics=(  # each "name" or "name:field=value", as in "sliced_wasserstein:p=1"
         "max_sliced_wasserstein",

@@ -292,6 +292,28 @@ def evaluated_params(state: TrainState) -> Params:
   return state.ema[max(state.ema, key=float)] if state.ema else state.params
 
 
+def weaker_params(
+  experiment: Experiment, workdir: Workdir, state: TrainState
+) -> dict[float, Params]:
+  """The weaker models that rows are guided by: by 0, an average's decay, or an earlier step.
+
+  Raises:
+    CheckpointError: there is no such checkpoint, or it cannot be read.
+  """
+  found: dict[float, Params] = {}
+  for weak in {row.weak for row in experiment.evaluation.rows if row.weak is not None}:
+    if not experiment.num_steps or weak == 0:
+      found[weak] = state.params
+    elif weak < 1:
+      found[weak] = state.ema[str(weak)]
+    else:
+      with Checkpoints(
+        workdir.checkpoints, keep_every=experiment.keep_every, read_only=True
+      ) as checkpoints:
+        found[weak] = evaluated_params(checkpoints.restore_step(init_state(experiment), int(weak)))
+  return found
+
+
 def restore_trained(experiment: Experiment, workdir: Workdir) -> TrainState:
   """The state of a finished training that is evaluated, without writing anything.
 

@@ -53,6 +53,7 @@ OF_RUNS = {
   "memorisation_circles": circles.MEMORISATION_FIGURES,
   **dict.fromkeys(digits.CONFIGS, digits.FIGURES),
   "sbgm_digits_published": digits.PUBLISHED_FIGURES,
+  "cond_digits": digits.GUIDED_FIGURES,
 }
 OF_NO_RUN = {
   "schedules": schedules.FIGURES,

@@ -36,7 +36,7 @@ from scorelab.schedules.exploding import (
   SigmaPower,
   VarianceExploding,
 )
-from scorelab.schedules.grids import karras, quadratic, uniform, uniform_log_snr
+from scorelab.schedules.grids import given_log_snrs, karras, quadratic, uniform, uniform_log_snr
 from scorelab.schedules.sde import forward_path, reverse_drift
 from scorelab.schedules.shifted import Shifted
 
@@ -61,6 +61,7 @@ GRIDS: dict[str, Callable[..., Grid]] = {
   "karras": karras,
   "uniform_log_snr": uniform_log_snr,
   "geometric": uniform_log_snr,  # in sigma / alpha
+  "given": given_log_snrs,
 }
 
 __all__ = [
@@ -87,6 +88,7 @@ __all__ = [
   "VariancePreserving",
   "cosine_betas",
   "forward_path",
+  "given_log_snrs",
   "karras",
   "linear_betas",
   "quadratic",

@@ -71,6 +71,26 @@ def uniform_log_snr(
   return schedule.grid(schedule.time(log_snrs), to_data=to_data)
 
 
+def given_log_snrs(
+  schedule: Schedule,
+  num_steps: int,
+  *,
+  log_snrs: tuple[float, ...] | Array = (),
+  to_data: bool = True,
+) -> Grid:
+  """The levels of these log-SNRs, increasing: such as scripts/optimise_grid.py finds.
+
+  Raises:
+    ValueError: they are not num_steps, or with to_data=False num_steps + 1.
+  """
+  log_snrs, needed = jnp.asarray(log_snrs, float), num_steps + (not to_data)
+  if log_snrs.shape != (needed,):
+    raise ValueError(
+      f"log_snrs = {log_snrs.size} numbers must be {needed} for a grid of {num_steps} steps"
+    )
+  return schedule.grid_at(schedule.at_log_snr(log_snrs), to_data=to_data)
+
+
 def _ratio_ends(
   schedule: Schedule, sigma_max: float | None, sigma_min: float | None
 ) -> tuple[Array, Array]:

@@ -12,7 +12,16 @@ from PIL import Image
 from configs import ncsn_gmm
 from scorelab import plotting
 from scorelab.experiment import build
-from scorelab.plotting import animations, budgets, curves, fields, style, summary, trajectories
+from scorelab.plotting import (
+  animations,
+  budgets,
+  comparisons,
+  curves,
+  fields,
+  style,
+  summary,
+  trajectories,
+)
 from scorelab.run import Preempted, StopFlag, Workdir, append_jsonl, open_workdir, write_json
 from scorelab.samplers import KERNELS, SAMPLERS
 
@@ -36,6 +45,18 @@ def assert_saves(figure, tmp_path, name="figure"):
 
 def labelled(figure):
   return all(ax.get_xlabel() and ax.get_ylabel() for ax in figure.axes if ax.get_visible())
+
+
+def test_grids_and_their_gains(tmp_path):
+  """Every level is drawn, and the gains are shares of what the best other grid has."""
+  levels = {"made": np.array([80.0, 5.0, 0.3]), "karras": np.array([80.0, 3.0, 0.1])}
+  row = {"grid": "karras", "mean": 0.5, "gain": 0.1, "gain_sem": 0.01}
+  figure = comparisons.grids(levels, [("ring", "distance", row)], "2 keys")
+  left, right = figure.axes
+  drawn = [np.asarray(line.get_xdata()) for line in left.lines]
+  np.testing.assert_array_equal(drawn, list(levels.values()))
+  np.testing.assert_allclose(right.lines[0].get_xdata(), [20.0])
+  assert_saves(figure, tmp_path)
 
 
 class TestStyle:

@@ -33,6 +33,7 @@ VE, VP, FLOW = VarianceExploding(0.02, 10.0, 5.0), VariancePreserving(), LinearF
 MEAN, COVARIANCE = np.array([1.0, -0.5]), np.array([[1.0, 0.6], [0.6, 0.8]])
 KEY = jax.random.key(0)
 NAMES = list({sampler: name for name, sampler in SAMPLERS.items()}.values())  # one of each function
+NAMES.remove("consistency")  # of predictions of another kind: tests/losses/test_consistency.py
 STOCHASTIC = [
   *("ancestral", "annealed_langevin", "dpm_solver_2_ancestral", "dpmpp_2m_sde"),
   *("dpmpp_2s_ancestral", "dpmpp_3m_sde", "dpmpp_sde", "euler_ancestral", "euler_maruyama"),
