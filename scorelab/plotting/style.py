@@ -37,6 +37,21 @@ SAMPLER_COLOURS = {
   "ula": ORANGE,
   "mala": "#882255",
   "underdamped_langevin": "#999933",
+  "ipndm": BLACK,
+  "deis": "#E6AB02",
+  "unipc": "#7570B3",
+  "dpmpp_3m": "#E7298A",
+  "lms": "#7F7F7F",
+  "dpm_solver_2": "#66C2A5",
+  "dpmpp_singlestep": "#FB9A99",
+  "dpmpp_2s": "#8CB33A",
+  "rk4": "#A6761D",
+  "euler_maruyama": "#1B9ED9",
+  "predictor_corrector": "#984EA3",
+  "dpmpp_sde": "#7A0177",
+  "dpmpp_2m_sde": "#FC8D62",
+  "dpmpp_3m_sde": "#F781BF",
+  "adaptive_ode": "#4D4D4D",
 }
 # The error budget, in the order in which its parts add up to the value.
 PART_COLOURS = {"floor": "#BDBDBD", "discretisation": SKY, "prior": ORANGE, "learning": VERMILLION}

@@ -1,0 +1,429 @@
+"""Which sampler at which price: quality against NFE for every sampler, target and score.
+
+  python scripts/pareto.py                              # all of it, then the table and the figure
+  python scripts/pareto.py --targets nine_modes ring    # of these targets
+  python scripts/pareto.py --report                     # the table and the figure of what is there
+  python scripts/pareto.py --fast                       # a small part of it, to try it
+
+A cell is a sampler at a budget of network evaluations, on a target, with the exact score or a
+learned one: the grid with most steps within the budget, from ten standard deviations of the target
+to the data, out of four (Karras with rho 7, or uniform in log-SNR, to a sixth or to half of a
+mode's width), chosen by three pilot keys that are used for nothing else. It is measured with ten
+keys: 2000 samples against 10,000 points, 1000 projections, the same starts and references for all
+cells of a target. The nine modes' best samplers of few evaluations are measured again with 90 other
+keys.
+
+Networks are trained first, as configs/ncsn_gmm.py says but for the target, the largest level and
+the number of steps. Every cell is kept in results/pareto/ as soon as it is measured, and not
+measured again: the same command goes on where it was stopped, and several may run side by side on
+targets of their own. NumPy's threads gain nothing here: set OPENBLAS_NUM_THREADS=1 where cores are
+shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
+
+from configs import ncsn_gmm
+from scorelab import training
+from scorelab.experiment import Experiment, build
+from scorelab.metrics import METRICS, Reference, max_sliced_wasserstein
+from scorelab.run import (
+  PREEMPTED_EXIT_CODE,
+  Preempted,
+  StopFlag,
+  append_jsonl,
+  open_workdir,
+  read_jsonl,
+)
+from scorelab.samplers import SAMPLERS
+from scorelab.samplers.adaptive import adaptive_ode
+from scorelab.schedules import Grid, VarianceExploding, karras, uniform_log_snr
+from scorelab.targets import has_truth
+from scorelab.targets.gaussian_mixture import GaussianMixture
+from scorelab.typing import Array, Key, Predict
+from scripts.drawing import pareto as drawing
+
+BUDGETS = (4, 5, 6, 8, 10, 12, 16, 24, 32, 64, 128)
+TOLERANCES = (0.3, 0.1, 0.03, 0.01, 0.001)  # of the adaptive solver, in place of budgets
+PILOT_KEYS, KEYS, HEADLINE_KEYS = range(1000, 1003), range(10), range(100, 190)
+SIZES = {"num_samples": 2000, "num_reference": 10_000, "num_projections": 1000}
+
+
+class Target(NamedTuple):
+  """A target, with what its grids and its network are told of it.
+
+  Attributes:
+    settings: config.target.
+    sigma_max: about ten times the std of its widest direction.
+    width: the std of a mode, or what is like it.
+    train_steps: of its network.
+  """
+
+  settings: dict[str, Any]
+  sigma_max: float
+  width: float
+  train_steps: int
+
+
+TARGETS = {
+  "nine_modes": Target({"name": "nine_modes"}, 80.0, 0.32, 6000),
+  "ring": Target({"name": "ring"}, 20.0, 0.35, 4000),
+  "checkerboard": Target({"name": "checkerboard"}, 25.0, 0.3, 4000),
+  "grid25_8": Target({"name": "grid25", "dim": 8}, 250.0, 1.0, 4000),
+  "grid25_80": Target({"name": "grid25", "dim": 80}, 750.0, 1.0, 4000),
+}
+
+
+class Entry(NamedTuple):
+  """A sampler of the table.
+
+  Attributes:
+    sampler: its name in SAMPLERS, or adaptive_ode.
+    calls: evaluations of a step.
+    last: those of the step onto the data.
+    options: of the sampler.
+  """
+
+  sampler: str
+  calls: int = 1
+  last: int = 1
+  options: dict[str, Any] = {}
+
+  @property
+  def label(self) -> str:
+    """For the table: the name and the options."""
+    return " ".join([self.sampler, *(f"{k}={v:g}" for k, v in self.options.items())])
+
+  def steps(self, budget: int) -> int:
+    """The most steps whose evaluations are within the budget, at most."""
+    return (budget - self.last) // self.calls + 1
+
+
+ENTRIES = (
+  Entry("dpmpp_2m"),
+  Entry("ipndm"),
+  Entry("deis"),
+  Entry("ddim"),
+  Entry("ddim", options={"eta": 1.0}),
+  Entry("unipc", options={"order": 3}),
+  Entry("heun", 2),
+  Entry("dpmpp_3m"),
+  Entry("dpmpp_2m_sde"),
+  Entry("lms"),
+  Entry("dpm_solver_2", 2),
+  Entry("dpmpp_singlestep"),
+  Entry("dpmpp_2s", 2),
+  Entry("euler_maruyama"),
+  Entry("dpmpp_3m_sde"),
+  Entry("rk4", 4),
+  Entry("predictor_corrector", 2, 2),
+  Entry("dpmpp_sde", 2),
+  Entry("adaptive_ode"),
+)
+
+
+class Cell(NamedTuple):
+  """A sampler at a budget, 0 for the adaptive one, whose options say its price."""
+
+  entry: Entry
+  budget: int
+  num_steps: int
+  options: dict[str, float]
+
+  @property
+  def name(self) -> str:
+    """What tells it from others in the rows that are kept."""
+    return " ".join([self.entry.label, str(self.budget), *map(str, self.options.values())])
+
+
+def cells_of(entry: Entry) -> Iterator[Cell]:
+  """An entry's cells; budgets that allow no step more than the one before have none."""
+  if entry.sampler == "adaptive_ode":
+    for tolerance in TOLERANCES:
+      yield Cell(entry, 0, 2, {"rtol": tolerance, "atol": tolerance})
+    return
+  before = 1
+  for budget in BUDGETS:
+    if (num_steps := entry.steps(budget)) > before:
+      yield Cell(entry, budget, num_steps, {})
+    before = num_steps
+
+
+def grids(target: Target, num_steps: int) -> dict[str, Grid]:
+  """The four that are tried, by name."""
+  schedule = VarianceExploding(0.02, target.sigma_max)
+  return {
+    f"{name} to {part}": make(schedule, num_steps, sigma_min=target.width * part)
+    for name, make in (("karras", karras), ("log-SNR", uniform_log_snr))
+    for part in (0.16, 0.5)
+  }
+
+
+def configure(target: Target, fast: bool) -> ConfigDict:
+  """The config that a target's network is trained by."""
+  config = ncsn_gmm.get_config("fast" if fast else "")
+  config.target.update(target.settings)
+  config.schedule.sigma_max = target.sigma_max
+  if (dim := target.settings.get("dim")) is not None:  # the features' phases vary as in the plane
+    config.network.point_scale = round(4 * (2 / dim) ** 0.5, 3)
+  config.evaluation.update(metrics=("max_sliced_wasserstein", "energy_distance"), rows=())
+  if not fast:
+    config.training.update(num_steps=target.train_steps)
+  return config
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+  """A target at work: its law, its network, its rows.
+
+  Attributes:
+    name: in TARGETS.
+    target: what it is told.
+    experiment: its network's.
+    models: by score, 'exact' or 'learned', what `make_run`'s programs take of it.
+    metrics: what is measured, by name.
+    path: the file of its rows.
+  """
+
+  name: str
+  target: Target
+  experiment: Experiment
+  models: dict[str, Any]
+  metrics: dict[str, Any]
+  path: pathlib.Path
+
+  @functools.cached_property
+  def rows(self) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """What is kept, by score, cell and number of keys."""
+    found = read_jsonl(self.path) if self.path.exists() else []
+    return {(row["score"], row["cell"], row["num_keys"]): row for row in found}
+
+  @functools.lru_cache(maxsize=13)  # noqa: B019 (a subject lives as long as the script)
+  def draw(self, number: int) -> tuple[Key, Array, Reference, np.ndarray]:
+    """Of a key: the sampler's key, the start's unit noise, the reference, and exact samples."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(1), number), 5)
+    law = self.experiment.target
+    start = jax.random.normal(keys[0], (SIZES["num_samples"], *law.event_shape))
+    reference = np.asarray(law.sample(keys[1], SIZES["num_reference"]))
+    exact = np.asarray(law.sample(keys[2], SIZES["num_samples"]))
+    return keys[3], start, Reference(reference, law, capacity=2), exact
+
+  def measure(self, number: int, x: np.ndarray) -> dict[str, float]:
+    """Every metric of samples drawn with this key."""
+    key = jax.random.fold_in(jax.random.key(2), number)
+    reference = self.draw(number)[2]
+    return {name: metric(key, x, reference) for name, metric in self.metrics.items()}
+
+  def keep(self, row: dict[str, Any], values: list[dict[str, float]]) -> None:
+    """Writes a row: of every metric, its values by key."""
+    by_metric = {
+      name: [float(v[name]) if np.isfinite(v[name]) else None for v in values]
+      for name in self.metrics
+    }
+    row = {"target": self.name, **row, "num_keys": len(values), "values": by_metric}
+    append_jsonl(self.path, row)
+    self.rows[row["score"], row["cell"], row["num_keys"]] = row
+
+
+def open_subject(name: str, runs: pathlib.Path, fast: bool) -> Subject:
+  """Trains a target's network, unless that is done, and measures its floor."""
+  target = TARGETS[name]
+  experiment = build(configure(target, fast))
+  workdir = open_workdir(runs / "networks" / name, experiment.config, {})
+  with StopFlag() as stop:
+    params = training.evaluated_params(training.train(experiment, workdir, stop))
+  law, models = experiment.target, {"learned": (params, jnp.asarray(experiment.target.scale))}
+  names = ["max_sliced_wasserstein", "energy_distance"]
+  if has_truth(law):
+    models = {"exact": padded(law, 9)} | models
+    names += ["mode_weight_tv", "within_mode_std"]
+  metrics: dict[str, Any] = {metric: METRICS[metric] for metric in names}
+  metrics["max_sliced_wasserstein"] = functools.partial(
+    max_sliced_wasserstein, num_projections=SIZES["num_projections"]
+  )
+  return Subject(name, target, experiment, models, metrics, runs / f"{name}.jsonl")
+
+
+def padded(law: GaussianMixture, size: int) -> GaussianMixture:
+  """The same mixture with components without weight, up to so many: one shape, one program."""
+  missing = max(0, size - len(law.means))
+  weights, means, covariances = law.weights, law.means, law.covariances
+  return GaussianMixture(
+    np.pad(weights, (0, missing)),
+    np.pad(means, ((0, missing), (0, 0))),
+    np.pad(covariances, (0, missing), constant_values=1.0),
+  )
+
+
+def make_run(cell: Cell, score: str, experiment: Experiment) -> Any:
+  """`(model, grid, key, x, options) -> (samples, mean NFE)`, jitted: the numbers are traced."""
+  sampler = adaptive_ode if cell.entry.sampler == "adaptive_ode" else SAMPLERS[cell.entry.sampler]
+
+  def bind(model: Any) -> Predict:
+    if score == "exact":
+      return model.predict
+    params, data_std = model
+    scaled: Any = experiment.parameterization
+    return dataclasses.replace(scaled, data_std=data_std).bind(params)
+
+  @jax.jit
+  def run(model: Any, grid: Grid, key: Key, x: Array, options: dict[str, float]) -> Any:
+    found = sampler(key, bind(model), x, grid, **cell.entry.options, **options)
+    return found.x, jnp.mean(jnp.asarray(found.nfe, jnp.float32))
+
+  return run
+
+
+def sample(
+  run: Any, subject: Subject, score: str, cell: Cell, grid: Grid, number: int
+) -> tuple[np.ndarray, float]:
+  """The samples of a key, and what they took."""
+  key, start, *_ = subject.draw(number)
+  x, nfe = run(subject.models[score], grid, key, grid[0].sigma * start, cell.options)
+  return np.asarray(x), float(nfe)
+
+
+def choose_grid(run: Any, subject: Subject, score: str, cell: Cell) -> str:
+  """The name of the grid with the least mean max-sliced W2 over the pilot keys."""
+
+  def of(grid: Grid) -> float:
+    found = []
+    for number in PILOT_KEYS:
+      x, _ = sample(run, subject, score, cell, grid, number)
+      key = jax.random.key(number)
+      reference = subject.draw(number)[2]
+      found.append(max_sliced_wasserstein(key, x, reference, num_projections=200))
+    mean = float(np.mean(found))
+    return mean if np.isfinite(mean) else float("inf")
+
+  tried = {name: of(grid) for name, grid in grids(subject.target, cell.num_steps).items()}
+  return min(tried, key=tried.__getitem__)
+
+
+def measure_cell(run: Any, subject: Subject, score: str, cell: Cell, keys: range) -> None:
+  """Measures a cell and keeps it; the learned score takes the grid chosen for the exact one."""
+  begun = time.monotonic()
+  known = [subject.rows.get((s, cell.name, len(KEYS))) for s in subject.models]
+  chosen = next((row["grid"] for row in known if row), None)
+  chosen = chosen or choose_grid(run, subject, score, cell)
+  grid = grids(subject.target, cell.num_steps)[chosen]
+  values, nfe = [], 0.0
+  for number in keys:
+    x, nfe = sample(run, subject, score, cell, grid, number)
+    values.append(subject.measure(number, x))
+  entry = cell.entry
+  row = {"score": score, "cell": cell.name, "sampler": entry.sampler, "label": entry.label}
+  row |= {"budget": cell.budget, "tolerance": cell.options.get("rtol"), "grid": chosen}
+  row |= {"num_steps": cell.num_steps, "nfe": nfe, "seconds": time.monotonic() - begun}
+  subject.keep(row, values)
+
+
+def measure_floor(subject: Subject, keys: range) -> None:
+  """Exact samples against the references of the keys."""
+  if ("floor", "floor", len(keys)) not in subject.rows:
+    values = [subject.measure(number, subject.draw(number)[3]) for number in keys]
+    subject.keep({"score": "floor", "cell": "floor"}, values)
+
+
+def headline(subject: Subject) -> list[tuple[str, Cell]]:
+  """The cells measured with many keys: the three best of each budget up to 10, of each score."""
+  cells = {cell.name: cell for entry in ENTRIES for cell in cells_of(entry)}
+  found = []
+  for score in subject.models:
+    for budget in (b for b in BUDGETS if b <= 10):
+      rows = [r for r in subject.rows.values() if r["score"] == score and r["budget"] == budget]
+      rows = [r for r in rows if r["num_keys"] == len(KEYS)]
+      rows = [r for r in rows if None not in r["values"]["max_sliced_wasserstein"]]
+      rows.sort(key=lambda row: np.mean(row["values"]["max_sliced_wasserstein"]))
+      found += [(score, cells[row["cell"]]) for row in rows[:3]]
+  return found
+
+
+def measure_all(subjects: list[Subject], entries: tuple[Entry, ...]) -> None:
+  """Every cell that is missing, sampler by sampler, so that targets share compiled programs."""
+  for subject in subjects:
+    measure_floor(subject, KEYS)
+  cells = sorted((c for entry in entries for c in cells_of(entry)), key=lambda c: c.budget or 200)
+  todo = [
+    (cell, score, subject)
+    for cell in cells
+    for dim in dict.fromkeys(s.experiment.target.event_shape for s in subjects)
+    for score in ("exact", "learned")
+    for subject in subjects
+    if subject.experiment.target.event_shape == dim and score in subject.models
+    if (score, cell.name, len(KEYS)) not in subject.rows
+  ]
+  before, run = None, None
+  bar = tqdm(todo, unit="cell", dynamic_ncols=True, mininterval=1 if sys.stderr.isatty() else 60)
+  with StopFlag() as stop:
+    for cell, score, subject in bar:
+      stop.check()
+      bar.set_postfix_str(f"{subject.name} {score} {cell.name}", refresh=False)
+      if (cell.name, score) != before:
+        before, run = (cell.name, score), make_run(cell, score, subject.experiment)
+      measure_cell(run, subject, score, cell, KEYS)
+    for subject in subjects:
+      if subject.name == "nine_modes":
+        measure_floor(subject, HEADLINE_KEYS)
+        for score, cell in tqdm(headline(subject), unit="cell", dynamic_ncols=True):
+          stop.check()
+          if (score, cell.name, len(HEADLINE_KEYS)) not in subject.rows:
+            run = make_run(cell, score, subject.experiment)
+            measure_cell(run, subject, score, cell, HEADLINE_KEYS)
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Measures what is missing, then writes the table and the figure."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+  parser.add_argument("--report", action="store_true", help="measure nothing")
+  parser.add_argument("--fast", action="store_true", help="two samplers, small sets, few keys")
+  parser.add_argument("--runs", type=pathlib.Path, help="[results/pareto]")
+  parser.add_argument("--out", type=pathlib.Path, help="[results/reference/pareto]")
+  args = parser.parse_args(argv)
+  root = pathlib.Path("results")
+  runs = args.runs or root / ("pareto_fast" if args.fast else "pareto")
+  out = args.out or (runs if args.fast else root / "reference" / "pareto")
+  runs.mkdir(parents=True, exist_ok=True)
+  if not args.report:
+    jax.config.update("jax_compilation_cache_dir", str(runs.absolute() / "compiled"))
+    subjects = [open_subject(name, runs, args.fast) for name in args.targets]
+    measure_all(subjects, ENTRIES)
+  lines = [line for name in TARGETS for line in rows_of(runs / f"{name}.jsonl")]
+  if not lines:
+    print(f"{runs}: nothing has been measured yet", file=sys.stderr)
+    return 1
+  drawing.write(lines, out, "python scripts/pareto.py", SIZES, len(KEYS))
+  return 0
+
+
+def rows_of(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The rows that are kept in a file, none where there is none."""
+  return read_jsonl(path) if path.exists() else []
+
+
+if __name__ == "__main__":
+  try:
+    sys.exit(main())
+  except Preempted:
+    print("stopped and saved; the same command goes on", file=sys.stderr)
+    sys.exit(PREEMPTED_EXIT_CODE)
