@@ -194,6 +194,9 @@ def get_config() -> ConfigDict:
       t_min=placeholder(float),
       t_max=placeholder(float),
       to_data=placeholder(bool),
+      spacing=placeholder(str),  # of the grid 'timesteps': 'leading', 'trailing' or 'linspace'
+      steps_offset=placeholder(int),
+      num_levels=placeholder(int),
       eta=placeholder(float),
       churn=placeholder(float),
       s_tmin=placeholder(float),

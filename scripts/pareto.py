@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import pathlib
 import sys
 import time
@@ -60,10 +59,23 @@ from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array, Key, Predict
 from scripts.drawing import pareto as drawing
 
-BUDGETS = (4, 5, 6, 8, 10, 12, 16, 24, 32, 64, 128)
-TOLERANCES = (0.3, 0.1, 0.03, 0.01, 0.001)  # of the adaptive solver, in place of budgets
-PILOT_KEYS, KEYS, HEADLINE_KEYS = range(1000, 1003), range(10), range(100, 190)
-SIZES = {"num_samples": 2000, "num_reference": 10_000, "num_projections": 1000}
+HEADLINE_BUDGET = 10  # the nine modes' best samplers up to it are measured with many keys
+
+
+class Protocol(NamedTuple):
+  """How cells are measured: sizes, disjoint keys, budgets, and the adaptive solver's tolerances."""
+
+  num_samples: int = 2000
+  num_reference: int = 10_000
+  num_projections: int = 1000
+  pilot_keys: range = range(1000, 1003)
+  keys: range = range(10)
+  headline_keys: range = range(100, 190)
+  budgets: tuple[int, ...] = (4, 5, 6, 8, 10, 12, 16, 24, 32, 64, 128)
+  tolerances: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01, 0.001)
+
+
+FAST = Protocol(200, 400, 50, range(1000, 1001), range(2), range(100, 103), (5, 8), (0.1,))
 
 
 class Target(NamedTuple):
@@ -153,14 +165,14 @@ class Cell(NamedTuple):
     return " ".join([self.entry.label, str(self.budget), *map(str, self.options.values())])
 
 
-def cells_of(entry: Entry) -> Iterator[Cell]:
+def cells_of(entry: Entry, protocol: Protocol) -> Iterator[Cell]:
   """An entry's cells; budgets that allow no step more than the one before have none."""
   if entry.sampler == "adaptive_ode":
-    for tolerance in TOLERANCES:
+    for tolerance in protocol.tolerances:
       yield Cell(entry, 0, 2, {"rtol": tolerance, "atol": tolerance})
     return
   before = 1
-  for budget in BUDGETS:
+  for budget in protocol.budgets:
     if (num_steps := entry.steps(budget)) > before:
       yield Cell(entry, budget, num_steps, {})
     before = num_steps
@@ -199,6 +211,7 @@ class Subject:
     experiment: its network's.
     models: by score, 'exact' or 'learned', what `make_run`'s programs take of it.
     metrics: what is measured, by name.
+    protocol: how.
     path: the file of its rows.
   """
 
@@ -207,6 +220,7 @@ class Subject:
   experiment: Experiment
   models: dict[str, Any]
   metrics: dict[str, Any]
+  protocol: Protocol
   path: pathlib.Path
 
   @functools.cached_property
@@ -215,14 +229,14 @@ class Subject:
     found = read_jsonl(self.path) if self.path.exists() else []
     return {(row["score"], row["cell"], row["num_keys"]): row for row in found}
 
-  @functools.lru_cache(maxsize=13)  # noqa: B019 (a subject lives as long as the script)
+  @functools.lru_cache(maxsize=64)  # noqa: B019 (a subject lives as long as the script)
   def draw(self, number: int) -> tuple[Key, Array, Reference, np.ndarray]:
     """Of a key: the sampler's key, the start's unit noise, the reference, and exact samples."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(1), number), 5)
     law = self.experiment.target
-    start = jax.random.normal(keys[0], (SIZES["num_samples"], *law.event_shape))
-    reference = np.asarray(law.sample(keys[1], SIZES["num_reference"]))
-    exact = np.asarray(law.sample(keys[2], SIZES["num_samples"]))
+    start = jax.random.normal(keys[0], (self.protocol.num_samples, *law.event_shape))
+    reference = np.asarray(law.sample(keys[1], self.protocol.num_reference))
+    exact = np.asarray(law.sample(keys[2], self.protocol.num_samples))
     return keys[3], start, Reference(reference, law, capacity=2), exact
 
   def measure(self, number: int, x: np.ndarray) -> dict[str, float]:
@@ -242,10 +256,10 @@ class Subject:
     self.rows[row["score"], row["cell"], row["num_keys"]] = row
 
 
-def open_subject(name: str, runs: pathlib.Path, fast: bool) -> Subject:
-  """Trains a target's network, unless that is done, and measures its floor."""
+def open_subject(name: str, runs: pathlib.Path, protocol: Protocol) -> Subject:
+  """Trains a target's network, unless that is done; of the fast protocol, hardly."""
   target = TARGETS[name]
-  experiment = build(configure(target, fast))
+  experiment = build(configure(target, protocol is FAST))
   workdir = open_workdir(runs / "networks" / name, experiment.config, {})
   with StopFlag() as stop:
     params = training.evaluated_params(training.train(experiment, workdir, stop))
@@ -256,9 +270,9 @@ def open_subject(name: str, runs: pathlib.Path, fast: bool) -> Subject:
     names += ["mode_weight_tv", "within_mode_std"]
   metrics: dict[str, Any] = {metric: METRICS[metric] for metric in names}
   metrics["max_sliced_wasserstein"] = functools.partial(
-    max_sliced_wasserstein, num_projections=SIZES["num_projections"]
+    max_sliced_wasserstein, num_projections=protocol.num_projections
   )
-  return Subject(name, target, experiment, models, metrics, runs / f"{name}.jsonl")
+  return Subject(name, target, experiment, models, metrics, protocol, runs / f"{name}.jsonl")
 
 
 def padded(law: GaussianMixture, size: int) -> GaussianMixture:
@@ -305,7 +319,7 @@ def choose_grid(run: Any, subject: Subject, score: str, cell: Cell) -> str:
 
   def of(grid: Grid) -> float:
     found = []
-    for number in PILOT_KEYS:
+    for number in subject.protocol.pilot_keys:
       x, _ = sample(run, subject, score, cell, grid, number)
       key = jax.random.key(number)
       reference = subject.draw(number)[2]
@@ -320,7 +334,7 @@ def choose_grid(run: Any, subject: Subject, score: str, cell: Cell) -> str:
 def measure_cell(run: Any, subject: Subject, score: str, cell: Cell, keys: range) -> None:
   """Measures a cell and keeps it; the learned score takes the grid chosen for the exact one."""
   begun = time.monotonic()
-  known = [subject.rows.get((s, cell.name, len(KEYS))) for s in subject.models]
+  known = [subject.rows.get((s, cell.name, len(subject.protocol.keys))) for s in subject.models]
   chosen = next((row["grid"] for row in known if row), None)
   chosen = chosen or choose_grid(run, subject, score, cell)
   grid = grids(subject.target, cell.num_steps)[chosen]
@@ -342,51 +356,65 @@ def measure_floor(subject: Subject, keys: range) -> None:
     subject.keep({"score": "floor", "cell": "floor"}, values)
 
 
-def headline(subject: Subject) -> list[tuple[str, Cell]]:
-  """The cells measured with many keys: the three best of each budget up to 10, of each score."""
-  cells = {cell.name: cell for entry in ENTRIES for cell in cells_of(entry)}
+def headline(subject: Subject, entries: tuple[Entry, ...]) -> list[tuple[str, Cell]]:
+  """The cells measured with many keys: the three best of each small budget, of each score."""
+  cells = {cell.name: cell for entry in entries for cell in cells_of(entry, subject.protocol)}
+  few, metric = len(subject.protocol.keys), "max_sliced_wasserstein"
   found = []
   for score in subject.models:
-    for budget in (b for b in BUDGETS if b <= 10):
-      rows = [r for r in subject.rows.values() if r["score"] == score and r["budget"] == budget]
-      rows = [r for r in rows if r["num_keys"] == len(KEYS)]
-      rows = [r for r in rows if None not in r["values"]["max_sliced_wasserstein"]]
-      rows.sort(key=lambda row: np.mean(row["values"]["max_sliced_wasserstein"]))
-      found += [(score, cells[row["cell"]]) for row in rows[:3]]
+    for budget in (b for b in subject.protocol.budgets if b <= HEADLINE_BUDGET):
+      rows = [subject.rows.get((score, name, few)) for name in cells if cells[name].budget == budget]
+      finite = [row for row in rows if row and None not in row["values"][metric]]
+      finite.sort(key=lambda row: np.mean(row["values"][metric]))
+      found += [(score, cells[row["cell"]]) for row in finite[:3]]
   return found
 
 
+def measure_missing(
+  todo: list[tuple[Subject, str, Cell]], many: bool, stop: StopFlag, what: str
+) -> None:
+  """Every cell of the list that is not kept; one program for all that follow with its shapes."""
+  before, run = None, None
+  terminal = sys.stderr.isatty()
+  bar = tqdm(todo, what, unit="cell", dynamic_ncols=True, mininterval=0.1 if terminal else 60)
+  for subject, score, cell in bar:
+    stop.check()
+    keys = subject.protocol.headline_keys if many else subject.protocol.keys
+    if (score, cell.name, len(keys)) in subject.rows:
+      continue
+    bar.set_postfix_str(f"{subject.name} {score} {cell.name}", refresh=False)
+    if (score, cell.name) != before:
+      before, run = (score, cell.name), make_run(cell, score, subject.experiment)
+    measure_cell(run, subject, score, cell, keys)
+
+
 def measure_all(subjects: list[Subject], entries: tuple[Entry, ...]) -> None:
-  """Every cell that is missing, sampler by sampler, so that targets share compiled programs."""
+  """Every cell that is missing, the cheap ones first, and many keys where they are asked for.
+
+  Targets of one dimension share compiled programs.
+  """
+  protocol = subjects[0].protocol
   for subject in subjects:
-    measure_floor(subject, KEYS)
-  cells = sorted((c for entry in entries for c in cells_of(entry)), key=lambda c: c.budget or 200)
+    measure_floor(subject, protocol.keys)
+  cells = [cell for entry in entries for cell in cells_of(entry, protocol)]
+  cells.sort(key=lambda cell: cell.budget or protocol.budgets[-1] + 1)
+  dims = dict.fromkeys(s.experiment.target.event_shape for s in subjects)
   todo = [
-    (cell, score, subject)
+    (subject, score, cell)
     for cell in cells
-    for dim in dict.fromkeys(s.experiment.target.event_shape for s in subjects)
+    for dim in dims
     for score in ("exact", "learned")
     for subject in subjects
     if subject.experiment.target.event_shape == dim and score in subject.models
-    if (score, cell.name, len(KEYS)) not in subject.rows
   ]
-  before, run = None, None
-  bar = tqdm(todo, unit="cell", dynamic_ncols=True, mininterval=1 if sys.stderr.isatty() else 60)
+  cheap = [t for t in todo if 0 < t[2].budget <= HEADLINE_BUDGET]
   with StopFlag() as stop:
-    for cell, score, subject in bar:
-      stop.check()
-      bar.set_postfix_str(f"{subject.name} {score} {cell.name}", refresh=False)
-      if (cell.name, score) != before:
-        before, run = (cell.name, score), make_run(cell, score, subject.experiment)
-      measure_cell(run, subject, score, cell, KEYS)
-    for subject in subjects:
-      if subject.name == "nine_modes":
-        measure_floor(subject, HEADLINE_KEYS)
-        for score, cell in tqdm(headline(subject), unit="cell", dynamic_ncols=True):
-          stop.check()
-          if (score, cell.name, len(HEADLINE_KEYS)) not in subject.rows:
-            run = make_run(cell, score, subject.experiment)
-            measure_cell(run, subject, score, cell, HEADLINE_KEYS)
+    measure_missing(cheap, False, stop, "few evaluations")
+    for subject in (s for s in subjects if s.name == "nine_modes"):
+      measure_floor(subject, protocol.headline_keys)
+      best = [(subject, score, cell) for score, cell in headline(subject, entries)]
+      measure_missing(best, True, stop, f"{len(protocol.headline_keys)} keys")
+    measure_missing(todo, False, stop, "all")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -395,30 +423,33 @@ def main(argv: list[str] | None = None) -> int:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+  parser.add_argument("--samplers", nargs="+", metavar="NAME", help="these alone")
   parser.add_argument("--report", action="store_true", help="measure nothing")
-  parser.add_argument("--fast", action="store_true", help="two samplers, small sets, few keys")
+  parser.add_argument("--fast", action="store_true", help="few keys, small sets, two budgets")
   parser.add_argument("--runs", type=pathlib.Path, help="[results/pareto]")
   parser.add_argument("--out", type=pathlib.Path, help="[results/reference/pareto]")
   args = parser.parse_args(argv)
+  entries = [e for e in ENTRIES if args.samplers is None or e.sampler in args.samplers]
+  if unknown := set(args.samplers or ()) - {entry.sampler for entry in ENTRIES}:
+    known = ", ".join(dict.fromkeys(entry.sampler for entry in ENTRIES))
+    parser.error(f"--samplers {' '.join(sorted(unknown))}: not in the table (known: {known})")
+  protocol = FAST if args.fast else Protocol()
   root = pathlib.Path("results")
   runs = args.runs or root / ("pareto_fast" if args.fast else "pareto")
   out = args.out or (runs if args.fast else root / "reference" / "pareto")
   runs.mkdir(parents=True, exist_ok=True)
   if not args.report:
     jax.config.update("jax_compilation_cache_dir", str(runs.absolute() / "compiled"))
-    subjects = [open_subject(name, runs, args.fast) for name in args.targets]
-    measure_all(subjects, ENTRIES)
-  lines = [line for name in TARGETS for line in rows_of(runs / f"{name}.jsonl")]
-  if not lines:
+    measure_all([open_subject(name, runs, protocol) for name in args.targets], tuple(entries))
+  files = [runs / f"{name}.jsonl" for name in TARGETS]
+  lines = [line for file in files if file.exists() for line in read_jsonl(file)]
+  if all(line["score"] == "floor" for line in lines):
     print(f"{runs}: nothing has been measured yet", file=sys.stderr)
     return 1
-  drawing.write(lines, out, "python scripts/pareto.py", SIZES, len(KEYS))
+  sizes = (protocol.num_samples, protocol.num_reference, protocol.num_projections)
+  text = "{} samples against {}, {} projections".format(*sizes)
+  drawing.write(lines, out, "python scripts/pareto.py", text, len(protocol.keys))
   return 0
-
-
-def rows_of(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The rows that are kept in a file, none where there is none."""
-  return read_jsonl(path) if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -132,14 +132,11 @@ def _markdown(table: list[list[str]]) -> str:
 
 
 def write(
-  rows: Sequence[dict[str, Any]], out: pathlib.Path, command: str, sizes: dict[str, int], keys: int
+  rows: Sequence[dict[str, Any]], out: pathlib.Path, command: str, text: str, keys: int
 ) -> None:
   """pareto.csv and pareto.png, and the tables of the README on standard output."""
   lines = summarise(rows)
   write_csv(out / "pareto.csv", lines, command)
-  text = "{num_samples} samples against {num_reference}, {num_projections} projections".format(
-    **sizes
-  )
   text += f"; mean and standard error over {keys} keys; dashed: samplers that draw noise"
   save(pareto.pareto(panels(rows), METRICS[0], text), out / "pareto.png", command)
   print(fewest(lines))
