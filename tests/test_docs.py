@@ -26,7 +26,7 @@ def test_every_sampler_of_other_libraries_is_in_the_table():
 
 @pytest.mark.parametrize("row", EQUIVALENTS, ids=lambda row: row[0])
 def test_our_names_and_options_exist(row):
-  """`name`, `option = value`: the sampler is known and takes the option, and it has an equivalent."""
+  """`name`, `option = value`: a known sampler with that option, and an equivalent of it."""
   name, *rest = re.findall(r"`([^`]+)`", row[0])
   assert name in SAMPLERS
   for text in rest:

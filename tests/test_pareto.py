@@ -7,7 +7,7 @@ import pytest
 
 from scorelab.plotting import read_csv
 from scorelab.samplers import SAMPLERS
-from scripts import pareto
+from scripts import pareto, pareto_study
 from scripts.drawing import pareto as drawing
 
 PROTOCOL = pareto.Protocol()
@@ -28,7 +28,7 @@ def test_cells_are_the_most_steps_within_the_budget():
 def one_target(monkeypatch):
   """The nine modes alone, with a network that hardly trains."""
   monkeypatch.setattr(pareto, "TARGETS", {"nine_modes": pareto.TARGETS["nine_modes"]})
-  configure = pareto.configure
+  configure = pareto_study.configure
 
   def small(target, fast):
     config = configure(target, fast)
@@ -36,7 +36,7 @@ def one_target(monkeypatch):
     config.training.update(num_steps=2, log_every=1, checkpoint_every=2, num_validation=32)
     return config
 
-  monkeypatch.setattr(pareto, "configure", small)
+  monkeypatch.setattr(pareto_study, "configure", small)
   return ["--fast", "--samplers", "heun", "adaptive_ode"]
 
 

@@ -64,17 +64,17 @@ def panels(rows: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> list[par
   for target in dict.fromkeys(line["target"] for line in lines):
     exact = next(r for r in rows if r["target"] == target and r["score"] == "floor")
     floor = np.array(exact["values"][metric], float)
+    sem = float(np.std(floor, ddof=1) / len(floor) ** 0.5) if len(floor) > 1 else np.nan
     for score in ("exact", "learned"):
+      here = [line for line in lines if (line["target"], line["score"]) == (target, score)]
       curves = []
       for number, label in enumerate(labels):
-        own = [li for li in lines if (li["target"], li["score"], li["label"]) == (target, score, label)]
-        own.sort(key=lambda line: line["nfe"])
+        own = sorted((li for li in here if li["label"] == label), key=lambda line: line["nfe"])
         columns = ([line[name] for line in own] for name in ("nfe", metric, f"{metric}_sem"))
         look = pareto.look(label.split()[0], dashed=label in STOCHASTIC, number=number)
         if own:
           curves.append(Curve(label, *(np.array(c, float) for c in columns), look))
       if curves:
-        sem = float(np.std(floor, ddof=1) / len(floor) ** 0.5) if len(floor) > 1 else np.nan
         name = NAMES.get(target, target)
         found.append(pareto.Panel(name, score, curves, float(floor.mean()), sem))
   return found

@@ -1,4 +1,4 @@
-"""The adaptive solver of the probability flow: how exact it is, what it counts, when it gives up."""
+"""The adaptive solver of the probability flow: its error, its count, and when it gives up."""
 
 import functools
 import pathlib

@@ -26,11 +26,11 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def k_diffusion(family, config):
-  """Our sampler and options for a function of k-diffusion and its arguments; or why there are none."""
+  """Our sampler and options for a function of k-diffusion; or why there are none."""
   if family == "dpm_fast":
     return "lays its steps out by itself, of orders 3, 2 and 1 in turn: no grid is given"
   if family == "dpm_adaptive":
-    return "has steps of its own by an error estimate of DPM-Solver-12 or 23: adaptive_ode has Tsit5's"
+    return "chooses its steps by DPM-Solver's own estimate of its error; adaptive_ode by Tsit5's"
   options = {{"s_churn": "churn"}.get(name, name): value for name, value in config.items()}
   name = {"dpm_2": "dpm_solver_2", "dpm_2_ancestral": "dpm_solver_2_ancestral"}.get(family, family)
   if name == "euler_ancestral":
