@@ -26,7 +26,6 @@ import argparse
 import dataclasses
 import pathlib
 import sys
-import time
 from typing import Any
 
 import jax
@@ -105,22 +104,31 @@ def choose_grid(run: Any, subject: Subject, score: str, cell: Cell) -> str:
   return min(tried, key=tried.__getitem__)
 
 
-def measure_cell(run: Any, subject: Subject, score: str, cell: Cell, keys: range) -> None:
-  """Measures a cell and keeps it; the learned score takes the grid chosen for the exact one."""
-  begun = time.monotonic()
+def grid_for(run: Any, subject: Subject, score: str, cell: Cell) -> str:
+  """The name of a cell's grid: what is kept of it, for either score, or else by the pilot keys."""
   known = [subject.rows.get((s, cell.name, len(subject.protocol.keys))) for s in subject.models]
-  chosen = next((row["grid"] for row in known if row), None)
-  chosen = chosen or choose_grid(run, subject, score, cell)
-  grid = grids(subject.target, cell.num_steps)[chosen]
-  values, nfe = [], 0.0
-  for number in keys:
-    x, nfe = sample(run, subject, score, cell, grid, number)
-    values.append(subject.measure(number, x))
+  return next((row["grid"] for row in known if row), None) or choose_grid(run, subject, score, cell)
+
+
+def keep_cell(
+  subject: Subject, score: str, cell: Cell, grid: str, nfe: float, values: list[dict[str, float]]
+) -> None:
+  """Keeps what was measured of a cell."""
   entry = cell.entry
   row = {"score": score, "cell": cell.name, "sampler": entry.sampler, "label": entry.label}
-  row |= {"budget": cell.budget, "tolerance": cell.options.get("rtol"), "grid": chosen}
-  row |= {"num_steps": cell.num_steps, "nfe": nfe, "seconds": time.monotonic() - begun}
-  subject.keep(row, values)
+  row |= {"budget": cell.budget, "tolerance": cell.options.get("rtol"), "grid": grid}
+  subject.keep(row | {"num_steps": cell.num_steps, "nfe": nfe}, values)
+
+
+def measure_cell(run: Any, subject: Subject, score: str, cell: Cell) -> None:
+  """Measures a cell with every key, and keeps it."""
+  chosen = grid_for(run, subject, score, cell)
+  grid = grids(subject.target, cell.num_steps)[chosen]
+  values, nfe = [], 0.0
+  for number in subject.protocol.keys:
+    x, nfe = sample(run, subject, score, cell, grid, number)
+    values.append(subject.measure(number, x))
+  keep_cell(subject, score, cell, chosen, nfe, values)
 
 
 def measure_floor(subject: Subject, keys: range) -> None:
@@ -128,6 +136,29 @@ def measure_floor(subject: Subject, keys: range) -> None:
   if ("floor", "floor", len(keys)) not in subject.rows:
     values = [subject.measure(number, subject.draw(number)[3]) for number in keys]
     subject.keep({"score": "floor", "cell": "floor"}, values)
+
+
+def measure_headline(subject: Subject, entries: tuple[Entry, ...], stop: StopFlag) -> None:
+  """Many keys for the best cells: keys outermost, so that each one's reference is made once."""
+  keys = subject.protocol.headline_keys
+  todo = [t for t in headline(subject, entries) if (t[0], t[1].name, len(keys)) not in subject.rows]
+  if not todo:
+    return
+  runs = [make_run(cell, score, subject.experiment) for score, cell in todo]
+  names = [grid_for(run, subject, *t) for run, t in zip(runs, todo, strict=True)]
+  of_floor, of_cells = [], [[] for _ in todo]
+  nfe = [0.0 for _ in todo]
+  for number in tqdm(keys, "best cells", unit="key", dynamic_ncols=True, mininterval=_interval()):
+    of_floor.append(subject.measure(number, subject.draw(number)[3]))
+    for i, ((score, cell), run, name) in enumerate(zip(todo, runs, names, strict=True)):
+      stop.check()
+      grid = grids(subject.target, cell.num_steps)[name]
+      x, nfe[i] = sample(run, subject, score, cell, grid, number)
+      of_cells[i].append(subject.measure(number, x))
+  if ("floor", "floor", len(keys)) not in subject.rows:
+    subject.keep({"score": "floor", "cell": "floor"}, of_floor)
+  for (score, cell), name, calls, values in zip(todo, names, nfe, of_cells, strict=True):
+    keep_cell(subject, score, cell, name, calls, values)
 
 
 def headline(subject: Subject, entries: tuple[Entry, ...]) -> list[tuple[str, Cell]]:
@@ -146,22 +177,23 @@ def headline(subject: Subject, entries: tuple[Entry, ...]) -> list[tuple[str, Ce
   return found
 
 
-def measure_missing(
-  todo: list[tuple[Subject, str, Cell]], many: bool, stop: StopFlag, what: str
-) -> None:
+def _interval() -> float:
+  """Seconds between two states of a progress bar: fewer lines where they stay."""
+  return 0.1 if sys.stderr.isatty() else 60
+
+
+def measure_missing(todo: list[tuple[Subject, str, Cell]], stop: StopFlag, what: str) -> None:
   """Every cell of the list that is not kept; one program for all that follow with its shapes."""
   before, run = None, None
-  terminal = sys.stderr.isatty()
-  bar = tqdm(todo, what, unit="cell", dynamic_ncols=True, mininterval=0.1 if terminal else 60)
+  bar = tqdm(todo, what, unit="cell", dynamic_ncols=True, mininterval=_interval())
   for subject, score, cell in bar:
     stop.check()
-    keys = subject.protocol.headline_keys if many else subject.protocol.keys
-    if (score, cell.name, len(keys)) in subject.rows:
+    if (score, cell.name, len(subject.protocol.keys)) in subject.rows:
       continue
     bar.set_postfix_str(f"{subject.name} {score} {cell.name}", refresh=False)
     if (score, cell.name) != before:
       before, run = (score, cell.name), make_run(cell, score, subject.experiment)
-    measure_cell(run, subject, score, cell, keys)
+    measure_cell(run, subject, score, cell)
 
 
 def measure_all(subjects: list[Subject], entries: tuple[Entry, ...]) -> None:
@@ -185,12 +217,10 @@ def measure_all(subjects: list[Subject], entries: tuple[Entry, ...]) -> None:
   ]
   cheap = [t for t in todo if 0 < t[2].budget <= HEADLINE_BUDGET]
   with StopFlag() as stop:
-    measure_missing(cheap, False, stop, "few evaluations")
+    measure_missing(cheap, stop, "few evaluations")
     for subject in (s for s in subjects if s.name == "nine_modes"):
-      measure_floor(subject, protocol.headline_keys)
-      best = [(subject, score, cell) for score, cell in headline(subject, entries)]
-      measure_missing(best, True, stop, f"{len(protocol.headline_keys)} keys")
-    measure_missing(todo, False, stop, "all")
+      measure_headline(subject, entries, stop)
+    measure_missing(todo, stop, "all")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,19 +25,14 @@ NAMES = {
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Lines of the table: of every cell, the row with the most keys, beside the floor of its keys.
+  """Lines of the table: every row beside the floor of its keys.
 
   Each metric has its mean over the keys, the standard error, the floor's mean, the ratio of the
   two means, and the standard error of the paired difference from the floor.
   """
   floors = {(r["target"], r["num_keys"]): r["values"] for r in rows if r["score"] == "floor"}
-  best: dict[tuple[str, str, str], dict[str, Any]] = {}
-  for row in rows:
-    key = row["target"], row["score"], row.get("cell", "")
-    if row["score"] != "floor" and row["num_keys"] >= best.get(key, row)["num_keys"]:
-      best[key] = row
   lines = []
-  for row in best.values():
+  for row in (row for row in rows if row["score"] != "floor"):
     floor = floors[row["target"], row["num_keys"]]
     names = ("target", "score", "label", "num_steps", "nfe", "tolerance", "grid", "num_keys")
     line = {name: row[name] for name in names}
@@ -59,6 +54,8 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def panels(rows: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> list[pareto.Panel]:
   """The figure's panels: a curve for each sampler on each target by each score."""
   lines = summarise(rows)
+  few = min(line["num_keys"] for line in lines)
+  lines = [line for line in lines if line["num_keys"] == few]  # all of the same keys
   labels = list(dict.fromkeys(line["label"] for line in lines))
   found = []
   for target in dict.fromkeys(line["target"] for line in lines):
@@ -94,7 +91,9 @@ def fewest(lines: Sequence[dict[str, Any]], near: float = NEAR) -> str:
     cells = [f"`{label}`"]
     for column in columns:
       own = [li for li in lines if (li["target"], li["score"]) == column and li["label"] == label]
-      own.sort(key=lambda line: line["nfe"])
+      # What was measured with more keys counts.
+      best = {li["nfe"]: li for li in sorted(own, key=lambda line: line["num_keys"])}
+      own = sorted(best.values(), key=lambda line: line["nfe"])
       within = [line for line in own if line[f"{metric}_over_floor"] <= near]
       if not own:
         cells.append("")
