@@ -195,6 +195,9 @@ def get_config() -> ConfigDict:
       t_max=placeholder(float),
       to_data=placeholder(bool),
       log_snrs=placeholder(tuple),  # of the grid 'given': one for each noisy level, increasing
+      spacing=placeholder(str),  # of the grid 'timesteps': 'leading', 'trailing' or 'linspace'
+      steps_offset=placeholder(int),
+      num_levels=placeholder(int),
       eta=placeholder(float),
       churn=placeholder(float),
       s_tmin=placeholder(float),

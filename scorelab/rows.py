@@ -170,10 +170,9 @@ def _make_grid_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -
   own = ("num_steps", "grid", "guidance", "guidance_weak")
   refuse_unused(settings, path, named, parts, own)
   options = options_of(sampler, settings)
+  of_grid = options_of(make_grid, settings)
   try:
-    grid = jax.jit(
-      functools.partial(make_grid, schedule, num_steps, **options_of(make_grid, settings))
-    )()
+    grid = jax.jit(functools.partial(make_grid, schedule, num_steps, **of_grid))()
   except ValueError as error:
     raise ConfigError(f"{path}: {error}") from error
   ratios = grid.levels.sigma / grid.levels.alpha

@@ -36,7 +36,14 @@ from scorelab.schedules.exploding import (
   SigmaPower,
   VarianceExploding,
 )
-from scorelab.schedules.grids import given_log_snrs, karras, quadratic, uniform, uniform_log_snr
+from scorelab.schedules.grids import (
+  given_log_snrs,
+  karras,
+  quadratic,
+  timesteps,
+  uniform,
+  uniform_log_snr,
+)
 from scorelab.schedules.sde import forward_path, reverse_drift
 from scorelab.schedules.shifted import Shifted
 
@@ -58,6 +65,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 GRIDS: dict[str, Callable[..., Grid]] = {
   "uniform": uniform,
   "quadratic": quadratic,
+  "timesteps": timesteps,
   "karras": karras,
   "uniform_log_snr": uniform_log_snr,
   "geometric": uniform_log_snr,  # in sigma / alpha
@@ -97,6 +105,7 @@ __all__ = [
   "safe_sqrt",
   "scaled_linear_betas",
   "sigmoid_betas",
+  "timesteps",
   "uniform",
   "uniform_log_snr",
   "vp_betas",
