@@ -101,3 +101,16 @@ def check_rows(experiment: Experiment) -> None:
         jax.eval_shape(functools.partial(run, row, bind))
       except ValueError as error:
         raise ConfigError(f"{row.sampler}: {error}") from error
+
+
+def check_devices(experiment: Experiment) -> None:
+  """Refuses a batch that is not dealt out evenly, to the devices and to accumulated parts."""
+  size, parts, devices = experiment.batch_size, experiment.accumulate, jax.device_count()
+  for share, what in (
+    (parts, f"training.accumulate = {parts}"),
+    (parts * devices, f"{devices} devices" + (f" x training.accumulate = {parts}" * (parts > 1))),
+  ):
+    if size % share:
+      given = experiment.config["training"]["batch_size"]
+      whole = "" if given else f", {size} points,"
+      raise ConfigError(f"training.batch_size = {given}{whole} must be a multiple of {what}")

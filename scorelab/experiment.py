@@ -40,6 +40,7 @@ from scorelab.predictions import (
 )
 from scorelab.rows import Row, make_row, parse_changes, parse_row
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
+from scorelab.sharding import SHARDINGS
 from scorelab.targets import TARGETS, has_truth, splits_of
 from scorelab.typing import Array, Batch, Context, Key, Loss, Params
 
@@ -94,6 +95,7 @@ class Evaluation:
   Attributes:
     metrics: by name, `(key, samples, reference) -> float`.
     checkpoint: which is measured, 'last' or 'best'.
+    ema: decay of the average that is measured; None is the slowest, 0 the parameters themselves.
     comparable: whether there is an exact score and the network says one too, so that the truth can
       stand in its place.
     girsanov: whether it does at every level, so that Girsanov's bound is one on it.
@@ -103,6 +105,7 @@ class Evaluation:
   rows: tuple[Row, ...]
   metrics: dict[str, Callable[..., float]]
   checkpoint: str
+  ema: float | None
   num_keys: int
   num_samples: int
   num_reference: int
@@ -153,6 +156,21 @@ class Experiment:
   def num_steps(self) -> int:
     """Training steps."""
     return self.config["training"]["num_steps"]
+
+  @property
+  def batch_size(self) -> int:
+    """Points in a training step, over all devices."""
+    return self.config["training"]["batch_size"] or self.data["x"].shape[0]
+
+  @property
+  def accumulate(self) -> int:
+    """Parts of a batch that are worked on one after the other; 1: it is worked on as a whole."""
+    return self.config["training"]["accumulate"] or 1
+
+  @property
+  def sharding(self) -> str | None:
+    """How parameters lie over the devices; see `scorelab.sharding`."""
+    return self.config["training"]["sharding"]
 
   @property
   def log_every(self) -> int:
@@ -261,6 +279,13 @@ def build(config: ConfigDict) -> Experiment:
         f"training.{seldom} = {config.training[seldom]} must be a multiple of "
         f"training.{often} = {config.training[often]}"
       )
+  if config.training.sharding is not None:
+    choose(_named(SHARDINGS), config.training.sharding, "training.sharding", "sharding")
+  if config.evaluation.ema and config.evaluation.ema not in config.optimizer.ema_decays:
+    raise ConfigError(
+      f"evaluation.ema = {config.evaluation.ema} is not in optimizer.ema_decays = "
+      f"{config.optimizer.ema_decays}"
+    )
   monitors = ("val_loss", "score_error")
   choose(_named(monitors), config.training.monitor, "training.monitor", "validation")
 
@@ -465,6 +490,7 @@ def _make_evaluation(
     rows=tuple(rows),
     metrics=metrics,
     checkpoint=section.checkpoint,
+    ema=section.ema,
     num_keys=section.num_keys,
     num_samples=section.num_samples,
     num_reference=section.num_reference,
