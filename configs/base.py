@@ -46,6 +46,15 @@ def get_config() -> ConfigDict:
       test_fraction=placeholder(float),
       split_seed=placeholder(int),
       standardise=placeholder(bool),
+      # Of images in files: see scorelab/images.py.
+      side=placeholder(int),
+      channels=placeholder(int),
+      column=placeholder(str),
+      part=placeholder(str),
+      held_out=placeholder(int),
+      cache_gib=placeholder(float),
+      num_workers=placeholder(int),
+      flip=placeholder(bool),
     )
   )
   config.schedule = ConfigDict(
@@ -174,7 +183,7 @@ def get_config() -> ConfigDict:
       batch_size=1024,  # 0 is the whole training set
       # Parts of a batch that are worked on one after the other, which takes less memory; None is 1.
       accumulate=placeholder(int),
-      # Of parameters and optimiser over all devices: 'replicated' (None) or 'fsdp', split over them.
+      # Of parameters over several devices: 'replicated' (None) or 'fsdp', split over them.
       sharding=placeholder(str),
       log_every=100,
       checkpoint_every=1000,

@@ -46,6 +46,8 @@ def check_target(config: ConfigDict, target: Any) -> None:
       )
     if config.evaluation.reference == "train":
       raise ConfigError("evaluation.reference = 'train' needs target.num_train > 0")
+  if config.training.batch_size == 0 and getattr(target, "stream", None) is not None:
+    raise ConfigError("training.batch_size = 0 needs all images in memory: raise target.cache_gib")
   if config.evaluation.reference == "test" and "test" not in splits:
     raise ConfigError(f"evaluation.reference = 'test', and {name} has no test points: use 'fresh'")
 

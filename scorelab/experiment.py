@@ -168,6 +168,11 @@ class Experiment:
     return self.config["training"]["accumulate"] or 1
 
   @property
+  def compute_dtype(self) -> str:
+    """What the network computes in."""
+    return self.config["network"]["dtype"] or "float32"
+
+  @property
   def sharding(self) -> str | None:
     """How parameters lie over the devices; see `scorelab.sharding`."""
     return self.config["training"]["sharding"]
@@ -213,11 +218,24 @@ class Experiment:
 
   def draw_batch(self, key: Key, data: Batch) -> Batch:
     """A training batch: from `data`, with replacement or all of it, or afresh from the target."""
-    if not hasattr(self.target, "dequantise"):
+    if not (hasattr(self.target, "dequantise") or hasattr(self.target, "augment")):
       return self._draw_points(key, data)
-    key, noise_key = jax.random.split(key)
-    batch = self._draw_points(key, data)
-    return batch | {"x": self.target.dequantise(noise_key, batch["x"])}
+    key, change_key = jax.random.split(key)
+    return self._changed(change_key, self._draw_points(key, data))
+
+  def read_batch(self, key: Key, pixels: Array) -> Batch:
+    """A training batch of a stream's images, bytes [n, *event]."""
+    return self._changed(key, {"x": self.target.scaled(pixels)})
+
+  def _changed(self, key: Key, batch: Batch) -> Batch:
+    """The batch as it is shown this once: augmented, dequantised."""
+    x = batch["x"]
+    if hasattr(self.target, "augment"):
+      key, augment_key = jax.random.split(key)
+      x = self.target.augment(augment_key, x)
+    if hasattr(self.target, "dequantise"):
+      x = self.target.dequantise(key, x)
+    return batch | {"x": x}
 
   def _draw_points(self, key: Key, data: Batch) -> Batch:
     size = self.config["training"]["batch_size"]

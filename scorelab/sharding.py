@@ -101,6 +101,13 @@ class Layout:
 
     return jax.tree.map(put, tree)
 
+  def join(self, local: np.ndarray, axis: int = 0) -> jax.Array:
+    """One array of every process's own part, split over the devices along an axis."""
+    if self.mesh is None:
+      return jax.device_put(local)
+    sharding = NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, "data"))
+    return jax.make_array_from_process_local_data(sharding, local)
+
   def gather(self, tree: Tree) -> Tree:
     """Arrays of the state, on this process's first device as a whole; all processes must call."""
     if self.mesh is None:

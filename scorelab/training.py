@@ -19,8 +19,10 @@ import optax
 from flax import struct
 from tqdm import tqdm
 
+from scorelab import speed
 from scorelab.checkpoints import Checkpoints
 from scorelab.experiment import Experiment, Stream, stream_key
+from scorelab.feeding import make_feed, nothing_read
 from scorelab.run import (
   Preempted,
   RefusedError,
@@ -44,7 +46,7 @@ class TrainState(struct.PyTreeNode):
     ema: their exponential moving averages, by decay.
     opt_state: optax's.
     extra: what else a method keeps, by name: of early stopping the `best` validation so far and
-      how many have been `waited` for a better one.
+      how many have been `waited` for a better one; of a stream how far each process has `read`.
   """
 
   step: Array
@@ -64,6 +66,8 @@ def init_state(experiment: Experiment, layout: Layout = ONE_DEVICE) -> TrainStat
   extra = {}
   if experiment.patience:
     extra = {"best": jnp.asarray(jnp.inf), "waited": jnp.zeros((), jnp.int32)}
+  if getattr(experiment.target, "stream", None) is not None:
+    extra["read"] = nothing_read()
   return TrainState(jnp.zeros((), jnp.int32), params, ema, experiment.optimizer.init(params), extra)
 
 
@@ -81,7 +85,12 @@ def update_ema(ema: dict[str, Params], params: Params, step: Array) -> dict[str,
 
 
 def train_step(
-  experiment: Experiment, root: Key, state: TrainState, data: Batch, layout: Layout = ONE_DEVICE
+  experiment: Experiment,
+  root: Key,
+  state: TrainState,
+  data: Batch,
+  layout: Layout = ONE_DEVICE,
+  pixels: Array | None = None,
 ) -> tuple[TrainState, Metrics]:
   """One update.
 
@@ -91,12 +100,17 @@ def train_step(
     state: before the step.
     data: the training points, or nothing where the target is sampled afresh.
     layout: where arrays live; static.
+    pixels: the batch, where a stream has read it: bytes [n, *event].
 
   Returns:
     The state after it, and loss, grad_norm, param_norm (after the update) and the loss's own
     metrics.
   """
-  batch = experiment.draw_batch(stream_key(root, Stream.DATA, state.step), data)
+  key = stream_key(root, Stream.DATA, state.step)
+  if pixels is None:
+    batch = experiment.draw_batch(key, data)
+  else:
+    batch = experiment.read_batch(key, layout.split(pixels))
   context = Context(state.step, state.ema)
   (loss, metrics), grads = loss_and_gradient(
     experiment, layout, state.params, stream_key(root, Stream.LOSS, state.step), batch, context
@@ -148,21 +162,20 @@ def loss_and_gradient(
 def make_chunk(
   experiment: Experiment, layout: Layout = ONE_DEVICE
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-  """`chunk(state, data, length=K)`: K steps in one dispatch; the state is donated.
+  """`chunk(state, data, pixels, length=K)`: K steps in one dispatch; the state is donated.
 
-  The metrics come back stacked, each with a leading axis K.
+  `pixels` are a stream's, bytes [K, n, *event], or left out. The metrics come back stacked, each
+  with a leading axis K.
   """
 
   @functools.partial(jax.jit, static_argnames="length", donate_argnums=1)
   def chunk(
-    root: Key, state: TrainState, data: Batch, *, length: int
+    root: Key, state: TrainState, data: Batch, pixels: Array | None = None, *, length: int
   ) -> tuple[TrainState, Metrics]:
-    return jax.lax.scan(
-      lambda state, _: train_step(experiment, root, state, data, layout),
-      state,
-      None,
-      length=length,
-    )
+    def step(state: TrainState, pixels: Array | None) -> tuple[TrainState, Metrics]:
+      return train_step(experiment, root, state, data, layout, pixels)
+
+    return jax.lax.scan(step, state, pixels, length=length)
 
   return functools.partial(chunk, layout.place(experiment.root))
 
@@ -212,10 +225,12 @@ class Progress:
     )
     self._start, self._total, self._begun = start, total, time.monotonic()
     self._printed = self._begun
+    self._marks: list[tuple[float, int]] = []  # of the first chunk's end and the last one's
 
   def update(self, step: int, loss: float) -> float:
     """Shows the step and its loss; returns the steps per second so far."""
     now = time.monotonic()
+    self._marks = [*self._marks[:1], (now, step)]
     rate = (step - self._start) / max(now - self._begun, 1e-9)
     self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
     self._bar.update(step - self._bar.n)
@@ -229,6 +244,13 @@ class Progress:
         flush=True,
       )
     return rate
+
+  def steady_rate(self) -> float | None:
+    """Steps per second after the first chunk, which compiles; None of less than ten seconds."""
+    if not self._marks or self._marks[-1][0] - self._marks[0][0] < 10:
+      return None
+    (begun, first), (ended, last) = self._marks[0], self._marks[-1]
+    return (last - first) / (ended - begun)
 
   def close(self) -> None:
     """Ends the bar's line."""
@@ -265,17 +287,20 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
       workdir.metrics.touch()
       truncate_jsonl(workdir.metrics, step)
 
-    chunk, data = make_chunk(experiment, layout), layout.place(experiment.data)
+    chunk = make_chunk(experiment, layout)
+    feed = make_feed(experiment, layout, state.extra.get("read"))
     validate, held_out = make_validate(experiment, layout)
     progress = Progress(step, experiment.num_steps, shown=leads())
-    pending: tuple[int, Metrics] | None = None
+    pending: tuple[int, list[Metrics]] | None = None
+    abstract: tuple[int, Any] | None = None  # a chunk's length, and what it takes
 
     def settle(extra: dict[str, float]) -> None:
       """Reads the metrics of the chunk before; by then the device is busy with the next one."""
       nonlocal pending
       if pending is None:
         return
-      (last, metrics), pending = pending, None
+      (last, parts), pending = pending, None
+      metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
       check_finite(metrics, last)
       line = summarise(metrics)
       rate = progress.update(last, line["loss"])
@@ -286,7 +311,13 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
     done = finished(experiment, state, step)
     while not done:
       length = min(experiment.log_every - step % experiment.log_every, experiment.num_steps - step)
-      state, metrics = chunk(state, data, length=length)
+      metrics = []
+      for size in feed.sizes(length):
+        fed = feed.take(size)
+        if abstract is None:
+          abstract = size, jax.eval_shape(lambda *given: given, state, *fed)
+        state, stacked = chunk(state, *fed, length=size)
+        metrics.append(stacked)
       for leaf in jax.tree.leaves(metrics):
         leaf.copy_to_host_async()
       settle({})
@@ -294,7 +325,10 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
       pending = (step, metrics)
 
       stopping = any_process(stop.requested)  # asked once: what is decided must hold below
-      if step % experiment.checkpoint_every == 0 or step == experiment.num_steps:
+      saved = step % experiment.checkpoint_every == 0 or step == experiment.num_steps
+      if saved or stopping:
+        state = state.replace(extra=state.extra | feed.progress())
+      if saved:
         context = Context(state.step, state.ema)
         validation = validate(evaluated_params(state), held_out, context)
         numbers: dict[str, float] = jax.tree.map(float, validation)
@@ -310,6 +344,11 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
         checkpoints.wait()
         raise Preempted
     progress.close()
+    if leads() and abstract is not None and (rate := progress.steady_rate()) is not None:
+      length, given = abstract
+      cost = speed.flops(chunk.func, *chunk.args, *given, length=length)
+      found = speed.report(rate, experiment.batch_size, cost, experiment.compute_dtype)
+      append_jsonl(workdir.timings, {"step": step, "time": time.time(), **found})
     if step < experiment.num_steps and leads():
       print(
         f"stopped early at step {step}: no better {experiment.monitor} than at step "
@@ -338,7 +377,7 @@ def make_validate(
 
 def remember(state: TrainState, validation: float) -> TrainState:
   """The state after a validation, less being better: what early stopping needs to know."""
-  if not state.extra:
+  if "best" not in state.extra:
     return state
   best, waited = state.extra["best"], state.extra["waited"]
   better = validation < best
@@ -346,7 +385,7 @@ def remember(state: TrainState, validation: float) -> TrainState:
     "best": jnp.where(better, validation, best),
     "waited": jnp.where(better, 0, waited + 1),
   }
-  return state.replace(extra=extra)
+  return state.replace(extra=state.extra | extra)
 
 
 def finished(experiment: Experiment, state: TrainState, step: int) -> bool:

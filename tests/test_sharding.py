@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from configs import ncsn_gmm
-from scorelab import training
+from scorelab import speed, training
 from scorelab.checks import check_devices
 from scorelab.experiment import Stream, build
 from scorelab.options import ConfigError
@@ -117,13 +117,28 @@ def test_the_average_that_is_measured_is_chosen():
     build(config)
 
 
+def test_operations_are_counted_and_the_peak_is_measured():
+  """2 m n k of a product, a step's once however long the chunk; a CPU core does above 1 GFLOP/s."""
+  a, b = jax.numpy.ones((64, 32)), jax.numpy.ones((32, 16))
+
+  def repeated(a, b):
+    return jax.lax.scan(lambda c, _: (c + a @ b, None), jax.numpy.zeros((64, 16)), length=7)[0]
+
+  once = 2 * 64 * 32 * 16
+  assert once <= speed.flops(jax.jit(repeated), a, b) < 1.1 * once
+  found = speed.report(10.0, 32, 1e6, "float32")
+  assert found["examples_per_s"] == 320
+  assert found["peak_flops_per_s"] > 1e9
+  np.testing.assert_allclose(found["utilisation"], 1e7 / found["peak_flops_per_s"])
+
+
 def start_processes(workdir, *arguments, count=2):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
   shared = ["--config=configs/ncsn_gmm.py:fast", f"--workdir={workdir}", *arguments]
   shared += ["--config.network.width=16", "--config.network.depth=1"]
-  shared += ["--config.training.num_steps=2000", "--config.training.checkpoint_every=100"]
+  shared += ["--config.training.num_steps=600", "--config.training.checkpoint_every=100"]
   shared += ["--config.training.batch_size=32", "--distributed", f"--coordinator=localhost:{port}"]
   return [
     subprocess.Popen(
@@ -163,13 +178,13 @@ def test_two_processes_are_killed_and_resume(sharding, tmp_path):
   finish(start_processes(tmp_path / "straight", "--mode=train", option))
   killed = start_processes(tmp_path / "killed", "--mode=train", option)
   metrics = pathlib.Path(tmp_path / "killed" / "metrics.jsonl")
-  while not (metrics.exists() and metrics.read_text().count("\n") > 30):
+  while not (metrics.exists() and metrics.read_text().count("\n") > 8):
     assert all(process.poll() is None for process in killed)
     time.sleep(0.02)
   for process in killed:
     process.send_signal(signal.SIGKILL)
     process.wait()
-  assert metrics.read_text().count("\n") < 200
+  assert metrics.read_text().count("\n") < 60
   finish(start_processes(tmp_path / "killed", "--mode=train", option))
   assert metrics.read_text() == (tmp_path / "straight" / "metrics.jsonl").read_text()
   states = [last_state(tmp_path / name) for name in ("straight", "killed")]
