@@ -155,7 +155,7 @@ class ImageStream(Sequence):
     start: position of the first item.
   """
 
-  images: Sequence[bytes]
+  images: Folder | Table
   chosen: np.ndarray
   side: int
   channels: int

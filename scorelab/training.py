@@ -161,7 +161,7 @@ def loss_and_gradient(
 
 def make_chunk(
   experiment: Experiment, layout: Layout = ONE_DEVICE
-) -> Callable[..., tuple[TrainState, Metrics]]:
+) -> functools.partial[tuple[TrainState, Metrics]]:
   """`chunk(state, data, pixels, length=K)`: K steps in one dispatch; the state is donated.
 
   `pixels` are a stream's, bytes [K, n, *event], or left out. The metrics come back stacked, each

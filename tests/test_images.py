@@ -191,6 +191,7 @@ def small_config(folder, **target):
   config.network.update(widths=(16,), norms=(False,))
   config.training.update(num_steps=12, log_every=2, checkpoint_every=4, batch_size=32)
   config.training.update(validation_repeats=1, patience=0)
+  config.evaluation.metrics = ("energy_distance",)
   return config
 
 
