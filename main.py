@@ -146,7 +146,12 @@ def join_processes() -> None:
 
   try:
     # Process 0 evaluates alone, and the others may have to wait for it as long as that takes.
-    jax.distributed.initialize(*given.values(), shutdown_timeout_seconds=7 * 24 * 3600)
+    jax.distributed.initialize(
+      _COORDINATOR.value,
+      _NUM_PROCESSES.value,
+      _PROCESS_ID.value,
+      shutdown_timeout_seconds=7 * 24 * 3600,
+    )
   except (RuntimeError, ValueError) as error:
     _fail(f"main.py: --distributed: {str(error).splitlines()[0]}")
 

@@ -48,7 +48,7 @@ class StreamFeed(Feed):
   Args:
     batches: of this process.
     layout: where they go.
-    image_bytes: of one batch of all processes.
+    batch_bytes: of one batch of all processes.
   """
 
   def __init__(self, batches: Batches, layout: Layout, batch_bytes: int) -> None:

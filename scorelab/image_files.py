@@ -59,7 +59,7 @@ class Table(Sequence):
       table = datasets.load_dataset(path.removeprefix(_HUB), split=part)
     else:
       file = pathlib.Path(path)
-      files = [str(f) for f in sorted(file.glob("*.parquet"))] if file.is_dir() else [path]
+      files: Any = [str(f) for f in sorted(file.glob("*.parquet"))] if file.is_dir() else path
       table = datasets.Dataset.from_parquet(files)
     if column not in table.column_names:
       known = ", ".join(table.column_names)
