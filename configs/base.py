@@ -46,6 +46,15 @@ def get_config() -> ConfigDict:
       test_fraction=placeholder(float),
       split_seed=placeholder(int),
       standardise=placeholder(bool),
+      # Of images in files: see scorelab/images.py.
+      side=placeholder(int),
+      channels=placeholder(int),
+      column=placeholder(str),
+      part=placeholder(str),
+      held_out=placeholder(int),
+      cache_gib=placeholder(float),
+      num_workers=placeholder(int),
+      flip=placeholder(bool),
     )
   )
   config.schedule = ConfigDict(
@@ -172,6 +181,10 @@ def get_config() -> ConfigDict:
     dict(
       num_steps=6000,
       batch_size=1024,  # 0 is the whole training set
+      # Parts of a batch that are worked on one after the other, which takes less memory; None is 1.
+      accumulate=placeholder(int),
+      # Of parameters over several devices: 'replicated' (None) or 'fsdp', split over them.
+      sharding=placeholder(str),
       log_every=100,
       checkpoint_every=1000,
       keep_every=0,  # keeps every checkpoint of a multiple of so many steps; 0 the latest and best
@@ -244,6 +257,9 @@ def get_config() -> ConfigDict:
     dict(
       # Further rows, each the main sampler's settings with changes: "name:num_steps:field=value".
       checkpoint="last",  # or 'best'
+      # Decay of the average that is measured, one of optimizer.ema_decays; None is the slowest, 0
+      # the parameters themselves.
+      ema=placeholder(float),
       rows=("dpmpp_2m:32", "heun:16", "ddim:32:eta=1.0"),
       num_keys=10,
       num_samples=2000,

@@ -47,6 +47,8 @@ def check_target(config: ConfigDict, target: Any) -> None:
       )
     if config.evaluation.reference == "train":
       raise ConfigError("evaluation.reference = 'train' needs target.num_train > 0")
+  if config.training.batch_size == 0 and getattr(target, "stream", None) is not None:
+    raise ConfigError("training.batch_size = 0 needs all images in memory: raise target.cache_gib")
   if config.evaluation.reference == "test" and "test" not in splits:
     raise ConfigError(f"evaluation.reference = 'test', and {name} has no test points: use 'fresh'")
 
@@ -144,3 +146,16 @@ def check_rows(experiment: Experiment) -> None:
         jax.eval_shape(functools.partial(run, row, bind))
       except ValueError as error:
         raise ConfigError(f"{row.sampler}: {error}") from error
+
+
+def check_devices(experiment: Experiment) -> None:
+  """Refuses a batch that is not dealt out evenly, to the devices and to accumulated parts."""
+  size, parts, devices = experiment.batch_size, experiment.accumulate, jax.device_count()
+  for share, what in (
+    (parts, f"training.accumulate = {parts}"),
+    (parts * devices, f"{devices} devices" + (f" x training.accumulate = {parts}" * (parts > 1))),
+  ):
+    if size % share:
+      given = experiment.config["training"]["batch_size"]
+      whole = "" if given else f", {size} points,"
+      raise ConfigError(f"training.batch_size = {given}{whole} must be a multiple of {what}")

@@ -47,6 +47,7 @@ from scorelab.predictions import (
 )
 from scorelab.rows import Row, make_row, parse_changes, parse_row
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
+from scorelab.sharding import SHARDINGS
 from scorelab.targets import TARGETS, has_truth, labelled_splits_of, splits_of, truth_of
 from scorelab.typing import Array, Batch, Context, Key, Loss, Params
 
@@ -103,6 +104,7 @@ class Evaluation:
     checkpoint: which is measured, 'last' or 'best'.
     labels: what a conditional network is asked for: 'data', classes in the data's shares,
       'uniform', or the number of one; None for an unconditional network.
+    ema: decay of the average that is measured; None is the slowest, 0 the parameters themselves.
     comparable: whether there is an exact score and the network says one too, so that the truth can
       stand in its place.
     girsanov: whether it does at every level, so that Girsanov's bound is one on it.
@@ -112,6 +114,7 @@ class Evaluation:
   rows: tuple[Row, ...]
   metrics: dict[str, Callable[..., float]]
   checkpoint: str
+  ema: float | None
   num_keys: int
   num_samples: int
   num_reference: int
@@ -172,6 +175,26 @@ class Experiment:
     return bool(self.config["network"]["num_classes"])
 
   @property
+  def batch_size(self) -> int:
+    """Points in a training step, over all devices."""
+    return self.config["training"]["batch_size"] or self.data["x"].shape[0]
+
+  @property
+  def accumulate(self) -> int:
+    """Parts of a batch that are worked on one after the other; 1: it is worked on as a whole."""
+    return self.config["training"]["accumulate"] or 1
+
+  @property
+  def compute_dtype(self) -> str:
+    """What the network computes in."""
+    return self.config["network"]["dtype"] or "float32"
+
+  @property
+  def sharding(self) -> str | None:
+    """How parameters lie over the devices; see `scorelab.sharding`."""
+    return self.config["training"]["sharding"]
+
+  @property
   def log_every(self) -> int:
     """Steps in a line of metrics.jsonl."""
     return self.config["training"]["log_every"]
@@ -223,11 +246,24 @@ class Experiment:
     return self._draw_batch(key, data)
 
   def _draw_batch(self, key: Key, data: Batch) -> Batch:
-    if not hasattr(self.target, "dequantise"):
+    if not (hasattr(self.target, "dequantise") or hasattr(self.target, "augment")):
       return self._draw_points(key, data)
-    key, noise_key = jax.random.split(key)
-    batch = self._draw_points(key, data)
-    return batch | {"x": self.target.dequantise(noise_key, batch["x"])}
+    key, change_key = jax.random.split(key)
+    return self._changed(change_key, self._draw_points(key, data))
+
+  def read_batch(self, key: Key, pixels: Array) -> Batch:
+    """A training batch of a stream's images, bytes [n, *event]."""
+    return self._changed(key, {"x": self.target.scaled(pixels)})
+
+  def _changed(self, key: Key, batch: Batch) -> Batch:
+    """The batch as it is shown this once: augmented, dequantised."""
+    x = batch["x"]
+    if hasattr(self.target, "augment"):
+      key, augment_key = jax.random.split(key)
+      x = self.target.augment(augment_key, x)
+    if hasattr(self.target, "dequantise"):
+      x = self.target.dequantise(key, x)
+    return batch | {"x": x}
 
   def _draw_points(self, key: Key, data: Batch) -> Batch:
     size = self.config["training"]["batch_size"]
@@ -308,6 +344,13 @@ def build(config: ConfigDict) -> Experiment:
         f"training.{seldom} = {config.training[seldom]} must be a multiple of "
         f"training.{often} = {config.training[often]}"
       )
+  if config.training.sharding is not None:
+    choose(_named(SHARDINGS), config.training.sharding, "training.sharding", "sharding")
+  if config.evaluation.ema and config.evaluation.ema not in config.optimizer.ema_decays:
+    raise ConfigError(
+      f"evaluation.ema = {config.evaluation.ema} is not in optimizer.ema_decays = "
+      f"{config.optimizer.ema_decays}"
+    )
   monitors = ("val_loss", "score_error")
   choose(_named(monitors), config.training.monitor, "training.monitor", "validation")
 
@@ -537,6 +580,7 @@ def _make_evaluation(
     rows=tuple(rows),
     metrics=metrics,
     checkpoint=section.checkpoint,
+    ema=section.ema,
     num_keys=section.num_keys,
     num_samples=section.num_samples,
     num_reference=section.num_reference,

@@ -7,8 +7,10 @@ take keyword options only, all of them with defaults. A target has
 
 and may have more: `predict`, its exact score (`has_truth`); `bounds`, a box (low, high) for
 figures; `splits`, fixed points in the place of fresh draws (`splits_of`);
-`dequantise(key, x) -> x`, noise that every training batch gets anew; `distance(x)` to its support,
-and `component(x)` with `weights`, which of its parts a point belongs to.
+`dequantise(key, x) -> x`, noise that every training batch gets anew; `augment(key, x) -> x`, of
+training batches alone; `stream`, training images that are read from files in every epoch;
+`distance(x)` to its support, and `component(x)` with `weights`, which of its parts a point belongs
+to.
 
 One with classes has `num_classes`, `sample_with_labels(key, n) -> (x, label)`, which draws what
 `sample` draws, and `sample_of_class(key, label [n]) -> x`; `labels` of its splits, where it has
