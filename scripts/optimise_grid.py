@@ -6,7 +6,13 @@
 
 The grid is found on 8,192 starts of the nine modes, and compared on keys of its own: there, on two
 targets that it was not made for, and on the learned score. Every grid of a key has the same starts.
-The stock grids are all those of scorelab.schedules, with several sigma_min and rho. Numbers and a
+The stock grids are all those of scorelab.schedules, with several sigma_min and rho. With
+
+  python scripts/optimise_grid.py --iterations 200 --keys 10 --size 1000
+
+the mean distance to where many steps lead is 0.111, the best stock grid's 0.222, and the energy
+distance 0.019 for 0.022: by 11 and 4 standard errors or more over every one of them. Max-sliced W2
+is as good as theirs. On the ring and the 25 modes, for which it was not made, it is worse. Numbers and a
 figure go to results/reference/optimised_grid/, or to --out.
 """
 
