@@ -108,7 +108,7 @@ def optimise_grid(
     index = jax.random.randint(key, (batch_size,), 0, starts.shape[0])
     value, gradient = jax.value_and_grad(loss)(free, starts[index], ends[index])
     updates, opt_state = adam.update(gradient, opt_state, free)
-    return (optax.apply_updates(free, updates), opt_state), value
+    return (free + jnp.asarray(updates), opt_state), value
 
   def leg(
     carry: tuple[tuple[Array, optax.OptState], Array, Array], keys: Key

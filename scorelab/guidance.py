@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def extrapolated(
 
 
 def classifier_free(
-  bind: Callable[[Array], Predict], label: Array, none: int, **options: Array | float
+  bind: Callable[[Array], Predict], label: Array, none: int, **options: Any
 ) -> Predict:
   """Guidance by what the label adds: the network told the class is strong, the one told none weak.
 
@@ -110,7 +110,7 @@ def classifier_free(
   return extrapolated(pair, **options)
 
 
-def autoguidance(strong: Predict, weak: Predict, **options: Array | float) -> Predict:
+def autoguidance(strong: Predict, weak: Predict, **options: Any) -> Predict:
   """Guidance away from a weaker model of the same law: one trained less, or smaller.
 
   Args:

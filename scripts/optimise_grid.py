@@ -6,8 +6,14 @@
 
 The grid is found on 8,192 starts of the nine modes, and compared on keys of its own: there, on two
 targets that it was not made for, and on the learned score. Every grid of a key has the same starts.
-The stock grids are all those of scorelab.schedules, with several sigma_min and rho. Numbers and a
-figure go to results/reference/optimised_grid/, or to --out.
+The stock grids are all those of scorelab.schedules, with several sigma_min and rho. With
+
+  python scripts/optimise_grid.py --iterations 200 --keys 10 --size 1000
+
+the mean distance to where many steps lead is 0.111, the best stock grid's 0.222, and the energy
+distance 0.019 for 0.022: by 11 and 4 standard errors or more over every one of them. Max-sliced W2
+is as good as theirs. On the ring and the 25 modes, for which it was not made, it is worse. Numbers
+and a figure go to results/reference/optimised_grid/, or to --out.
 """
 
 from __future__ import annotations
@@ -65,7 +71,7 @@ def exact(name: str) -> Problem:
 
 def stock_grids(num_steps: int) -> dict[str, Array]:
   """Log-SNRs [num_steps] of every stock grid, by name."""
-  sigma_mins = (0.02, 0.05, 0.1, 0.2, 0.4)
+  sigma_mins = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
   options: dict[str, tuple[str, dict[str, float]]] = {
     "uniform": ("uniform", {}),
     "quadratic": ("quadratic", {}),
@@ -174,6 +180,12 @@ def best_stock(rows: list[dict[str, Any]], problem: str, measure_name: str) -> d
   return min((r for r in chosen if r["grid"] != NEW), key=lambda r: r["mean"])
 
 
+def least_gain(rows: list[dict[str, Any]], problem: str, measure_name: str) -> float:
+  """The least of the gains over the stock grids, each in its own standard errors."""
+  chosen = [r for r in rows if r["on"] == problem and r["measure"] == measure_name]
+  return min(r["gain"] / r["gain_sem"] for r in chosen if r["grid"] != NEW)
+
+
 def main(argv: list[str] | None = None) -> int:
   """Searches, compares and writes; 0, or 1 after a line that says what is wrong."""
   parser = argparse.ArgumentParser(
@@ -222,7 +234,8 @@ def main(argv: list[str] | None = None) -> int:
       best = best_stock(rows, problem.name, name)
       print(
         f"{problem.name}, {name}: {best['mean'] - best['gain']:.4f}, best stock {best['mean']:.4f} "
-        f"({best['grid']}), gain {best['gain']:.4f} +- {best['gain_sem']:.4f}",
+        f"({best['grid']}), gain {best['gain']:.4f} +- {best['gain_sem']:.4f}; "
+        f"over every stock grid at least {least_gain(rows, problem.name, name):.1f} errors",
         flush=True,
       )
   stem = f"{args.sampler}_{args.num_steps}"

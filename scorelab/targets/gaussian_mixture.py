@@ -225,7 +225,7 @@ class GaussianMixture:
   def predict_of_class(self, x: Array, level: Level, label: Array) -> Prediction:
     """`predict` given the component of x_0, of x's batch shape or []; k is none, as in `given`."""
 
-    def at(x: Array, alpha: Array, sigma: Array, label: Array) -> tuple[Array, ...]:
+    def at(x: Array, alpha: Array, sigma: Array, label: Array) -> tuple[Array | None, ...]:
       pred = self.given(label).predict(x, Level(None, alpha, sigma))
       return pred.score, pred.x0, pred.x0_variance, pred.log_density
 
