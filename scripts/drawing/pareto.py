@@ -67,10 +67,12 @@ def panels(rows: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> list[par
       curves = []
       for number, label in enumerate(labels):
         own = sorted((li for li in here if li["label"] == label), key=lambda line: line["nfe"])
-        columns = ([line[name] for line in own] for name in ("nfe", metric, f"{metric}_sem"))
+        nfe, value, sem_of = (
+          np.array([line[name] for line in own], float) for name in ("nfe", metric, f"{metric}_sem")
+        )
         look = pareto.look(label.split()[0], dashed=label in STOCHASTIC, number=number)
         if own:
-          curves.append(Curve(label, *(np.array(c, float) for c in columns), look))
+          curves.append(Curve(label, nfe, value, sem_of, look))
       if curves:
         name = NAMES.get(target, target)
         found.append(pareto.Panel(name, score, curves, float(floor.mean()), sem))
