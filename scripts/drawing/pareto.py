@@ -138,7 +138,7 @@ def write(
   """pareto.csv and pareto.png, and the tables of the README on standard output."""
   lines = summarise(rows)
   write_csv(out / "pareto.csv", lines, command)
-  text += f"; mean and standard error over {keys} keys; dashed: samplers that draw noise"
+  text += f";\nmean and standard error over {keys} keys; dashed: samplers that draw noise"
   save(pareto.pareto(panels(rows), METRICS[0], text), out / "pareto.png", command)
   print(fewest(lines))
   print()
