@@ -23,6 +23,8 @@ from scorelab.schedules import Grid, Level
 
 NUM_STEPS, SIZES = 100, (20, 2000)
 Work = Callable[[], Any]
+Loops = dict[str, tuple[Callable[[Any], Any], np.ndarray]]
+"""By sampler: `x -> samples` from unit noise, and sigma / alpha of its levels, [N + 1]."""
 
 
 def conditioning(level: Level) -> jax.Array:
@@ -32,7 +34,7 @@ def conditioning(level: Level) -> jax.Array:
 
 def make_networks() -> tuple[Any, Any, Any]:
   """The Flax module, its parameters, and the same network in PyTorch, `(x, c [n, 1]) -> noise`."""
-  import torch
+  import torch  # pyrefly: ignore[missing-import]
 
   network = MLP()
   params = network.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1))["params"]
@@ -58,10 +60,10 @@ def make_networks() -> tuple[Any, Any, Any]:
   return network, params, lambda x, c: stack(torch.cat([x, c], dim=1))
 
 
-def diffusers_loops(network: Any) -> dict[str, tuple[Callable[[Any], Any], np.ndarray]]:
-  """By sampler: `x -> samples` from unit noise, and sigma / alpha of its levels, [N + 1]."""
-  import diffusers
-  import torch
+def diffusers_loops(network: Any) -> Loops:
+  """Those of its schedulers, on trailing steps of DDPM's linear betas."""
+  import diffusers  # pyrefly: ignore[missing-import]
+  import torch  # pyrefly: ignore[missing-import]
 
   betas = {"beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "trailing"}
   schedulers = {
@@ -69,7 +71,7 @@ def diffusers_loops(network: Any) -> dict[str, tuple[Callable[[Any], Any], np.nd
     "heun": diffusers.HeunDiscreteScheduler(**betas),
     "dpmpp_2m": diffusers.DPMSolverMultistepScheduler(**betas, solver_order=2),
   }
-  loops = {}
+  loops: dict[str, Any] = {}
   for name, scheduler in schedulers.items():
     scheduler.set_timesteps(NUM_STEPS)
     if name == "ddim":
@@ -94,12 +96,10 @@ def diffusers_loops(network: Any) -> dict[str, tuple[Callable[[Any], Any], np.nd
   return loops
 
 
-def k_diffusion_loops(
-  network: Any, ratios: np.ndarray
-) -> dict[str, tuple[Callable[[Any], Any], np.ndarray]]:
-  """The same for k-diffusion, on one grid: its own wrapper of a network is a closure here."""
-  import torch
-  from k_diffusion import sampling
+def k_diffusion_loops(network: Any, ratios: np.ndarray) -> Loops:
+  """Those of k-diffusion's functions, on one grid: its wrapper of a network is a closure here."""
+  import torch  # pyrefly: ignore[missing-import]
+  from k_diffusion import sampling  # pyrefly: ignore[missing-import]
 
   sigmas = torch.tensor(ratios, dtype=torch.float32)
 
@@ -124,14 +124,12 @@ def grid_of(ratios: np.ndarray) -> Grid:
   return Grid.from_arrays(alphas, ratios * alphas, process="vp")
 
 
-def matched(
-  library: str, loops: dict[str, tuple[Callable[[Any], Any], np.ndarray]], network: Any, params: Any
-) -> dict[str, tuple[Work, Work]]:
+def matched(library: str, loops: Loops, network: Any, params: Any) -> dict[str, tuple[Work, Work]]:
   """Pairs of work that give the same samples, for every sampler and size."""
-  import torch
+  import torch  # pyrefly: ignore[missing-import]
 
   bind = Parameterization(network.apply, conditioning, "noise").bind
-  pairs = {}
+  pairs: dict[str, Any] = {}
   for name, (loop, ratios) in loops.items():
     grid = grid_of(ratios)
 
@@ -177,7 +175,7 @@ def side_by_side() -> dict[str, tuple[Work, Work]]:
   Raises:
     ImportError: torch, diffusers or k-diffusion is not installed.
   """
-  import torch
+  import torch  # pyrefly: ignore[missing-import]
 
   torch.set_num_threads(os.cpu_count() or 1)
   network, params, in_torch = make_networks()

@@ -61,7 +61,9 @@ HEADLINE_BUDGET = 10  # the nine modes' best samplers up to it are measured with
 
 def make_run(cell: Cell, score: str, experiment: Experiment) -> Any:
   """`(model, grid, key, x, options) -> (samples, mean NFE)`, jitted: the numbers are traced."""
-  sampler = adaptive_ode if cell.entry.sampler == "adaptive_ode" else SAMPLERS[cell.entry.sampler]
+  sampler: Any = adaptive_ode
+  if cell.entry.sampler != "adaptive_ode":
+    sampler = SAMPLERS[cell.entry.sampler]
 
   def bind(model: Any) -> Predict:
     if score == "exact":

@@ -54,7 +54,8 @@ def pareto(panels: Sequence[Panel], metric: str, text: str) -> Figure:
   """
   targets = list(dict.fromkeys(panel.target for panel in panels))
   scores = list(dict.fromkeys(panel.score for panel in panels))
-  figure = style.new_figure(max(2.5 * len(targets), 6), 2.6 * len(scores) + 1.7)
+  width = max(2.5 * len(targets), 6)
+  figure = style.new_figure(width, 2.6 * len(scores) + 1.7)
   axes = figure.subplots(len(scores), len(targets), squeeze=False, sharex=True)
   for ax in axes.flat:
     ax.set_visible(False)
@@ -73,7 +74,7 @@ def pareto(panels: Sequence[Panel], metric: str, text: str) -> Figure:
   lines = [Line2D([], [], **line) for line in handles.values()]
   lines.append(Line2D([], [], color=style.PART_COLOURS["floor"], lw=5))
   labels = [*handles, style.PART_LABELS["floor"]]
-  figure.legend(lines, labels, loc="outside upper center", ncols=5)
+  figure.legend(lines, labels, loc="outside upper center", ncols=int(width / 1.7))
   style.caption(figure, text)
   return figure
 

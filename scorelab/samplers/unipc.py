@@ -95,6 +95,7 @@ def unipc(
     if value not in allowed:
       raise ValueError(f"{name} = {value!r} must be one of {', '.join(map(str, allowed))}")
   ahead, back, new = unipc_weights(grid, order, view, solver_type, lower_order_final)
+  count = ahead.shape[1]  # of past values: a short grid may not reach the order
   # A step's correction is made when the next one has called: row i is of step i - 1, or nothing.
   corrected = (jnp.arange(grid.num_steps) > uncorrected)[:, None]
   changes = jnp.concatenate([new[:, None], back - ahead], 1)
@@ -109,10 +110,10 @@ def unipc(
     moved = now.alpha * combine(change, jnp.concatenate([value[None], past[1:]]) - past[:1])
     pred = _moved(pred, moved, now, view)
     x = renewing_step(pred, nxt, jnp.zeros_like(x), 0.0)
-    x = x + nxt.alpha * combine(row, past[: order - 1] - value[None])
+    x = x + nxt.alpha * combine(row, past[:count] - value[None])
     return (x, jnp.concatenate([value[None], past[:-1]])), x
 
-  past = jnp.zeros((order, *x.shape), x.dtype)
+  past = jnp.zeros((count + 1, *x.shape), x.dtype)
   (x, _), path = jax.lax.scan(step, (x, past), (*grid.pairs, changes, ahead))
   return Samples(x, path, nfe=grid.num_steps)
 

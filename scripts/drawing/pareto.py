@@ -67,10 +67,12 @@ def panels(rows: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> list[par
       curves = []
       for number, label in enumerate(labels):
         own = sorted((li for li in here if li["label"] == label), key=lambda line: line["nfe"])
-        columns = ([line[name] for line in own] for name in ("nfe", metric, f"{metric}_sem"))
+        nfe, value, sem_of = (
+          np.array([line[name] for line in own], float) for name in ("nfe", metric, f"{metric}_sem")
+        )
         look = pareto.look(label.split()[0], dashed=label in STOCHASTIC, number=number)
         if own:
-          curves.append(Curve(label, *(np.array(c, float) for c in columns), look))
+          curves.append(Curve(label, nfe, value, sem_of, look))
       if curves:
         name = NAMES.get(target, target)
         found.append(pareto.Panel(name, score, curves, float(floor.mean()), sem))
@@ -136,7 +138,7 @@ def write(
   """pareto.csv and pareto.png, and the tables of the README on standard output."""
   lines = summarise(rows)
   write_csv(out / "pareto.csv", lines, command)
-  text += f"; mean and standard error over {keys} keys; dashed: samplers that draw noise"
+  text += f";\nmean and standard error over {keys} keys; dashed: samplers that draw noise"
   save(pareto.pareto(panels(rows), METRICS[0], text), out / "pareto.png", command)
   print(fewest(lines))
   print()

@@ -30,7 +30,7 @@ def gaussian():
 
 @pytest.mark.parametrize("process", ["ve", "vp"])
 def test_endpoints_of_another_solver(process):
-  """Where a DOP853 of SciPy's, at its own 1e-12, took 16 points of a mixture: to 1e-8."""
+  """Where SciPy, asked for high accuracy, took 16 points of a mixture: to 1e-8."""
   weights, means, stds = LAWS[process]
   target = GaussianMixture(weights, np.array(means), np.array(stds) ** 2)
   if process == "ve":

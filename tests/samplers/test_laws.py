@@ -73,28 +73,29 @@ WEAK_ORDERS = [
   ("ddim", {"eta": 0.5}, 1, 1),
   ("euler_maruyama", {}, 1, 1),
   ("euler_maruyama", {"eta": 0.5}, 1, 1),
-  ("dpm_solver_2_ancestral", {}, 1, 1),
-  ("dpmpp_2s_ancestral", {}, 1, 1),
+  # The flow to a cleaner level and noise back keep the law: as exact as the solver of the flow.
+  ("dpm_solver_2_ancestral", {}, 1, 2),
+  ("dpmpp_2s_ancestral", {}, 1, 2),
   ("dpmpp_sde", {}, 2, 1),
-  ("dpmpp_2m_sde", {}, 1, 1),
-  ("dpmpp_2m_sde", {"eta": 0.5}, 1, 1),
-  ("dpmpp_3m_sde", {}, 1, 1),
+  ("dpmpp_2m_sde", {}, 1, 2),
+  ("dpmpp_2m_sde", {"eta": 0.5}, 1, 2),
+  ("dpmpp_3m_sde", {}, 1, 2),  # its noise within a step is not seen by x0, whatever the order
 ]
 
 
 @pytest.mark.parametrize(("name", "options", "draws", "order"), WEAK_ORDERS)
 def test_weak_order(name, options, draws, order, given_noise):
-  """64 and 128 steps: the error of the variance is halved as often, for every process."""
+  """256 and 512 steps: the error of the variance is halved as often, for every process."""
   for process, (schedule, _, low) in RANGES.items():
     sampler = functools.partial(SAMPLERS[name], **options)
     end = schedule.at(low)
     mean, variance = end.alpha * MEAN, end.alpha**2 * VARIANCE + end.sigma**2
     errors = []
-    for num_steps in (64, 128):
+    for num_steps in (256, 512):
       got = law(sampler, process, num_steps, draws)
       errors.append([abs(got[0] - mean), abs(got[1] - variance)])
     measured = np.log2(errors[0][1] / errors[1][1])
-    assert abs(measured - order) < 0.25, (process, measured, errors)
+    assert abs(measured - order) < 0.2, (process, measured, errors)
 
 
 def test_the_optimal_variance_is_exact(given_noise):

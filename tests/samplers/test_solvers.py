@@ -365,6 +365,17 @@ def test_images_one_by_one_or_together(name, x64):
   assert np.std(apart) > 0.1
 
 
+@pytest.mark.parametrize("name", ["unipc", "lms", "deis", "ipndm"])
+def test_fewer_steps_than_the_order(name, x64):
+  """A grid too short for an order gives the highest that it has room for."""
+  x = jnp.asarray([[0.3, -1.0], [2.0, 0.1]])
+  for num_steps in (1, 2):
+    grid = uniform(VP, num_steps)
+    few, fewer = (SAMPLERS[name](KEY, network(), x, grid, order=order).x for order in (3, 2))
+    np.testing.assert_allclose(few, fewer, 1e-12)
+    assert np.isfinite(few).all()
+
+
 # Ends and gradients
 
 
