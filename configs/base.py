@@ -38,6 +38,8 @@ def get_config() -> ConfigDict:
       validation_share=placeholder(float),
       scaling=placeholder(str),
       dequantise=placeholder(bool),
+      side=placeholder(int),
+      stride=placeholder(int),
       # Of points in a file: see scorelab/data.py.
       path=placeholder(str),
       columns=placeholder(tuple),
@@ -233,6 +235,7 @@ def get_config() -> ConfigDict:
       rows=("dpmpp_2m:32", "heun:16", "ddim:32:eta=1.0"),
       num_keys=10,
       num_samples=2000,
+      batch_size=placeholder(int),  # of samples drawn at a time; None draws a key's all at once
       num_reference=10_000,
       reference="fresh",  # 'fresh' draws for every key, the 'train' set, or the target's 'test' set
       num_projections=1000,
@@ -323,4 +326,23 @@ def digits(config: ConfigDict) -> ConfigDict:
   config.evaluation.update(checkpoint="best", reference="test", num_keys=5)
   config.evaluation.update(rows=("dpmpp_2m:32", "euler:64"))
   config.evaluation.metrics = ("frechet", "confident_share", "class_count", "energy_distance")
+  return config
+
+
+def images(config: ConfigDict) -> ConfigDict:
+  """The config on images, with what denoising diffusion of them shares.
+
+  T = 1000 linear betas; a network that is told the step's index and predicts through EDM's scaling;
+  an average over the last thousand steps. Samples are drawn in batches, over one key.
+  """
+  config.schedule.update(name="linear_betas", num_levels=1000, beta_min=1e-4, beta_max=0.02)
+  config.network = get_config().network
+  config.parameterization.update(name="edm", conditioning="time_index")
+  config.loss.update(name="ddpm", levels="grid", num_levels=1000, spacing="uniform")
+  config.optimizer.update(learning_rate=1e-3, ema_decays=(0.998,))
+  config.training.update(log_every=50, checkpoint_every=500, keep_every=500, num_validation=256)
+  config.sampler.update(name="dpmpp_2m", num_steps=32, grid="karras")
+  config.evaluation.update(reference="test", num_keys=1, num_samples=1000)
+  config.evaluation.rows = ("heun:16", "ddim:50")
+  config.evaluation.metrics = ("frechet", "confident_share", "class_count", "sliced_wasserstein")
   return config

@@ -14,7 +14,7 @@ and `component(x)` with `weights`, which of its parts a point belongs to.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scorelab.targets import circles, digits, mixtures, points
+from scorelab.targets import circles, digits, mixtures, patches, points
 from scorelab.typing import Array
 
 TARGETS: dict[str, Callable[..., Any]] = {
@@ -29,6 +29,7 @@ TARGETS: dict[str, Callable[..., Any]] = {
   "spirals": points.spirals,
   "checkerboard": points.checkerboard,
   "digits": digits.digits,
+  "patches": patches.patches,
   "pinwheel": points.pinwheel,
 }
 
