@@ -56,6 +56,46 @@ def sample_row(
   return run
 
 
+def sample_in_batches(
+  sample: Callable[[Params, Key, Array], tuple[Array, Array]],
+  params: Params,
+  keys: Key,
+  starts: Array,
+  size: int,
+  stop: StopFlag,
+) -> tuple[np.ndarray, Array]:
+  """As `sample_row`, `size` samples at a time over all devices, each batch with a key of its own.
+
+  What is in memory does not grow with the number of samples; the last batch is filled up.
+
+  Args:
+    sample: a row's.
+    params: the network's.
+    keys: [k].
+    starts: [k, n, *event].
+    size: at least 1; a multiple of the number of devices uses them all.
+    stop: asked before every batch.
+
+  Returns:
+    Samples [k, n, *event] on the host, and nfe [].
+  """
+  devices = jax.devices()
+  mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  spread = jax.sharding.PartitionSpec(None, "data" if size % len(devices) == 0 else None)
+  sets, nfe = [], jnp.zeros((), int)
+  for key, start in zip(keys, starts, strict=True):
+    batches = []
+    for i in range(0, len(start), size):
+      stop.check()
+      batch = start[i : i + size]
+      full = jnp.concatenate([batch, jnp.zeros((size - len(batch), *batch.shape[1:]))])[None]
+      full = jax.device_put(full, jax.sharding.NamedSharding(mesh, spread))
+      x, nfe = sample(params, jax.random.fold_in(key, i)[None], full)
+      batches.append(np.asarray(x[0, : len(batch)]))
+    sets.append(np.concatenate(batches))
+  return np.stack(sets), nfe
+
+
 def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[str, Any]:
   """Draws every set of samples that the budget compares.
 
@@ -101,7 +141,11 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
     sets = {}
     for name, sample, given, starts in runs:
       stop.check()
-      x, nfe = sample(given, sampler_keys, starts)
+      if protocol.batch_size is None:
+        x, nfe = sample(given, sampler_keys, starts)
+      else:
+        size = protocol.batch_size
+        x, nfe = sample_in_batches(sample, given, sampler_keys, starts, size, stop)
       sets |= {name: np.asarray(x), "nfe": int(nfe)}
     rows.append(sets)
   return {

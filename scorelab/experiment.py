@@ -20,7 +20,17 @@ from scorelab.checks import check_consistency, check_network, check_pure_noise, 
 from scorelab.data import FILES
 from scorelab.likelihood import METHODS
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
-from scorelab.metrics import METRICS, needed_by, score_error
+from scorelab.metrics import (
+  CLASS_METRICS,
+  FEATURES,
+  METRICS,
+  MODE_METRICS,
+  SUPPORT_METRICS,
+  features_need,
+  in_features,
+  needed_by,
+  score_error,
+)
 from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES, NETWORKS
 from scorelab.optimizers import DECAYS, RULES, make_optimizer
 from scorelab.options import (
@@ -38,6 +48,7 @@ from scorelab.predictions import (
   Exact,
   Parameterization,
 )
+from scorelab.pretrained.features import SUFFIX, exported_features
 from scorelab.rows import Row, make_row, parse_changes, parse_row
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
 from scorelab.targets import TARGETS, has_truth, splits_of
@@ -94,6 +105,7 @@ class Evaluation:
   Attributes:
     metrics: by name, `(key, samples, reference) -> float`.
     checkpoint: which is measured, 'last' or 'best'.
+    batch_size: of the samples drawn at a time, or None for all of a key's.
     comparable: whether there is an exact score and the network says one too, so that the truth can
       stand in its place.
     girsanov: whether it does at every level, so that Girsanov's bound is one on it.
@@ -105,6 +117,7 @@ class Evaluation:
   checkpoint: str
   num_keys: int
   num_samples: int
+  batch_size: int | None
   num_reference: int
   reference: str
   score_levels: tuple[float, ...]
@@ -440,6 +453,7 @@ def _make_evaluation(
     name, *changes = spec.split(":")
     metric = choose(METRICS, name, "evaluation.metrics", "metric")
     own = parse_changes(changes, f"evaluation.metrics, {spec!r}")
+    features = own.pop("features", None)
     refuse_unused(own, f"evaluation.metrics, {spec!r}", name, (metric,))
     if needed := needed_by(name, target):
       allowed = ", ".join(sorted(known for known in METRICS if not needed_by(known, target)))
@@ -447,7 +461,8 @@ def _make_evaluation(
         f"evaluation.metrics = {name!r} needs {needed}, and target.name = {config.target.name!r} "
         f"has none (allowed: {allowed})"
       )
-    metrics[spec] = functools.partial(metric, **options_of(metric, section) | own)
+    measured = metric if features is None else _in_features(metric, str(features), spec, target)
+    metrics[spec] = functools.partial(measured, **options_of(metric, section) | own)
   choose(_named(("fresh", "train", "test")), section.reference, "evaluation.reference", "reference")
   choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
   main = {k: v for k, v in config.sampler.items() if v is not None}
@@ -467,6 +482,7 @@ def _make_evaluation(
     checkpoint=section.checkpoint,
     num_keys=section.num_keys,
     num_samples=section.num_samples,
+    batch_size=section.batch_size,
     num_reference=section.num_reference,
     reference=section.reference,
     score_levels=tuple(section.score_levels),
@@ -475,6 +491,25 @@ def _make_evaluation(
     girsanov=comparable and not exact and many_levels,
     likelihood=_make_likelihood(config, exact or many_levels),
   )
+
+
+def _in_features(
+  metric: Callable[..., float], name: str, spec: str, target: Any
+) -> Callable[..., float]:
+  """The metric in the features of this name, or of the network in the file of this name."""
+  path = f"evaluation.metrics, {spec!r}: features"
+  if metric in {**MODE_METRICS, **CLASS_METRICS}.values() or spec.split(":")[0] in SUPPORT_METRICS:
+    raise ConfigError(f"{path} = {name!r} is for metrics of points")
+  if name.endswith(SUFFIX):
+    try:
+      extract = exported_features(name)
+    except ValueError as error:
+      raise ConfigError(f"evaluation.metrics, {spec!r}: {error}") from error
+    return in_features(metric, name, lambda _: extract)
+  made = choose(FEATURES, name, path, "kind of features")
+  if needed := features_need(name, target):
+    raise ConfigError(f"{path} = {name!r} needs {needed}, and the target has none")
+  return in_features(metric, name, made)
 
 
 def _make_likelihood(config: ConfigDict, has_flow: bool) -> LikelihoodProtocol | None:

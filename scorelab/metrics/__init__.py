@@ -11,13 +11,16 @@ from typing import Any
 
 from scorelab.metrics.classes import (
   class_count,
+  class_imbalance,
   class_probabilities,
   confident_share,
   has_labels,
 )
+from scorelab.metrics.features import FEATURES, features_need, in_features
 from scorelab.metrics.frechet import frechet
 from scorelab.metrics.girsanov import girsanov
-from scorelab.metrics.kernels import energy_distance, mean_pairwise_distance
+from scorelab.metrics.kernels import energy_distance, kernel_distance, mean_pairwise_distance
+from scorelab.metrics.manifolds import precision, recall
 from scorelab.metrics.modes import (
   has_modes,
   mode_weight_tv,
@@ -46,6 +49,7 @@ SUPPORT_METRICS: dict[str, str] = {  # which method a target must have
 }
 CLASS_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_labels`
   "class_count": class_count,
+  "class_imbalance": class_imbalance,
   "confident_share": confident_share,
 }
 METRICS: dict[str, Callable[..., float]] = {
@@ -54,6 +58,9 @@ METRICS: dict[str, Callable[..., float]] = {
   "wasserstein": wasserstein,
   "energy_distance": energy_distance,
   "frechet": frechet,
+  "kernel_distance": kernel_distance,
+  "precision": precision,
+  "recall": recall,
   "memorised_share": memorised_share,
   "nearest_point_distance": nearest_point_distance,
   **MODE_METRICS,
@@ -75,19 +82,24 @@ def needed_by(name: str, target: Any) -> str | None:
 
 __all__ = [
   "CLASS_METRICS",
+  "FEATURES",
   "METRICS",
   "MODE_METRICS",
   "SUPPORT_METRICS",
   "Reference",
   "class_count",
+  "class_imbalance",
   "class_probabilities",
   "component_tv",
   "confident_share",
   "energy_distance",
+  "features_need",
   "frechet",
   "girsanov",
   "has_labels",
   "has_modes",
+  "in_features",
+  "kernel_distance",
   "max_sliced_wasserstein",
   "mean_pairwise_distance",
   "memorised_share",
@@ -97,6 +109,8 @@ __all__ = [
   "nearest_point_distance",
   "needed_by",
   "off_mode_share",
+  "precision",
+  "recall",
   "score_error",
   "sliced_wasserstein",
   "support_distance",
