@@ -1,7 +1,7 @@
 """A U-Net of 8 by 8 digits: denoising diffusion with T = 1000, sampled in 32 to 50 evaluations.
 
-  python main.py --config=configs/ddpm_digits.py
-  python main.py --config=configs/ddpm_digits.py:fast         # seconds, for tests
+python main.py --config=configs/ddpm_digits.py
+python main.py --config=configs/ddpm_digits.py:fast         # seconds, for tests
 """
 
 from ml_collections import ConfigDict

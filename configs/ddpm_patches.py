@@ -1,7 +1,7 @@
 """A U-Net of 32 by 32 patches of two photographs: denoising diffusion with T = 1000.
 
-  python main.py --config=configs/ddpm_patches.py
-  python main.py --config=configs/ddpm_patches.py:fast         # seconds, for tests
+python main.py --config=configs/ddpm_patches.py
+python main.py --config=configs/ddpm_patches.py:fast         # seconds, for tests
 """
 
 from ml_collections import ConfigDict

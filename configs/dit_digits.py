@@ -1,7 +1,7 @@
 """A diffusion transformer of 8 by 8 digits, in the place of the U-Net of ddpm_digits.
 
-  python main.py --config=configs/dit_digits.py
-  python main.py --config=configs/dit_digits.py:fast         # seconds, for tests
+python main.py --config=configs/dit_digits.py
+python main.py --config=configs/dit_digits.py:fast         # seconds, for tests
 """
 
 from ml_collections import ConfigDict

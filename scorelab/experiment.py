@@ -461,8 +461,12 @@ def _make_evaluation(
         f"evaluation.metrics = {name!r} needs {needed}, and target.name = {config.target.name!r} "
         f"has none (allowed: {allowed})"
       )
-    measured = metric if features is None else _in_features(metric, str(features), spec, target)
-    metrics[spec] = functools.partial(measured, **options_of(metric, section) | own)
+    options = options_of(metric, section) | own
+    if features is not None:
+      if name in {**MODE_METRICS, **CLASS_METRICS, **SUPPORT_METRICS}:
+        raise ConfigError(f"evaluation.metrics = {spec!r}: features are for metrics of points")
+      metric = _in_features(metric, str(features), f"evaluation.metrics, {spec!r}", target)
+    metrics[spec] = functools.partial(metric, **options)
   choose(_named(("fresh", "train", "test")), section.reference, "evaluation.reference", "reference")
   choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
   main = {k: v for k, v in config.sampler.items() if v is not None}
@@ -494,22 +498,19 @@ def _make_evaluation(
 
 
 def _in_features(
-  metric: Callable[..., float], name: str, spec: str, target: Any
+  metric: Callable[..., float], name: str, path: str, target: Any
 ) -> Callable[..., float]:
   """The metric in the features of this name, or of the network in the file of this name."""
-  path = f"evaluation.metrics, {spec!r}: features"
-  if metric in {**MODE_METRICS, **CLASS_METRICS}.values() or spec.split(":")[0] in SUPPORT_METRICS:
-    raise ConfigError(f"{path} = {name!r} is for metrics of points")
   if name.endswith(SUFFIX):
     try:
       extract = exported_features(name)
     except ValueError as error:
-      raise ConfigError(f"evaluation.metrics, {spec!r}: {error}") from error
+      raise ConfigError(f"{path}: {error}") from error
     return in_features(metric, name, lambda _: extract)
-  made = choose(FEATURES, name, path, "kind of features")
+  make_extractor = choose(FEATURES, name, f"{path}: features", "network of features")
   if needed := features_need(name, target):
-    raise ConfigError(f"{path} = {name!r} needs {needed}, and the target has none")
-  return in_features(metric, name, made)
+    raise ConfigError(f"{path}: features = {name!r} needs {needed}, and the target has none")
+  return in_features(metric, name, make_extractor)
 
 
 def _make_likelihood(config: ConfigDict, has_flow: bool) -> LikelihoodProtocol | None:

@@ -118,12 +118,11 @@ def langevin() -> dict[str, tuple[Work, Work]]:
 def unet_step(side: int = 32, batch: int = 16, dim: int = 32) -> dict[str, tuple[Work, Work]]:
   """A training step of the published U-Net, dim 32 and ResNet blocks, 16 images of 32 x 32.
 
-  PyTorch's, which must be installed (`pip install torch`), against ours: from the same weights, with
-  the same Adam, loss and data; first both predictions are compared. On a CPU ours is slower. The
-  same work is 1.6 times that of PyTorch's oneDNN in XLA's convolutions (Eigen's, at 70 of 177
-  GFLOP/s on two cores); linear attention is 30 % of our step, normalisations 10 %. Neither other
-  layouts, im2col nor space-to-depth gained. `python scripts/throughput.py --costs` names the
-  largest costs of a step.
+  PyTorch's, where it is installed (`pip install torch`), against ours: from the same weights, with
+  the same Adam, loss and data; first the two predictions are compared. On a CPU ours is slower, by
+  XLA's convolutions: they are Eigen's, which run at about 70 of two cores' 177 GFLOP/s, and
+  PyTorch's are oneDNN's. Linear attention is about 30 % of the step, normalisations 10 %.
+  `python scripts/throughput.py --costs` names the largest costs.
   """
   import optax
   import torch

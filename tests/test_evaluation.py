@@ -242,7 +242,10 @@ def test_samples_in_batches_are_the_same_law_and_all_there(size):
   experiment = build(config_of())
   row = experiment.evaluation.rows[0]
   sample = evaluation.sample_row(row, lambda _: experiment.target.predict)
-  keys, starts = jax.random.split(jax.random.key(0), 2), jax.random.normal(jax.random.key(1), (2, 7, 2))
+  keys, starts = (
+    jax.random.split(jax.random.key(0), 2),
+    jax.random.normal(jax.random.key(1), (2, 7, 2)),
+  )
   whole, nfe = sample({}, keys, starts)
   parts, same = evaluation.sample_in_batches(sample, {}, keys, starts, size, StopFlag())
   np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)  # float32, another shape

@@ -53,9 +53,7 @@ def recall(
   return _shares(x, y, num_neighbours, of_samples=False)
 
 
-def _shares(
-  x: ArrayLike, y: ArrayLike | Reference, num_neighbours: int, of_samples: bool
-) -> float:
+def _shares(x: ArrayLike, y: ArrayLike | Reference, num_neighbours: int, of_samples: bool) -> float:
   x, points = as_pair(x, y.require_points() if isinstance(y, Reference) else y)
   if not 1 <= num_neighbours < min(len(x), len(points)):
     raise ValueError(

@@ -28,8 +28,8 @@ def first_class(features):
 
 
 def test_the_classifier_tells_digits_apart():
-  """In its features class means are enough for 95 %; in pixels for 91 %."""
-  assert first_class(FEATURES["classifier"](DIGITS)) > 0.95
+  """In its features class means are enough for 94 % and more; in pixels for less than 93 %."""
+  assert first_class(FEATURES["classifier"](DIGITS)) > 0.94
   assert first_class(lambda x: x.reshape(len(x), -1)) < 0.93
 
 
@@ -75,7 +75,7 @@ def test_a_network_in_a_file(tmp_path):
   expected = frechet(None, TRAIN.reshape(-1, 64)[:, 32:], TEST.reshape(-1, 64)[:, 32:])
   np.testing.assert_allclose(measured(None, TRAIN, REFERENCE), expected, rtol=1e-6)
   file.write_bytes(b"no program")
-  with pytest.raises(ConfigError, match="is no program of jax.export"):
+  with pytest.raises(ConfigError, match=r"is no program of jax\.export"):
     build(config)
 
 
@@ -94,7 +94,7 @@ def config_of(metric, target="digits"):
     ("frechet:features=nothing.jaxexport", "digits", "there is no such file"),
     ("frechet:features=classifier", "patches", "needs labelled images"),
     ("frechet:features=rotations", "moons", "needs training images"),
-    ("class_count:features=classifier", "digits", "is for metrics of points"),
+    ("class_count:features=classifier", "digits", "features are for metrics of points"),
   ],
 )
 def test_refusals(metric, target, message):

@@ -9,12 +9,12 @@ RNG = np.random.default_rng(0)
 
 
 def test_half_an_interval_is_precise_and_misses_half():
-  """The manifold of 4000 points on an interval ends a few gaps, each 1 / 4000, beyond it."""
+  """4000 points each: balls leave 1 % of the interval out, and reach 0.1 % beyond its end."""
   whole, half = RNG.uniform(0, 1, 4000), RNG.uniform(0, 0.5, 4000)
-  assert precision(None, half, whole) > 0.995
+  assert precision(None, half, whole) > 0.97
   np.testing.assert_allclose(recall(None, half, Reference(whole)), 0.5, atol=0.025)
   np.testing.assert_allclose(precision(None, whole, Reference(half)), 0.5, atol=0.025)
-  assert recall(None, whole, half) > 0.995
+  assert recall(None, whole, half) > 0.97
 
 
 def test_a_missed_mode_costs_recall_and_a_stray_one_precision():
