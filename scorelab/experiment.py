@@ -48,7 +48,7 @@ from scorelab.predictions import (
   Exact,
   Parameterization,
 )
-from scorelab.pretrained.features import SUFFIX, exported_features
+from scorelab.pretrained.features import imported_features
 from scorelab.rows import Row, make_row, parse_changes, parse_row
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
 from scorelab.targets import TARGETS, has_truth, splits_of
@@ -500,10 +500,10 @@ def _make_evaluation(
 def _in_features(
   metric: Callable[..., float], name: str, path: str, target: Any
 ) -> Callable[..., float]:
-  """The metric in the features of this name, or of the network in the file of this name."""
-  if name.endswith(SUFFIX):
+  """The metric in the features of this name, or of a function by its dotted name."""
+  if "." in name:
     try:
-      extract = exported_features(name)
+      extract = imported_features(name)
     except ValueError as error:
       raise ConfigError(f"{path}: {error}") from error
     return in_features(metric, name, lambda _: extract)
