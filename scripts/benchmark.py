@@ -163,7 +163,7 @@ def unet_step(side: int = 32, batch: int = 16, dim: int = 32) -> dict[str, tuple
   @jax.jit
   def step(params: Any, state: Any) -> tuple[Any, Any, jax.Array]:
     def loss(params: Any) -> jax.Array:
-      out = network.apply({"params": params}, x, t)
+      out: Any = network.apply({"params": params}, x, t)
       return optax.huber_loss(out, noise).mean()
 
     value, grads = jax.value_and_grad(loss)(params)

@@ -79,7 +79,8 @@ class Step:
 
     def step(params: Any, state: Any, x: jax.Array, noise: jax.Array, t: jax.Array) -> Any:
       def loss(params: Any) -> jax.Array:
-        return jnp.abs(network.apply({"params": params}, x, t) - noise).mean()
+        out: Any = network.apply({"params": params}, x, t)
+        return jnp.abs(out - noise).mean()
 
       value, grads = jax.value_and_grad(loss)(params)
       updates, state = optimizer.update(grads, state)
@@ -87,7 +88,7 @@ class Step:
 
     with jax.default_matmul_precision(matmul_precision):
       params = jax.jit(network.init)(keys[2], x[:1], t[:1])["params"]
-      self._held = params, optimizer.init(params)
+      self._held: Any = params, optimizer.init(params)
       self._batch = x, noise, t
       jitted = jax.jit(step, donate_argnums=(0, 1))
       self.program = jitted.lower(*self._held, *self._batch).compile()
@@ -99,8 +100,8 @@ class Step:
   def run(self, steps: int = 1) -> None:
     """Takes steps and waits for the last."""
     for _ in range(steps):
-      *self._held, value = self.program(*self._held, *self._batch)
-    value.block_until_ready()
+      *self._held, _ = self.program(*self._held, *self._batch)
+    jax.block_until_ready(self._held)
 
 
 def largest_costs(run: Callable[[], None], number: int = 3) -> list[dict[str, Any]]:

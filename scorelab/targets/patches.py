@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ _ENDS = (0.7, 0.8)
 class Patches(DataSet):
   """Square patches [side, side, 3] in [-1, 1], of 256 values a channel."""
 
-  spacing: float = 2 / 255
+  spacing: ClassVar[float] = 2 / 255
 
 
 class DequantisedPatches(Patches):

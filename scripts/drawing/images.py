@@ -63,7 +63,8 @@ def training_history(source: Source, number: int = 500) -> None:
   sample = evaluation.sample_row(row, experiment.parameterization.bind)
   start = row.prior(key, (number, *experiment.target.event_shape))[None]
   target = experiment.target
-  reference = Reference(np.asarray(target.splits["test"]), target)
+  test = np.asarray(target.splits["test"])
+  reference = Reference(test, target)
   wanted = {name: m for name, m in protocol.metrics.items() if name.split(":")[0] in _DISTANCES}
   pages, records = [], []
   for step, params in kept(source):
@@ -82,8 +83,7 @@ def training_history(source: Source, number: int = 500) -> None:
   panels = {
     _label(name): (np.array([record[name] for record in records]), floors[name]) for name in wanted
   }
-  size = len(reference.require_points())
-  text = f"{number} samples v {size} test images; grey: as many training images"
+  text = f"{number} samples v {len(test)} test images; grey: as many training images"
   figure = images.over_steps([record["step"] for record in records], panels, text)
   save(figure, source.out / "distance.png", source.command)
 
