@@ -3,6 +3,7 @@
 python main.py --config=configs/ncsn_gmm.py
 python main.py --config=configs/ncsn_gmm.py --config.optimizer.learning_rate=1e-3
 python main.py --config=configs/ncsn_gmm.py --mode=eval --config.sampler.name=heun
+python main.py --config=configs/ncsn_gmm.py --distributed    # the same on every host of a cluster
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   "mode", "train_and_eval", ["train", "eval", "train_and_eval"], "What to do."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "One of several processes that train together, on a shared --workdir."
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "With --distributed: host:port of process 0 [as Slurm or a TPU pod says]."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: from 0.")
 flags.mark_flag_as_required("config")
 
 
@@ -86,10 +95,11 @@ def main(argv: list[str]) -> None:
   """Dispatches."""
   if len(argv) > 1:
     _fail(f"main.py: {argv[1]!r} is not a flag; did you mean --config={argv[1]}?")
+  join_processes()
   # Only now: a mistake on the command line is answered at once.
   from scorelab import run
   from scorelab.checkpoints import CheckpointError
-  from scorelab.checks import check_rows
+  from scorelab.checks import check_devices, check_rows
   from scorelab.experiment import build
   from scorelab.options import ConfigError
 
@@ -106,8 +116,12 @@ def main(argv: list[str]) -> None:
       raise run.RefusedError(f"{path}: there is no run here to evaluate; train first")
     if not run.is_done(path, experiment.config):
       check_rows(experiment)  # before anything is written
+      if mode != "eval":
+        check_devices(experiment)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    execute(experiment, run.open_workdir(path, experiment.config, overrides), mode)
+    workdir = run.open_workdir(path, experiment.config, overrides, read_only=not run.leads())
+    run.wait_for_all("workdir")
+    execute(experiment, workdir, mode)
   except ConfigError as error:
     _fail(f"{file}: {error}")
   except run.Preempted:
@@ -116,25 +130,57 @@ def main(argv: list[str]) -> None:
     _fail(str(error), 2 if isinstance(error, run.RefusedError) else 1)
 
 
+def join_processes() -> None:
+  """Meets the other processes of --distributed; a mistake ends the program with one line."""
+  given = {
+    "--coordinator": _COORDINATOR.value,
+    "--num_processes": _NUM_PROCESSES.value,
+    "--process_id": _PROCESS_ID.value,
+  }
+  named = [name for name, value in given.items() if value is not None]
+  if named and (not _DISTRIBUTED.value or len(named) < len(given)):
+    _fail(f"main.py: {', '.join(named)} must come with --distributed and all of {list(given)}")
+  if not _DISTRIBUTED.value:
+    return
+  import jax
+
+  try:
+    # Process 0 evaluates alone, and the others may have to wait for it as long as that takes.
+    jax.distributed.initialize(
+      _COORDINATOR.value,
+      _NUM_PROCESSES.value,
+      _PROCESS_ID.value,
+      shutdown_timeout_seconds=7 * 24 * 3600,
+    )
+  except (RuntimeError, ValueError) as error:
+    _fail(f"main.py: --distributed: {str(error).splitlines()[0]}")
+
+
 def execute(experiment: Experiment, workdir: Workdir, mode: str) -> None:
-  """Trains, evaluates or both, in the workdir."""
+  """Trains, evaluates or both, in the workdir; of several processes the first one evaluates."""
   from scorelab import evaluation, plotting, training
-  from scorelab.run import StopFlag
+  from scorelab.run import StopFlag, leads
 
   if workdir.done.exists():
-    print(evaluation.format_table(evaluation.read(workdir)))
-    print(f"{workdir.path}: already done")
+    if leads():
+      print(evaluation.format_table(evaluation.read(workdir)))
+      print(f"{workdir.path}: already done")
     return
   with StopFlag() as stop:
     if mode != "eval":
       training.train(experiment, workdir, stop)
     if mode != "train":
-      params = training.evaluated_params(training.restore_trained(experiment, workdir))
-      result = evaluation.evaluate(experiment, params, workdir, stop)
+      state = training.restore_trained(experiment, workdir)
+      if not leads():
+        return
+      params = training.evaluated_params(state, experiment.evaluation.ema)
+      weak = training.weaker_params(experiment, workdir, state)
+      result = evaluation.evaluate(experiment, params, workdir, stop, weak)
       print(evaluation.format_table(result))
       plotting.draw_run(experiment, params, workdir, stop)
       workdir.done.touch()
-  print(workdir.path)
+  if leads():
+    print(workdir.path)
 
 
 if __name__ == "__main__":

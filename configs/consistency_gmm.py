@@ -26,6 +26,6 @@ def get_config(arg: str = "") -> ConfigDict:
   )
   config.optimizer.learning_rate = 2e-3
   config.training.num_steps = 8000
-  config.sampler.update(name="renoise", num_steps=1, grid="uniform_log_snr")
-  config.evaluation.rows = ("renoise:2:sigma_min=10.0", "renoise:4:sigma_min=2.0")
+  config.sampler.update(name="consistency", num_steps=1, grid="uniform_log_snr")
+  config.evaluation.rows = ("consistency:2:sigma_min=10.0", "consistency:4:sigma_min=2.0")
   return base.variant(config, arg)

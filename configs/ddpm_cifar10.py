@@ -1,9 +1,10 @@
 """CIFAR-10, 32 by 32: the modern U-Net, T = 1000, cosine betas.
 
-  python main.py --config=configs/ddpm_cifar10.py --config.target.path=FOLDER
-  python main.py --config=configs/ddpm_cifar10.py:fast --config.target.path=FOLDER
+  python main.py --config=configs/ddpm_cifar10.py
+  python main.py --config=configs/ddpm_cifar10.py:fast
 
-FOLDER holds the images as files, or as Parquet. For hours on a GPU; nothing here was measured.
+The images come from the hub, or with --config.target.path=FOLDER from files or Parquet. For hours
+on a GPU; nothing here was measured.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +15,8 @@ from configs import base
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
   config = base.images(base.get_config(), "rotations")
-  config.target.update(name="images", path="data/cifar10", side=32, flip=True)
+  config.target.update(name="images", path="hub:uoft-cs/cifar10", side=32, flip=True)
+  config.target.column = "img"
   config.schedule.update(name="cosine_betas", beta_min=None, beta_max=None)
   config.network.update(name="modern_unet", dim=128, dim_mults=(1, 2, 2, 2), dtype="bfloat16")
   config.network.attention = ("none", "full", "none", "none")

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
   # sigma^2 on the error of the noise is 1 on that of x0: once more sigma^2 than 'sigma_squared'.
   config.loss.update(name="ncsn", levels="uniform_time", weighting="uniform")
   config.optimizer.update(name="adamax", learning_rate=1e-4, decay="constant", warmup_steps=0)
-  config.optimizer.update(clip_norm=0.0, ema_decays=())
+  config.optimizer.update(clip_norm=0.0, ema_decays=(), weight_decay=None)
   # 38 steps are an epoch: a validation every 25, 50 epochs of patience, 2,000 at most.
   config.training.update(num_steps=76_000, batch_size=32)
   config.training.update(log_every=950, checkpoint_every=950, patience=2)
@@ -31,6 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.sampler = base.get_config().sampler
   config.sampler.update(name="euler_time", num_steps=19, grid="uniform", to_data=False)
   config.sampler.update(unsquared=True, at_arrival=True, squash=True)
+  config.evaluation.checkpoint = "best"
   config.evaluation.rows = (
     "euler_time:19:squash=False",
     "euler_time:19:unsquared=False:at_arrival=False:squash=False",

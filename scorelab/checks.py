@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from scorelab.options import ConfigError
 from scorelab.predictions import Exact
 from scorelab.rows import Row
-from scorelab.targets import has_truth, splits_of
-from scorelab.typing import Array, Params, Predict
+from scorelab.targets import has_truth, splits_of, truth_of
+from scorelab.typing import Array, Predict
 
 if TYPE_CHECKING:
   from scorelab.experiment import Experiment
@@ -46,6 +47,8 @@ def check_target(config: ConfigDict, target: Any) -> None:
       )
     if config.evaluation.reference == "train":
       raise ConfigError("evaluation.reference = 'train' needs target.num_train > 0")
+  if config.training.batch_size == 0 and getattr(target, "stream", None) is not None:
+    raise ConfigError("training.batch_size = 0 needs all images in memory: raise target.cache_gib")
   if config.evaluation.reference == "test" and "test" not in splits:
     raise ConfigError(f"evaluation.reference = 'test', and {name} has no test points: use 'fresh'")
 
@@ -57,6 +60,45 @@ def check_network(network: Any, target: Any) -> None:
       network.check_event(target.event_shape)
     except ValueError as error:
       raise ConfigError(f"network: {error}") from error
+
+
+def check_labels(config: ConfigDict, target: Any) -> None:
+  """Refuses a network of other classes than the target's."""
+  asked, known = config.network.num_classes, getattr(target, "num_classes", 0)
+  if asked and asked != known:
+    has = f"{known} classes" if known else "no classes"
+    raise ConfigError(
+      f"network.num_classes = {asked}, and target.name = {config.target.name!r} has {has}"
+    )
+
+
+def check_guidance(
+  config: ConfigDict, rows: Sequence[Row], target: Any, label_dropout: float
+) -> None:
+  """Refuses guidance that lacks what it is made of."""
+  exact = config.parameterization.name == "exact"
+  for row in rows:
+    needs = row.guidance.needs if row.guidance else frozenset()
+    named = f"{row.sampler}: guidance = {row.options.get('guidance')!r}"
+    if "classes" in needs and not config.network.num_classes:
+      raise ConfigError(f"{named} needs a network of classes: set network.num_classes")
+    if "classes" in needs and not (exact or label_dropout):
+      raise ConfigError(f"{named} needs a network that is also told no class: label_dropout > 0")
+    if "classifier" in needs and not hasattr(target, "log_class_prob"):
+      raise ConfigError(
+        f"{named} needs a classifier, and target.name = {config.target.name!r} has none: use "
+        "'classifier_free'"
+      )
+    decays = (0.0, *config.optimizer.ema_decays)
+    if row.weak is None or exact or row.weak in decays:
+      continue
+    every = config.training.keep_every
+    if row.weak < 1 or not every or row.weak % every or row.weak > config.training.num_steps:
+      raise ConfigError(
+        f"{row.sampler}: guidance_weak = {row.weak} must be 0, the parameters themselves, one of "
+        f"optimizer.ema_decays = {tuple(config.optimizer.ema_decays)}, or a step at which "
+        f"training.keep_every = {every} keeps a checkpoint"
+      )
 
 
 def check_consistency(config: ConfigDict) -> None:
@@ -88,16 +130,32 @@ def check_rows(experiment: Experiment) -> None:
   """Refuses a row that cannot run, by tracing it, which takes tenths of a second for each."""
   key = experiment.root
 
-  def run(row: Row, bind: Callable[[Params], Predict]) -> Array:
+  def run(row: Row, bind: Callable[..., Predict]) -> Array:
     x = row.prior(key, (1, *experiment.target.event_shape))
-    return row.run(key, bind(experiment.init_params(key)), x).x
+    params = experiment.init_params(key)
+    label = jnp.zeros(1, int) if experiment.conditional else None
+    predict = row.predict(bind, params, label, params, experiment.target)
+    return row.run(key, predict, x).x
 
-  binds: list[Callable[[Params], Predict]] = [experiment.parameterization.bind]
-  if has_truth(experiment.target) and not isinstance(experiment.parameterization, Exact):
-    binds.append(lambda _: experiment.target.predict)
+  binds: list[Callable[..., Predict]] = [experiment.parameterization.bind]
+  if experiment.evaluation.comparable and not isinstance(experiment.parameterization, Exact):
+    binds.append(truth_of(experiment.target).bind)
   for row in experiment.evaluation.rows:
     for bind in binds:
       try:
         jax.eval_shape(functools.partial(run, row, bind))
       except ValueError as error:
         raise ConfigError(f"{row.sampler}: {error}") from error
+
+
+def check_devices(experiment: Experiment) -> None:
+  """Refuses a batch that is not dealt out evenly, to the devices and to accumulated parts."""
+  size, parts, devices = experiment.batch_size, experiment.accumulate, jax.device_count()
+  for share, what in (
+    (parts, f"training.accumulate = {parts}"),
+    (parts * devices, f"{devices} devices" + (f" x training.accumulate = {parts}" * (parts > 1))),
+  ):
+    if size % share:
+      given = experiment.config["training"]["batch_size"]
+      whole = "" if given else f", {size} points,"
+      raise ConfigError(f"training.batch_size = {given}{whole} must be a multiple of {what}")

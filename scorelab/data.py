@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from scorelab.images import images
 from scorelab.options import did_you_mean
 from scorelab.targets.data_set import DataSet, split
 
@@ -51,7 +52,7 @@ def points(
 
 
 # Targets that are files, by their config names.
-FILES: dict[str, Callable[..., Any]] = {"points": points}
+FILES: dict[str, Callable[..., Any]] = {"images": images, "points": points}
 
 
 def read_points(

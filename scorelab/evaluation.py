@@ -11,13 +11,19 @@ which add up to M(network, from the prior). Each may be negative. For each key t
 reference, the projections, the start's noise and the sampler's noise, so the standard errors are
 those of paired differences. Where no exact score exists, or the network says none, there are a
 value and a floor; the other three are null.
+
+A conditional network is asked for the classes of draws from the target, or for others, and the
+truth with it: then the exact score is that of each class. Where a row is guided, so is its exact
+score; what guidance itself changes is part of its discretisation.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -26,43 +32,50 @@ import numpy as np
 
 from scorelab import likelihood_evaluation
 from scorelab.experiment import Experiment, Stream
-from scorelab.metrics import Reference, girsanov, mode_score_error, score_error
+from scorelab.metrics import Reference, girsanov, mode_score_error
 from scorelab.rows import Row
 from scorelab.run import StopFlag, Workdir, append_jsonl, write_json
 from scorelab.schedules import uniform_log_snr
-from scorelab.targets import splits_of
-from scorelab.typing import Array, Key, Params, Predict
+from scorelab.targets import splits_of, truth_of
+from scorelab.typing import Array, Batch, Key, Params, Predict
 
 BUDGET = ("floor", "prior", "discretisation", "learning")
 _GIRSANOV_STEPS = 48  # between the schedule's ends
 
 
 def sample_row(
-  row: Row, bind: Callable[[Params], Predict]
-) -> Callable[[Params, Key, Array], tuple[Array, Array]]:
-  """One row, jitted: `(params, keys [k], starts [k, n, *event]) -> (samples, nfe [])`."""
+  row: Row, bind: Callable[..., Predict], target: Any = None
+) -> Callable[..., tuple[Array, Array]]:
+  """One row, jitted: `(params, keys [k], starts [k, n, *event]) -> (samples, nfe [])`.
+
+  Two more arguments: `labels` [k, n], the classes asked of a conditional network; and `weak`, the
+  parameters of the weaker model where the row is guided by one. The target is for guidance alone.
+  """
 
   @jax.jit
-  def run(params: Params, keys: Key, starts: Array) -> tuple[Array, Array]:
-    predict = bind(params)
-
-    def one(inputs: tuple[Key, Array]) -> tuple[Array, Array]:
-      samples = row.run(inputs[0], predict, inputs[1])
+  def run(
+    params: Params, keys: Key, starts: Array, labels: Array | None = None, weak: Params = None
+  ) -> tuple[Array, Array]:
+    def one(inputs: tuple[Key, Array, Array | None]) -> tuple[Array, Array]:
+      key, start, label = inputs
+      samples = row.run(key, row.predict(bind, params, label, weak, target), start)
       return samples.x, jnp.asarray(samples.nfe)
 
-    x, nfe = jax.lax.map(one, (keys, starts))
+    x, nfe = jax.lax.map(one, (keys, starts, labels))
     return x, nfe[0]
 
   return run
 
 
 def sample_in_batches(
-  sample: Callable[[Params, Key, Array], tuple[Array, Array]],
+  sample: Callable[..., tuple[Array, Array]],
   params: Params,
   keys: Key,
   starts: Array,
   size: int,
   stop: StopFlag,
+  labels: Array | None = None,
+  weak: Params = None,
 ) -> tuple[np.ndarray, Array]:
   """As `sample_row`, `size` samples at a time over all devices, each batch with a key of its own.
 
@@ -75,6 +88,7 @@ def sample_in_batches(
     starts: [k, n, *event].
     size: at least 1; a multiple of the number of devices uses them all.
     stop: asked before every batch.
+    labels: [k, n], or None; and weak: as for the row's sampler.
 
   Returns:
     Samples [k, n, *event] on the host, and nfe [].
@@ -83,48 +97,68 @@ def sample_in_batches(
   mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
   spread = jax.sharding.PartitionSpec(None, "data" if size % len(devices) == 0 else None)
   sets, nfe = [], jnp.zeros((), int)
-  for key, start in zip(keys, starts, strict=True):
+  place = jax.sharding.NamedSharding(mesh, spread)
+
+  def batch_of(values: Array, k: int, i: int) -> Array:
+    batch = values[k, i : i + size]
+    filling = jnp.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
+    return jax.device_put(jnp.concatenate([batch, filling])[None], place)
+
+  for k, key in enumerate(keys):
     batches = []
-    for i in range(0, len(start), size):
+    for i in range(0, starts.shape[1], size):
       stop.check()
-      batch = start[i : i + size]
-      full = jnp.concatenate([batch, jnp.zeros((size - len(batch), *batch.shape[1:]))])[None]
-      full = jax.device_put(full, jax.sharding.NamedSharding(mesh, spread))
-      x, nfe = sample(params, jax.random.fold_in(key, i)[None], full)
-      batches.append(np.asarray(x[0, : len(batch)]))
+      label = None if labels is None else batch_of(labels, k, i)
+      batch_key = jax.random.fold_in(key, i)[None]
+      x, nfe = sample(params, batch_key, batch_of(starts, k, i), label, weak)
+      batches.append(np.asarray(x[0, : starts.shape[1] - i]))
     sets.append(np.concatenate(batches))
   return np.stack(sets), nfe
 
 
-def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[str, Any]:
+def draw_sets(
+  experiment: Experiment,
+  params: Params,
+  stop: StopFlag,
+  weak: Mapping[float, Params] = MappingProxyType({}),
+) -> dict[str, Any]:
   """Draws every set of samples that the budget compares.
+
+  Args:
+    experiment: the parts.
+    params: the evaluated parameters.
+    stop: asked between sets.
+    weak: the parameters of weaker models, by the name that rows have for them.
 
   Returns:
     `reference` [k, m, *event]; `exact` [k, n, *event], which are training points where the target
     has a test set, and no more of them than there are; and `rows`: for each row its sets `network`
     and, where there is an exact score, `prior` and `true_start`, each [k, n, *event]; and its
-    `nfe`.
+    `nfe`. Of a conditional network also `labels` [k, n], the classes asked for, and those of the
+    exact samples, `exact_labels`.
   """
   protocol, target = experiment.evaluation, experiment.target
   root = experiment.key(Stream.EVALUATION, 0)
   reference_key, exact_key, data_key, start_key, sampler_key = jax.random.split(root, 5)
 
-  def draw(key: Key, size: int) -> Array:
-    return jax.lax.map(lambda k: target.sample(k, size), jax.random.split(key, protocol.num_keys))
+  def draw(key: Key, size: int, one: Callable[[Key, int], Batch] = experiment.draw_data) -> Batch:
+    return jax.lax.map(lambda k: one(k, size), jax.random.split(key, protocol.num_keys))
 
   if protocol.reference == "fresh":
-    reference = draw(reference_key, protocol.num_reference)
+    reference = draw(reference_key, protocol.num_reference)["x"]
   else:  # the same points for every key
     train = protocol.reference == "train"
     points = experiment.data["x"] if train else splits_of(target)["test"]
     reference = jnp.broadcast_to(points, (protocol.num_keys, *points.shape))
   if "test" in splits_of(target):  # real points that are not those of the reference
     shuffle = jax.vmap(jax.random.permutation, in_axes=(0, None))
-    shuffled = shuffle(jax.random.split(exact_key, protocol.num_keys), experiment.data["x"])
-    exact = shuffled[:, : protocol.num_samples]
+    keys = jax.random.split(exact_key, protocol.num_keys)
+    shuffled = jax.tree.map(lambda a: shuffle(keys, a), experiment.data)  # in the same order
+    exact = jax.tree.map(lambda a: a[:, : protocol.num_samples], shuffled)
   else:
     exact = draw(exact_key, protocol.num_samples)
-  data = draw(data_key, protocol.num_samples)
+  asked = draw(data_key, protocol.num_samples, functools.partial(_draw_asked, experiment))
+  data, labels = asked["x"], asked.get("label")
   start_keys = jax.random.split(start_key, protocol.num_keys)
   sampler_keys = jax.random.split(sampler_key, protocol.num_keys)
 
@@ -132,27 +166,40 @@ def draw_sets(experiment: Experiment, params: Params, stop: StopFlag) -> dict[st
   for row in experiment.evaluation.rows:
     # One key for both on purpose: the same noise, with the data under it or without.
     prior = jax.vmap(lambda k, row=row: row.prior(k, data.shape[1:]))(start_keys)
-    network = sample_row(row, experiment.parameterization.bind)
-    runs = [("network", network, params, prior)]
+    network = sample_row(row, experiment.parameterization.bind, target)
+    weaker = None if row.weak is None else weak[row.weak]
+    runs = [("network", network, params, prior, weaker)]
     if protocol.comparable:
       true = jax.vmap(row.true_start)(start_keys, data)
-      truth = sample_row(row, lambda _: target.predict)
-      runs += [("prior", truth, {}, prior), ("true_start", truth, {}, true)]
+      truth = sample_row(row, truth_of(target).bind, target)
+      runs += [("prior", truth, {}, prior, {}), ("true_start", truth, {}, true, {})]
     sets = {}
-    for name, sample, given, starts in runs:
+    for name, sample, given, starts, weaker in runs:
       stop.check()
       if protocol.batch_size is None:
-        x, nfe = sample(given, sampler_keys, starts)
+        x, nfe = sample(given, sampler_keys, starts, labels, weaker)
       else:
         size = protocol.batch_size
-        x, nfe = sample_in_batches(sample, given, sampler_keys, starts, size, stop)
+        x, nfe = sample_in_batches(sample, given, sampler_keys, starts, size, stop, labels, weaker)
       sets |= {name: np.asarray(x), "nfe": int(nfe)}
     rows.append(sets)
-  return {
-    "reference": np.asarray(reference),
-    "exact": np.asarray(exact),
-    "rows": rows,
-  }
+  drawn = {"reference": np.asarray(reference), "exact": np.asarray(exact["x"]), "rows": rows}
+  if labels is not None:
+    drawn |= {"labels": np.asarray(labels), "exact_labels": np.asarray(exact["label"])}
+  return drawn
+
+
+def _draw_asked(experiment: Experiment, key: Key, size: int) -> Batch:
+  """Draws of what the rows are asked for: from the target, or of classes that are chosen apart."""
+  asked = experiment.evaluation.labels
+  if asked in (None, "data"):
+    return experiment.draw_data(key, size)
+  label_key, key = jax.random.split(key)
+  if asked == "uniform":
+    label = jax.random.randint(label_key, (size,), 0, experiment.target.num_classes)
+  else:
+    label = jnp.full((size,), int(asked))
+  return {"x": experiment.target.sample_of_class(key, label), "label": label}
 
 
 def measure(experiment: Experiment, sets: dict[str, Any], stop: StopFlag) -> np.ndarray:
@@ -166,9 +213,13 @@ def measure(experiment: Experiment, sets: dict[str, Any], stop: StopFlag) -> np.
   for k, key in enumerate(keys):
     # Keys outermost: one reference's sorted projections are in memory at a time.
     reference = Reference(sets["reference"][k], experiment.target)
+    exact_reference = reference
+    if "labels" in sets:
+      exact_reference = reference.asking(sets["exact_labels"][k])
+      reference = reference.asking(sets["labels"][k])
     for m, metric in enumerate(protocol.metrics.values()):
       stop.check()
-      table[:, m, 0, k] = metric(key, sets["exact"][k], reference)
+      table[:, m, 0, k] = metric(key, sets["exact"][k], exact_reference)
       for r, row in enumerate(sets["rows"]):
         for s, name in enumerate(("true_start", "prior", "network"), start=1):
           if name in row:
@@ -204,9 +255,17 @@ def budget(measured: np.ndarray) -> dict[str, float | None]:
 
 
 def evaluate(
-  experiment: Experiment, params: Params, workdir: Workdir, stop: StopFlag
+  experiment: Experiment,
+  params: Params,
+  workdir: Workdir,
+  stop: StopFlag,
+  weak: Mapping[float, Params] = MappingProxyType({}),
 ) -> dict[str, Any]:
   """Measures the network and writes evaluation.json and samples.npz.
+
+  Args:
+    experiment, params, stop, weak: as for `draw_sets`.
+    workdir: the run's.
 
   Returns:
     What evaluation.json holds.
@@ -216,7 +275,7 @@ def evaluate(
   """
   begun = time.monotonic()
   protocol = experiment.evaluation
-  sets = draw_sets(experiment, params, stop)
+  sets = draw_sets(experiment, params, stop, weak)
   measured = measure(experiment, sets, stop)
   rows = [
     {
@@ -224,6 +283,7 @@ def evaluate(
       "options": row.options,
       "num_steps": row.num_steps,
       "nfe": drawn["nfe"],
+      **({"network_calls": row.network_calls * drawn["nfe"]} if row.network_calls > 1 else {}),
       "metrics": {
         name: budget(values) for name, values in zip(protocol.metrics, values_of_row, strict=True)
       },
@@ -248,8 +308,12 @@ def evaluate(
     result["likelihood"] = likelihood_evaluation.measure_likelihood(
       experiment, params, protocol.likelihood, stop
     )
+  if protocol.labels:
+    result["protocol"]["labels"] = protocol.labels
   labelled = zip(row_labels(rows), sets["rows"], strict=True)
   arrays = {label: drawn["network"][0] for label, drawn in labelled}
+  if "labels" in sets:
+    arrays["labels"] = sets["labels"][0]
   np.savez(workdir.samples, exact=sets["exact"][0], reference=sets["reference"][0], **arrays)
   write_json(workdir.evaluation, result)
   append_jsonl(workdir.timings, {"evaluation_seconds": time.monotonic() - begun, "step": None})
@@ -264,7 +328,8 @@ def read(workdir: Workdir) -> dict[str, Any]:
 def measure_scores(experiment: Experiment, params: Params) -> dict[str, list[float]]:
   """The score error at each of config.evaluation.score_levels, as lists by name.
 
-  For a mixture also `relative_by_mode` [k], at the first of the levels.
+  For a mixture also `relative_by_mode` [k], at the first of the levels. A conditional network is
+  told the class of every draw, and compared with the truth of that class.
   """
   protocol, target = experiment.evaluation, experiment.target
   levels = experiment.schedule.at_ratio(jnp.asarray(protocol.score_levels))
@@ -272,10 +337,10 @@ def measure_scores(experiment: Experiment, params: Params) -> dict[str, list[flo
   @jax.jit
   def measure_all(params: Params, root: Key) -> dict[str, Array]:
     key, mode_key = jax.random.split(root)
-    predict = experiment.parameterization.bind(params)
-    absolute, relative = score_error(key, target, predict, levels, protocol.score_samples)
+    absolute, relative = experiment.score_error(key, params, levels, protocol.score_samples)
     errors = {"absolute": absolute, "relative": relative}
-    if hasattr(target, "sample_with_components"):
+    if hasattr(target, "sample_with_components") and not experiment.conditional:
+      predict = experiment.parameterization.bind(params)
       first = jax.tree.map(lambda a: a[0], levels)
       size = 10 * protocol.score_samples
       errors["relative_by_mode"] = mode_score_error(mode_key, target, predict, first, size)
@@ -329,7 +394,10 @@ def row_labels(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def format_table(result: dict[str, Any]) -> str:
-  """evaluation.json as aligned text: a block for each metric, a line for each row."""
+  """evaluation.json as aligned text: a block for each metric, a line for each row.
+
+  Beside a guided row's NFE stand its calls of the network.
+  """
   blocks, labels = [], row_labels(result["rows"])
   for name in result["rows"][0]["metrics"]:
     cells = [["sampler", "NFE", name, "", "/ floor", *BUDGET]]
@@ -340,7 +408,9 @@ def format_table(result: dict[str, Any]) -> str:
       cells.append(
         [
           label,
-          str(row["nfe"]),
+          str(row["nfe"])
+          if "network_calls" not in row
+          else f"{row['nfe']} ({row['network_calls']})",
           _number(value),
           f"+- {_number(numbers['sem'])}",
           ratio,

@@ -16,16 +16,25 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from scorelab.checks import check_consistency, check_network, check_pure_noise, check_target
+from scorelab.checks import (
+  check_consistency,
+  check_guidance,
+  check_labels,
+  check_network,
+  check_pure_noise,
+  check_target,
+)
 from scorelab.data import FILES
 from scorelab.likelihood import METHODS
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
 from scorelab.metrics import (
   CLASS_METRICS,
   FEATURES,
+  LABEL_METRICS,
   METRICS,
   MODE_METRICS,
   SUPPORT_METRICS,
+  class_score_error,
   features_need,
   in_features,
   needed_by,
@@ -51,7 +60,8 @@ from scorelab.predictions import (
 from scorelab.pretrained.features import imported_features
 from scorelab.rows import Row, make_row, parse_changes, parse_row
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
-from scorelab.targets import TARGETS, has_truth, splits_of
+from scorelab.sharding import SHARDINGS
+from scorelab.targets import TARGETS, has_truth, labelled_splits_of, splits_of, truth_of
 from scorelab.typing import Array, Batch, Context, Key, Loss, Params
 
 
@@ -106,6 +116,9 @@ class Evaluation:
     metrics: by name, `(key, samples, reference) -> float`.
     checkpoint: which is measured, 'last' or 'best'.
     batch_size: of the samples drawn at a time, or None for all of a key's.
+    labels: what a conditional network is asked for: 'data', classes in the data's shares,
+      'uniform', or the number of one; None for an unconditional network.
+    ema: decay of the average that is measured; None is the slowest, 0 the parameters themselves.
     comparable: whether there is an exact score and the network says one too, so that the truth can
       stand in its place.
     girsanov: whether it does at every level, so that Girsanov's bound is one on it.
@@ -115,6 +128,7 @@ class Evaluation:
   rows: tuple[Row, ...]
   metrics: dict[str, Callable[..., float]]
   checkpoint: str
+  ema: float | None
   num_keys: int
   num_samples: int
   batch_size: int | None
@@ -122,6 +136,7 @@ class Evaluation:
   reference: str
   score_levels: tuple[float, ...]
   score_samples: int
+  labels: str | None
   comparable: bool
   girsanov: bool
   likelihood: LikelihoodProtocol | None
@@ -145,7 +160,8 @@ class Experiment:
     optimizer: optax's.
     data: the fixed training set {x [n, *event]}, drawn once or the target's own, or {} where the
       target is sampled afresh.
-    validation: held-out points, {x [n, *event]}.
+    validation: held-out points, {x [n, *event]}. Both have `label` [n] where the network takes it.
+    label_dropout: share of a batch's labels that training replaces by none.
     evaluation: what is measured.
   """
 
@@ -160,12 +176,38 @@ class Experiment:
   optimizer: optax.GradientTransformation
   data: Batch
   validation: Batch
+  label_dropout: float
   evaluation: Evaluation
 
   @property
   def num_steps(self) -> int:
     """Training steps."""
     return self.config["training"]["num_steps"]
+
+  @property
+  def conditional(self) -> bool:
+    """Whether the network is told labels: network.num_classes is set."""
+    return bool(self.config["network"]["num_classes"])
+
+  @property
+  def batch_size(self) -> int:
+    """Points in a training step, over all devices."""
+    return self.config["training"]["batch_size"] or self.data["x"].shape[0]
+
+  @property
+  def accumulate(self) -> int:
+    """Parts of a batch that are worked on one after the other; 1: it is worked on as a whole."""
+    return self.config["training"]["accumulate"] or 1
+
+  @property
+  def compute_dtype(self) -> str:
+    """What the network computes in."""
+    return self.config["network"]["dtype"] or "float32"
+
+  @property
+  def sharding(self) -> str | None:
+    """How parameters lie over the devices; see `scorelab.sharding`."""
+    return self.config["training"]["sharding"]
 
   @property
   def log_every(self) -> int:
@@ -207,37 +249,76 @@ class Experiment:
     return stream_key(self.root, stream, step)
 
   def draw_batch(self, key: Key, data: Batch) -> Batch:
-    """A training batch: from `data`, with replacement or all of it, or afresh from the target."""
-    if not hasattr(self.target, "dequantise"):
+    """A training batch: from `data`, with replacement or all of it, or afresh from the target.
+
+    Of a conditional network it has labels, `label_dropout` of them replaced by num_classes: none.
+    """
+    if self.conditional:
+      key, drop_key = jax.random.split(key)
+      batch = self._draw_batch(key, data)
+      dropped = jax.random.bernoulli(drop_key, self.label_dropout, batch["label"].shape)
+      return batch | {"label": jnp.where(dropped, self.target.num_classes, batch["label"])}
+    return self._draw_batch(key, data)
+
+  def _draw_batch(self, key: Key, data: Batch) -> Batch:
+    if not (hasattr(self.target, "dequantise") or hasattr(self.target, "augment")):
       return self._draw_points(key, data)
-    key, noise_key = jax.random.split(key)
-    batch = self._draw_points(key, data)
-    return batch | {"x": self.target.dequantise(noise_key, batch["x"])}
+    key, change_key = jax.random.split(key)
+    return self._changed(change_key, self._draw_points(key, data))
+
+  def read_batch(self, key: Key, pixels: Array) -> Batch:
+    """A training batch of a stream's images, bytes [n, *event]."""
+    return self._changed(key, {"x": self.target.scaled(pixels)})
+
+  def _changed(self, key: Key, batch: Batch) -> Batch:
+    """The batch as it is shown this once: augmented, dequantised."""
+    x = batch["x"]
+    if hasattr(self.target, "augment"):
+      key, augment_key = jax.random.split(key)
+      x = self.target.augment(augment_key, x)
+    if hasattr(self.target, "dequantise"):
+      x = self.target.dequantise(key, x)
+    return batch | {"x": x}
 
   def _draw_points(self, key: Key, data: Batch) -> Batch:
     size = self.config["training"]["batch_size"]
     if not data:
-      return {"x": self.target.sample(key, size)}
+      return self.draw_data(key, size)
     num = data["x"].shape[0]
     # The whole set is shuffled: levels may be drawn in order.
     index = jax.random.randint(key, (size,), 0, num) if size else jax.random.permutation(key, num)
     return jax.tree.map(lambda a: a[index], data)
+
+  def draw_data(self, key: Key, n: int) -> Batch:
+    """Fresh draws {x [n, *event]}, and `label` [n] where the network takes it; n static."""
+    if not self.conditional:
+      return {"x": self.target.sample(key, n)}
+    x, label = self.target.sample_with_labels(key, n)
+    return {"x": x, "label": label}
 
   def validate(self, params: Params, key: Key, batch: Batch, context: Context) -> dict[str, Array]:
     """What is measured at every checkpoint; takes what a loss takes.
 
     Returns:
       val_loss, the loss of the held-out points; and score_error, the mean over eight quantiles of
-      the loss's levels of the relative score error, where there is a truth.
+      the loss's levels of the relative score error, where there is a truth; given the label, where
+      the network takes it.
     """
     loss_key, score_key = jax.random.split(key)
     numbers = {"val_loss": self.validation_loss(params, loss_key, batch, context)[0]}
     if self.loss_levels is not None and has_truth(self.target):
       levels = self.loss_levels((jnp.arange(8) + 0.5) / 8)
-      predict = self.parameterization.bind(params)
-      relative = score_error(score_key, self.target, predict, levels, 512)[1]
-      numbers["score_error"] = jnp.mean(relative)
+      numbers["score_error"] = jnp.mean(self.score_error(score_key, params, levels, 512)[1])
     return numbers
+
+  def score_error(
+    self, key: Key, params: Params, levels: Level, num_samples: int
+  ) -> tuple[Array, Array]:
+    """`metrics.score_error` of the network; of every draw given its label, where it takes one."""
+    bind, target = self.parameterization.bind, self.target
+    if not self.conditional:
+      return score_error(key, target, bind(params), levels, num_samples)
+    return class_score_error(key, target, functools.partial(bind, params), levels, num_samples)
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -257,6 +338,10 @@ def build(config: ConfigDict) -> Experiment:
     schedule = Shifted(schedule, config.schedule.shift)
   network = _make_network(config.network, config.parameterization.learned_variance)
   check_network(network, target)
+  check_labels(config, target)
+  label_dropout = 0.0
+  if config.network.num_classes:  # a batch's labels are dropped, so the network drops none
+    label_dropout, network = network.label_dropout, network.clone(label_dropout=0.0)
   parameterization = _make_parameterization(
     config.parameterization, network.apply, target, schedule
   )
@@ -274,6 +359,13 @@ def build(config: ConfigDict) -> Experiment:
         f"training.{seldom} = {config.training[seldom]} must be a multiple of "
         f"training.{often} = {config.training[often]}"
       )
+  if config.training.sharding is not None:
+    choose(_named(SHARDINGS), config.training.sharding, "training.sharding", "sharding")
+  if config.evaluation.ema and config.evaluation.ema not in config.optimizer.ema_decays:
+    raise ConfigError(
+      f"evaluation.ema = {config.evaluation.ema} is not in optimizer.ema_decays = "
+      f"{config.optimizer.ema_decays}"
+    )
   monitors = ("val_loss", "score_error")
   choose(_named(monitors), config.training.monitor, "training.monitor", "validation")
 
@@ -295,7 +387,8 @@ def build(config: ConfigDict) -> Experiment:
     optimizer=optimizer,
     data={},  # both below: they are drawn with the experiment's keys
     validation={},
-    evaluation=_make_evaluation(config, schedule, loss_levels, target),
+    label_dropout=label_dropout,
+    evaluation=_make_evaluation(config, schedule, loss_levels, target, label_dropout),
   )
   return dataclasses.replace(
     experiment, data=_training_set(experiment), validation=_validation_set(experiment)
@@ -307,13 +400,13 @@ def build(config: ConfigDict) -> Experiment:
 
 def _training_set(experiment: Experiment) -> Batch:
   """The target's own training points, those drawn once, or {}."""
-  target, num_train = experiment.target, experiment.config["target"]["num_train"]
-  if "train" in (splits := splits_of(target)):
-    return {"x": splits["train"]}
+  num_train = experiment.config["target"]["num_train"]
+  if own := _split(experiment, "train"):
+    return own
   if not num_train:
     return {}
-  draw = jax.jit(target.sample, static_argnums=1)
-  return {"x": draw(experiment.key(Stream.TRAIN_SET, 0), num_train)}
+  draw = jax.jit(experiment.draw_data, static_argnums=1)
+  return draw(experiment.key(Stream.TRAIN_SET, 0), num_train)
 
 
 def _validation_set(experiment: Experiment) -> Batch:
@@ -324,12 +417,25 @@ def _validation_set(experiment: Experiment) -> Batch:
   """
   target, training = experiment.target, experiment.config["training"]
   key = experiment.key(Stream.VALIDATION, 1)
-  if "validation" in (splits := splits_of(target)):
-    x = splits["validation"]
-  else:
-    x = jax.jit(target.sample, static_argnums=1)(key, training["num_validation"])
-  x = jnp.concatenate([x] * (training["validation_repeats"] or 1))
-  return {"x": target.dequantise(key, x) if hasattr(target, "dequantise") else x}
+  batch = _split(experiment, "validation")
+  if not batch:
+    batch = jax.jit(experiment.draw_data, static_argnums=1)(key, training["num_validation"])
+  repeats = training["validation_repeats"] or 1
+  batch = jax.tree.map(lambda a: jnp.concatenate([a] * repeats), batch)
+  if hasattr(target, "dequantise"):
+    batch |= {"x": target.dequantise(key, batch["x"])}
+  return batch
+
+
+def _split(experiment: Experiment, name: str) -> Batch:
+  """The target's own points of this name, with their labels where the network takes them; or {}."""
+  splits = splits_of(experiment.target)
+  if name not in splits:
+    return {}
+  if not experiment.conditional:
+    return {"x": splits[name]}
+  x, label = labelled_splits_of(experiment.target)[name]
+  return {"x": x, "label": label}
 
 
 def _named(names: tuple[str, ...]) -> dict[str, str]:
@@ -356,7 +462,7 @@ def _make_parameterization(
   section: ConfigDict, apply: Callable[..., Any], target: Any, schedule: Schedule
 ) -> Parameterization | Exact:
   if section.name == "exact":
-    return Exact(target.predict)
+    return truth_of(target)
   conditioning = choose(
     CONDITIONINGS, section.conditioning, "parameterization.conditioning", "conditioning"
   )
@@ -446,6 +552,7 @@ def _make_evaluation(
   schedule: Schedule,
   loss_levels: Callable[[Array], Level] | None,
   target: Any,
+  label_dropout: float,
 ) -> Evaluation:
   section = config.evaluation
   metrics: dict[str, Callable[..., float]] = {}
@@ -461,9 +568,11 @@ def _make_evaluation(
         f"evaluation.metrics = {name!r} needs {needed}, and target.name = {config.target.name!r} "
         f"has none (allowed: {allowed})"
       )
+    if name in LABEL_METRICS and not config.network.num_classes:
+      raise ConfigError(f"evaluation.metrics = {name!r} needs a network of classes: num_classes")
     options = options_of(metric, section) | own
     if features is not None:
-      if name in {**MODE_METRICS, **CLASS_METRICS, **SUPPORT_METRICS}:
+      if name in {**MODE_METRICS, **CLASS_METRICS, **LABEL_METRICS, **SUPPORT_METRICS}:
         raise ConfigError(f"evaluation.metrics = {spec!r}: features are for metrics of points")
       metric = _in_features(metric, str(features), f"evaluation.metrics, {spec!r}", target)
     metrics[spec] = functools.partial(metric, **options)
@@ -478,12 +587,21 @@ def _make_evaluation(
     path = f"evaluation.rows[{index}]"
     rows.append(make_row(parse_row(spec, main, path), path, schedule, has_density))
   check_pure_noise(config, rows)
+  check_guidance(config, rows, target, label_dropout)
+  # What the network says where it is told no class.
+  unconditional = exact or not config.network.num_classes or label_dropout > 0
+  if section.likelihood_points and not unconditional:
+    raise ConfigError(
+      f"evaluation.likelihood_points = {section.likelihood_points} needs a network that is also "
+      "told no class: network.label_dropout > 0"
+    )
   quartiles = jnp.array([0.25, 0.75])
   many_levels = loss_levels is None or bool(np.ptp(loss_levels(quartiles).log_snr) > 0)
   return Evaluation(
     rows=tuple(rows),
     metrics=metrics,
     checkpoint=section.checkpoint,
+    ema=section.ema,
     num_keys=section.num_keys,
     num_samples=section.num_samples,
     batch_size=section.batch_size,
@@ -491,8 +609,9 @@ def _make_evaluation(
     reference=section.reference,
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
+    labels=_asked_labels(config, target),
     comparable=comparable,
-    girsanov=comparable and not exact and many_levels,
+    girsanov=comparable and not exact and many_levels and unconditional,
     likelihood=_make_likelihood(config, exact or many_levels),
   )
 
@@ -511,6 +630,20 @@ def _in_features(
   if needed := features_need(name, target):
     raise ConfigError(f"{path}: features = {name!r} needs {needed}, and the target has none")
   return in_features(metric, name, make_extractor)
+
+
+def _asked_labels(config: ConfigDict, target: Any) -> str | None:
+  """config.evaluation.labels, by default 'data' for a conditional network."""
+  num_classes, asked = config.network.num_classes, config.evaluation.labels
+  if not num_classes:
+    if asked is not None:
+      raise ConfigError(
+        f"evaluation.labels = {asked!r} needs a network of classes: set network.num_classes"
+      )
+    return None
+  asked = "data" if asked is None else str(asked)
+  classes = tuple(str(label) for label in range(num_classes))
+  return choose(_named(("data", "uniform", *classes)), asked, "evaluation.labels", "choice")
 
 
 def _make_likelihood(config: ConfigDict, has_flow: bool) -> LikelihoodProtocol | None:

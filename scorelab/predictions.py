@@ -433,16 +433,28 @@ class ReverseStep(Parameterization):
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
-  """The truth in a network's place: whatever the parameters, `predict`."""
+  """The truth in a network's place: whatever the parameters, `predict`.
+
+  Attributes:
+    predict: the truth.
+    of_class: `(x, level, label) -> Prediction`, the truth given a label of x's batch shape, where
+      it is known.
+  """
 
   predict: Predict
+  of_class: Callable[[Array, Level, Array], Prediction] | None = None
 
   def bind(
     self, params: Params, label: Array | None = None, rngs: dict[str, Key] | None = None
   ) -> Predict:
-    """The predict function; nothing is learned."""
-    del params, label, rngs
-    return self.predict
+    """The predict function, of a class where there is a label; nothing is learned."""
+    del params, rngs
+    if label is None:
+      return self.predict
+    if self.of_class is None:
+      raise ValueError("a label is given, and this truth knows of no classes")
+    of_class = self.of_class
+    return lambda x, level: of_class(x, level, label)
 
 
 def _marginal_std(level: Level, data_std: float) -> Array:

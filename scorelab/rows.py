@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from scorelab.guidance import GUIDANCES, Guidance, Sources
 from scorelab.options import (
   ConfigError,
   accepted_options,
@@ -22,7 +23,11 @@ from scorelab.options import (
 from scorelab.predictions import noised
 from scorelab.samplers import KERNELS, SAMPLERS
 from scorelab.schedules import GRIDS, Grid, Schedule
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Key, Params, Predict, Samples
+
+_GUIDANCE_FIELDS = {"guidance", "guidance_weak"} | accepted_options(
+  *(guidance.options for guidance in GUIDANCES.values())
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +43,9 @@ class Row:
       same noise as the prior's, given the same key.
     run: `(key, predict, x) -> Samples`; not jitted.
     grid: from noise to data; None for a kernel.
+    guidance: how predictions are guided before they are sampled with; None where they are not.
+    guidance_options: its own.
+    weak: which weaker model it needs: an average's decay, or an earlier step; None for none.
   """
 
   sampler: str
@@ -47,12 +55,54 @@ class Row:
   true_start: Callable[[Key, Array], Array]
   run: Callable[[Key, Predict, Array], Samples]
   grid: Grid | None = None
+  guidance: Guidance | None = None
+  guidance_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  weak: float | None = None
+
+  @property
+  def network_calls(self) -> int:
+    """For each call of the predict function that the sampler is given."""
+    return self.guidance.network_calls if self.guidance else 1
+
+  def predict(
+    self,
+    bind: Callable[..., Predict],
+    params: Params,
+    label: Array | None = None,
+    weak: Params = None,
+    target: Any = None,
+  ) -> Predict:
+    """What this row samples with.
+
+    Args:
+      bind: reads a network, or the truth: `(params[, label]) -> predict`.
+      params: of the network.
+      label: the classes asked for, of x's batch shape; None for an unconditional network.
+      weak: parameters of the weaker model, where the row needs one.
+      target: which may know the classes of points.
+    """
+
+    def told(params: Params, label: Array | None) -> Predict:
+      return bind(params) if label is None else bind(params, label)
+
+    if self.guidance is None:
+      return told(params, label)
+    sources = Sources(
+      functools.partial(told, params),
+      label,
+      None if self.weak is None else told(weak, label),
+      getattr(target, "num_classes", 0),
+      getattr(target, "log_class_prob", None),
+      len(target.event_shape),
+    )
+    return self.guidance.make(sources, **self.guidance_options)
 
 
 def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
   """'name:num_steps:field=value:...' as sampler settings, on the main sampler's grid if on any.
 
-  The main sampler's own options are kept where the row names the same sampler.
+  Its guidance is the main sampler's too. The main sampler's own options are kept where the row
+  names the same sampler.
   """
   parts = str(spec).split(":")
   if len(parts) < 2 or not parts[1].isdigit():
@@ -61,8 +111,9 @@ def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
     )
   name, num_steps, *changes = parts
   choose(SAMPLERS | KERNELS, name, path, "sampler")
-  of_grid = set() if name in KERNELS else accepted_options(*GRIDS.values()) | {"grid"}
-  kept = {k: v for k, v in main.items() if name == main["name"] or k in of_grid}
+  shared = accepted_options(*GRIDS.values()) | {"grid"} | _GUIDANCE_FIELDS
+  shared = set() if name in KERNELS else shared
+  kept = {k: v for k, v in main.items() if name == main["name"] or k in shared}
   row = {**kept, "name": name, "num_steps": int(num_steps)}
   return row | parse_changes(changes, f"{path} = {spec!r}")
 
@@ -105,30 +156,41 @@ def _make_grid_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -
   name, num_steps = settings["name"], settings["num_steps"]
   sampler = SAMPLERS[name]
   make_grid = choose(GRIDS, settings["grid"], f"{path}.grid", "grid")
-  refuse_unused(
-    settings,
-    path,
-    f"{name} on the {settings['grid']} grid",
-    (sampler, make_grid),
-    ("num_steps", "grid"),
-  )
+  guidance = None
+  named, parts = f"{name} on the {settings['grid']} grid", [sampler, make_grid]
+  if (kind := settings.get("guidance")) is not None:
+    guidance = choose(GUIDANCES, kind, f"{path}.guidance", "guidance")
+    named, parts = f"{name} with {kind} guidance", [*parts, guidance.options]
+  weak = settings.get("guidance_weak")
+  if (weak is not None) != (guidance is not None and "weak" in guidance.needs):
+    raise ConfigError(
+      f"{path}.guidance_weak = {weak!r} and {path}.guidance = {kind!r}: 'autoguidance' needs one, "
+      "nothing else takes it"
+    )
+  own = ("num_steps", "grid", "guidance", "guidance_weak")
+  refuse_unused(settings, path, named, parts, own)
   options = options_of(sampler, settings)
-  grid = jax.jit(
-    functools.partial(make_grid, schedule, num_steps, **options_of(make_grid, settings))
-  )()
+  of_grid = options_of(make_grid, settings)
+  try:
+    grid = jax.jit(functools.partial(make_grid, schedule, num_steps, **of_grid))()
+  except ValueError as error:
+    raise ConfigError(f"{path}: {error}") from error
   ratios = grid.levels.sigma / grid.levels.alpha
   if not (ratios[1:] < ratios[:-1]).all():
     shown = ", ".join(f"{ratio:g}" for ratio in ratios[:3])
     raise ConfigError(f"{path}: the grid's sigma / alpha must fall towards the data: {shown}, ...")
   shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps")}
+  guiding = options_of(guidance.options, settings) if guidance else {}
 
   def run(key: Key, predict: Predict, x: Array) -> Samples:
-    return sampler(key, predict, x, grid, **options)
+    samples = sampler(key, predict, x, grid, **options)
+    calls = guidance.network_calls * samples.nfe if guidance else samples.network_calls
+    return samples._replace(network_calls=calls)
 
   def true_start(key: Key, data: Array) -> Array:
     return noised(key, data, grid[0])[0]
 
-  return Row(name, num_steps, shown, grid.prior, true_start, run, grid)
+  return Row(name, num_steps, shown, grid.prior, true_start, run, grid, guidance, guiding, weak)
 
 
 def _make_chain_row(

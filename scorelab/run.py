@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 # What only evaluation depends on: it may change in a finished folder, and is evaluated again.
 EVALUATION_FIELDS = ("sampler", "evaluation")
@@ -59,6 +60,17 @@ class StopFlag:
     """Raises Preempted where a stop was requested."""
     if self.requested:
       raise Preempted
+
+
+def leads() -> bool:
+  """Whether this process writes what a run leaves: the only one, or the first of several."""
+  return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+  """Waits until every process is here; each such place has a name of its own."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -136,6 +148,7 @@ def environment() -> dict[str, Any]:
     **{name: metadata.version(name) for name in packages},
     "platform": platform.platform(),
     "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
+    "processes": jax.process_count(),
     "matmul_precision": jax.config.values["jax_default_matmul_precision"],
     "git": revision.stdout.strip() or None,
   }
@@ -192,7 +205,10 @@ def is_done(path: pathlib.Path, config: Mapping[str, Any]) -> bool:
 
 
 def open_workdir(
-  path: pathlib.Path, config: Mapping[str, Any], overrides: Mapping[str, Any]
+  path: pathlib.Path,
+  config: Mapping[str, Any],
+  overrides: Mapping[str, Any],
+  read_only: bool = False,
 ) -> Workdir:
   """Makes the folder, or finds the run that is in it.
 
@@ -200,6 +216,7 @@ def open_workdir(
     path: the folder.
     config: the resolved config, JSON values only.
     overrides: what was typed, by field.
+    read_only: whether another process writes; what it refuses is refused here too.
 
   Returns:
     The folder; its DONE is removed where what evaluation depends on has changed.
@@ -208,7 +225,8 @@ def open_workdir(
     RefusedError: a field that training depends on differs from the run that is there.
   """
   workdir = Workdir(path.absolute())
-  path.mkdir(parents=True, exist_ok=True)
+  if not read_only:
+    path.mkdir(parents=True, exist_ok=True)
   record = {"config": config, "overrides": overrides}
   file = path / "config.json"
   if file.exists():
@@ -222,7 +240,10 @@ def open_workdir(
         )
     if _set_fields(found) == _set_fields(config):
       return workdir
-    workdir.done.unlink(missing_ok=True)
+    if not read_only:
+      workdir.done.unlink(missing_ok=True)
+  if read_only:
+    return workdir
   write_json(file, json.loads(json.dumps(record)))
   write_json(path / "environment.json", {**environment(), "command": sys.argv})
   return workdir

@@ -19,8 +19,10 @@ import optax
 from flax import struct
 from tqdm import tqdm
 
+from scorelab import speed
 from scorelab.checkpoints import Checkpoints
 from scorelab.experiment import Experiment, Stream, stream_key
+from scorelab.feeding import make_feed, nothing_read
 from scorelab.run import (
   Preempted,
   RefusedError,
@@ -28,8 +30,10 @@ from scorelab.run import (
   StopFlag,
   Workdir,
   append_jsonl,
+  leads,
   truncate_jsonl,
 )
+from scorelab.sharding import ONE_DEVICE, Layout, any_process, make_layout
 from scorelab.typing import Array, Average, Batch, Context, Key, Metrics, Params
 
 
@@ -42,7 +46,7 @@ class TrainState(struct.PyTreeNode):
     ema: their exponential moving averages, by decay.
     opt_state: optax's.
     extra: what else a method keeps, by name: of early stopping the `best` validation so far and
-      how many have been `waited` for a better one.
+      how many have been `waited` for a better one; of a stream how far each process has `read`.
   """
 
   step: Array
@@ -52,13 +56,18 @@ class TrainState(struct.PyTreeNode):
   extra: dict[str, Any]
 
 
-def init_state(experiment: Experiment) -> TrainState:
-  """The state before the first step."""
+def init_state(experiment: Experiment, layout: Layout = ONE_DEVICE) -> TrainState:
+  """The state before the first step; where there is a mesh each device makes its own part."""
+  if layout.mesh is not None:
+    make = functools.partial(init_state, experiment)
+    return jax.jit(make, out_shardings=layout.state_shardings(jax.eval_shape(make)))()
   params = experiment.init_params(experiment.key(Stream.INIT, 0))
   ema = {str(decay): jax.tree.map(jnp.copy, params) for decay in experiment.ema_decays}
   extra = {}
   if experiment.patience:
     extra = {"best": jnp.asarray(jnp.inf), "waited": jnp.zeros((), jnp.int32)}
+  if getattr(experiment.target, "stream", None) is not None:
+    extra["read"] = nothing_read()
   return TrainState(jnp.zeros((), jnp.int32), params, ema, experiment.optimizer.init(params), extra)
 
 
@@ -76,7 +85,12 @@ def update_ema(ema: dict[str, Params], params: Params, step: Array) -> dict[str,
 
 
 def train_step(
-  experiment: Experiment, root: Key, state: TrainState, data: Batch
+  experiment: Experiment,
+  root: Key,
+  state: TrainState,
+  data: Batch,
+  layout: Layout = ONE_DEVICE,
+  pixels: Array | None = None,
 ) -> tuple[TrainState, Metrics]:
   """One update.
 
@@ -85,15 +99,21 @@ def train_step(
     root: the run's root key: seeds share a compiled program.
     state: before the step.
     data: the training points, or nothing where the target is sampled afresh.
+    layout: where arrays live; static.
+    pixels: the batch, where a stream has read it: bytes [n, *event].
 
   Returns:
     The state after it, and loss, grad_norm, param_norm (after the update) and the loss's own
     metrics.
   """
-  batch = experiment.draw_batch(stream_key(root, Stream.DATA, state.step), data)
+  key = stream_key(root, Stream.DATA, state.step)
+  if pixels is None:
+    batch = experiment.draw_batch(key, data)
+  else:
+    batch = experiment.read_batch(key, layout.split(pixels))
   context = Context(state.step, state.ema)
-  (loss, metrics), grads = jax.value_and_grad(experiment.loss, has_aux=True)(
-    state.params, stream_key(root, Stream.LOSS, state.step), batch, context
+  (loss, metrics), grads = loss_and_gradient(
+    experiment, layout, state.params, stream_key(root, Stream.LOSS, state.step), batch, context
   )
   updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
@@ -103,45 +123,88 @@ def train_step(
     "param_norm": optax.tree.norm(params),
   }
   state = state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
-  return state, {"loss": loss, **norms, **metrics}
+  return layout.keep(state), layout.whole({"loss": loss, **norms, **metrics})
 
 
-def make_chunk(experiment: Experiment) -> Callable[..., tuple[TrainState, Metrics]]:
-  """`chunk(state, data, length=K)`: K steps, in one dispatch; the state is donated.
+def loss_and_gradient(
+  experiment: Experiment,
+  layout: Layout,
+  params: Params,
+  key: Key,
+  batch: Batch,
+  context: Context,
+) -> tuple[tuple[Array, Metrics], Params]:
+  """((loss, metrics), gradient) of a batch, in experiment.accumulate parts one after the other.
 
-  The metrics come back stacked, each with a leading axis K. On a CPU a network with convolutions
-  takes K dispatches: in a loop XLA leaves their gradients to its slow fallback, and a step takes
-  ten times as long.
+  Each part has a key of its own and every k-th point of the batch, so that with devices side by
+  side no point changes its device. What comes back is the mean over the parts.
   """
+  params = layout.whole(params)
+  gradient = jax.value_and_grad(experiment.loss, has_aux=True)
+  if (parts := experiment.accumulate) == 1:
+    found, grads = gradient(params, key, layout.split(batch), context)
+    return found, layout.keep(grads)
 
-  @functools.partial(jax.jit, static_argnames="length", donate_argnums=1)
-  def scanned(
-    root: Key, state: TrainState, data: Batch, *, length: int
+  def deal(x: Array) -> Array:
+    return jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
+
+  def add(total: Params, part: tuple[Key, Batch]) -> tuple[Params, tuple[Array, Metrics]]:
+    found, grads = gradient(params, part[0], layout.split(part[1]), context)
+    return layout.keep(jax.tree.map(jnp.add, total, grads)), found
+
+  dealt = layout.split(jax.tree.map(deal, layout.split(batch)), axis=1)
+  zeros = layout.keep(jax.tree.map(jnp.zeros_like, params))
+  total, found = jax.lax.scan(add, zeros, (jax.random.split(key, parts), dealt))
+  mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
+  return mean, jax.tree.map(lambda x: x / parts, total)
+
+
+class StepByStep:
+  """What a scanned chunk does, in a dispatch for each step; `lower` is the scanned one's."""
+
+  def __init__(self, scanned: Any, one: Callable[..., tuple[TrainState, Metrics]]) -> None:
+    self.lower = scanned.lower
+    self._one = one
+
+  def __call__(
+    self, root: Key, state: TrainState, data: Batch, pixels: Array | None = None, *, length: int
   ) -> tuple[TrainState, Metrics]:
-    return jax.lax.scan(
-      lambda state, _: train_step(experiment, root, state, data), state, None, length=length
-    )
-
-  @functools.partial(jax.jit, donate_argnums=1)
-  def step(root: Key, state: TrainState, data: Batch) -> tuple[TrainState, Metrics]:
-    return train_step(experiment, root, state, data)
-
-  def looped(
-    root: Key, state: TrainState, data: Batch, *, length: int
-  ) -> tuple[TrainState, Metrics]:
+    """As a chunk of `make_chunk`, given the root key."""
     lines = []
-    for _ in range(length):
-      state, line = step(root, state, data)
+    for i in range(length):
+      state, line = self._one(root, state, data, None if pixels is None else pixels[i])
       lines.append(line)
     return state, jax.tree.map(lambda *values: jnp.stack(values), *lines)
 
-  def chunk(state: TrainState, data: Batch, *, length: int) -> tuple[TrainState, Metrics]:
-    # Kernels [height, width, in, out]; attention's have as many axes, and lose nothing by it.
-    convolves = any(leaf.ndim == 4 for leaf in jax.tree.leaves(state.params))
-    run = looped if convolves and jax.default_backend() == "cpu" else scanned
-    return run(experiment.root, state, data, length=length)
 
-  return chunk
+def make_chunk(
+  experiment: Experiment, layout: Layout = ONE_DEVICE
+) -> functools.partial[tuple[TrainState, Metrics]]:
+  """`chunk(state, data, pixels, length=K)`: K steps, in one dispatch; the state is donated.
+
+  `pixels` are a stream's, bytes [K, n, *event], or left out. The metrics come back stacked, each
+  with a leading axis K. On a CPU a network with convolutions takes K dispatches: in a loop XLA
+  leaves their gradients to its slow fallback, and a step takes ten times as long.
+  """
+
+  def step(
+    root: Key, state: TrainState, data: Batch, pixels: Array | None
+  ) -> tuple[TrainState, Metrics]:
+    return train_step(experiment, root, state, data, layout, pixels)
+
+  @functools.partial(jax.jit, static_argnames="length", donate_argnums=1)
+  def chunk(
+    root: Key, state: TrainState, data: Batch, pixels: Array | None = None, *, length: int
+  ) -> tuple[TrainState, Metrics]:
+    return jax.lax.scan(lambda state, x: step(root, state, data, x), state, pixels, length=length)
+
+  run: Any = chunk
+  if jax.default_backend() == "cpu":
+    params = jax.eval_shape(experiment.init_params, experiment.root)
+    # Kernels [height, width, in, out]; attention's have as many axes, and lose nothing by it.
+    if any(leaf.ndim == 4 for leaf in jax.tree.leaves(params)):
+      run = StepByStep(chunk, jax.jit(step, donate_argnums=1))
+  return functools.partial(run, layout.place(experiment.root))
 
 
 def summarise(metrics: Metrics) -> dict[str, Any]:
@@ -178,21 +241,28 @@ def check_finite(metrics: Metrics, last_step: int) -> None:
 class Progress:
   """A bar on a terminal, a plain line now and then elsewhere."""
 
-  def __init__(self, start: int, total: int) -> None:
-    self._terminal = sys.stderr.isatty()
+  def __init__(self, start: int, total: int, shown: bool = True) -> None:
+    self._terminal, self._shown = sys.stderr.isatty(), shown
     self._bar = tqdm(
-      total=total, initial=start, unit="step", disable=not self._terminal, dynamic_ncols=True
+      total=total,
+      initial=start,
+      unit="step",
+      disable=not (shown and self._terminal),
+      dynamic_ncols=True,
     )
     self._start, self._total, self._begun = start, total, time.monotonic()
     self._printed = self._begun
+    self._marks: list[tuple[float, int]] = []  # of the first chunk's end and the last one's
 
   def update(self, step: int, loss: float) -> float:
     """Shows the step and its loss; returns the steps per second so far."""
     now = time.monotonic()
+    self._marks = [*self._marks[:1], (now, step)]
     rate = (step - self._start) / max(now - self._begun, 1e-9)
     self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
     self._bar.update(step - self._bar.n)
-    if not self._terminal and (now - self._printed > 10 or step == self._total):
+    quiet = self._terminal or not self._shown
+    if not quiet and (now - self._printed > 10 or step == self._total):
       self._printed = now
       left = (self._total - step) / rate
       print(
@@ -201,6 +271,13 @@ class Progress:
         flush=True,
       )
     return rate
+
+  def steady_rate(self) -> float | None:
+    """Steps per second after the first chunk, which compiles; None of less than ten seconds."""
+    if not self._marks or self._marks[-1][0] - self._marks[0][0] < 10:
+      return None
+    (begun, first), (ended, last) = self._marks[0], self._marks[-1]
+    return (last - first) / (ended - begun)
 
   def close(self) -> None:
     """Ends the bar's line."""
@@ -223,49 +300,64 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
     RunError: the loss, the gradient or a parameter is NaN or Inf.
     CheckpointError: there are checkpoints and none can be read.
   """
+  layout = make_layout(experiment.sharding)
   with Checkpoints(
     workdir.checkpoints, keep_every=experiment.keep_every, best_metric=experiment.monitor
   ) as checkpoints:
-    state = init_state(experiment)
+    state = init_state(experiment, layout)
     step = 0
     if (found := checkpoints.restore(state)) is not None:
       state, step = found
-      print(f"{workdir.path}: going on from step {step}", file=sys.stderr)
-    workdir.metrics.touch()
-    truncate_jsonl(workdir.metrics, step)
+      if leads():
+        print(f"{workdir.path}: going on from step {step}", file=sys.stderr)
+    if leads():
+      workdir.metrics.touch()
+      truncate_jsonl(workdir.metrics, step)
 
-    chunk, data = make_chunk(experiment), experiment.data
-    validate = jax.jit(experiment.validate)
-    progress = Progress(step, experiment.num_steps)
-    pending: tuple[int, Metrics] | None = None
+    chunk = make_chunk(experiment, layout)
+    feed = make_feed(experiment, layout, state.extra.get("read"))
+    validate, held_out = make_validate(experiment, layout)
+    progress = Progress(step, experiment.num_steps, shown=leads())
+    pending: tuple[int, list[Metrics]] | None = None
+    abstract: tuple[int, Any] | None = None  # a chunk's length, and what it takes
 
     def settle(extra: dict[str, float]) -> None:
       """Reads the metrics of the chunk before; by then the device is busy with the next one."""
       nonlocal pending
       if pending is None:
         return
-      (last, metrics), pending = pending, None
+      (last, parts), pending = pending, None
+      metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
       check_finite(metrics, last)
       line = summarise(metrics)
-      append_jsonl(workdir.metrics, {"step": last, **line, **extra})
       rate = progress.update(last, line["loss"])
-      append_jsonl(workdir.timings, {"step": last, "time": time.time(), "steps_per_s": rate})
+      if leads():
+        append_jsonl(workdir.metrics, {"step": last, **line, **extra})
+        append_jsonl(workdir.timings, {"step": last, "time": time.time(), "steps_per_s": rate})
 
     done = finished(experiment, state, step)
     while not done:
       length = min(experiment.log_every - step % experiment.log_every, experiment.num_steps - step)
-      state, metrics = chunk(state, data, length=length)
+      metrics = []
+      for size in feed.sizes(length):
+        fed = feed.take(size)
+        if abstract is None:
+          abstract = size, jax.eval_shape(lambda *given: given, state, *fed)
+        state, stacked = chunk(state, *fed, length=size)
+        metrics.append(stacked)
       for leaf in jax.tree.leaves(metrics):
         leaf.copy_to_host_async()
       settle({})
       step += length
       pending = (step, metrics)
 
-      stopping = stop.requested  # asked once: what is decided here must hold below
-      if step % experiment.checkpoint_every == 0 or step == experiment.num_steps:
+      stopping = any_process(stop.requested)  # asked once: what is decided must hold below
+      saved = step % experiment.checkpoint_every == 0 or step == experiment.num_steps
+      if saved or stopping:
+        state = state.replace(extra=state.extra | feed.progress())
+      if saved:
         context = Context(state.step, state.ema)
-        key = experiment.key(Stream.VALIDATION, 0)  # always the same points and noise
-        validation = validate(evaluated_params(state), key, experiment.validation, context)
+        validation = validate(evaluated_params(state), held_out, context)
         numbers: dict[str, float] = jax.tree.map(float, validation)
         settle(numbers)
         state = remember(state, numbers[experiment.monitor])
@@ -279,7 +371,12 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
         checkpoints.wait()
         raise Preempted
     progress.close()
-    if step < experiment.num_steps:
+    if leads() and abstract is not None and (rate := progress.steady_rate()) is not None:
+      length, given = abstract
+      cost = speed.flops(chunk.func, *chunk.args, *given, length=length)
+      found = speed.report(rate, experiment.batch_size, cost, experiment.compute_dtype)
+      append_jsonl(workdir.timings, {"step": step, "time": time.time(), **found})
+    if step < experiment.num_steps and leads():
       print(
         f"stopped early at step {step}: no better {experiment.monitor} than at step "
         f"{checkpoints.best_step()} in {experiment.patience} validations",
@@ -288,9 +385,26 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
   return state
 
 
+def make_validate(
+  experiment: Experiment, layout: Layout
+) -> tuple[Callable[[Params, Batch, Context], dict[str, Array]], Batch]:
+  """`validate(params, held_out, context)`, jitted, and the held-out points where it wants them.
+
+  It always shows the same points with the same noise.
+  """
+  key = layout.place(experiment.key(Stream.VALIDATION, 0))
+
+  @jax.jit
+  def validate(params: Params, key: Key, batch: Batch, context: Context) -> dict[str, Array]:
+    return layout.whole(experiment.validate(layout.whole(params), key, batch, context))
+
+  held_out = layout.place(experiment.validation, split=True)
+  return lambda params, batch, context: validate(params, key, batch, context), held_out
+
+
 def remember(state: TrainState, validation: float) -> TrainState:
   """The state after a validation, less being better: what early stopping needs to know."""
-  if not state.extra:
+  if "best" not in state.extra:
     return state
   best, waited = state.extra["best"], state.extra["waited"]
   better = validation < best
@@ -298,7 +412,7 @@ def remember(state: TrainState, validation: float) -> TrainState:
     "best": jnp.where(better, validation, best),
     "waited": jnp.where(better, 0, waited + 1),
   }
-  return state.replace(extra=extra)
+  return state.replace(extra=state.extra | extra)
 
 
 def finished(experiment: Experiment, state: TrainState, step: int) -> bool:
@@ -308,23 +422,49 @@ def finished(experiment: Experiment, state: TrainState, step: int) -> bool:
   return step >= experiment.num_steps
 
 
-def evaluated_params(state: TrainState) -> Params:
-  """The slowest average where there is one, else the parameters themselves."""
-  return state.ema[max(state.ema, key=float)] if state.ema else state.params
+def evaluated_params(state: TrainState, decay: float | None = None) -> Params:
+  """The average of a decay, None for the slowest; the parameters themselves for 0 or without."""
+  if decay is None and state.ema:
+    return state.ema[max(state.ema, key=float)]
+  return state.ema[str(decay)] if decay else state.params
+
+
+def weaker_params(
+  experiment: Experiment, workdir: Workdir, state: TrainState
+) -> dict[float, Params]:
+  """The weaker models that rows are guided by: by 0, an average's decay, or an earlier step.
+
+  Raises:
+    CheckpointError: there is no such checkpoint, or it cannot be read.
+  """
+  found: dict[float, Params] = {}
+  for weak in {row.weak for row in experiment.evaluation.rows if row.weak is not None}:
+    if not experiment.num_steps or weak == 0:
+      found[weak] = state.params
+    elif weak < 1:
+      found[weak] = state.ema[str(weak)]
+    else:
+      with Checkpoints(
+        workdir.checkpoints, keep_every=experiment.keep_every, read_only=True
+      ) as checkpoints:
+        found[weak] = evaluated_params(checkpoints.restore_step(init_state(experiment), int(weak)))
+  return found
 
 
 def restore_trained(experiment: Experiment, workdir: Workdir) -> TrainState:
-  """The state of a finished training that is evaluated, without writing anything.
+  """The state of a finished training that is evaluated, on one device, without writing anything.
 
-  It is that of the last checkpoint, or of the best one: config.evaluation.checkpoint.
+  It is that of the last checkpoint, or of the best one: config.evaluation.checkpoint. All
+  processes must call.
 
   Raises:
     RefusedError: training is not finished in this workdir.
     CheckpointError: there are checkpoints and none can be read.
   """
-  template = init_state(experiment)
+  layout = make_layout(experiment.sharding)
+  template = init_state(experiment, layout)
   if experiment.num_steps == 0:
-    return template
+    return layout.gather(template)
   with Checkpoints(
     workdir.checkpoints, best_metric=experiment.monitor, read_only=True
   ) as checkpoints:
@@ -336,5 +476,5 @@ def restore_trained(experiment: Experiment, workdir: Workdir) -> TrainState:
       )
     best = checkpoints.best_step()
     if experiment.evaluation.checkpoint == "best" and best is not None:
-      return checkpoints.restore_step(template, best)
-  return found[0]
+      return layout.gather(checkpoints.restore_step(template, best))
+  return layout.gather(found[0])

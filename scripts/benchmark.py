@@ -10,7 +10,6 @@ Each line gives the median over the repeats of time(theirs) / time(ours), with i
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import pathlib
 import platform
@@ -29,6 +28,7 @@ from scorelab import metrics, training
 from scorelab.experiment import build
 from scorelab.samplers.langevin import ula, ula_step
 from scorelab.targets.mixtures import nine_modes
+from scripts.libraries import side_by_side
 
 Work = Callable[[], object]
 
@@ -180,13 +180,22 @@ def unet_step(side: int = 32, batch: int = 16, dim: int = 32) -> dict[str, tuple
   return {"PyTorch / ours": (theirs, ours)}
 
 
+def samplers() -> dict[str, tuple[Work, Work]]:
+  """100 steps of diffusers' and k-diffusion's loops in PyTorch against ours, at 20 and 2000 points.
+
+  DDIM, Euler's and Heun's methods and DPM-Solver++(2M), which give the same samples; and the share
+  of the matrix products' peak that ours reaches. See scripts/libraries.py.
+  """
+  return side_by_side()
+
+
 CASES: dict[str, Callable[[], dict[str, tuple[Work, Work]]]] = {
   "langevin": langevin,
   "max_sliced_wasserstein": max_sliced_wasserstein,
+  "samplers": samplers,
   "train_chunk": train_chunk,
   "unet_step": unet_step,
 }
-_NEEDS_TORCH = ("unet_step",)
 
 
 def seconds(work: Work) -> float:
@@ -213,12 +222,13 @@ def main() -> None:
     if name not in CASES:
       parser.error(f"{name!r} is not a case (known: {', '.join(CASES)})")
   results = []
-  has_torch = importlib.util.find_spec("torch") is not None
   for name in arguments.cases or CASES:
-    if name in _NEEDS_TORCH and not has_torch:
-      print(f"{name}: left out, PyTorch is not installed (pip install torch)", flush=True)
+    try:
+      pairs = CASES[name]()
+    except ImportError as error:
+      print(f"{name}: not run, {error.name} is missing: pip install -e '.[parity]'", flush=True)
       continue
-    for label, (theirs, ours) in CASES[name]().items():
+    for label, (theirs, ours) in pairs.items():
       ratios = compare(theirs, ours, arguments.repeats)
       low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
       print(f"{name}: {label} = {median:.2f} ({low:.2f} to {high:.2f})", flush=True)

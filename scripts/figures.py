@@ -55,6 +55,7 @@ OF_RUNS = {
   **dict.fromkeys(digits.CONFIGS, digits.FIGURES),
   "sbgm_digits_published": digits.PUBLISHED_FIGURES,
   **dict.fromkeys(("ddpm_digits", "dit_digits", "ddpm_patches"), images.FIGURES),
+  "cond_digits": digits.GUIDED_FIGURES,
 }
 OF_NO_RUN = {
   "schedules": schedules.FIGURES,

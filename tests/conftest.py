@@ -16,6 +16,13 @@ def compilation_cache(tmp_path_factory):
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_module():
+  """What a module has compiled is forgotten after it: a whole run would keep gigabytes."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
   """float64 for one test: what is exact is compared to rounding, not to float32's."""

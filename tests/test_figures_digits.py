@@ -109,7 +109,8 @@ def test_bits_of_a_gaussian_model(finished, tmp_path):
   density = scipy.stats.norm(mean, std).logpdf(np.asarray(x).reshape(450, 64)).sum(1)
   expected = -(density / 64 + np.log(1 / 8)) / np.log(2)
   np.testing.assert_allclose(exact.bits, expected, atol=2e-3)
-  np.testing.assert_allclose(probed.bits, exact.bits, atol=2e-3)  # J is a multiple of I: no noise
+  # J is a multiple of I, so that probes add no noise; twice the steps differ by the steps' error.
+  np.testing.assert_allclose(probed.bits, exact.bits, atol=3e-3)
   # 100 terms, each at a noise of its own: 450 digits tell the mean to 0.01.
   assert abs(bound.bits.mean() - exact.bits.mean()) < 0.03
   assert fit.bits.mean() < exact.bits.mean() - 0.3

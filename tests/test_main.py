@@ -50,7 +50,8 @@ BAD = {
   "sampler": ([FAST, "--config.sampler.name=nosuch"], "sampler.name = 'nosuch' is not a sampler"),
   "loss": ([FAST, "--config.loss.name=nosuch"], "loss.name = 'nosuch' is not a loss"),
   "number": ([FAST, "--config.training.num_steps=-5"], "must be at least 0"),
-  "size": ([FAST, "--config.training.batch_size=0"], "must be at least 1"),
+  "size": ([FAST, "--config.training.batch_size=-1"], "must be at least 0"),
+  "whole": ([FAST, "--config.training.batch_size=0"], "has no fixed ones"),
 }
 
 

@@ -92,7 +92,7 @@ def test_score_at_the_data(batched):
 
 @pytest.mark.parametrize("kind", ["consistency", "x0"])
 def test_of_refuses(kind):
-  with pytest.raises(ValueError, match=f"kind = '{kind}' must be one of x0, noise, score, v, flow"):
+  with pytest.raises(ValueError, match=f"kind = '{kind}' must be one of .* and be given"):
     Prediction.of(jnp.ones(2), Level(None, jnp.ones(()), jnp.ones(())), kind, noise=jnp.ones(2))
 
 
@@ -190,7 +190,10 @@ class TestBind:
     shift = jnp.where(label == 2, 1.0, -1.0)[:, None]
     return jnp.sin(variables["params"] * x + c[:, None]) + shift
 
-  @pytest.mark.parametrize("name", PARAMETERIZATIONS)
+  # The others need a schedule: their tests are their own.
+  @pytest.mark.parametrize(
+    "name", sorted(PARAMETERIZATIONS.keys() - {"consistency", "reverse_step"})
+  )
   def test_shapes_change_nothing(self, name):
     parameterization = PARAMETERIZATIONS[name](self.apply, log_sigma)
     rng = np.random.default_rng(0)

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from scorelab.metrics.classes import (
+  class_accuracy,
   class_count,
   class_imbalance,
   class_probabilities,
   confident_share,
   has_labels,
+  knows_classes,
 )
 from scorelab.metrics.features import FEATURES, features_need, in_features
 from scorelab.metrics.frechet import frechet
@@ -29,7 +31,7 @@ from scorelab.metrics.modes import (
   within_mode_std,
 )
 from scorelab.metrics.reference import Reference
-from scorelab.metrics.score_error import mode_score_error, score_error
+from scorelab.metrics.score_error import class_score_error, mode_score_error, score_error
 from scorelab.metrics.support import (
   component_tv,
   memorised_share,
@@ -52,6 +54,9 @@ CLASS_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_labe
   "class_imbalance": class_imbalance,
   "confident_share": confident_share,
 }
+LABEL_METRICS: dict[str, Callable[..., float]] = {  # of samples that were asked to be of a class
+  "class_accuracy": class_accuracy,
+}
 METRICS: dict[str, Callable[..., float]] = {
   "sliced_wasserstein": sliced_wasserstein,
   "max_sliced_wasserstein": max_sliced_wasserstein,
@@ -65,6 +70,7 @@ METRICS: dict[str, Callable[..., float]] = {
   "nearest_point_distance": nearest_point_distance,
   **MODE_METRICS,
   **CLASS_METRICS,
+  **LABEL_METRICS,
   "component_tv": component_tv,
   "support_distance": support_distance,
 }
@@ -76,6 +82,8 @@ def needed_by(name: str, target: Any) -> str | None:
     return None if has_modes(target) else "modes of some width"
   if name in CLASS_METRICS:
     return None if has_labels(target) else "labelled points"
+  if name in LABEL_METRICS:
+    return None if knows_classes(target) else "classes"
   method = SUPPORT_METRICS.get(name)
   return None if method is None or hasattr(target, method) else f"a target with {method}()"
 
@@ -83,13 +91,16 @@ def needed_by(name: str, target: Any) -> str | None:
 __all__ = [
   "CLASS_METRICS",
   "FEATURES",
+  "LABEL_METRICS",
   "METRICS",
   "MODE_METRICS",
   "SUPPORT_METRICS",
   "Reference",
+  "class_accuracy",
   "class_count",
   "class_imbalance",
   "class_probabilities",
+  "class_score_error",
   "component_tv",
   "confident_share",
   "energy_distance",
@@ -100,6 +111,7 @@ __all__ = [
   "has_modes",
   "in_features",
   "kernel_distance",
+  "knows_classes",
   "max_sliced_wasserstein",
   "mean_pairwise_distance",
   "memorised_share",

@@ -68,6 +68,40 @@ def confident_share(
   return float(share / of_test)
 
 
+def knows_classes(target: Any) -> bool:
+  """Whether points of a target can be told apart by class: by its own law, or by a classifier."""
+  return hasattr(target, "responsibilities") or has_labels(target)
+
+
+def class_accuracy(key: Key | None, x: ArrayLike, y: Reference) -> float:
+  """The share of samples that are of the class that they were asked to be of.
+
+  By the likeliest component where the target is a mixture, else by the classifier. Exact samples
+  fall short of 1 as far as classes overlap, or the classifier errs: see the floor.
+
+  Args:
+    key: ignored; here because every metric takes one.
+    x: the samples, [n, ...], trailing axes flattened.
+    y: a Reference with labels [n], whose target is a mixture or has labels.
+
+  Returns:
+    A share in [0, 1]; nan where a sample is not finite.
+
+  Raises:
+    ValueError: there are no labels, or nothing that knows classes.
+  """
+  del key
+  if y.labels is None:
+    raise ValueError("y = a Reference without labels: no class was asked for")
+  if not np.isfinite(x := as_points("x", x)).all():
+    return float("nan")
+  if hasattr(y.target, "responsibilities"):
+    found = np.asarray(y.target.responsibilities(x)).argmax(-1)
+  else:
+    found = class_probabilities(x, y.target).argmax(1)
+  return float((found == np.asarray(y.labels)).mean())
+
+
 def class_count(key: Key | None, x: ArrayLike, y: Reference, *, threshold: float = 0.9) -> float:
   """How many classes occur among the samples that the classifier is confident about.
 

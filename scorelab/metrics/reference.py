@@ -24,18 +24,26 @@ class Reference:
   Attributes:
     points: [m, ...], trailing axes flattened by the metrics.
     target: a distribution, such as `targets.GaussianMixture`.
+    labels: [n], the classes that the samples were asked to be of, where they were.
     capacity: how many results are kept, the latest used ones. 10,000 points under 1000
       projections take 40 MB for each key.
   """
 
   points: ArrayLike | None = None
   target: Any = None
+  labels: ArrayLike | None = None
   capacity: int = 8
   _cache: dict[Hashable, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
   def __post_init__(self) -> None:
     if self.points is None and self.target is None:
       raise ValueError("Reference() needs points, a target, or both")
+
+  def asking(self, labels: ArrayLike) -> Reference:
+    """The same reference, and what it keeps, for samples that were asked to be of these classes."""
+    asking = dataclasses.replace(self, labels=labels)
+    object.__setattr__(asking, "_cache", self._cache)
+    return asking
 
   def require_points(self) -> ArrayLike:
     """The points.

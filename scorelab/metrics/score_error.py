@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -44,6 +45,56 @@ def score_error(
   Raises:
     ValueError: num_samples < 1, or levels with fields of another shape than [L].
   """
+
+  def truth_and_guess(key: Key, level: Level) -> tuple[Array, Array]:
+    data_key, noise_key = jax.random.split(key)
+    x, _ = predictions.noised(noise_key, target.sample(data_key, num_samples), level)
+    return target.predict(x, level).score, predict(x, level).score
+
+  return _error_by_level(key, truth_and_guess, levels, num_samples)
+
+
+class ExactClasses(Protocol):
+  """An exact target with classes."""
+
+  def sample_with_labels(self, key: Key, n: int, /) -> tuple[Array, Array]: ...
+
+  def predict_of_class(self, x: Array, level: Level, label: Array, /) -> predictions.Prediction: ...
+
+
+def class_score_error(
+  key: Key,
+  target: ExactClasses,
+  bind: Callable[[Array], Predict],
+  levels: Level,
+  num_samples: int,
+) -> tuple[Array, Array]:
+  """`score_error` given the class of every draw: of bind(label) over q_t(x | label).
+
+  Args:
+    key, levels, num_samples: as for `score_error`.
+    target: the truth.
+    bind: labels [n] -> what is measured.
+
+  Returns and errors: those of `score_error`.
+  """
+
+  def truth_and_guess(key: Key, level: Level) -> tuple[Array, Array]:
+    data_key, noise_key = jax.random.split(key)
+    x0, label = target.sample_with_labels(data_key, num_samples)
+    x, _ = predictions.noised(noise_key, x0, level)
+    return target.predict_of_class(x, level, label).score, bind(label)(x, level).score
+
+  return _error_by_level(key, truth_and_guess, levels, num_samples)
+
+
+def _error_by_level(
+  key: Key,
+  truth_and_guess: Callable[[Key, Level], tuple[Array, Array]],
+  levels: Level,
+  num_samples: int,
+) -> tuple[Array, Array]:
+  """The two errors of `score_error` from both scores at draws of a level."""
   if num_samples < 1:
     raise ValueError(f"num_samples = {num_samples}, must be at least 1")
   if levels.sigma.ndim != 1:
@@ -51,10 +102,8 @@ def score_error(
 
   def at_level(key_and_level: tuple[Key, Level]) -> tuple[Array, Array]:
     key, level = key_and_level
-    data_key, noise_key = jax.random.split(key)
-    x, _ = predictions.noised(noise_key, target.sample(data_key, num_samples), level)
-    truth = target.predict(x, level).score
-    error = jnp.sum((predict(x, level).score - truth) ** 2)
+    truth, guess = truth_and_guess(key, level)
+    error = jnp.sum((guess - truth) ** 2)
     return level.sigma**2 * error / num_samples, error / jnp.sum(truth**2)
 
   return jax.lax.map(at_level, (jax.random.split(key, levels.sigma.shape[0]), levels))

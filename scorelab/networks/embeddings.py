@@ -34,6 +34,42 @@ class FourierFeatures(nn.Module):
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+class ClassEmbedding(nn.Module):
+  """A learned vector for each class, and one for none.
+
+  Attributes:
+    num_classes: classes, >= 1.
+    width: of the vectors.
+    label_dropout: share of labels that are dropped, given a key 'dropout', so that one network is
+      conditional and unconditional (Ho and Salimans 2022, arXiv 2207.12598).
+    std: of the vectors at first.
+    dtype: of the result; None for that of the parameters.
+
+  Raises:
+    ValueError: there are no classes.
+  """
+
+  num_classes: int
+  width: int
+  label_dropout: float = 0.0
+  std: float = 0.02
+  dtype: str | None = None
+
+  @nn.compact
+  def __call__(self, label: Array | None, size: int) -> Array:
+    """int [size] or None -> [size, width]. No label, and the label num_classes, are no class."""
+    if not self.num_classes:
+      raise ValueError("a label is given to a network of num_classes = 0")
+    none = jnp.full((size,), self.num_classes)
+    label = none if label is None else label
+    if self.label_dropout and self.has_rng("dropout"):
+      dropped = jax.random.bernoulli(self.make_rng("dropout"), self.label_dropout, label.shape)
+      label = jnp.where(dropped, none, label)
+    shape, init = (self.num_classes + 1, self.width), nn.initializers.normal(self.std)
+    table = self.param("embedding", init, shape, jnp.float32)
+    return jnp.asarray(table, self.dtype)[label]
+
+
 class ConditionEmbedding(nn.Module):
   """What a network is told: the level through two dense layers, and the class beside it.
 
@@ -44,8 +80,7 @@ class ConditionEmbedding(nn.Module):
     level_scale: the level is multiplied by it first. The sinusoids' frequencies reach from 1 down
       to 1e-4: right for time indices up to 1000, while t in [0, 1] wants 1000.
     num_classes: classes; 0 for a network that is told none.
-    label_dropout: share of labels that are dropped in training, given a key 'dropout', so that one
-      network is conditional and unconditional (Ho and Salimans 2022, arXiv 2207.12598).
+    label_dropout: of `ClassEmbedding`.
     dtype: of the computation; None for that of the level and parameters.
 
   Raises:
@@ -66,18 +101,12 @@ class ConditionEmbedding(nn.Module):
     h = sinusoids(self.level_scale * c, self.num_features)
     h = self.activation(nn.Dense(self.width, dtype=self.dtype, name="level_0")(h))
     h = nn.Dense(self.width, dtype=self.dtype, name="level_1")(h)
-    if not self.num_classes:
-      if label is not None:
-        raise ValueError("a label is given to a network of num_classes = 0")
+    if not self.num_classes and label is None:
       return h
-    none = jnp.full(c.shape, self.num_classes)
-    label = none if label is None else label
-    if self.label_dropout and self.has_rng("dropout"):
-      dropped = jax.random.bernoulli(self.make_rng("dropout"), self.label_dropout, label.shape)
-      label = jnp.where(dropped, none, label)
-    rows, init = self.num_classes + 1, nn.initializers.normal(0.02)
-    embed = nn.Embed(rows, self.width, embedding_init=init, dtype=self.dtype, name="label")
-    return h + embed(label)
+    embed = ClassEmbedding(
+      self.num_classes, self.width, self.label_dropout, dtype=self.dtype, name="label"
+    )
+    return h + embed(label, c.shape[0])
 
 
 def sinusoids(x: Array, num_features: int, max_period: float = 1e4) -> Array:

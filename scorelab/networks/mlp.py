@@ -1,4 +1,4 @@
-"""Multilayer perceptrons for points `(x [b, d], c [b]) -> [b, outputs d]`.
+"""Multilayer perceptrons for points `(x [b, d], c [b], label [b]) -> [b, outputs d]`.
 
 Events of more axes are flattened, and the last axis of what comes back has `outputs` times as many
 numbers.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import linen as nn
 
-from scorelab.networks.embeddings import LEVEL_FEATURES, FourierFeatures
+from scorelab.networks.embeddings import LEVEL_FEATURES, ClassEmbedding, FourierFeatures
 from scorelab.typing import Array
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -44,6 +44,8 @@ class MLP(nn.Module):
     output_activation: a name of ACTIVATIONS after the last layer too, or None: the score of a
       published notebook went through a leaky ReLU.
     level_features: a name of LEVEL_FEATURES, of what is appended of the conditioning.
+    num_classes: classes of the labels, whose vectors are added to the first layer; 0 for none.
+    label_dropout: share of labels that are dropped in training, given a key 'dropout'.
     outputs: numbers given for each coordinate of the point.
   """
 
@@ -52,15 +54,19 @@ class MLP(nn.Module):
   activation: str = "leaky_relu"
   output_activation: str | None = None
   level_features: str = "identity"
+  num_classes: int = 0
+  label_dropout: float = 0.1
   outputs: int = 1
 
   @nn.compact
-  def __call__(self, x: Array, c: Array) -> Array:
-    """[b, *event], [b] -> [b, *event], the last axis outputs times as long."""
+  def __call__(self, x: Array, c: Array, label: Array | None = None) -> Array:
+    """[b, *event], [b], int [b] or None -> [b, *event], the last axis outputs times as long."""
     activation = ACTIVATIONS[self.activation]
     h = jnp.concatenate([flat(x), LEVEL_FEATURES[self.level_features](c)], axis=-1)
-    for width, norm in zip(self.widths, self.norms, strict=True):
+    for i, (width, norm) in enumerate(zip(self.widths, self.norms, strict=True)):
       h = nn.Dense(width)(h)
+      if i == 0:
+        h = _told(h, label, self.num_classes, self.label_dropout)
       h = nn.LayerNorm()(h) if norm else h
       h = activation(h)
     h = like(nn.Dense(self.outputs * x[0].size)(h), x)
@@ -80,6 +86,8 @@ class ResidualMLP(nn.Module):
     num_features: Fourier features of the point and, as many, of the conditioning.
     point_scale: std of their angular frequencies, per unit of the (scaled) point.
     level_scale: std of the frequencies for the conditioning, per unit of it.
+    num_classes: classes of the labels, whose vectors are added to the residual stream; 0 for none.
+    label_dropout: share of labels that are dropped in training, given a key 'dropout'.
     outputs: numbers given for each coordinate of the point.
   """
 
@@ -89,19 +97,30 @@ class ResidualMLP(nn.Module):
   num_features: int = 64
   point_scale: float = 4.0
   level_scale: float = 2.0
+  num_classes: int = 0
+  label_dropout: float = 0.1
   outputs: int = 1
 
   @nn.compact
-  def __call__(self, x: Array, c: Array) -> Array:
-    """[b, *event], [b] -> [b, *event], the last axis outputs times as long."""
+  def __call__(self, x: Array, c: Array, label: Array | None = None) -> Array:
+    """[b, *event], [b], int [b] or None -> [b, *event], the last axis outputs times as long."""
     activation = ACTIVATIONS[self.activation]
     given, x = x, flat(x)
     points = FourierFeatures(self.num_features, self.point_scale)(x)
     levels = FourierFeatures(self.num_features, self.level_scale)(c[:, None])
     h = nn.Dense(self.width)(jnp.concatenate([x, points, c[:, None], levels], axis=-1))
+    h = _told(h, label, self.num_classes, self.label_dropout)
     for _ in range(self.depth):
       update = activation(nn.Dense(self.width)(nn.LayerNorm()(h)))
       h = h + nn.Dense(self.width)(update)
     h = activation(nn.LayerNorm()(h))
     h = nn.Dense(self.outputs * x.shape[-1], kernel_init=nn.initializers.zeros)(h)
     return like(h, given)
+
+
+def _told(h: Array, label: Array | None, num_classes: int, label_dropout: float) -> Array:
+  """h [b, width] and the vectors of the classes; h itself where there are neither."""
+  if not num_classes and label is None:
+    return h
+  embed = ClassEmbedding(num_classes, h.shape[1], label_dropout, std=1.0, name="label")
+  return h + embed(label, h.shape[0])

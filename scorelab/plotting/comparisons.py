@@ -96,3 +96,36 @@ def table(
 
 
 _BESIDE = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+
+
+@style.context()
+def grids(
+  levels: Mapping[str, np.ndarray],
+  gains: Sequence[tuple[str, str, Mapping[str, Any]]],
+  text: str,
+) -> Figure:
+  """The levels of several grids, and what the first of them gains on the best of the others.
+
+  Args:
+    levels: sigma / alpha [N] by name; the grid that was made comes first.
+    gains: (what it was tried on, measure, the best other grid's `grid`, `mean`, `gain` and
+      `gain_sem`).
+    text: the caption.
+  """
+  figure = style.new_figure(9.6, 0.24 * max(len(levels), len(gains)) + 1.6)
+  left, right = figure.subplots(1, 2)
+  for place, ((name, sigma), colour) in enumerate(zip(levels.items(), _COLOURS, strict=False)):
+    left.plot(sigma, np.full(len(sigma), -place), "o-", color=colour, lw=0.8, ms=5)
+    left.annotate(name, (sigma[0], -place), xytext=(6, 0), **_BESIDE)
+  left.set(xscale="log", xlabel="sigma / alpha", yticks=[], ylim=(-len(levels), 1))
+  left.set_xlim(None, 12 * max(sigma[0] for sigma in levels.values()))
+  left.set_title("levels")
+  places = -np.arange(len(gains))
+  share = np.array([row["gain"] / row["mean"] for _, _, row in gains])
+  error = np.array([2 * style.number(row["gain_sem"]) / row["mean"] for _, _, row in gains])
+  right.errorbar(100 * share, places, xerr=100 * error, fmt="o", color=style.BLUE, capsize=2)
+  right.axvline(0, color=style.GREY)
+  right.set_yticks(places, [f"{on}: {measure} (v {row['grid']})" for on, measure, row in gains])
+  right.set(xlabel="less than the best stock grid, in %")
+  style.caption(figure, text)
+  return figure

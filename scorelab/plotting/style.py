@@ -24,9 +24,11 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
 )
 GREY = "#8C8C8C"
 
-# One look for each sampler throughout the project; a new sampler is a new line.
+# One colour for each sampler throughout the project, two names of one sampler sharing it; a new
+# sampler is a new line. The commonest are of the palette above; within a family hues are near.
 SAMPLER_COLOURS = {
   "ddim": BLUE,
+  "euler_ancestral": BLUE,
   "dpmpp_2m": VERMILLION,
   "heun": GREEN,
   "euler": SKY,
@@ -34,9 +36,30 @@ SAMPLER_COLOURS = {
   "annealed_langevin": PURPLE,
   "ancestral": "#332288",
   "renoise": "#117733",
+  "consistency": "#661100",
   "ula": ORANGE,
   "mala": "#882255",
   "underdamped_langevin": "#999933",
+  "ipndm": BLACK,
+  "deis": "#E6AB02",
+  "unipc": "#7570B3",
+  "dpmpp_3m": "#E7298A",
+  "lms": "#7F7F7F",
+  "dpm_solver_2": "#66C2A5",
+  "dpmpp_singlestep": "#FB9A99",
+  "dpmpp_2s": "#8CB33A",
+  "rk4": "#A6761D",
+  "euler_maruyama": "#1B9ED9",
+  "predictor_corrector": "#984EA3",
+  "dpmpp_sde": "#7A0177",
+  "dpmpp_2m_sde": "#FC8D62",
+  "dpmpp_3m_sde": "#F781BF",
+  "adaptive_ode": "#4D4D4D",
+  "kdpm2": "#66C2A5",
+  "midpoint": "#66A61E",
+  "plms": "#8C510A",
+  "dpm_solver_2_ancestral": "#54278F",
+  "dpmpp_2s_ancestral": "#807DBA",
 }
 # The error budget, in the order in which its parts add up to the value.
 PART_COLOURS = {"floor": "#BDBDBD", "discretisation": SKY, "prior": ORANGE, "learning": VERMILLION}
@@ -49,6 +72,7 @@ METRIC_LABELS = {
   "frechet": "Frechet distance",
   "confident_share": "confident share / real",
   "class_count": "classes",
+  "class_accuracy": "share of the class asked for",
   "mode_weight_tv": "mode-weight TV",
   "off_mode_share": "off-mode share",
   "within_mode_std": "within-mode std (1 is right)",

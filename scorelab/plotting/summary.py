@@ -65,7 +65,7 @@ def typed_command(workdir: Workdir) -> str:
 def row_labels(workdir: Workdir) -> list[str]:
   """The names under which a run's samples were kept, in the order of its rows."""
   with np.load(workdir.samples) as arrays:
-    return [name for name in arrays.files if name not in ("exact", "reference")]
+    return [name for name in arrays.files if name not in ("exact", "reference", "labels")]
 
 
 def loss_figure(

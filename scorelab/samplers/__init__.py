@@ -6,6 +6,7 @@ Each is a scan over a pure step that takes its noise as an argument.
 from scorelab.samplers.adams import deis, ipndm, lms, plms
 from scorelab.samplers.ancestral import ancestral, ancestral_step, renoise, renoise_step
 from scorelab.samplers.annealing import annealed_langevin, ncsnv2_step_size
+from scorelab.samplers.consistency import consistency, consistency_step
 from scorelab.samplers.ddim import ddim, ddim_inference, ddim_step
 from scorelab.samplers.diagnostics import effective_sample_size, split_rhat
 from scorelab.samplers.euler_time import euler_time
@@ -37,6 +38,7 @@ from scorelab.typing import Sampler
 SAMPLERS: dict[str, Sampler] = {
   "ancestral": ancestral,
   "annealed_langevin": annealed_langevin,
+  "consistency": consistency,
   "ddim": ddim,
   "deis": deis,
   "dpm_solver_2": dpm_solver_2,
@@ -83,6 +85,8 @@ __all__ = [
   "annealed_langevin",
   "baoab_step",
   "churned",
+  "consistency",
+  "consistency_step",
   "corrector_step",
   "ddim",
   "ddim_inference",

@@ -52,7 +52,15 @@ def renewing_step(pred: Prediction, nxt: Level, z: Array, renewed: Array | float
   return nxt.alpha * (pred.x0 + nxt.sigma / nxt.alpha * (kept * pred.noise + renewed * z))
 
 
-def ddim(key: Key, predict: Predict, x: Array, grid: Grid, *, eta: Array | float = 0.0) -> Samples:
+def ddim(
+  key: Key,
+  predict: Predict,
+  x: Array,
+  grid: Grid,
+  *,
+  eta: Array | float = 0.0,
+  s_noise: Array | float = 1.0,
+) -> Samples:
   """Samples by DDIM: one call of `predict` a step. Deterministic at eta = 0.
 
   Args:
@@ -61,6 +69,7 @@ def ddim(key: Key, predict: Predict, x: Array, grid: Grid, *, eta: Array | float
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level.
     eta: share of the Bayes posterior's noise that a step renews, >= 0.
+    s_noise: the relative std of the noise drawn; 1 keeps the marginals.
 
   Returns:
     Samples of x's shape; nfe = N.
@@ -68,7 +77,7 @@ def ddim(key: Key, predict: Predict, x: Array, grid: Grid, *, eta: Array | float
 
   def step(x: Array, inputs: tuple[Level, Level, Key]) -> tuple[Array, Array]:
     now, nxt, key = inputs
-    z = jax.random.normal(key, x.shape, x.dtype)
+    z = s_noise * jax.random.normal(key, x.shape, x.dtype)
     x = ddim_step(predict(x, now), now, nxt, z, eta)
     return x, x
 

@@ -36,7 +36,14 @@ from scorelab.schedules.exploding import (
   SigmaPower,
   VarianceExploding,
 )
-from scorelab.schedules.grids import karras, quadratic, uniform, uniform_log_snr
+from scorelab.schedules.grids import (
+  given_log_snrs,
+  karras,
+  quadratic,
+  timesteps,
+  uniform,
+  uniform_log_snr,
+)
 from scorelab.schedules.sde import forward_path, reverse_drift
 from scorelab.schedules.shifted import Shifted
 
@@ -58,9 +65,11 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 GRIDS: dict[str, Callable[..., Grid]] = {
   "uniform": uniform,
   "quadratic": quadratic,
+  "timesteps": timesteps,
   "karras": karras,
   "uniform_log_snr": uniform_log_snr,
   "geometric": uniform_log_snr,  # in sigma / alpha
+  "given": given_log_snrs,
 }
 
 __all__ = [
@@ -87,6 +96,7 @@ __all__ = [
   "VariancePreserving",
   "cosine_betas",
   "forward_path",
+  "given_log_snrs",
   "karras",
   "linear_betas",
   "quadratic",
@@ -95,6 +105,7 @@ __all__ = [
   "safe_sqrt",
   "scaled_linear_betas",
   "sigmoid_betas",
+  "timesteps",
   "uniform",
   "uniform_log_snr",
   "vp_betas",

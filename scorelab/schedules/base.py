@@ -172,7 +172,10 @@ class Schedule:
 
   def grid(self, times: Array, *, to_data: bool = True) -> Grid:
     """A grid at decreasing `times` [n], followed by the data itself where `to_data`."""
-    levels = self.at(times)
+    return self.grid_at(self.at(times), to_data=to_data)
+
+  def grid_at(self, levels: Level, *, to_data: bool = True) -> Grid:
+    """A grid of these levels [n] of the process, ever cleaner, then the data where `to_data`."""
     if to_data:
       data = Level(None if levels.t is None else jnp.zeros(1), jnp.ones(1), jnp.zeros(1))
       levels = jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)]), levels, data)

@@ -7,8 +7,9 @@ a one-call solver; with to_data=False it gives num_steps + 1 noisy levels.
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 
-from scorelab.schedules.base import Grid, Schedule
+from scorelab.schedules.base import Grid, Schedule, Tabulated
 from scorelab.typing import Array
 
 
@@ -37,6 +38,63 @@ def quadratic(
   t_min = schedule.t_min if t_min is None else t_min
   roots = jnp.linspace(t_max**0.5, t_min**0.5, num_steps + (not to_data))
   return schedule.grid(roots**2, to_data=to_data)
+
+
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+def timesteps(
+  schedule: Schedule,
+  num_steps: int,
+  *,
+  spacing: str = "trailing",
+  steps_offset: int = 0,
+  num_levels: int | None = None,
+  to_data: bool = True,
+) -> Grid:
+  """Whole steps of a process of T steps, where other libraries put them; step i is t = (i + 1) / T.
+
+  With w = T // N, 'leading' takes the steps 0, w, ..., (N - 1) w, moved by steps_offset: never the
+  noisiest. 'trailing' goes from T - 1 down by T / N, rounded: never the cleanest. 'linspace' goes
+  from T - 1 to 0. `uniform` is the latter without rounding, `quadratic` DDIM's other choice.
+
+  Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", WACV 2024
+  (arXiv 2305.08891), table 2.
+
+  Args:
+    schedule: the process.
+    num_steps: N, at most T.
+    spacing: one of SPACINGS.
+    steps_offset: of 'leading', from 0 to T - 1 - (N - 1) w.
+    num_levels: T; by default the schedule's own, 1000 where it is continuous.
+    to_data: whether the last step goes to the data (the other libraries' set_alpha_to_one) or to
+      step 0, which 'leading' reaches without an offset, and 'linspace', have already taken.
+
+  Raises:
+    ValueError: an option is out of range, or the last step would have no width.
+  """
+  if num_levels is None:
+    known = isinstance(schedule, Tabulated)
+    num_levels = len(schedule.times) + (schedule.noise_time is not None) if known else 1000
+  if spacing not in SPACINGS:
+    raise ValueError(f"spacing = {spacing!r} must be one of {', '.join(SPACINGS)}")
+  if not 1 <= num_steps <= num_levels:
+    raise ValueError(f"num_steps = {num_steps} must be from 1 to {num_levels}, the process's steps")
+  index, width = np.arange(num_steps)[::-1], num_levels // num_steps
+  room = num_levels - (num_steps - 1) * width if spacing == "leading" else 1
+  if not 0 <= steps_offset < room:
+    raise ValueError(f"steps_offset = {steps_offset} must be from 0 to {room - 1} for {spacing}")
+  if spacing == "leading":
+    steps = index * width + steps_offset
+  elif spacing == "trailing":
+    steps = np.round(num_levels - index[::-1] * (num_levels / num_steps)) - 1
+  else:
+    steps = np.round(np.linspace(0, num_levels - 1, num_steps))[::-1]
+  if not to_data:
+    if steps[-1] == 0:
+      raise ValueError(f"to_data = False: {spacing} spacing has reached step 0 before its last one")
+    steps = np.append(steps, 0)
+  return schedule.grid(jnp.asarray((steps + 1) / num_levels), to_data=to_data)
 
 
 def karras(
@@ -69,6 +127,26 @@ def uniform_log_snr(
   high, low = _ratio_ends(schedule, sigma_max, sigma_min)
   log_snrs = jnp.linspace(-jnp.log(high), -jnp.log(low), num_steps + (not to_data))
   return schedule.grid(schedule.time(log_snrs), to_data=to_data)
+
+
+def given_log_snrs(
+  schedule: Schedule,
+  num_steps: int,
+  *,
+  log_snrs: tuple[float, ...] | Array = (),
+  to_data: bool = True,
+) -> Grid:
+  """The levels of these log-SNRs, increasing: such as scripts/optimise_grid.py finds.
+
+  Raises:
+    ValueError: they are not num_steps, or with to_data=False num_steps + 1.
+  """
+  log_snrs, needed = jnp.asarray(log_snrs, float), num_steps + (not to_data)
+  if log_snrs.shape != (needed,):
+    raise ValueError(
+      f"log_snrs = {log_snrs.size} numbers must be {needed} for a grid of {num_steps} steps"
+    )
+  return schedule.grid_at(schedule.at_log_snr(log_snrs), to_data=to_data)
 
 
 def _ratio_ends(

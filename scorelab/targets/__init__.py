@@ -7,13 +7,23 @@ take keyword options only, all of them with defaults. A target has
 
 and may have more: `predict`, its exact score (`has_truth`); `bounds`, a box (low, high) for
 figures; `splits`, fixed points in the place of fresh draws (`splits_of`);
-`dequantise(key, x) -> x`, noise that every training batch gets anew; `distance(x)` to its support,
-and `component(x)` with `weights`, which of its parts a point belongs to.
+`dequantise(key, x) -> x`, noise that every training batch gets anew; `augment(key, x) -> x`, of
+training batches alone; `stream`, training images that are read from files in every epoch;
+`distance(x)` to its support, and `component(x)` with `weights`, which of its parts a point belongs
+to.
+
+One with classes has `num_classes`, `sample_with_labels(key, n) -> (x, label)`, which draws what
+`sample` draws, and `sample_of_class(key, label [n]) -> x`; `labels` of its splits, where it has
+those; and, where there is a truth, `predict_of_class(x, level, label)`, which may also know
+`log_class_prob(x, level) -> [*batch, num_classes]`. The label num_classes is no class.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
+from scorelab.predictions import Exact
 from scorelab.targets import circles, digits, mixtures, patches, points
 from scorelab.typing import Array
 
@@ -37,6 +47,17 @@ TARGETS: dict[str, Callable[..., Any]] = {
 def has_truth(target: Any) -> bool:
   """Whether a target knows its exact score: it has `predict`."""
   return hasattr(target, "predict")
+
+
+def truth_of(target: Any) -> Exact:
+  """The exact score of a target with `has_truth`, in a network's place."""
+  return Exact(target.predict, getattr(target, "predict_of_class", None))
+
+
+def labelled_splits_of(target: Any) -> Mapping[str, tuple[Array, Array]]:
+  """`splits_of` a target with classes, each split with its labels [n]."""
+  labels = getattr(target, "labels", {})
+  return {name: (x, jnp.asarray(labels[name])) for name, x in splits_of(target).items()}
 
 
 def splits_of(target: Any) -> Mapping[str, Array]:

@@ -50,10 +50,27 @@ class Digits:
     """Of one image: 64."""
     return 64
 
+  @property
+  def num_classes(self) -> int:
+    """Of the labels: 10."""
+    return 10
+
   def sample(self, key: Key, n: int) -> Array:
     """Training images drawn with replacement, [n, 8, 8, 1]; jittable, n static."""
-    train = self.splits["train"]
-    return train[jax.random.randint(key, (n,), 0, len(train))]
+    return self.sample_with_labels(key, n)[0]
+
+  def sample_with_labels(self, key: Key, n: int) -> tuple[Array, Array]:
+    """The draws of `sample` and the digits [n] that they show."""
+    index = jax.random.randint(key, (n,), 0, len(self.splits["train"]))
+    return self.splits["train"][index], jnp.asarray(self.labels["train"])[index]
+
+  def sample_of_class(self, key: Key, label: Array) -> Array:
+    """A training image of each of the digits `label` [n], with replacement: [n, 8, 8, 1]."""
+    order = np.argsort(self.labels["train"], kind="stable")
+    counts = np.bincount(self.labels["train"], minlength=10)
+    starts, counts = jnp.asarray(np.cumsum(counts) - counts), jnp.asarray(counts)
+    rank = jax.random.randint(key, label.shape, 0, counts[label])
+    return self.splits["train"][jnp.asarray(order)[starts[label] + rank]]
 
 
 class DequantisedDigits(Digits):

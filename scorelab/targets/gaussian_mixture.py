@@ -105,6 +105,11 @@ class GaussianMixture:
     return self.means.shape[-1]
 
   @property
+  def num_classes(self) -> int:
+    """Of the labels, which are the components: k."""
+    return self.means.shape[0]
+
+  @property
   def event_shape(self) -> tuple[int]:
     """Of one point: (d,)."""
     return (self.dim,)
@@ -160,6 +165,21 @@ class GaussianMixture:
     """Independent draws [n, d] and the component [n] that each came from."""
     return jnp.vectorize(self._draw, signature="(k),(d)->(d),()")(*self._noise(key, (n,)))
 
+  def sample_with_labels(self, key: Key, n: int) -> tuple[Array, Array]:
+    """Independent draws [n, d], those of `sample`, and their components [n]."""
+    return self.sample_with_components(key, n)
+
+  def given(self, label: Array) -> GaussianMixture:
+    """The law given its component, [] from 0; label k is none, and gives the mixture itself."""
+    kept = (jnp.arange(self.num_classes) == label) | (label == self.num_classes)
+    logs = jax.nn.log_softmax(jnp.where(kept, self.log_weights, -jnp.inf))
+    return self._of(logs, self.means, self.variances, self.basis)
+
+  def sample_of_class(self, key: Key, label: Array) -> Array:
+    """A draw of each of the components `label` [n]: [n, d]."""
+    keys = jax.random.split(key, label.shape[0])
+    return jax.vmap(lambda key, label: self.given(label).sample(key, 1)[0])(keys, label)
+
   def log_prob(self, x: Array) -> Array:
     """Log-density at x [..., d], of shape [...]."""
     constant = self.dim / 2 * jnp.log(2 * jnp.pi * self._unit)
@@ -201,6 +221,27 @@ class GaussianMixture:
     return Prediction.of(
       x, level, "score", score=score, x0=x0, x0_variance=variance, log_density=log_density
     )
+
+  def predict_of_class(self, x: Array, level: Level, label: Array) -> Prediction:
+    """`predict` given the component of x_0, of x's batch shape or []; k is none, as in `given`."""
+
+    def at(x: Array, alpha: Array, sigma: Array, label: Array) -> tuple[Array, ...]:
+      pred = self.given(label).predict(x, Level(None, alpha, sigma))
+      return pred.score, pred.x0, pred.x0_variance, pred.log_density
+
+    at = jnp.vectorize(at, signature="(d),(),(),()->(d),(d),(d),()")
+    score, x0, variance, log_density = at(x, level.alpha, level.sigma, label)
+    return Prediction.of(
+      x, level, "score", score=score, x0=x0, x0_variance=variance, log_density=log_density
+    )
+
+  def log_class_prob(self, x: Array, level: Level) -> Array:
+    """log P(component | x_t = x) for x [*batch, d] and a level [] or [*batch]: [*batch, k]."""
+
+    def at(x: Array, alpha: Array, sigma: Array) -> Array:
+      return jax.nn.log_softmax(self.perturbed(alpha, sigma)._log_joint(x))
+
+    return jnp.vectorize(at, signature="(d),(),()->(k)")(x, level.alpha, level.sigma)
 
   def posterior_mean(self, x: Array, level: Level) -> Array:
     """E[x_0 | x_t = x] for x [*batch, d] and a level of shape [] or [*batch], of x's shape."""

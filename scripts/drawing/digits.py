@@ -95,6 +95,36 @@ def _sets(source: Source) -> dict[str, np.ndarray]:
   return {"test digits": test, **lattice}
 
 
+def guided(source: Source, number: int = 6) -> None:
+  """Digits by the class asked for, a sheet for each guidance; and the share that is of it."""
+  with np.load(source.workdir.samples) as arrays:
+    asked = arrays["labels"]
+    drawn = {name: arrays[name] for name in summary.row_labels(source.workdir)}
+  target = source.experiment.target
+  number = min(number, *np.bincount(asked, minlength=target.num_classes))
+  pages, rows = [], []
+  for row, (name, x) in zip(source.experiment.evaluation.rows, drawn.items(), strict=True):
+    right = class_probabilities(x, target).argmax(1) == asked
+    # Column by column: the first of each class, as they came.
+    columns = [x[asked == label][:number] for label in range(target.num_classes)]
+    sheet = np.stack(columns, 1).reshape(-1, *x.shape[1:])
+    title = ", ".join(
+      f"{field.removeprefix('guidance_')} {value:g}"
+      for field, value in row.options.items()
+      if field.startswith("guidance_")
+    )
+    pages.append(images.Album(sheet, f"{title}: {right.mean():.1%}"))
+    shares = {f"digit_{c}": float(right[asked == c].mean()) for c in range(target.num_classes)}
+    rows.append({"row": name, "number": len(x), "right": float(right.mean())} | shares)
+  text = (
+    "columns: the digit asked for, 0 to 9; the first samples of the evaluation's first key, as "
+    f"they came; share of {len(asked)} in which a classifier of real digits sees it"
+  )
+  figure = images.albums(pages, text, target.num_classes)
+  save(figure, source.out / "guided.png", source.command)
+  write_csv(source.out / "guided.csv", rows, source.command)
+
+
 class Likelihood(NamedTuple):
   """Bits a dimension of the test digits by some way, one for each, and calls of the network."""
 
@@ -229,4 +259,9 @@ PUBLISHED_FIGURES: dict[str, Callable[[Source], None]] = {
   "memorisation": memorisation,
 }
 FIGURES: dict[str, Callable[[Source], None]] = {**PUBLISHED_FIGURES, "likelihood": likelihood}
+GUIDED_FIGURES: dict[str, Callable[[Source], None]] = {
+  "guided": guided,
+  "stopping": stopping,
+  "memorisation": memorisation,
+}
 SHEET: dict[str, Callable[[Sheet], None]] = {"sigma": sigma, "processes": processes}

@@ -110,7 +110,8 @@ def open_source(
   config.evaluation.metrics = tuple(dict.fromkeys([*config.evaluation.metrics, *metrics]))
   experiment = build(config)
   workdir = run.Workdir(path.absolute())
-  params = training.evaluated_params(training.restore_trained(experiment, workdir))
+  state = training.restore_trained(experiment, workdir)
+  params = training.evaluated_params(state, experiment.evaluation.ema)
   options = f" --workdir results/{name}/{run.run_id(recorded)}"
   if keys != 10:
     options += f" --keys {keys}"

@@ -14,7 +14,11 @@ import numpy as np
 import optax
 import pytest
 
+from configs import base, consistency_gmm
+from scorelab.checks import check_rows
+from scorelab.experiment import build
 from scorelab.losses import LOSSES
+from scorelab.options import ConfigError
 from scorelab.predictions import Consistency, Prediction, log_sigma
 from scorelab.samplers import SAMPLERS
 from scorelab.schedules import GRIDS, VarianceExploding, VariancePreserving
@@ -131,6 +135,64 @@ def test_one_step_and_several_sample_the_law():
     # The start has neither the data's mean nor its variance: 4 % of one, a thousandth of the other.
     np.testing.assert_allclose(x.mean(0), MEAN, atol=4 * STD / n**0.5 + 0.04)
     np.testing.assert_allclose(x.std(0), STD, rtol=4 / (2 * n) ** 0.5 + 2e-3)
+
+
+def test_consistency_sampling_is_exact_from_the_start_on():
+  """At a large r_min, 2, by the exact function: the law at r_min, whichever the steps.
+
+  Started from the exact law of its level. Renoising adds all of the noise of each level to points
+  that have r_min's, and its last variance is larger: by 0.8 on 4.6 here. To 4 standard errors.
+  """
+  n, schedule = 40_000, VarianceExploding(2.0, 20.0, 7.0)
+  end = STD**2 + 4.0
+
+  def predict(x, level):
+    ratio = level.like(x).sigma
+    y = MEAN + (x - MEAN) * jnp.sqrt(end / (STD**2 + ratio**2))
+    return Prediction.of(x, level, "consistency", consistency=y)
+
+  @jax.jit
+  def sample(key):
+    drawn = {}
+    for name in ("consistency", "renoise"):
+      grid = GRIDS["karras"](schedule, 4, sigma_min=2.5)
+      start, walk = jax.random.split(key)
+      x = MEAN + jnp.sqrt(STD**2 + 20.0**2) * jax.random.normal(start, (n, 2))
+      drawn[name] = SAMPLERS[name](walk, predict, x, grid)
+    return drawn
+
+  drawn = sample(jax.random.key(0))
+  assert drawn["consistency"].nfe == 4
+  for i in range(4):
+    # The levels between are N(m, s^2 + r^2) too, and the last step gives the end itself.
+    ratio = float(GRIDS["karras"](schedule, 4, sigma_min=2.5)[i + 1].sigma)
+    variance = STD**2 + max(ratio, 2.0) ** 2
+    x = np.asarray(drawn["consistency"].path[i])
+    np.testing.assert_allclose(x.mean(0), MEAN, atol=4 * (variance / n) ** 0.5)
+    np.testing.assert_allclose(x.var(0), variance, rtol=4 * (2 / n) ** 0.5)
+  assert (np.asarray(drawn["renoise"].x).var(0) > end * 1.1).all()
+
+
+def test_consistency_sampling_refuses_what_it_cannot_take():
+  grid = GRIDS["karras"](VE, 2, sigma_min=1.0)
+  x = jnp.ones((3, 2))
+  with pytest.raises(ValueError, match="kind 'consistency', not 'score'"):
+    SAMPLERS["consistency"](jax.random.key(0), TARGET.predict, x, grid)
+  open_grid = GRIDS["karras"](VE, 2, sigma_min=1.0, to_data=False)
+  with pytest.raises(ValueError, match="ends at the data"):
+    SAMPLERS["consistency"](jax.random.key(0), Family().bind(0.5), x, open_grid)
+
+
+def test_a_config_may_sample_so():
+  """Nothing exact stands in a consistency network's place; another network is refused."""
+  config = consistency_gmm.get_config("fast")
+  config.network.update(width=8, depth=1, num_features=4)
+  config.sampler.update(name="consistency", num_steps=2)
+  config.evaluation.rows = ()
+  check_rows(build(config))
+  config.parameterization.name, config.loss = "edm", base.get_config().loss
+  with pytest.raises(ConfigError, match="consistency: consistency sampling needs predictions"):
+    check_rows(build(config))
 
 
 def test_it_has_no_score():

@@ -6,6 +6,7 @@ import pytest
 
 from scorelab.metrics import (
   Reference,
+  class_accuracy,
   class_count,
   class_imbalance,
   class_probabilities,
@@ -30,6 +31,22 @@ def test_real_digits_are_recognised_and_noise_is_not():
   for fakes in (noise, averages, 0 * TEST):
     assert confident_share(None, fakes, REFERENCE) < 0.4
   assert confident_share(None, TEST, REFERENCE, threshold=0.5) == 1
+
+
+def test_class_accuracy_of_real_digits_and_of_modes():
+  """Real test digits are what they are, 97 %; asked for others they are not; one mode in nine."""
+  labels = TARGET.labels["test"]
+  assert class_accuracy(None, TEST, REFERENCE.asking(labels)) > 0.96
+  assert class_accuracy(None, TEST, REFERENCE.asking((labels + 1) % 10)) < 0.03
+  modes = nine_modes()
+  x, label = (np.asarray(a) for a in modes.sample_with_labels(jax.random.key(0), 300))
+  reference = Reference(x, modes)
+  assert class_accuracy(None, x, reference.asking(label)) == 1
+  assert class_accuracy(None, x, reference.asking(0 * label)) == (label == 0).mean()
+  assert np.isnan(class_accuracy(None, x * np.nan, reference.asking(label)))
+  assert reference.asking(label).cached("name", lambda: 3) == reference.cached("name", lambda: 4)
+  with pytest.raises(ValueError, match="without labels"):
+    class_accuracy(None, x, reference)
 
 
 def test_missing_classes_are_missed():

@@ -2,27 +2,32 @@ import jax
 import numpy as np
 import pytest
 
-from scorelab.metrics import CLASS_METRICS, METRICS, Reference
+from scorelab.metrics import LABEL_METRICS, METRICS, SUPPORT_METRICS, Reference, needed_by
+from scorelab.targets.circles import two_circles
 from scorelab.targets.mixtures import nine_modes
 
-TARGET = nine_modes()
+TARGET, CIRCLES = nine_modes(), two_circles()
 X, Y = (np.asarray(TARGET.sample(jax.random.key(s), 200)) for s in (0, 1))
-REFERENCE = Reference(Y, TARGET)
-OF_POINTS = METRICS.keys() - CLASS_METRICS  # those need labels: tests of their own
+REFERENCE, ON_CIRCLES = Reference(Y, TARGET), Reference(target=CIRCLES)
+MEASURED = {name for name in METRICS if not (needed_by(name, TARGET) and needed_by(name, CIRCLES))}
+OF_POINTS = MEASURED - LABEL_METRICS.keys()  # those of classes have tests of their own
 OPTIONS = {name: {"num_projections": 10} for name in METRICS if "sliced" in name}
 
 
 def _measure(name, x):
-  return METRICS[name](jax.random.key(2), x, REFERENCE, **OPTIONS.get(name, {}))
+  reference = ON_CIRCLES if name in SUPPORT_METRICS else REFERENCE
+  return METRICS[name](jax.random.key(2), x, reference, **OPTIONS.get(name, {}))
 
 
 @pytest.mark.parametrize("name", sorted(OF_POINTS))
 def test_one_contract_and_worse_samples_read_worse(name):
-  good, bad = _measure(name, X), _measure(name, 1.5 * np.abs(X) + 1)
+  x = np.asarray(CIRCLES.sample(jax.random.key(3), 200)) if name in SUPPORT_METRICS else X
+  good, bad = _measure(name, x), _measure(name, 1.5 * np.abs(x) + 1)
   assert isinstance(good, float) and isinstance(bad, float)
   if name in ("precision", "recall"):
     assert good > bad
-  elif name != "within_mode_std":  # 1 is right there, and off-mode samples are left out
+  # 1 is right of within_mode_std, which leaves off-mode samples out; to be far is no memory.
+  elif name not in ("within_mode_std", "memorised_share"):
     assert good < bad
 
 

@@ -25,10 +25,13 @@ TINY = {
 class Images:
   """Noise in [-1, 1], of 4 x 4 pixels and one channel."""
 
-  event_shape, scale = (4, 4, 1), 0.6
+  event_shape, scale, num_classes = (4, 4, 1), 0.6, 3
 
   def sample(self, key, n):
     return jax.random.uniform(key, (n, *self.event_shape), minval=-1.0)
+
+  def sample_with_labels(self, key, n):
+    return self.sample(key, n), jnp.arange(n) % 3
 
 
 def config_of(name, **options):

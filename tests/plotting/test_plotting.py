@@ -12,7 +12,16 @@ from PIL import Image
 from configs import ncsn_gmm
 from scorelab import plotting
 from scorelab.experiment import build
-from scorelab.plotting import animations, budgets, curves, fields, style, summary, trajectories
+from scorelab.plotting import (
+  animations,
+  budgets,
+  comparisons,
+  curves,
+  fields,
+  style,
+  summary,
+  trajectories,
+)
 from scorelab.run import Preempted, StopFlag, Workdir, append_jsonl, open_workdir, write_json
 from scorelab.samplers import KERNELS, SAMPLERS
 
@@ -38,10 +47,27 @@ def labelled(figure):
   return all(ax.get_xlabel() and ax.get_ylabel() for ax in figure.axes if ax.get_visible())
 
 
+def test_grids_and_their_gains(tmp_path):
+  """Every level is drawn, and the gains are shares of what the best other grid has."""
+  levels = {"made": np.array([80.0, 5.0, 0.3]), "karras": np.array([80.0, 3.0, 0.1])}
+  row = {"grid": "karras", "mean": 0.5, "gain": 0.1, "gain_sem": 0.01}
+  figure = comparisons.grids(levels, [("ring", "distance", row)], "2 keys")
+  left, right = figure.axes
+  drawn = [np.asarray(line.get_xdata()) for line in left.lines]
+  np.testing.assert_array_equal(drawn, list(levels.values()))
+  np.testing.assert_allclose(right.lines[0].get_xdata(), [20.0])
+  assert_saves(figure, tmp_path)
+
+
 class TestStyle:
   def test_every_sampler_has_a_colour_of_its_own(self):
-    assert {*SAMPLERS, *KERNELS} <= set(style.SAMPLER_COLOURS)
-    assert len(set(style.SAMPLER_COLOURS.values())) == len(style.SAMPLER_COLOURS)
+    """And the names of one sampler the same one."""
+    names: dict = {}
+    for name, sampler in (SAMPLERS | KERNELS).items():
+      names.setdefault(sampler, []).append(name)
+    colours = [{style.SAMPLER_COLOURS[name] for name in same} for same in names.values()]
+    assert all(len(of_one) == 1 for of_one in colours)
+    assert len(set.union(*colours)) == len(names)
     assert len(set(style.PART_COLOURS.values())) == 4
 
   def test_nothing_is_set_outside_the_context(self):

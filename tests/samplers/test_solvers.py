@@ -32,10 +32,12 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 VE, VP, FLOW = VarianceExploding(0.02, 10.0, 5.0), VariancePreserving(), LinearFlow()
 MEAN, COVARIANCE = np.array([1.0, -0.5]), np.array([[1.0, 0.6], [0.6, 0.8]])
 KEY = jax.random.key(0)
-NAMES = list({sampler: name for name, sampler in SAMPLERS.items()}.values())  # one of each function
+# One of each function, the first: the others are other libraries' names for it.
+NAMES = list({sampler: name for name, sampler in reversed(SAMPLERS.items())}.values())
+NAMES.remove("consistency")  # of predictions of another kind: tests/losses/test_consistency.py
 STOCHASTIC = [
   *("ancestral", "annealed_langevin", "dpm_solver_2_ancestral", "dpmpp_2m_sde"),
-  *("dpmpp_2s_ancestral", "dpmpp_3m_sde", "dpmpp_sde", "euler_ancestral", "euler_maruyama"),
+  *("dpmpp_2s_ancestral", "dpmpp_3m_sde", "dpmpp_sde", "euler_maruyama"),
   *("predictor_corrector", "renoise"),
 ]
 DETERMINISTIC = [name for name in NAMES if name not in STOCHASTIC]
@@ -108,7 +110,10 @@ def errors(sampler, num_steps, started=False):
   ("name", "order", "options"),
   [
     ("ddim", 1, {}),
+    ("euler", 1, {}),
     ("heun", 2, {}),
+    ("dpmpp_singlestep", 2, {"order": 2}),
+    ("dpmpp_singlestep", 3, {"order": 3}),
     ("dpm_solver_2", 2, {}),
     ("dpmpp_2s", 2, {}),
     ("dpmpp_2m", 2, {}),
@@ -123,9 +128,9 @@ def errors(sampler, num_steps, started=False):
   ],
 )
 def test_order_of_convergence(name, order, options, x64):
-  """32 and 64 steps: the error is halved `order` times, for every process."""
+  """48 and 96 steps: the error is halved `order` times, for every process."""
   sampler = functools.partial(SAMPLERS[name], **options)
-  coarse, fine = errors(sampler, 32), errors(sampler, 64)
+  coarse, fine = errors(sampler, 48), errors(sampler, 96)
   measured = np.log2(coarse / fine)
   np.testing.assert_allclose(measured[:-1], order, atol=0.2)
   # From sigma / alpha = infinity the first steps are long however many there are: second order but
@@ -272,7 +277,7 @@ def test_all_processes_are_one_rescaled(name, options, x64):
 
 TWO_CALLS = [
   *("dpm_solver_2_ancestral", "dpmpp_2s", "dpmpp_2s_ancestral", "dpmpp_sde"),
-  *("heun", "kdpm2", "midpoint"),
+  *("dpm_solver_2", "heun", "midpoint"),
 ]
 
 
@@ -309,9 +314,15 @@ def test_annealed_langevin_denoises_by_one_call_more():
   np.testing.assert_array_equal(clean.path[:-1], noisy.path)
 
 
+_ETAS = [{"eta": eta} for eta in (0.0, 0.4, 1.0)]
 OPTIONS = {
   "annealed_langevin": [{"step_size": h} for h in (1e-5, 1e-4, 1e-3)],
-  "ddim": [{"eta": eta} for eta in (0.0, 0.4, 1.0)],
+  **dict.fromkeys(("ddim", "dpm_solver_2_ancestral", "dpmpp_2m_sde", "dpmpp_2s_ancestral"), _ETAS),
+  **dict.fromkeys(("dpmpp_sde", "euler_maruyama"), _ETAS),
+  "dpm_solver_2": [{"churn": churn} for churn in (0.0, 1.0, 40.0)],
+  "dpmpp_3m": [{"curvature": share} for share in (0.0, 0.5, 1.0)],
+  "dpmpp_3m_sde": [{"eta": eta, "curvature": 0.5, "s_noise": 1.1} for eta in (0.0, 0.4, 1.0)],
+  "predictor_corrector": [{"snr": snr} for snr in (0.05, 0.16, 0.3)],
   "euler": [{"churn": c, "s_tmax": 30.0, "s_noise": 1.1} for c in (0.0, 1.0, 40.0)],
   "heun": [{"churn": 2.0, "s_tmin": low, "s_tmax": 1.0} for low in (0.1, 0.5, 0.9)],
 }

@@ -1,0 +1,33 @@
+"""8 by 8 digits by class: a network that is told the digit, and guided without a classifier.
+
+  python main.py --config=configs/cond_digits.py
+  python main.py --config=configs/cond_digits.py:fast      # seconds, for tests
+  python scripts/figures.py cond_digits --workdir results/cond_digits/<run id>
+
+Rows are asked for digits at random; class_accuracy is the share in which a classifier of real
+training digits sees the one that was asked for.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; arg 'fast' makes it a run of seconds."""
+  config = base.digits(base.get_config())
+  config.schedule.update(name="variance_exploding", sigma_min=0.01, sigma_max=20.0, rho=7.0)
+  config.network.update(num_classes=10, label_dropout=0.1)
+  config.sampler.update(name="dpmpp_2m", num_steps=16, guidance="classifier_free")
+  config.sampler.guidance_scale = 2.0
+  config.evaluation.labels = "uniform"
+  config.evaluation.rows = (
+    "dpmpp_2m:16:guidance_scale=0.0",
+    "dpmpp_2m:16:guidance_scale=1.0",
+    "dpmpp_2m:16:guidance_scale=1.5",
+    "dpmpp_2m:16:guidance_scale=4.0",
+    "dpmpp_2m:16:guidance_scale=4.0:guidance_rescale=0.7",
+    "dpmpp_2m:16:guidance_scale=3.0:guidance_low=0.2:guidance_high=2.0",
+  )
+  config.evaluation.metrics = ("class_accuracy", "frechet", "confident_share", "class_count")
+  return base.variant(config, arg)

@@ -1,0 +1,250 @@
+"""Images in files: read, decoded, cropped, and dealt out epoch by epoch, in worker processes.
+
+A folder, Parquet files, or a data set of the Hugging Face hub; each is a sequence of encoded
+images. NumPy, Pillow and Grain alone: workers start without JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+_HUB = "hub:"
+
+
+class Folder(Sequence):
+  """The images anywhere under a folder, in the order of their paths.
+
+  Args:
+    path: the folder; what has none of SUFFIXES is passed over.
+  """
+
+  def __init__(self, path: str) -> None:
+    found = (pathlib.Path(top, name) for top, _, names in os.walk(path) for name in names)
+    self.names = sorted(str(file) for file in found if file.suffix.lower() in SUFFIXES)
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+  def __getitem__(self, index: Any) -> bytes:
+    return pathlib.Path(self.names[index]).read_bytes()
+
+
+class Table(Sequence):
+  """A column of encoded images of a data set of the library `datasets`, which maps it from disk.
+
+  Args:
+    path: a Parquet file, a folder of them, or 'hub:owner/name'.
+    column: of the images: bytes, or a struct that has them as `bytes`.
+    part: the split that is read, of a data set that has several.
+
+  Raises:
+    ValueError: there is no such column.
+  """
+
+  def __init__(self, path: str, column: str, part: str) -> None:
+    import datasets
+
+    if path.startswith(_HUB):
+      table = datasets.load_dataset(path.removeprefix(_HUB), split=part)
+    else:
+      file = pathlib.Path(path)
+      files: Any = [str(f) for f in sorted(file.glob("*.parquet"))] if file.is_dir() else path
+      table = datasets.Dataset.from_parquet(files)
+    if column not in table.column_names:
+      known = ", ".join(table.column_names)
+      raise ValueError(f"column = {column!r} is not in {path} (known: {known})")
+    self._table = table.select_columns(column).cast_column(column, datasets.Image(decode=False))
+    self._column, self._path = column, path
+
+  @property
+  def names(self) -> Sequence[str]:
+    """Of every image, for people."""
+    return _Rows(self._path, len(self))
+
+  def __len__(self) -> int:
+    return len(self._table)
+
+  def __getitem__(self, index: Any) -> bytes:
+    found = self._table[int(index)][self._column]
+    return found["bytes"] if found["bytes"] is not None else _read(found["path"])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows(Sequence):
+  """The names of a table's rows."""
+
+  path: str
+  length: int
+
+  def __len__(self) -> int:
+    return self.length
+
+  def __getitem__(self, index: Any) -> str:
+    return f"{self.path}, row {index}"
+
+
+def _read(path: str) -> bytes:
+  return pathlib.Path(path).read_bytes()
+
+
+def open_images(path: str, column: str = "image", part: str = "train") -> Folder | Table:
+  """The images at a path: see `Folder` and `Table`.
+
+  Raises:
+    ValueError: there are none, or a library that reads them is not installed; one line.
+  """
+  file = pathlib.Path(path)
+  if not path:
+    raise ValueError("path = '' must be a folder of images, Parquet, or 'hub:owner/name'")
+  if not path.startswith(_HUB) and not file.exists():
+    raise ValueError(f"path = {path!r}: there is no such file or folder")
+  if path.startswith(_HUB) or file.is_file() or any(file.glob("*.parquet")):
+    try:
+      images = Table(path, column, part)
+    except ImportError as error:
+      raise ValueError(f"path = {path!r} needs datasets: pip install 'scorelab[images]'") from error
+    except Exception as error:  # of any type: Arrow's, the hub's, the network's
+      raise ValueError(f"path = {path!r}: {str(error).splitlines()[0]}") from error
+  else:
+    images = Folder(path)
+  if not len(images):
+    raise ValueError(f"path = {path!r}: holds no images ({', '.join(sorted(SUFFIXES))})")
+  return images
+
+
+def decode(data: bytes, side: int, channels: int) -> np.ndarray | None:
+  """The middle square of an encoded image, uint8 [side, side, channels]; None for a damaged one.
+
+  The shorter edge is brought to `side`, by a bicubic filter as wide as an output pixel.
+  """
+  try:
+    image = Image.open(io.BytesIO(data)).convert("L" if channels == 1 else "RGB")
+  except Exception:  # Pillow's decoders raise whatever they like
+    return None
+  square = min(image.size)
+  left, top = ((edge - square) / 2 for edge in image.size)
+  box = (left, top, left + square, top + square)
+  image = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+  return np.asarray(image).reshape(side, side, channels)
+
+
+@dataclasses.dataclass
+class ImageStream(Sequence):
+  """One process's share of the images in training order, without end, from a position on.
+
+  Every epoch is a shuffle of its own of all that the process has. An item is (index, image or
+  None), the index among all images.
+
+  Attributes:
+    images: encoded.
+    chosen: the indices of those that are trained on.
+    side, channels: as for `decode`.
+    seed: of the shuffles.
+    process, num_processes: which share; each has every num_processes-th image.
+    start: position of the first item.
+  """
+
+  images: Folder | Table
+  chosen: np.ndarray
+  side: int
+  channels: int
+  seed: int
+  process: int = 0
+  num_processes: int = 1
+  start: int = 0
+  _epoch: tuple[int, np.ndarray] = (-1, np.zeros(0, int))
+
+  @property
+  def per_epoch(self) -> int:
+    """Images of this process."""
+    return len(self.chosen[self.process :: self.num_processes])
+
+  def __len__(self) -> int:
+    return sys.maxsize // 2
+
+  def place(self, position: int) -> int:
+    """The index of the image at a position."""
+    epoch, offset = divmod(position, self.per_epoch)
+    made, order = self._epoch
+    if made != epoch:
+      own = self.chosen[self.process :: self.num_processes]
+      order = np.random.default_rng((self.seed, self.process, epoch)).permutation(own)
+      self._epoch = (epoch, order)  # at once: threads share it
+    return int(order[offset])
+
+  def __getitem__(self, item: Any) -> tuple[int, np.ndarray | None]:
+    index = self.place(self.start + int(item))
+    try:
+      data = self.images[index]
+    except OSError:  # a file that went away, or cannot be read
+      return index, None
+    return index, decode(data, self.side, self.channels)
+
+
+class Batches:
+  """Batches from a stream, damaged images left out.
+
+  Args:
+    stream: where it goes on from its start.
+    batch_size: of this process.
+    num_workers: processes that decode; 0 decodes on threads of this one.
+    damaged: how many were left out before.
+
+  Attributes:
+    position: of the next item of the stream; with `damaged`, all that going on needs.
+    damaged: how many were left out so far, those of every epoch counted.
+
+  Raises:
+    ValueError: Grain is not installed.
+  """
+
+  def __init__(
+    self, stream: ImageStream, batch_size: int, num_workers: int = 0, damaged: int = 0
+  ) -> None:
+    try:
+      import grain
+    except ImportError as error:
+      raise ValueError("reading images needs grain: pip install 'scorelab[images]'") from error
+    self._stream, self._batch_size = stream, batch_size
+    self.position, self.damaged = stream.start, damaged
+    items = grain.MapDataset.source(stream).to_iter_dataset(
+      grain.ReadOptions(num_threads=4, prefetch_buffer_size=2 * batch_size)
+    )
+    if num_workers:
+      if not flags.FLAGS.is_parsed():  # Grain looks at its own
+        flags.FLAGS.mark_as_parsed()
+      items = items.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    self._items: Iterator[tuple[int, np.ndarray | None]] = iter(items)
+
+  def take(self, count: int) -> np.ndarray:
+    """The next batches, uint8 [count, batch_size, side, side, channels].
+
+    Raises:
+      ValueError: a whole epoch has not one readable image.
+    """
+    stream, images, missed = self._stream, [], 0
+    while len(images) < count * self._batch_size:
+      index, image = next(self._items)
+      self.position += 1
+      if image is not None:
+        images.append(image)
+        missed = 0
+        continue
+      self.damaged, missed = self.damaged + 1, missed + 1
+      if self.position <= stream.per_epoch:  # once: later epochs meet the same ones
+        name = stream.images.names[index]
+        print(f"{name}: damaged, left out ({self.damaged} so far)", file=sys.stderr)
+      if missed >= stream.per_epoch:
+        raise ValueError(f"none of {stream.per_epoch} images can be read")
+    return np.stack(images).reshape(count, self._batch_size, *images[0].shape)

@@ -1,0 +1,95 @@
+"""Quality against price for many samplers: small multiples of targets and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from scorelab.plotting import style
+from scorelab.plotting.curves import Curve, draw_curve, draw_floor
+
+_MARKERS = "osD^v<>pPX"
+_TICKS = (4, 8, 16, 32, 64, 128)
+_REACH = (0.7, 20)  # of the vertical axis, in floors
+
+
+class Panel(NamedTuple):
+  """One target sampled by one score.
+
+  Attributes:
+    target, score: its column and its row, for people.
+    curves: of the samplers, by label; their looks are of `look`.
+    floor: mean over keys of exact samples against exact samples.
+    floor_sem: its standard error.
+  """
+
+  target: str
+  score: str
+  curves: Sequence[Curve]
+  floor: float
+  floor_sem: float
+
+
+def look(sampler: str, *, dashed: bool, number: int) -> Mapping[str, object]:
+  """A sampler's line: its own colour, dashes where it draws noise, a marker by its number."""
+  marker = _MARKERS[number % len(_MARKERS)]
+  line = {"color": style.sampler_colour(sampler), "ls": "--" if dashed else "-", "lw": 1.1}
+  return line | {"marker": marker, "ms": 3}
+
+
+@style.context()
+def pareto(panels: Sequence[Panel], metric: str, text: str) -> Figure:
+  """A metric against network evaluations, both logarithmic: targets across, scores down.
+
+  Args:
+    panels: what there is; a target without a score has an empty place.
+    metric: its name.
+    text: the caption.
+  """
+  targets = list(dict.fromkeys(panel.target for panel in panels))
+  scores = list(dict.fromkeys(panel.score for panel in panels))
+  figure = style.new_figure(max(2.5 * len(targets), 6), 2.6 * len(scores) + 1.7)
+  axes = figure.subplots(len(scores), len(targets), squeeze=False, sharex=True)
+  for ax in axes.flat:
+    ax.set_visible(False)
+  for panel in panels:
+    ax = axes[scores.index(panel.score), targets.index(panel.target)]
+    ax.set_visible(True)
+    ax.set_title(f"{panel.target}, {panel.score} score")
+    _draw(ax, panel)
+  for row in axes:
+    next(ax for ax in row if ax.get_visible()).set_ylabel(style.metric_label(metric))
+  for column in axes.T:
+    lowest = [ax for ax in column if ax.get_visible()][-1]
+    lowest.set_xlabel("network evaluations (NFE)")
+    lowest.tick_params(labelbottom=True)
+  handles = {curve.label: curve.look for panel in panels for curve in panel.curves}
+  lines = [Line2D([], [], **line) for line in handles.values()]
+  lines.append(Line2D([], [], color=style.PART_COLOURS["floor"], lw=5))
+  labels = [*handles, style.PART_LABELS["floor"]]
+  figure.legend(lines, labels, loc="outside upper center", ncols=5)
+  style.caption(figure, text)
+  return figure
+
+
+def _draw(ax: Axes, panel: Panel) -> None:
+  draw_floor(ax, panel.floor, panel.floor_sem)
+  for curve in panel.curves:
+    draw_curve(ax, curve)
+  ax.set(xscale="log", yscale="log")
+  style.nfe_axis(ax, _TICKS)
+  ax.set_xlabel("")
+  values = np.concatenate([[panel.floor], *(curve.value for curve in panel.curves)])
+  highest = np.nanmax(np.where(np.isfinite(values), values, np.nan))
+  low, high = (reach * panel.floor for reach in _REACH)
+  ax.set_ylim(low, min(high, 1.2 * max(highest, panel.floor)))
+  ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+  ax.yaxis.set_minor_formatter(NullFormatter())
+  ax.grid(color="#EEEEEE", lw=0.6)

@@ -1,0 +1,265 @@
+"""Images from files: every good one once an epoch, in an order that goes on where it was left."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import sbgm_digits
+from scorelab import training
+from scorelab.checks import check_devices
+from scorelab.experiment import build
+from scorelab.image_files import Batches, Folder, ImageStream, decode, open_images
+from scorelab.images import images
+from scorelab.options import ConfigError
+from scorelab.run import Preempted, StopFlag, open_workdir, read_jsonl
+
+pytest.importorskip("grain")
+SIDE, DAMAGED = 8, 20
+
+
+def jpeg(pixels):
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, "JPEG", quality=90)
+  return file.getvalue()
+
+
+def write_images(folder, number):
+  """JPEGs of noise, all of them different, and DAMAGED that are cut short or no image at all."""
+  rng = np.random.default_rng(0)
+  bad = rng.choice(number, DAMAGED, replace=False)
+  for i in range(number):
+    data = jpeg(rng.integers(0, 256, (9 + i % 3, 10, 3), np.uint8))
+    if i in bad:
+      data = data[: len(data) // 2] if i % 2 else b"no image"
+    place = folder / str(i % 7)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / f"{i:05d}.jpg").write_bytes(data)
+  (folder / "notes.txt").write_text("no image, and not taken for one")
+
+
+def write_parquet(folder, file):
+  """The same images in the same order, as the library `datasets` keeps images."""
+  pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+  files = Folder(str(folder))
+  rows = [{"bytes": files[i], "path": files.names[i]} for i in range(len(files))]
+  pq.write_table(pa.table({"image": rows}), file)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("photographs")
+  write_images(path, 300)
+  return path
+
+
+def stream_of(files, **options):
+  return ImageStream(files, np.arange(len(files)), SIDE, 3, seed=1, **options)
+
+
+def numbers_of(batches, files):
+  """Which images a batch has, told by their pixels."""
+  decoded = [decode(files[i], SIDE, 3) for i in range(len(files))]
+  known = {image.tobytes(): i for i, image in enumerate(decoded) if image is not None}
+  assert len(known) == len(files) - DAMAGED
+  return [known[image.tobytes()] for image in batches.reshape(-1, SIDE, SIDE, 3)]
+
+
+def check_epochs(files, batch_size, num_workers):
+  """Two epochs as told, and the second half again from where the first one ended."""
+  good = len(files) - DAMAGED
+  assert good % batch_size == 0
+  batches = Batches(stream_of(files), batch_size, num_workers)
+  first = batches.take(good // batch_size)
+  middle, damaged = batches.position, batches.damaged
+  second = batches.take(good // batch_size)
+  found = [numbers_of(epoch, files) for epoch in (first, second)]
+  for epoch in found:
+    assert len(set(epoch)) == len(epoch) == good
+  assert found[0] != found[1]
+  assert batches.damaged <= 2 * DAMAGED <= batches.damaged + DAMAGED  # the last may still follow
+  resumed = Batches(stream_of(files, start=middle), batch_size, damaged=damaged)
+  again = resumed.take(good // batch_size)
+  np.testing.assert_array_equal(again, second)
+  assert (resumed.position, resumed.damaged) == (batches.position, batches.damaged)
+
+
+def test_every_good_image_once_an_epoch(folder):
+  check_epochs(open_images(str(folder)), batch_size=40, num_workers=0)
+
+
+def test_worker_processes_change_nothing(folder):
+  """The order is that of the stream, however many decode it; read from Python's own loop."""
+  files = open_images(str(folder))
+  stream = stream_of(files)
+  expected = [image for _, image in (stream[i] for i in range(60)) if image is not None]
+  found = Batches(stream_of(files), 10, num_workers=2).take(4)
+  np.testing.assert_array_equal(found.reshape(-1, SIDE, SIDE, 3), expected[:40])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_ten_thousand_images(kind, tmp_path):
+  write_images(tmp_path / "photographs", 10_000)
+  path = tmp_path / "photographs"
+  if kind == "parquet":
+    write_parquet(path, tmp_path / "photographs.parquet")
+    path = tmp_path / "photographs.parquet"
+  check_epochs(open_images(str(path)), batch_size=20, num_workers=2)
+
+
+def test_parquet_is_the_folder(folder, tmp_path, monkeypatch):
+  datasets = pytest.importorskip("datasets")
+  monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+  write_parquet(folder, tmp_path / "photographs.parquet")
+  files, table = open_images(str(folder)), open_images(str(tmp_path / "photographs.parquet"))
+  assert len(table) == 300
+  assert all(table[i] == files[i] for i in range(300))
+  with pytest.raises(ValueError, match=r"column = 'img' is not in .* \(known: image\)"):
+    open_images(str(tmp_path / "photographs.parquet"), column="img")
+
+
+def test_processes_share_the_images_out():
+  """Of 30 images two processes have 15 each, in every epoch, and all are there."""
+  shares = [stream_of([b""] * 30, process=p, num_processes=2) for p in range(2)]
+  for epoch in range(3):
+    seen = [[share.place(epoch * 15 + i) for i in range(15)] for share in shares]
+    assert sorted(seen[0] + seen[1]) == list(range(30))
+
+
+def test_the_middle_square_is_taken():
+  """A wide picture's middle, untouched where it has the size asked for; an even one stays even."""
+  rng = np.random.default_rng(0)
+  middle = rng.integers(0, 256, (8, 8, 3), np.uint8)
+  wide = np.concatenate([np.zeros((8, 4, 3), np.uint8), middle, np.ones((8, 4, 3), np.uint8)], 1)
+  file = io.BytesIO()
+  Image.fromarray(wide).save(file, "PNG")
+  np.testing.assert_array_equal(decode(file.getvalue(), 8, 3), middle)
+  even = decode(jpeg(np.full((50, 33, 3), 90, np.uint8)), 8, 1)
+  assert even.shape == (8, 8, 1)
+  assert np.ptp(even) == 0
+  assert abs(int(even[0, 0, 0]) - 90) <= 1  # JPEG's rounding
+
+
+def test_nothing_readable_is_an_error_and_no_endless_loop():
+  with pytest.raises(ValueError, match="none of 12 images can be read"):
+    Batches(ImageStream(_Broken(12), np.arange(12), SIDE, 3, seed=0), 4).take(1)
+
+
+class _Broken(list):
+  """So many images, none of which can be read."""
+
+  def __init__(self, number):
+    super().__init__([b"no image"] * number)
+    self.names = [str(i) for i in range(number)]
+
+
+def test_the_target_deals_images_out_and_counts_damaged_ones(folder):
+  target = images(path=str(folder), side=SIDE, validation_fraction=0.1, test_fraction=0.2)
+  sizes = {name: len(x) for name, x in target.splits.items()}
+  assert sum(sizes.values()) == 300 - target.damaged == 280
+  assert abs(sizes["test"] - 56) <= 10
+  seen = [np.asarray(x).reshape(len(x), -1) for x in target.splits.values()]
+  assert len(np.unique(np.concatenate(seen), axis=0)) == 280  # no image is in two splits
+  assert max(x.max() for x in seen) == 1
+  assert min(x.min() for x in seen) == -1
+  streamed = images(path=str(folder), side=SIDE, cache_gib=0.0, held_out=5)
+  assert {len(x) for x in streamed.splits.values()} <= {3, 4, 5}
+  assert streamed.stream.per_epoch == 270
+
+
+def test_half_of_the_images_are_mirrored_and_bins_are_filled(folder):
+  target = images(path=str(folder), side=SIDE, flip=True, dequantise=True)
+  x = target.splits["train"][:200]
+  shown = target.augment(jax.random.key(0), x)
+  same = jnp.all(shown == x, axis=(1, 2, 3))
+  mirrored = jnp.all(shown == x[:, :, ::-1], axis=(1, 2, 3))
+  assert jnp.all(same | mirrored)
+  assert 70 < int(mirrored.sum()) < 130  # four standard errors of 200 fair coins
+  noise = target.dequantise(jax.random.key(1), x) - x
+  np.testing.assert_allclose(jnp.abs(noise).max(), 1 / 255, rtol=1e-3)
+  np.testing.assert_array_equal(target.scaled(jnp.array([0, 255], jnp.uint8)), [-1, 1])
+
+
+def small_config(folder, **target):
+  config = sbgm_digits.get_config("fast")
+  config.target.update(name="images", path=str(folder), side=SIDE, num_workers=0, flip=True)
+  config.target.update(**target)
+  config.network.update(widths=(16,), norms=(False,))
+  config.training.update(num_steps=12, log_every=2, checkpoint_every=4, batch_size=32)
+  config.training.update(validation_repeats=1, patience=0)
+  config.evaluation.metrics = ("energy_distance",)
+  return config
+
+
+def run(experiment, path, stop=None):
+  workdir = open_workdir(path, experiment.config, {})
+  return training.train(experiment, workdir, stop or StopFlag()), workdir
+
+
+class StopAfter(StopFlag):
+  """A stop after this many chunks."""
+
+  def __init__(self, chunks):
+    super().__init__()
+    self._left = chunks
+
+  @property
+  def requested(self):
+    self._left -= 1
+    return self._left < 0
+
+  @requested.setter
+  def requested(self, value):
+    del value
+
+
+def test_a_streamed_run_is_resumed_to_the_bit(folder, tmp_path):
+  """Stopped between two checkpoints; parameters, optimiser, the stream's place and all lines."""
+  experiment = build(small_config(folder, cache_gib=0.0, held_out=16))
+  straight, straight_dir = run(experiment, tmp_path / "straight")
+  with pytest.raises(Preempted):
+    run(experiment, tmp_path / "stopped", StopAfter(2))
+  resumed, resumed_dir = run(experiment, tmp_path / "stopped")
+  jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+  assert straight_dir.metrics.read_text() == resumed_dir.metrics.read_text()
+  read = np.asarray(straight.extra["read"])[0, :, 1]
+  assert read[0] - read[1] == 12 * 32  # all that was read, less the damaged ones
+  assert all(np.isfinite(line["loss"]) for line in read_jsonl(straight_dir.metrics))
+
+
+def test_images_in_memory_are_drawn_from(folder):
+  experiment = build(small_config(folder))
+  batch = experiment.draw_batch(jax.random.key(0), experiment.data)["x"]
+  known = {x.tobytes() for x in np.asarray(experiment.data["x"])}
+  shown = np.round((np.asarray(batch) + 1) * 255 / 2) * np.float32(2 / 255) - 1  # off the noise
+  unflipped = [x[:, ::-1] for x in shown.astype(np.float32)] + list(shown.astype(np.float32))
+  near = {np.round((np.frombuffer(k, np.float32) + 1) * 127.5).tobytes() for k in known}
+  found = [np.round((x.reshape(-1) + 1) * 127.5).astype(np.float32).tobytes() for x in unflipped]
+  assert sum(f in near for f in found) == 32
+
+
+BAD = {
+  "path": (dict(path="nosuch"), "path = 'nosuch': there is no such file or folder"),
+  "none": (dict(path=""), "must be a folder of images, Parquet, or 'hub:owner/name'"),
+  "channels": (dict(channels=2), "channels = 2 must be 1 or 3"),
+  "shares": (dict(validation_fraction=0.5, test_fraction=0.5), "below 1 together"),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), BAD.values(), ids=BAD)
+def test_mistakes_are_one_line(folder, fields, message):
+  with pytest.raises(ConfigError) as error:
+    build(small_config(folder, **fields))
+  assert message in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def test_all_images_at_once_need_memory(folder):
+  config = small_config(folder, cache_gib=0.0)
+  config.training.batch_size = 0
+  with pytest.raises(ConfigError, match=r"raise target\.cache_gib"):
+    check_devices(build(config))

@@ -1,0 +1,207 @@
+"""Data parallelism: the numbers of one device, on eight pretended ones and in two processes."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+from configs import ncsn_gmm
+from scorelab import speed, training
+from scorelab.checks import check_devices
+from scorelab.experiment import Stream, build
+from scorelab.options import ConfigError
+from scorelab.run import open_workdir
+from scorelab.sharding import ONE_DEVICE, Layout
+
+
+@pytest.mark.parametrize(
+  "what",
+  ["points", *(pytest.param(name, marks=pytest.mark.slow) for name in ("accumulated", "images"))],
+)
+def test_eight_devices_give_the_numbers_of_one(what):
+  """Losses of 20 steps to 1e-5 (float32 sums in another order), an eighth of the work on each.
+
+  An eighth and up to as much again: what small arrays need is done everywhere. Split over the
+  devices, every array of 1024 numbers or more leaves an eighth on each.
+  """
+  found = json.loads(
+    subprocess.run(
+      [sys.executable, "tests/eight_devices.py", what],
+      env=os.environ | {"PYTHONPATH": "."},
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout
+  )
+  one = found["losses"].pop("one")
+  assert len(one) == 20
+  for losses in found["losses"].values():
+    np.testing.assert_allclose(losses, one, rtol=1e-5)
+  for way in ("replicated", "fsdp"):
+    assert found["flops"][way] < found["flops"]["one"] / 4
+  assert {share for _, share in found["shares"]["replicated"]} == {1.0}
+  assert {share for size, share in found["shares"]["fsdp"] if size >= 1024} == {1 / 8}
+
+
+def test_arrays_are_split_along_the_longest_axis_that_divides():
+  layout = Layout(AbstractMesh((8,), ("data",), axis_types=(AxisType.Auto,)), fsdp=True)
+  assert layout.state_spec((3, 3, 64, 128)) == PartitionSpec(None, None, None, "data")
+  assert layout.state_spec((4096, 30)) == PartitionSpec("data")
+  assert layout.state_spec((63, 65)) == PartitionSpec()
+  assert layout.state_spec((64,)) == PartitionSpec()
+
+
+def small_config(**fields):
+  config = ncsn_gmm.get_config("fast")
+  config.network.update(width=16, depth=1, num_features=8)
+  config.training.update(num_steps=12, log_every=2, checkpoint_every=4, batch_size=32)
+  config.training.update(num_validation=64, **fields)
+  return config
+
+
+def test_accumulated_gradients_are_the_mean_of_the_parts():
+  """Against a loop over every fourth point, each part with its own key."""
+  experiment = build(small_config(accumulate=4))
+  state = training.init_state(experiment)
+  batch = {"x": experiment.target.sample(jax.random.key(1), 32)}
+  key = experiment.key(Stream.LOSS, 0)
+  context = training.Context(state.step, state.ema)
+  accumulate = jax.jit(
+    lambda params: training.loss_and_gradient(experiment, ONE_DEVICE, params, key, batch, context)
+  )
+  (loss, metrics), grads = accumulate(state.params)
+
+  @jax.jit
+  def of_part(params, key, x):
+    return jax.value_and_grad(experiment.loss, has_aux=True)(params, key, {"x": x}, context)
+
+  keys = jax.random.split(key, 4)
+  parts = [of_part(state.params, keys[i], batch["x"][i::4]) for i in range(4)]
+  np.testing.assert_allclose(loss, np.mean([part[0][0] for part in parts]), rtol=1e-6)
+  band = [part[0][1]["band_loss"].total for part in parts]
+  np.testing.assert_allclose(metrics["band_loss"].total, np.mean(band, axis=0), rtol=1e-5)
+  mean = jax.tree.map(lambda *g: np.mean(g, axis=0), *(part[1] for part in parts))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grads, mean)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"accumulate": 5}, r"batch_size = 32 must be a multiple of training.accumulate = 5"),
+    ({"sharding": "fsd"}, r"training.sharding = 'fsd' is not a sharding; did you mean 'fsdp'"),
+  ],
+)
+def test_what_cannot_be_dealt_out_is_refused(fields, message):
+  with pytest.raises(ConfigError, match=message):
+    check_devices(build(small_config(**fields)))
+
+
+def test_the_average_that_is_measured_is_chosen():
+  config = small_config()
+  config.optimizer.ema_decays = (0.9, 0.99)
+  state = training.init_state(build(config))
+  state = state.replace(ema={"0.9": {"w": 1.0}, "0.99": {"w": 2.0}}, params={"w": 3.0})
+  chosen = [training.evaluated_params(state, decay)["w"] for decay in (None, 0.9, 0.99, 0.0)]
+  assert chosen == [2.0, 1.0, 2.0, 3.0]
+  config.evaluation.ema = 0.95
+  with pytest.raises(ConfigError, match=r"evaluation.ema = 0.95 is not in optimizer.ema_decays"):
+    build(config)
+
+
+def test_operations_are_counted_and_the_peak_is_measured():
+  """2 m n k of a product, a step's once however long the chunk; a CPU core does above 1 GFLOP/s."""
+  a, b = jax.numpy.ones((64, 32)), jax.numpy.ones((32, 16))
+
+  def repeated(a, b):
+    return jax.lax.scan(lambda c, _: (c + a @ b, None), jax.numpy.zeros((64, 16)), length=7)[0]
+
+  once = 2 * 64 * 32 * 16
+  assert once <= speed.flops(jax.jit(repeated), a, b) < 1.1 * once
+  found = speed.report(10.0, 32, 1e6, "float32")
+  assert found["examples_per_s"] == 320
+  assert found["peak_flops_per_s"] > 1e9
+  np.testing.assert_allclose(found["utilisation"], 1e7 / found["peak_flops_per_s"])
+
+
+def start_processes(workdir, *arguments, count=2):
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  shared = ["--config=configs/ncsn_gmm.py:fast", f"--workdir={workdir}", *arguments]
+  shared += ["--config.network.width=16", "--config.network.depth=1"]
+  shared += ["--config.training.num_steps=600", "--config.training.checkpoint_every=100"]
+  shared += ["--config.training.batch_size=32", "--distributed", f"--coordinator=localhost:{port}"]
+  return [
+    subprocess.Popen(
+      [sys.executable, "main.py", *shared, f"--num_processes={count}", f"--process_id={rank}"],
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for rank in range(count)
+  ]
+
+
+def finish(processes):
+  for process in processes:
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+
+
+def last_state(workdir):
+  recorded = json.loads((workdir / "config.json").read_text())["config"]
+  config = small_config()
+  config.network.num_features = None
+  config.training.update(recorded["training"])
+  config.network.update(width=16, depth=1)
+  experiment = build(config)
+  return training.restore_trained(experiment, open_workdir(workdir, experiment.config, {}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+def test_two_processes_are_killed_and_resume(sharding, tmp_path):
+  """kill -9 of both in mid-run: afterwards the bits are those of an uninterrupted run.
+
+  One process alone reads the checkpoint that two have written.
+  """
+  option = f"--config.training.sharding={sharding}"
+  finish(start_processes(tmp_path / "straight", "--mode=train", option))
+  killed = start_processes(tmp_path / "killed", "--mode=train", option)
+  metrics = pathlib.Path(tmp_path / "killed" / "metrics.jsonl")
+  while not (metrics.exists() and metrics.read_text().count("\n") > 8):
+    assert all(process.poll() is None for process in killed)
+    time.sleep(0.02)
+  for process in killed:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  assert metrics.read_text().count("\n") < 60
+  finish(start_processes(tmp_path / "killed", "--mode=train", option))
+  assert metrics.read_text() == (tmp_path / "straight" / "metrics.jsonl").read_text()
+  states = [last_state(tmp_path / name) for name in ("straight", "killed")]
+  jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_is_told_to_stop_and_both_do(tmp_path):
+  processes = start_processes(tmp_path, "--mode=train")
+  while not (tmp_path / "metrics.jsonl").exists():
+    time.sleep(0.05)
+  processes[1].send_signal(signal.SIGTERM)
+  assert [process.wait(timeout=300) for process in processes] == [75, 75]
+
+
+@pytest.mark.slow
+def test_the_first_of_two_processes_evaluates(tmp_path):
+  finish(start_processes(tmp_path))
+  assert (tmp_path / "DONE").exists()
+  assert list((tmp_path / "figures").glob("*.png"))
