@@ -67,6 +67,55 @@ def sample_row(
   return run
 
 
+def sample_in_batches(
+  sample: Callable[..., tuple[Array, Array]],
+  params: Params,
+  keys: Key,
+  starts: Array,
+  size: int,
+  stop: StopFlag,
+  labels: Array | None = None,
+  weak: Params = None,
+) -> tuple[np.ndarray, Array]:
+  """As `sample_row`, `size` samples at a time over all devices, each batch with a key of its own.
+
+  What is in memory does not grow with the number of samples; the last batch is filled up.
+
+  Args:
+    sample: a row's.
+    params: the network's.
+    keys: [k].
+    starts: [k, n, *event].
+    size: at least 1; a multiple of the number of devices uses them all.
+    stop: asked before every batch.
+    labels: [k, n], or None; and weak: as for the row's sampler.
+
+  Returns:
+    Samples [k, n, *event] on the host, and nfe [].
+  """
+  devices = jax.devices()
+  mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  spread = jax.sharding.PartitionSpec(None, "data" if size % len(devices) == 0 else None)
+  sets, nfe = [], jnp.zeros((), int)
+  place = jax.sharding.NamedSharding(mesh, spread)
+
+  def batch_of(values: Array, k: int, i: int) -> Array:
+    batch = values[k, i : i + size]
+    filling = jnp.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
+    return jax.device_put(jnp.concatenate([batch, filling])[None], place)
+
+  for k, key in enumerate(keys):
+    batches = []
+    for i in range(0, starts.shape[1], size):
+      stop.check()
+      label = None if labels is None else batch_of(labels, k, i)
+      batch_key = jax.random.fold_in(key, i)[None]
+      x, nfe = sample(params, batch_key, batch_of(starts, k, i), label, weak)
+      batches.append(np.asarray(x[0, : starts.shape[1] - i]))
+    sets.append(np.concatenate(batches))
+  return np.stack(sets), nfe
+
+
 def draw_sets(
   experiment: Experiment,
   params: Params,
@@ -127,7 +176,11 @@ def draw_sets(
     sets = {}
     for name, sample, given, starts, weaker in runs:
       stop.check()
-      x, nfe = sample(given, sampler_keys, starts, labels, weaker)
+      if protocol.batch_size is None:
+        x, nfe = sample(given, sampler_keys, starts, labels, weaker)
+      else:
+        size = protocol.batch_size
+        x, nfe = sample_in_batches(sample, given, sampler_keys, starts, size, stop, labels, weaker)
       sets |= {name: np.asarray(x), "nfe": int(nfe)}
     rows.append(sets)
   drawn = {"reference": np.asarray(reference), "exact": np.asarray(exact["x"]), "rows": rows}

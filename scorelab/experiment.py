@@ -27,7 +27,19 @@ from scorelab.checks import (
 from scorelab.data import FILES
 from scorelab.likelihood import METHODS
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
-from scorelab.metrics import LABEL_METRICS, METRICS, class_score_error, needed_by, score_error
+from scorelab.metrics import (
+  CLASS_METRICS,
+  FEATURES,
+  LABEL_METRICS,
+  METRICS,
+  MODE_METRICS,
+  SUPPORT_METRICS,
+  class_score_error,
+  features_need,
+  in_features,
+  needed_by,
+  score_error,
+)
 from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES, NETWORKS
 from scorelab.optimizers import DECAYS, RULES, make_optimizer
 from scorelab.options import (
@@ -45,6 +57,7 @@ from scorelab.predictions import (
   Exact,
   Parameterization,
 )
+from scorelab.pretrained.features import imported_features
 from scorelab.rows import Row, make_row, parse_changes, parse_row
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
 from scorelab.sharding import SHARDINGS
@@ -102,6 +115,7 @@ class Evaluation:
   Attributes:
     metrics: by name, `(key, samples, reference) -> float`.
     checkpoint: which is measured, 'last' or 'best'.
+    batch_size: of the samples drawn at a time, or None for all of a key's.
     labels: what a conditional network is asked for: 'data', classes in the data's shares,
       'uniform', or the number of one; None for an unconditional network.
     ema: decay of the average that is measured; None is the slowest, 0 the parameters themselves.
@@ -117,6 +131,7 @@ class Evaluation:
   ema: float | None
   num_keys: int
   num_samples: int
+  batch_size: int | None
   num_reference: int
   reference: str
   score_levels: tuple[float, ...]
@@ -545,6 +560,7 @@ def _make_evaluation(
     name, *changes = spec.split(":")
     metric = choose(METRICS, name, "evaluation.metrics", "metric")
     own = parse_changes(changes, f"evaluation.metrics, {spec!r}")
+    features = own.pop("features", None)
     refuse_unused(own, f"evaluation.metrics, {spec!r}", name, (metric,))
     if needed := needed_by(name, target):
       allowed = ", ".join(sorted(known for known in METRICS if not needed_by(known, target)))
@@ -554,7 +570,12 @@ def _make_evaluation(
       )
     if name in LABEL_METRICS and not config.network.num_classes:
       raise ConfigError(f"evaluation.metrics = {name!r} needs a network of classes: num_classes")
-    metrics[spec] = functools.partial(metric, **options_of(metric, section) | own)
+    options = options_of(metric, section) | own
+    if features is not None:
+      if name in {**MODE_METRICS, **CLASS_METRICS, **LABEL_METRICS, **SUPPORT_METRICS}:
+        raise ConfigError(f"evaluation.metrics = {spec!r}: features are for metrics of points")
+      metric = _in_features(metric, str(features), f"evaluation.metrics, {spec!r}", target)
+    metrics[spec] = functools.partial(metric, **options)
   choose(_named(("fresh", "train", "test")), section.reference, "evaluation.reference", "reference")
   choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
   main = {k: v for k, v in config.sampler.items() if v is not None}
@@ -583,6 +604,7 @@ def _make_evaluation(
     ema=section.ema,
     num_keys=section.num_keys,
     num_samples=section.num_samples,
+    batch_size=section.batch_size,
     num_reference=section.num_reference,
     reference=section.reference,
     score_levels=tuple(section.score_levels),
@@ -592,6 +614,22 @@ def _make_evaluation(
     girsanov=comparable and not exact and many_levels and unconditional,
     likelihood=_make_likelihood(config, exact or many_levels),
   )
+
+
+def _in_features(
+  metric: Callable[..., float], name: str, path: str, target: Any
+) -> Callable[..., float]:
+  """The metric in the features of this name, or of a function by its dotted name."""
+  if "." in name:
+    try:
+      extract = imported_features(name)
+    except ValueError as error:
+      raise ConfigError(f"{path}: {error}") from error
+    return in_features(metric, name, lambda _: extract)
+  make_extractor = choose(FEATURES, name, f"{path}: features", "network of features")
+  if needed := features_need(name, target):
+    raise ConfigError(f"{path}: features = {name!r} needs {needed}, and the target has none")
+  return in_features(metric, name, make_extractor)
 
 
 def _asked_labels(config: ConfigDict, target: Any) -> str | None:

@@ -159,25 +159,52 @@ def loss_and_gradient(
   return mean, jax.tree.map(lambda x: x / parts, total)
 
 
+class StepByStep:
+  """What a scanned chunk does, in a dispatch for each step; `lower` is the scanned one's."""
+
+  def __init__(self, scanned: Any, one: Callable[..., tuple[TrainState, Metrics]]) -> None:
+    self.lower = scanned.lower
+    self._one = one
+
+  def __call__(
+    self, root: Key, state: TrainState, data: Batch, pixels: Array | None = None, *, length: int
+  ) -> tuple[TrainState, Metrics]:
+    """As a chunk of `make_chunk`, given the root key."""
+    lines = []
+    for i in range(length):
+      state, line = self._one(root, state, data, None if pixels is None else pixels[i])
+      lines.append(line)
+    return state, jax.tree.map(lambda *values: jnp.stack(values), *lines)
+
+
 def make_chunk(
   experiment: Experiment, layout: Layout = ONE_DEVICE
 ) -> functools.partial[tuple[TrainState, Metrics]]:
-  """`chunk(state, data, pixels, length=K)`: K steps in one dispatch; the state is donated.
+  """`chunk(state, data, pixels, length=K)`: K steps, in one dispatch; the state is donated.
 
   `pixels` are a stream's, bytes [K, n, *event], or left out. The metrics come back stacked, each
-  with a leading axis K.
+  with a leading axis K. On a CPU a network with convolutions takes K dispatches: in a loop XLA
+  leaves their gradients to its slow fallback, and a step takes ten times as long.
   """
+
+  def step(
+    root: Key, state: TrainState, data: Batch, pixels: Array | None
+  ) -> tuple[TrainState, Metrics]:
+    return train_step(experiment, root, state, data, layout, pixels)
 
   @functools.partial(jax.jit, static_argnames="length", donate_argnums=1)
   def chunk(
     root: Key, state: TrainState, data: Batch, pixels: Array | None = None, *, length: int
   ) -> tuple[TrainState, Metrics]:
-    def step(state: TrainState, pixels: Array | None) -> tuple[TrainState, Metrics]:
-      return train_step(experiment, root, state, data, layout, pixels)
+    return jax.lax.scan(lambda state, x: step(root, state, data, x), state, pixels, length=length)
 
-    return jax.lax.scan(step, state, pixels, length=length)
-
-  return functools.partial(chunk, layout.place(experiment.root))
+  run: Any = chunk
+  if jax.default_backend() == "cpu":
+    params = jax.eval_shape(experiment.init_params, experiment.root)
+    # Kernels [height, width, in, out]; attention's have as many axes, and lose nothing by it.
+    if any(leaf.ndim == 4 for leaf in jax.tree.leaves(params)):
+      run = StepByStep(chunk, jax.jit(step, donate_argnums=1))
+  return functools.partial(run, layout.place(experiment.root))
 
 
 def summarise(metrics: Metrics) -> dict[str, Any]:

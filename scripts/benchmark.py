@@ -115,6 +115,71 @@ def langevin() -> dict[str, tuple[Work, Work]]:
   return {"Python loop / scanned chains": (loop, lambda: jax.block_until_ready(chain(key, start)))}
 
 
+def unet_step(side: int = 32, batch: int = 16, dim: int = 32) -> dict[str, tuple[Work, Work]]:
+  """A training step of the published U-Net, dim 32 and ResNet blocks, 16 images of 32 x 32.
+
+  PyTorch's, where it is installed (`pip install torch`), against ours: from the same weights, with
+  the same Adam, loss and data; first the two predictions are compared. On a CPU ours is slower, by
+  XLA's convolutions: they are Eigen's, which run at about 70 of two cores' 177 GFLOP/s, and
+  PyTorch's are oneDNN's. Linear attention is about 30 % of the step, normalisations 10 %.
+  `python scripts/throughput.py --costs` names the largest costs.
+  """
+  import optax
+  import torch
+
+  from scorelab.networks import UNet
+  from scorelab.pretrained import unet_params
+  from scripts.torch_unet import TorchUNet
+
+  torch.manual_seed(0)
+  mults = (1, 2, 4, 8)
+  model, network = TorchUNet(dim, mults), UNet(dim, mults)
+  state_dict = {k: v.detach().numpy().copy() for k, v in model.state_dict().items()}
+  params = unet_params(network, state_dict)
+  rng = np.random.default_rng(0)
+  x, noise = rng.normal(size=(2, batch, side, side, 3)).astype(np.float32)
+  t = rng.integers(0, 1000, batch).astype(np.float32)
+  x_torch, noise_torch = (
+    torch.from_numpy(np.moveaxis(a, -1, 1).copy()).contiguous(memory_format=torch.channels_last)
+    for a in (x, noise)
+  )
+  t_torch = torch.from_numpy(t)
+  with torch.no_grad():
+    theirs_out = np.moveaxis(model(x_torch, t_torch).numpy(), 1, -1)
+  ours_out = jax.jit(network.apply)({"params": params}, x, t)
+  np.testing.assert_allclose(ours_out, theirs_out, atol=1e-3)  # float32, through 40 layers
+
+  model = model.to(memory_format=torch.channels_last)
+  adam = torch.optim.Adam(model.parameters(), lr=1e-3)
+  optimizer = optax.adam(1e-3)
+
+  def theirs() -> float:
+    adam.zero_grad()
+    loss = torch.nn.functional.smooth_l1_loss(model(x_torch, t_torch), noise_torch)
+    loss.backward()
+    adam.step()
+    return float(loss.detach())
+
+  @jax.jit
+  def step(params: Any, state: Any) -> tuple[Any, Any, jax.Array]:
+    def loss(params: Any) -> jax.Array:
+      out: Any = network.apply({"params": params}, x, t)
+      return optax.huber_loss(out, noise).mean()
+
+    value, grads = jax.value_and_grad(loss)(params)
+    updates, state = optimizer.update(grads, state)
+    return optax.apply_updates(params, updates), state, value
+
+  held = params, optimizer.init(params)
+
+  def ours() -> float:
+    nonlocal held
+    *held, value = step(*held)
+    return float(value)
+
+  return {"PyTorch / ours": (theirs, ours)}
+
+
 def samplers() -> dict[str, tuple[Work, Work]]:
   """100 steps of diffusers' and k-diffusion's loops in PyTorch against ours, at 20 and 2000 points.
 
@@ -129,6 +194,7 @@ CASES: dict[str, Callable[[], dict[str, tuple[Work, Work]]]] = {
   "max_sliced_wasserstein": max_sliced_wasserstein,
   "samplers": samplers,
   "train_chunk": train_chunk,
+  "unet_step": unet_step,
 }
 
 

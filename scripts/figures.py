@@ -27,6 +27,7 @@ from scripts.drawing import (
   circles,
   digits,
   flow_1d,
+  images,
   nine_modes,
   roll,
   schedules,
@@ -53,6 +54,7 @@ OF_RUNS = {
   "memorisation_circles": circles.MEMORISATION_FIGURES,
   **dict.fromkeys(digits.CONFIGS, digits.FIGURES),
   "sbgm_digits_published": digits.PUBLISHED_FIGURES,
+  **dict.fromkeys(("ddpm_digits", "dit_digits", "ddpm_patches"), images.FIGURES),
   "cond_digits": digits.GUIDED_FIGURES,
 }
 OF_NO_RUN = {

@@ -234,3 +234,30 @@ def test_kernels_need_what_they_need():
   config.sampler.update(name="mala", step_size=0.1, sigma_min=None)
   with pytest.raises(ConfigError, match=r"'mala' needs parameterization.name = 'exact'"):
     build(config)
+
+
+@pytest.mark.parametrize("size", [3, 8])
+def test_samples_in_batches_are_the_same_law_and_all_there(size):
+  """A sampler without noise does not see the batches: each start has its own sample."""
+  experiment = build(config_of())
+  row = experiment.evaluation.rows[0]
+  sample = evaluation.sample_row(row, lambda _: experiment.target.predict)
+  keys, starts = (
+    jax.random.split(jax.random.key(0), 2),
+    jax.random.normal(jax.random.key(1), (2, 7, 2)),
+  )
+  whole, nfe = sample({}, keys, starts)
+  parts, same = evaluation.sample_in_batches(sample, {}, keys, starts, size, StopFlag())
+  np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)  # float32, another shape
+  assert nfe == same
+
+
+def test_batches_draw_noise_of_their_own():
+  experiment = build(config_of())
+  row = experiment.evaluation.rows[1]  # ancestral: the same start ends elsewhere in each batch
+  sample = evaluation.sample_row(row, lambda _: experiment.target.predict)
+  starts = jnp.full((1, 6, 2), 50.0)
+  x, _ = evaluation.sample_in_batches(
+    sample, {}, jax.random.split(jax.random.key(0), 1), starts, 2, StopFlag()
+  )
+  assert len({tuple(point) for point in x[0].tolist()}) == 6

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import ncsn_gmm
+from configs import ddpm_digits, ncsn_gmm
 from scorelab import training
 from scorelab.experiment import build
 from scorelab.predictions import Prediction
@@ -253,3 +253,25 @@ def test_fixed_training_sets_are_drawn_from(tmp_path):
   train = {tuple(point) for point in np.asarray(experiment.data["x"])}
   assert {tuple(point) for point in np.asarray(batch["x"])} <= train
   run(experiment, tmp_path)
+
+
+@pytest.mark.slow
+def test_convolutions_take_a_dispatch_a_step_on_a_cpu(monkeypatch):
+  """And end where a scan does, to rounding: 1e-4 of what three steps have moved."""
+  config = ddpm_digits.get_config("fast")
+  config.network.update(dim_mults=(1,), attention=("none",))
+  experiment = build(config)
+  state, data = training.init_state(experiment), experiment.data
+  scanned, looped = [], []
+  for path, backend in ((scanned, "tpu"), (looped, "cpu")):
+    monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+    path.extend(training.make_chunk(experiment)(jax.tree.map(jnp.copy, state), data, length=3))
+  assert looped[1]["loss"].shape == (3,)
+  np.testing.assert_allclose(looped[1]["loss"], scanned[1]["loss"], rtol=1e-4)
+  moved = [np.abs(a - b).max() for a, b in zip(*map(leaves_of, (looped[0], state)), strict=True)]
+  apart = zip(*map(leaves_of, (looped[0], scanned[0])), strict=True)
+  assert max(np.abs(a - b).max() for a, b in apart) < 1e-4 * max(moved)
+
+
+def leaves_of(state):
+  return [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]

@@ -12,14 +12,17 @@ from typing import Any
 from scorelab.metrics.classes import (
   class_accuracy,
   class_count,
+  class_imbalance,
   class_probabilities,
   confident_share,
   has_labels,
   knows_classes,
 )
+from scorelab.metrics.features import FEATURES, features_need, in_features
 from scorelab.metrics.frechet import frechet
 from scorelab.metrics.girsanov import girsanov
-from scorelab.metrics.kernels import energy_distance, mean_pairwise_distance
+from scorelab.metrics.kernels import energy_distance, kernel_distance, mean_pairwise_distance
+from scorelab.metrics.manifolds import precision, recall
 from scorelab.metrics.modes import (
   has_modes,
   mode_weight_tv,
@@ -48,6 +51,7 @@ SUPPORT_METRICS: dict[str, str] = {  # which method a target must have
 }
 CLASS_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_labels`
   "class_count": class_count,
+  "class_imbalance": class_imbalance,
   "confident_share": confident_share,
 }
 LABEL_METRICS: dict[str, Callable[..., float]] = {  # of samples that were asked to be of a class
@@ -59,6 +63,9 @@ METRICS: dict[str, Callable[..., float]] = {
   "wasserstein": wasserstein,
   "energy_distance": energy_distance,
   "frechet": frechet,
+  "kernel_distance": kernel_distance,
+  "precision": precision,
+  "recall": recall,
   "memorised_share": memorised_share,
   "nearest_point_distance": nearest_point_distance,
   **MODE_METRICS,
@@ -83,6 +90,7 @@ def needed_by(name: str, target: Any) -> str | None:
 
 __all__ = [
   "CLASS_METRICS",
+  "FEATURES",
   "LABEL_METRICS",
   "METRICS",
   "MODE_METRICS",
@@ -90,15 +98,19 @@ __all__ = [
   "Reference",
   "class_accuracy",
   "class_count",
+  "class_imbalance",
   "class_probabilities",
   "class_score_error",
   "component_tv",
   "confident_share",
   "energy_distance",
+  "features_need",
   "frechet",
   "girsanov",
   "has_labels",
   "has_modes",
+  "in_features",
+  "kernel_distance",
   "knows_classes",
   "max_sliced_wasserstein",
   "mean_pairwise_distance",
@@ -109,6 +121,8 @@ __all__ = [
   "nearest_point_distance",
   "needed_by",
   "off_mode_share",
+  "precision",
+  "recall",
   "score_error",
   "sliced_wasserstein",
   "support_distance",

@@ -112,3 +112,28 @@ def class_count(key: Key | None, x: ArrayLike, y: Reference, *, threshold: float
     return float("nan")
   probabilities = class_probabilities(x, y.target)
   return float(len(set(probabilities.argmax(1)[probabilities.max(1) > threshold])))
+
+
+def class_imbalance(key: Key | None, x: ArrayLike, y: Reference) -> float:
+  """The largest factor by which a class's share of samples is off its share of real test points.
+
+  Over classes max(p / q, q / p), of all samples by their likeliest class and of test points by
+  theirs: 1 is right, inf where a class does not occur.
+
+  Args, returns and errors: those of `confident_share`.
+  """
+  del key
+  if not np.isfinite(x := as_points("x", x)).all():
+    return float("nan")
+
+  def shares(points: ArrayLike) -> np.ndarray:
+    probabilities = class_probabilities(points, y.target)
+    return np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1]) / len(
+      probabilities
+    )
+
+  p, q = shares(x), shares(y.target.splits["test"])
+  if not p[q > 0].all():
+    return float("inf")
+  factor = p[q > 0] / q[q > 0]
+  return float(np.maximum(factor, 1 / factor).max())

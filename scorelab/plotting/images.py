@@ -106,3 +106,56 @@ def neighbours(
     other.set_title(page.title)
   style.caption(figure, text)
   return figure
+
+
+@style.context()
+def table(
+  rows: np.ndarray,
+  columns: Sequence[str],
+  text: str,
+  bounds: tuple[float, float] = (-1.0, 1.0),
+  width: float = 0.75,
+) -> Figure:
+  """A row of images for each image, a column for each time or step.
+
+  Args:
+    rows: [rows, columns, height, width, channels].
+    columns: a heading for each.
+    text: the caption.
+    bounds: as for `albums`.
+    width: of a column, in inches.
+  """
+  num_rows, num_columns = rows.shape[:2]
+  figure = style.new_figure(width * num_columns + 0.2, width * num_rows + 0.7)
+  ax = figure.subplots()
+  draw_tiles(ax, rows.reshape(-1, *rows.shape[2:]), num_columns, bounds)
+  across = rows.shape[3] + 1
+  ax.set_xticks([(i + 0.5) * across - 1 for i in range(num_columns)], columns)
+  ax.tick_params(top=True, bottom=False, labeltop=True, labelbottom=False, length=0)
+  style.caption(figure, text)
+  return figure
+
+
+@style.context()
+def over_steps(
+  steps: Sequence[int], panels: dict[str, tuple[np.ndarray, float]], text: str
+) -> Figure:
+  """Numbers against the training step, each with its floor as a grey line; a panel for each.
+
+  Args:
+    steps: training steps, > 0.
+    panels: by label, [len(steps)] values and the floor, nan for none.
+    text: the caption.
+  """
+  figure = style.new_figure(3.2 * len(panels) + 0.4, 3.0)
+  axes = figure.subplots(1, len(panels), squeeze=False)[0]
+  for ax, (label, (values, floor)) in zip(axes, panels.items(), strict=True):
+    ax.plot(steps, values, "o-", color=style.VERMILLION)
+    if np.isfinite(floor):
+      ax.axhline(floor, color=style.PART_COLOURS["floor"], lw=3, zorder=0)
+      ax.annotate("training images", (steps[0], floor), fontsize=7.5, color="#505050", va="bottom")
+    positive = min(values.min(), floor if np.isfinite(floor) else np.inf) > 0
+    ax.set(xlabel="training step", ylabel=label, yscale="log" if positive else "linear")
+    ax.grid(color="#E8E8E8")
+  style.caption(figure, text)
+  return figure

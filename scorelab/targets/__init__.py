@@ -24,7 +24,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from scorelab.predictions import Exact
-from scorelab.targets import circles, digits, mixtures, points
+from scorelab.targets import circles, digits, mixtures, patches, points
 from scorelab.typing import Array
 
 TARGETS: dict[str, Callable[..., Any]] = {
@@ -39,6 +39,7 @@ TARGETS: dict[str, Callable[..., Any]] = {
   "spirals": points.spirals,
   "checkerboard": points.checkerboard,
   "digits": digits.digits,
+  "patches": patches.patches,
   "pinwheel": points.pinwheel,
 }
 

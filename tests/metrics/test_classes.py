@@ -8,6 +8,7 @@ from scorelab.metrics import (
   Reference,
   class_accuracy,
   class_count,
+  class_imbalance,
   class_probabilities,
   confident_share,
 )
@@ -61,7 +62,17 @@ def test_missing_classes_are_missed():
   np.testing.assert_allclose(confident_share(None, jax.numpy.asarray(half), REFERENCE), expected)
 
 
-@pytest.mark.parametrize("metric", [confident_share, class_count])
+def test_imbalance_is_the_largest_factor():
+  """Test digits as they are; without a class; and one class three times as often as the others."""
+  assert class_imbalance(None, TEST, REFERENCE) == 1
+  seen = class_probabilities(TEST, TARGET).argmax(1)
+  assert class_imbalance(None, TEST[seen != 4], REFERENCE) == np.inf
+  often = np.concatenate([TEST, TEST[seen == 4], TEST[seen == 4]])
+  expected = max(3 * len(TEST) / len(often), len(often) / len(TEST))
+  np.testing.assert_allclose(class_imbalance(None, often, REFERENCE), expected)
+
+
+@pytest.mark.parametrize("metric", [confident_share, class_count, class_imbalance])
 def test_refuses_what_it_cannot_judge(metric):
   broken = TEST.copy()
   broken[3, 2, 1] = np.nan

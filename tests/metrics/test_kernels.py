@@ -4,7 +4,13 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from scorelab.metrics import Reference, energy_distance, kernels, mean_pairwise_distance
+from scorelab.metrics import (
+  Reference,
+  energy_distance,
+  kernel_distance,
+  kernels,
+  mean_pairwise_distance,
+)
 
 
 def _points(n, m, d):
@@ -68,3 +74,33 @@ def test_refusals():
     energy_distance(None, x[:1], y, unbiased=True)
   with pytest.raises(ValueError, match="Reference without points"):
     energy_distance(None, x, Reference(target=object()))
+
+
+def test_kernel_distance_compares_moments():
+  """In one dimension (x y + 1)^3 sums moments: 3 d_1^2 + 3 d_2^2 + d_3^2 of their differences."""
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(0.3, 1.2, 70), rng.exponential(size=40)
+  expected = sum(c * ((x**k).mean() - (y**k).mean()) ** 2 for k, c in ((1, 3), (2, 3), (3, 1)))
+  for against in (y, Reference(y)):
+    np.testing.assert_allclose(kernel_distance(None, x, against, unbiased=False), expected)
+
+
+def test_kernel_distance_has_no_bias():
+  """Degree 1 is |difference of means|^2 / d: 2 here, and 0 for one law, whatever the sizes."""
+  rng = np.random.default_rng(0)
+  same, apart = [], []
+  for _ in range(300):
+    x, y = rng.normal(size=(6, 3)), rng.normal(size=(9, 3))
+    same.append(kernel_distance(None, x, y, degree=1))
+    apart.append(kernel_distance(None, x + np.sqrt(2), y, degree=1))
+  for values, truth in ((same, 0), (apart, 2)):
+    error = np.std(values) / np.sqrt(len(values))
+    assert abs(np.mean(values) - truth) < 4 * error
+  assert min(same) < 0
+
+
+def test_kernel_distance_refuses():
+  with pytest.raises(ValueError, match="degree = 0, must be at least 1"):
+    kernel_distance(None, np.ones(3), np.ones(3), degree=0)
+  with pytest.raises(ValueError, match="unbiased = True with 1 and 3 points"):
+    kernel_distance(None, np.ones(1), np.ones(3))

@@ -24,8 +24,10 @@ def test_one_contract_and_worse_samples_read_worse(name):
   x = np.asarray(CIRCLES.sample(jax.random.key(3), 200)) if name in SUPPORT_METRICS else X
   good, bad = _measure(name, x), _measure(name, 1.5 * np.abs(x) + 1)
   assert isinstance(good, float) and isinstance(bad, float)
+  if name in ("precision", "recall"):
+    assert good > bad
   # 1 is right of within_mode_std, which leaves off-mode samples out; to be far is no memory.
-  if name not in ("within_mode_std", "memorised_share"):
+  elif name not in ("within_mode_std", "memorised_share"):
     assert good < bad
 
 

@@ -1,0 +1,21 @@
+"""A U-Net of 8 by 8 digits: denoising diffusion with T = 1000, sampled in 32 to 50 evaluations.
+
+python main.py --config=configs/ddpm_digits.py
+python main.py --config=configs/ddpm_digits.py:fast         # seconds, for tests
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The experiment; arg 'fast' makes it a run of seconds."""
+  config = base.images(base.get_config(), "classifier")
+  config.target.update(name="digits", dequantise=True)
+  config.network.update(name="modern_unet", dim=32, dim_mults=(1, 2), attention=("none", "full"))
+  config.training.update(num_steps=3000, batch_size=64)
+  config.evaluation.metrics += ("confident_share", "class_count", "class_imbalance")
+  config.evaluation.update(likelihood_points=100, likelihood_method="heun")
+  config.evaluation.update(likelihood_num_steps=32, likelihood_divergence="hutchinson")
+  return base.small_images(config, arg)

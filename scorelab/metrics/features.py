@@ -1,0 +1,158 @@
+"""Distances in the feature space of a network: of images, what pixels do not show.
+
+`in_features(frechet, ...)` of Inception's features is FID, `kernel_distance` there is KID; here the
+network is a small one that is trained on the target's own training images, which any target has,
+or one that is given. Numbers compare only within one network.
+
+Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
+NeurIPS 2017 (arXiv 1706.08500), eq. 6. Gidaris, Singh and Komodakis, "Unsupervised Representation
+Learning by Predicting Image Rotations", ICLR 2018 (arXiv 1803.07728): features without labels.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from numpy.typing import ArrayLike
+
+from scorelab.metrics.classes import has_labels
+from scorelab.metrics.reference import Reference
+from scorelab.targets import splits_of
+from scorelab.typing import Array, Key, Params
+
+Extractor: TypeAlias = Callable[[ArrayLike], np.ndarray]
+"""Images [n, h, w, c] -> features [n, d]."""
+
+_STEPS, _BATCH = 400, 128
+
+
+class Classifier(nn.Module):
+  """Three convolutions, two of them to half the size, their mean over pixels, a linear layer.
+
+  Attributes:
+    num_classes: of the logits.
+    widths: channels of the convolutions; the last ones are the features.
+  """
+
+  num_classes: int
+  widths: tuple[int, ...] = (32, 64, 64)
+
+  @nn.compact
+  def __call__(self, x: Array) -> tuple[Array, Array]:
+    """[n, h, w, c] -> logits [n, num_classes] and features [n, widths[-1]]."""
+    for i, width in enumerate(self.widths):
+      x = nn.silu(nn.Conv(width, (3, 3), strides=(2 if i else 1,) * 2)(x))
+    features = x.mean((1, 2))
+    return nn.Dense(self.num_classes)(features), features
+
+
+@functools.lru_cache(maxsize=2)  # a target is itself only: it stands for its training images
+def classifier(target: Any) -> Extractor:
+  """Features of a classifier of the target's labels, trained on its training images."""
+  labels = jnp.asarray(target.labels["train"])
+
+  def draw(key: Key, images: Array) -> tuple[Array, Array]:
+    index = jax.random.randint(key, (_BATCH,), 0, len(images))
+    return images[index], labels[index]
+
+  return _trained(target, draw, int(labels.max()) + 1)
+
+
+@functools.lru_cache(maxsize=2)
+def rotations(target: Any) -> Extractor:
+  """Features of a network that tells by how many quarter turns an image was rotated."""
+
+  def draw(key: Key, images: Array) -> tuple[Array, Array]:
+    index = jax.random.randint(key, (_BATCH // 4,), 0, len(images))
+    turned = jnp.concatenate([jnp.rot90(images[index], turns, (1, 2)) for turns in range(4)])
+    return turned, jnp.repeat(jnp.arange(4), _BATCH // 4)
+
+  return _trained(target, draw, 4)
+
+
+FEATURES: dict[str, Callable[[Any], Extractor]] = {"classifier": classifier, "rotations": rotations}
+
+
+def features_need(name: str, target: Any) -> str | None:
+  """What the features of this name need and the target lacks; None where it lacks nothing."""
+  shape = target.event_shape
+  if len(shape) != 3 or "train" not in splits_of(target):
+    return "training images"
+  if name == "classifier":
+    return None if has_labels(target) else "labelled images"
+  return None if shape[0] == shape[1] else "square images"
+
+
+def in_features(
+  metric: Callable[..., float], name: str, features: Callable[[Any], Extractor]
+) -> Callable[..., float]:
+  """The metric of features in the place of images; those of a Reference are computed once.
+
+  Args:
+    metric: takes points.
+    name: of the features, under which the Reference keeps its own.
+    features: makes an extractor of a target: a value of FEATURES.
+
+  Returns:
+    `(key, x, reference, **options) -> float`, nan where a sample is not finite.
+  """
+
+  def measured(key: Key | None, x: ArrayLike, y: Reference, **options: Any) -> float:
+    if not np.isfinite(np.asarray(x)).all():
+      return float("nan")
+    extract = features(y.target)
+
+    def reference() -> Reference:
+      return Reference(extract(y.require_points()), y.target)
+
+    return metric(key, extract(x), y.cached(("features", name), reference), **options)
+
+  return measured
+
+
+def batched(apply: Callable[[Array], Array], size: int = 256) -> Extractor:
+  """The extractor that takes `size` images at a time through `apply`, which is jitted."""
+
+  def extract(x: ArrayLike) -> np.ndarray:
+    images = np.asarray(x, np.float32)
+    parts = []
+    for i in range(0, len(images), size):
+      part = images[i : i + size]
+      padding = [(0, size - len(part))] + [(0, 0)] * (images.ndim - 1)  # of one shape: one program
+      parts.append(np.asarray(apply(jnp.asarray(np.pad(part, padding))))[: len(part)])
+    return np.concatenate(parts)
+
+  return extract
+
+
+def _trained(
+  target: Any, draw: Callable[[Key, Array], tuple[Array, Array]], num_classes: int
+) -> Extractor:
+  """Features of a Classifier after 400 steps of Adam on batches that `draw` makes."""
+  network, images = Classifier(num_classes), jnp.asarray(target.splits["train"])
+  optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, _STEPS))
+
+  @jax.jit
+  def step(key: Key, params: Params, state: Any, images: Array) -> tuple[Params, Any]:
+    x, label = draw(key, images)
+
+    def loss(params: Params) -> Array:
+      logits, _ = network.apply({"params": params}, x)
+      return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+
+    updates, state = optimizer.update(jax.grad(loss)(params), state)
+    return optax.apply_updates(params, updates), state
+
+  init_key, *keys = jax.random.split(jax.random.key(0), _STEPS + 1)
+  params = jax.jit(network.init)(init_key, images[:1])["params"]
+  state = optimizer.init(params)
+  for key in keys:  # no scan: XLA's gradients of convolutions are slow in a loop on a CPU
+    params, state = step(key, params, state, images)
+  return batched(jax.jit(lambda x: network.apply({"params": params}, x)[1]))
