@@ -194,6 +194,8 @@ def get_config() -> ConfigDict:
       t_min=placeholder(float),
       t_max=placeholder(float),
       to_data=placeholder(bool),
+      spacing=placeholder(str),
+      steps_offset=placeholder(int),
       eta=placeholder(float),
       churn=placeholder(float),
       s_tmin=placeholder(float),

@@ -195,6 +195,7 @@ BOUNDS: dict[str, Bound] = {
   "sampler.sigma_min": _POSITIVE,
   "sampler.sigma_max": _POSITIVE,
   "sampler.rho": _POSITIVE,
+  "sampler.steps_offset": _at_least(0),
   "sampler.eta": _at_least(0),
   "sampler.churn": _at_least(0),
   "sampler.s_tmin": _at_least(0),

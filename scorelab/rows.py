@@ -113,9 +113,12 @@ def _make_grid_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -
     ("num_steps", "grid"),
   )
   options = options_of(sampler, settings)
-  grid = jax.jit(
-    functools.partial(make_grid, schedule, num_steps, **options_of(make_grid, settings))
-  )()
+  try:
+    grid = jax.jit(
+      functools.partial(make_grid, schedule, num_steps, **options_of(make_grid, settings))
+    )()
+  except ValueError as error:
+    raise ConfigError(f"{path}.grid = {settings['grid']!r}: {error}") from error
   ratios = grid.levels.sigma / grid.levels.alpha
   if not (ratios[1:] < ratios[:-1]).all():
     shown = ", ".join(f"{ratio:g}" for ratio in ratios[:3])

@@ -36,7 +36,7 @@ from scorelab.schedules.exploding import (
   SigmaPower,
   VarianceExploding,
 )
-from scorelab.schedules.grids import karras, quadratic, uniform, uniform_log_snr
+from scorelab.schedules.grids import karras, quadratic, timesteps, uniform, uniform_log_snr
 from scorelab.schedules.sde import forward_path, reverse_drift
 from scorelab.schedules.shifted import Shifted
 
@@ -59,6 +59,7 @@ GRIDS: dict[str, Callable[..., Grid]] = {
   "uniform": uniform,
   "quadratic": quadratic,
   "karras": karras,
+  "timesteps": timesteps,
   "uniform_log_snr": uniform_log_snr,
   "geometric": uniform_log_snr,  # in sigma / alpha
 }
@@ -95,6 +96,7 @@ __all__ = [
   "safe_sqrt",
   "scaled_linear_betas",
   "sigmoid_betas",
+  "timesteps",
   "uniform",
   "uniform_log_snr",
   "vp_betas",
