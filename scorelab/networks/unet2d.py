@@ -17,8 +17,8 @@ from scorelab.networks.blocks import conv
 from scorelab.networks.unet2d_blocks import (
   ACT_FNS,
   DOWN,
-  SKIP_ATTENTION_GROUPS,
-  SKIP_DIVISOR,
+  IMAGE_ATTENTION_GROUPS,
+  PLUS_DIVISOR,
   UP,
   ConvDown,
   ConvUp,
@@ -29,7 +29,7 @@ from scorelab.networks.unet2d_blocks import (
   fir_up,
   group_norm,
   nearest_up,
-  skip_groups,
+  plus_groups,
 )
 from scorelab.typing import Array
 
@@ -125,8 +125,8 @@ class UNet2D(nn.Module):
 
   def _check_skips(self, channels: int) -> None:
     """The small image is at the features' own size from the first stage, or to the last one."""
-    down = [DOWN[name].skip for name in self.down_block_types]
-    up = [UP[name].skip for name in self.up_block_types]
+    down = [DOWN[name].image for name in self.down_block_types]
+    up = [UP[name].image for name in self.up_block_types]
     for name, skips in (("down_block_types", down[:-1]), ("up_block_types", up[::-1])):
       if skips != sorted(skips, reverse=True):
         first = "only follow" if name.startswith("down") else "only be followed by"
@@ -195,7 +195,7 @@ class UNet2D(nn.Module):
         UP[name], width, self.upsample_type, i == len(widths) - 1, parts, name=f"up_blocks_{i}"
       )
       h, drawn = stage(h, drawn, taken, told)
-    groups = self.norm_num_groups or skip_groups(widths[0])
+    groups = self.norm_num_groups or plus_groups(widths[0])
     h = group_norm(h, groups, self.norm_eps, self.dtype, "conv_norm_out")(h)
     h = nn.silu(h).astype(x.dtype)
     h = conv(self._out_channels(x.shape[-1]), 3, padding=1, name="conv_out")(h)
@@ -261,30 +261,32 @@ class DownStage(nn.Module):
   @nn.compact
   def __call__(self, h: Array, image: Array, told: Array) -> tuple[Array, Array, list[Array]]:
     """Features, the small image and the condition -> features, the image, and what is skipped."""
-    parts, width, skip = self.parts, self.width, self.kind.skip
-    divisor = SKIP_DIVISOR if skip else 1.0
-    own = skip_groups(width)
+    parts, width, plus = self.parts, self.width, self.kind.plus
+    divisor = PLUS_DIVISOR if plus else 1.0
+    own = plus_groups(width)
+    normed = (IMAGE_ATTENTION_GROUPS if self.kind.image else own) if plus else parts.groups
     given = []
     for i in range(self.num_layers):
-      groups = (skip_groups(h.shape[-1]), own) if skip else None
+      groups = (plus_groups(h.shape[-1]), own) if plus else None
       h = parts.resnet(width, f"resnets_{i}", groups=groups, divisor=divisor)(h, told)
       if self.kind.attention:
-        normed = SKIP_ATTENTION_GROUPS if skip else parts.groups
         h = parts.attention(width, f"attentions_{i}", normed, divisor)(h)
       given.append(h)
     if self.last:
       return h, image, given
-    if skip:
+    if plus:
       block = parts.resnet(
         width,
         "resnet_down",
         groups=(own, own),
         divisor=divisor,
-        resample=fir_down,
+        resample=fir_down if self.kind.image else average_down,
         shortcut=True,
       )
-      image = fir_down(image)
-      h = block(h, told) + conv(width, 1, dtype=parts.dtype, name="skip_conv")(image)
+      h = block(h, told)
+      if self.kind.image:
+        image = fir_down(image)
+        h = h + conv(width, 1, dtype=parts.dtype, name="skip_conv")(image)
     elif self.kind.by_block(self.resample):
       h = parts.resnet(width, "downsamplers_0", resample=average_down)(h, told)
     else:
@@ -314,7 +316,7 @@ class Middle(nn.Module):
   def __call__(self, h: Array, told: Array) -> Array:
     """[b, h, w, width], [b, e] -> [b, h, w, width]."""
     parts, width = self.parts, self.width
-    own = parts.groups or skip_groups(width)
+    own = parts.groups or plus_groups(width)
     normed = self.attention_groups or (None if parts.scale_shift else own)
     h = parts.resnet(width, "resnets_0", groups=(own, own), divisor=self.divisor)(h, told)
     if self.attention:
@@ -344,31 +346,38 @@ class UpStage(nn.Module):
     self, h: Array, drawn: Array | None, taken: list[Array], told: Array
   ) -> tuple[Array, Array | None]:
     """Features, the image drawn so far, what was skipped, the condition -> features, image."""
-    parts, width, skip = self.parts, self.width, self.kind.skip
-    divisor = SKIP_DIVISOR if skip else 1.0
-    own = skip_groups(width)
+    parts, width, plus = self.parts, self.width, self.kind.plus
+    divisor = PLUS_DIVISOR if plus else 1.0
+    own = plus_groups(width)
+    normed = (IMAGE_ATTENTION_GROUPS if self.kind.image else own) if plus else parts.groups
     for i, other in enumerate(taken):
       groups = None
-      if skip and self.kind.attention:  # as it stands in diffusers, a quarter of the second only
+      if self.kind.image and self.kind.attention:  # as it stands in diffusers, a quarter of the second only
         groups = (min(h.shape[-1] + other.shape[-1] // 4, 32), own)
-      elif skip:
-        groups = (skip_groups(h.shape[-1] + other.shape[-1]), own)
+      elif plus:
+        groups = (plus_groups(h.shape[-1] + other.shape[-1]), own)
       block = parts.resnet(width, f"resnets_{i}", groups=groups, divisor=divisor)
       h = block(jnp.concatenate([h, other], axis=-1), told)
-      if self.kind.attention and not skip:
-        h = parts.attention(width, f"attentions_{i}", parts.groups)(h)
-    if skip:
-      if self.kind.attention:
-        h = parts.attention(width, "attentions_0", SKIP_ATTENTION_GROUPS, divisor)(h)
-      drawn = None if drawn is None else fir_up(drawn)
+      if self.kind.attention and not plus:
+        h = parts.attention(width, f"attentions_{i}", normed)(h)
+    if plus and self.kind.attention:
+      h = parts.attention(width, "attentions_0", normed, divisor)(h)
+    if self.kind.image and drawn is not None:
+      drawn = fir_up(drawn)
     if self.last:
       return h, drawn
-    if skip:
+    if self.kind.image:
       small = nn.silu(group_norm(h, own, parts.eps, parts.dtype, "skip_norm")(h))
       small = conv(3, 3, padding=1, dtype=parts.dtype, name="skip_conv")(small)
       drawn = small if drawn is None else drawn + small
+    if plus:
       block = parts.resnet(
-        width, "resnet_up", groups=(own, own), divisor=divisor, resample=fir_up, shortcut=True
+        width,
+        "resnet_up",
+        groups=(own, own),
+        divisor=divisor,
+        resample=fir_up if self.kind.image else nearest_up,
+        shortcut=True,
       )
       return block(h, told), drawn
     if self.kind.by_block(self.resample):

@@ -46,30 +46,38 @@ class Kind:
     attention: whether there are attentions.
     resample: how the image changes size at the end: 'conv', 'resnet', or 'either', as
       downsample_type and upsample_type say.
-    skip: whether a small image is carried beside the features (NCSN++); resampling is by FIR.
+    plus: whether blocks are NCSN++'s: sums divided by sqrt 2, groups by the width, and upwards one
+      attention after all of them.
+    image: whether a small image is carried beside the features; resampling is then by FIR.
   """
 
   attention: bool
   resample: str
-  skip: bool = False
+  plus: bool = False
+  image: bool = False
 
   def by_block(self, choice: str) -> bool:
     """Whether a block resamples, given what the network's option says."""
     return "resnet" in (self.resample, choice if self.resample == "either" else "")
 
 
+# By their names in diffusers, which has none with Plus: DDPM++ is made of those.
 DOWN: dict[str, Kind] = {
   "AttnDownBlock2D": Kind(True, "either"),
-  "AttnSkipDownBlock2D": Kind(True, "resnet", skip=True),
+  "AttnSkipDownBlock2D": Kind(True, "resnet", plus=True, image=True),
+  "AttnPlusDownBlock2D": Kind(True, "resnet", plus=True),
   "DownBlock2D": Kind(False, "conv"),
+  "PlusDownBlock2D": Kind(False, "resnet", plus=True),
   "ResnetDownsampleBlock2D": Kind(False, "resnet"),
-  "SkipDownBlock2D": Kind(False, "resnet", skip=True),
+  "SkipDownBlock2D": Kind(False, "resnet", plus=True, image=True),
 }
 UP: dict[str, Kind] = {
-  "AttnSkipUpBlock2D": Kind(True, "resnet", skip=True),
+  "AttnPlusUpBlock2D": Kind(True, "resnet", plus=True),
+  "AttnSkipUpBlock2D": Kind(True, "resnet", plus=True, image=True),
   "AttnUpBlock2D": Kind(True, "either"),
+  "PlusUpBlock2D": Kind(False, "resnet", plus=True),
   "ResnetUpsampleBlock2D": Kind(False, "resnet"),
-  "SkipUpBlock2D": Kind(False, "resnet", skip=True),
+  "SkipUpBlock2D": Kind(False, "resnet", plus=True, image=True),
   "UpBlock2D": Kind(False, "conv"),
 }
 
@@ -291,11 +299,11 @@ class Parts:
     return module(self.head_dim or width, groups, self.eps, divisor, self.dtype, name=name)
 
 
-def skip_groups(channels: int) -> int:
-  """Groups of the normalisations of blocks that carry a small image."""
+def plus_groups(channels: int) -> int:
+  """Groups of NCSN++'s normalisations of this width."""
   return min(channels // 4, 32)
 
 
-SKIP_ATTENTION_GROUPS = 32
-"""Of the attentions' normalisations there, whatever the width."""
-SKIP_DIVISOR = 2**0.5
+IMAGE_ATTENTION_GROUPS = 32
+"""Of the attentions' normalisations in diffusers' blocks with an image, whatever the width."""
+PLUS_DIVISOR = 2**0.5

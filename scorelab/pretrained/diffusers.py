@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from scorelab.networks.unet2d import UNet2D
 from scorelab.predictions import Parameterization, Prediction, noise_ratio, time_index
-from scorelab.pretrained.files import PretrainedError, find_weights, read_settings
+from scorelab.pretrained.files import PretrainedError, find_weights, read_settings, shown
 from scorelab.pretrained.hub import resolve
 from scorelab.pretrained.names import torch_weights
 from scorelab.pretrained.schedulers import read_scheduler, write_scheduler
@@ -173,9 +173,11 @@ def _check_index(file: pathlib.Path) -> None:
     if part.startswith("_") or entry is None or entry == [None, None]:
       continue
     if part not in ("unet", "scheduler"):
-      raise PretrainedError(f"{file}: {part!r} is a part that is not read here: unet, scheduler are")
+      raise PretrainedError(
+        f"{file}: {shown(part)} is a part that is not read here: unet and scheduler are"
+      )
     if not isinstance(entry, list) or len(entry) != 2 or entry[0] != "diffusers":
-      raise PretrainedError(f"{file}: {part} = {entry!r} is not a class of diffusers")
+      raise PretrainedError(f"{file}: {part} = {shown(entry)} is not a class of diffusers")
 
 
 def save_pipeline(

@@ -23,7 +23,7 @@ _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _INTEGERS = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
 _MAX_HEADER = 100_000_000  # the library's own limit
 _MAX_SETTINGS = 10_000_000
-_PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".pickle")
+PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".pickle")
 CONVERT = (
   "is a pickle, which can run any code: convert it where you trust it, in Python with torch and "
   "safetensors by save_file(torch.load(file, weights_only=True), 'model.safetensors')"
@@ -76,7 +76,7 @@ class Weights(Mapping[str, np.ndarray]):
     for file in files:
       for name, (dtype, shape) in _read_header(file).items():
         if name in self._files:
-          raise PretrainedError(f"{file}: {_shown(name)} is in {self._files[name].name} too")
+          raise PretrainedError(f"{file}: {shown(name)} is in {self._files[name].name} too")
         self.shapes[name], self._dtypes[name], self._files[name] = shape, dtype, file
 
   def __getitem__(self, name: str) -> np.ndarray:
@@ -84,12 +84,12 @@ class Weights(Mapping[str, np.ndarray]):
       raise KeyError(name)
     file, dtype = self._files[name], self._dtypes[name]
     if dtype not in _FLOATS:
-      raise PretrainedError(f"{file}: {_shown(name)} is of dtype {dtype}, no floating point")
+      raise PretrainedError(f"{file}: {shown(name)} is of dtype {dtype}, no floating point")
     try:
       with safe_open(file, framework="numpy") as opened:
         return np.asarray(opened.get_tensor(name)).astype(np.float32, copy=False)
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-      raise PretrainedError(f"{file}: {_shown(name)}: {str(error).splitlines()[0]}") from None
+      raise PretrainedError(f"{file}: {shown(name)}: {str(error).splitlines()[0]}") from None
 
   def __iter__(self) -> Iterator[str]:
     return iter(self._files)
@@ -117,7 +117,7 @@ def _read_header(file: pathlib.Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     size = (_FLOATS | _INTEGERS)[dtype] * math.prod(shape)
     if not 0 <= start <= end <= room or end - start != size:
       raise PretrainedError(
-        f"{file}: {_shown(name)} {dtype} {list(shape)} takes {size} bytes, and has "
+        f"{file}: {shown(name)} {dtype} {list(shape)} takes {size} bytes, and has "
         f"{start}:{end} of {room}"
       )
     tensors[name] = dtype, shape
@@ -133,22 +133,25 @@ def _entry(
   """A header's entry, its types checked."""
 
   def whole(values: Any) -> bool:
-    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
-  if not isinstance(entry, dict) or entry.get("dtype") not in _FLOATS | _INTEGERS:
-    dtype = entry.get("dtype") if isinstance(entry, dict) else entry
-    raise PretrainedError(f"{file}: {_shown(name)} is of dtype {_shown(dtype)}, which is not known")
+  dtype = entry.get("dtype") if isinstance(entry, dict) else entry
+  if not isinstance(dtype, str) or dtype not in _FLOATS | _INTEGERS or dtype is entry:
+    raise PretrainedError(f"{file}: {shown(name)} is of dtype {shown(dtype)}, which is not known")
   shape, places = entry.get("shape"), entry.get("data_offsets")
   if not whole(shape) or not whole(places) or len(places) != 2 or len(shape) > 8:
-    raise PretrainedError(f"{file}: {_shown(name)} has no shape and place: {_shown(entry)}")
-  return entry["dtype"], tuple(shape), (places[0], places[1])
+    raise PretrainedError(f"{file}: {shown(name)} has no shape and place: {shown(entry)}")
+  return dtype, tuple(shape), (places[0], places[1])
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any, most: int = 120) -> str:
   """What came from a file, on one line and short."""
-  text = value if isinstance(value, str) else repr(value)
-  text = text.encode("unicode_escape").decode()
-  return text if len(text) <= 120 else text[:117] + "..."
+  try:
+    text = value if isinstance(value, str) else repr(value)
+  except (RecursionError, ValueError):  # deeper, or with more digits, than Python prints
+    text = f"a {type(value).__name__}"
+  text = text[: most + 1].encode("unicode_escape").decode()
+  return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def find_weights(directory: pathlib.Path, stems: tuple[str, ...]) -> Weights:
@@ -167,7 +170,7 @@ def find_weights(directory: pathlib.Path, stems: tuple[str, ...]) -> Weights:
     if (index := directory / f"{stem}.safetensors.index.json").is_file():
       return _sharded(index)
   for file in sorted(directory.iterdir()) if directory.is_dir() else ():
-    if file.suffix in _PICKLES:
+    if file.suffix in PICKLES:
       raise PretrainedError(f"{file}: {CONVERT}")
   raise PretrainedError(f"{directory}: there is no {stems[0]}.safetensors")
 
@@ -179,9 +182,9 @@ def _sharded(index: pathlib.Path) -> Weights:
   for name in places.values():
     plain = isinstance(name, str) and pathlib.PurePath(name).name == name and "\\" not in name
     if not plain or not name.endswith(".safetensors"):
-      raise PretrainedError(f"{index}: {_shown(name)} is no safetensors file of this directory")
+      raise PretrainedError(f"{index}: {shown(name)} is no safetensors file of this directory")
   weights = Weights(*(index.parent / name for name in sorted(set(places.values()))))
   if weights.keys() != places.keys():
     differing = sorted(weights.keys() ^ places.keys())
-    raise PretrainedError(f"{index}: {_shown(differing[0])} is in the index or a file, not in both")
+    raise PretrainedError(f"{index}: {shown(differing[0])} is in the index or a file, not in both")
   return weights

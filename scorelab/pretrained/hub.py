@@ -7,7 +7,7 @@ import pathlib
 import re
 from typing import Any
 
-from scorelab.pretrained.files import PretrainedError
+from scorelab.pretrained.files import CONVERT, PICKLES, PretrainedError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _WANTED = ("*.json", "*.safetensors")
@@ -27,6 +27,9 @@ def resolve(path: str, revision: str | None = None) -> pathlib.Path:
   directory = pathlib.Path(path).expanduser()
   if directory.is_dir():
     return directory
+  if directory.suffix in PICKLES:
+    why = "; EDM's also hold their network as source text" if directory.suffix == ".pkl" else ""
+    raise PretrainedError(f"{path}: {CONVERT}{why}")
   if directory.exists():
     raise PretrainedError(f"{path}: is a file, and a directory is wanted")
   if not _HUB_ID.fullmatch(path):

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from scorelab.clipping import clipped, thresholded
-from scorelab.pretrained.files import PretrainedError
+from scorelab.pretrained.files import PretrainedError, shown
 from scorelab.schedules import (
   Discrete,
   GeometricVarianceExploding,
@@ -86,9 +86,9 @@ def read_scheduler(config: Mapping[str, Any]) -> Scheduler:
   name = config.get("_class_name")
   if name == _EXPLODING:
     return _exploding(config)
-  if name not in _SAMPLERS:
+  if not isinstance(name, str) or name not in _SAMPLERS:
     known = ", ".join([*sorted(_SAMPLERS), _EXPLODING])
-    raise PretrainedError(f"_class_name = {name!r} is a scheduler not known here (known: {known})")
+    raise PretrainedError(f"_class_name = {shown(name)} is no scheduler known here (known: {known})")
   sampler = {"grid": "timesteps", **_SAMPLERS[name]}
   steps = _number(config, "num_train_timesteps", 1000, 1, _MAX_STEPS, whole=True)
   sampler["num_steps"] = min(sampler["num_steps"], steps)
@@ -181,8 +181,8 @@ def _clip(config: Mapping[str, Any], name: str) -> Callable[..., Predict] | None
 def _choice(config: Mapping[str, Any], field: str, default: str, known: Any) -> Any:
   value = config.get(field, default)
   if not isinstance(value, (str, type(None))) or value not in known:
-    shown = ", ".join(str(name) for name in known)
-    raise PretrainedError(f"{field} = {value!r} is not known here (known: {shown})")
+    names = ", ".join(str(name) for name in known)
+    raise PretrainedError(f"{field} = {shown(value)} is not known here (known: {names})")
   return value
 
 
@@ -198,7 +198,7 @@ def _number(
   value = config.get(field, default)
   good = type(value) is int or (type(value) is float and not whole and math.isfinite(value))
   if not good or not low <= value <= high:
-    raise PretrainedError(f"{field} = {value!r} must be from {low:g} to {high:g}")
+    raise PretrainedError(f"{field} = {shown(value)} must be from {low:g} to {high:g}")
   return value
 
 

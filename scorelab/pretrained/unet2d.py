@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.networks.unet2d import UNet2D
-from scorelab.pretrained.files import PretrainedError, Weights
+from scorelab.pretrained.files import PretrainedError, Weights, shown
 from scorelab.pretrained.names import params_from
 from scorelab.typing import Params
 
@@ -34,7 +34,7 @@ def read_unet2d(config: Mapping[str, Any]) -> tuple[UNet2D, tuple[int | None, in
     PretrainedError: an option is not known here, or has a value that is none of its values.
   """
   if (name := config.get("_class_name", "UNet2DModel")) != "UNet2DModel":
-    raise PretrainedError(f"_class_name = {name!r} is not read here: UNet2DModel is")
+    raise PretrainedError(f"_class_name = {shown(name)} is not read here: UNet2DModel is")
   known = {field.name for field in dataclasses.fields(UNet2D)} - _OWN
   options: dict[str, Any] = {}
   for field, value in config.items():
@@ -43,7 +43,7 @@ def read_unet2d(config: Mapping[str, Any]) -> tuple[UNet2D, tuple[int | None, in
     if field not in known:
       if value is None:
         continue
-      raise PretrainedError(f"{field} = {value!r} is an option that is not known here")
+      raise PretrainedError(f"{field} = {shown(value)} is an option that is not known here")
     options[field] = _checked(field, value)
   options["down_block_types"] = _plain(options.get("down_block_types", UNet2D.down_block_types))
   options["up_block_types"] = _plain(options.get("up_block_types", UNet2D.up_block_types))
@@ -54,11 +54,11 @@ def read_unet2d(config: Mapping[str, Any]) -> tuple[UNet2D, tuple[int | None, in
   try:
     network.check_event((smallest, smallest, channels))
   except ValueError as error:
-    raise PretrainedError(str(error)) from None
+    raise PretrainedError(shown(str(error), 400)) from None
   size = config.get("sample_size")
   pair = size if isinstance(size, (list, tuple)) else (size, size)
   if len(pair) != 2 or any(side is not None and not _whole(side) for side in pair):
-    raise PretrainedError(f"sample_size = {size!r} is no size of an image")
+    raise PretrainedError(f"sample_size = {shown(size)} is no size of an image")
   return network, (pair[0], pair[1], channels)
 
 
@@ -87,7 +87,7 @@ def _checked(field: str, value: Any) -> Any:
   else:
     good = _whole(value, least=0 if field == _DOWNSAMPLE_PADDING else 1)
   if not good:
-    raise PretrainedError(f"{field} = {value!r} is no value that it can have")
+    raise PretrainedError(f"{field} = {shown(value)} is no value that it can have")
   return value
 
 
@@ -97,7 +97,14 @@ def _plain(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def write_unet2d(network: UNet2D, event_shape: tuple[int, int, int]) -> dict[str, Any]:
-  """The config.json of a network on such images."""
+  """The config.json of a network on such images.
+
+  Raises:
+    PretrainedError: it has blocks that diffusers lacks.
+  """
+  for name in (*network.down_block_types, *network.up_block_types):
+    if "Plus" in name:
+      raise PretrainedError(f"diffusers has no {name}: save_model writes it")
   height, width, channels = event_shape
   fields = (field.name for field in dataclasses.fields(network) if field.name not in _OWN)
   options = {name: getattr(network, name) for name in fields}
