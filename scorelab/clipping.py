@@ -67,8 +67,6 @@ def _changed(predict: Predict, change: Callable[[Array], Array], keep_noise: boo
     pred = predict(x, level)
     x0 = change(pred.x0)
     views = {"noise": pred.noise} if keep_noise else {}
-    return Prediction.of(
-      x, level, "x0", x0=x0, variance_fraction=pred.variance_fraction, **views
-    )
+    return Prediction.of(x, level, "x0", x0=x0, variance_fraction=pred.variance_fraction, **views)
 
   return changed

@@ -1,7 +1,7 @@
 """Images of a pretrained model: no truth to measure against, but calls, seconds and pictures.
 
-A run's folder as an evaluation leaves it, with no metrics in its table; samples.npz holds the images
-in the model's own range, figures/ a sheet of each sampler's.
+A run's folder as an evaluation leaves it, with no metrics in its table; samples.npz holds the
+images in the model's own range, figures/ a sheet of each sampler's.
 """
 
 from __future__ import annotations
@@ -222,7 +222,9 @@ def sheet(images: np.ndarray, bounds: tuple[float, float]) -> Image.Image:
   tiles = np.full((down * across, height, width, channels), high, images.dtype)
   tiles[:number] = images
   rows = tiles.reshape(down, across, height, width, channels).swapaxes(1, 2)
-  pixels = np.clip((rows.reshape(down * height, across * width, channels) - low) / (high - low), 0, 1)
+  pixels = np.clip(
+    (rows.reshape(down * height, across * width, channels) - low) / (high - low), 0, 1
+  )
   return Image.fromarray(np.round(255 * pixels).astype(np.uint8).squeeze())
 
 

@@ -41,7 +41,7 @@ def test_golden(name):
 
 
 @pytest.mark.parametrize("arg", ["", "fast"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - {"pretrained"}))  # no experiment
 def test_every_config_builds(name, arg):
   build(CONFIGS[name].get_config(arg))
 

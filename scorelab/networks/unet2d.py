@@ -352,7 +352,9 @@ class UpStage(nn.Module):
     normed = (IMAGE_ATTENTION_GROUPS if self.kind.image else own) if plus else parts.groups
     for i, other in enumerate(taken):
       groups = None
-      if self.kind.image and self.kind.attention:  # as it stands in diffusers, a quarter of the second only
+      if (
+        self.kind.image and self.kind.attention
+      ):  # as it stands in diffusers, a quarter of the second only
         groups = (min(h.shape[-1] + other.shape[-1] // 4, 32), own)
       elif plus:
         groups = (plus_groups(h.shape[-1] + other.shape[-1]), own)

@@ -88,9 +88,7 @@ def fir_down(x: Array) -> Array:
     n = x.shape[axis]
     pads = [(1, 1) if i == axis else (0, 0) for i in range(4)]
     padded = jnp.pad(x, pads)
-    a, b, c, d = (
-      jax.lax.slice_in_dim(padded, start, start + n - 1, 2, axis) for start in range(4)
-    )
+    a, b, c, d = (jax.lax.slice_in_dim(padded, start, start + n - 1, 2, axis) for start in range(4))
     x = (a + d + 3 * (b + c)) / 8
   return x
 

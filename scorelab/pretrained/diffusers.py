@@ -132,8 +132,8 @@ def load_pipeline(path: str | pathlib.Path, revision: str | None = None) -> Pipe
   channels = event_shape[-1]
   if network.out_channels != channels * (1 + process.learned_variance):
     raise PretrainedError(
-      f"{file}: out_channels = {network.out_channels} does not go with in_channels = {channels} and "
-      f"a scheduler that has {'a' if process.learned_variance else 'no'} learned variance"
+      f"{file}: out_channels = {network.out_channels} does not go with in_channels = {channels} "
+      f"and a scheduler that has {'a' if process.learned_variance else 'no'} learned variance"
     )
   weights = find_weights(unet, _STEMS)
   params = _named(unet, read_params, network, channels, weights)

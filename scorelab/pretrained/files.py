@@ -20,7 +20,17 @@ from safetensors import SafetensorError, safe_open
 
 # Bytes of a number of each dtype that weights may have.
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_INTEGERS = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
+_INTEGERS = {
+  "I64": 8,
+  "I32": 4,
+  "I16": 2,
+  "I8": 1,
+  "U64": 8,
+  "U32": 4,
+  "U16": 2,
+  "U8": 1,
+  "BOOL": 1,
+}
 _MAX_HEADER = 100_000_000  # the library's own limit
 _MAX_SETTINGS = 10_000_000
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".pickle")

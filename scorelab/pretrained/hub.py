@@ -38,7 +38,9 @@ def resolve(path: str, revision: str | None = None) -> pathlib.Path:
     f"put its config.json, scheduler_config.json and safetensors files in a directory {path}"
   )
   if importlib.util.find_spec("huggingface_hub") is None:
-    raise PretrainedError(f"{path}: there is no such directory; {by_hand}, or install the hub extra")
+    raise PretrainedError(
+      f"{path}: there is no such directory; {by_hand}, or install the hub extra"
+    )
   hub: Any = importlib.import_module("huggingface_hub")
   try:
     return pathlib.Path(hub.snapshot_download(path, revision=revision, allow_patterns=_WANTED))

@@ -1,7 +1,7 @@
 """Names and axes of PyTorch's weights, and those of Flax's, for networks that share their layers.
 
-    down_blocks.0.resnets.1.conv1.weight  [out, in, h, w]     PyTorch
-    down_blocks_0.resnets_1.conv1.kernel  [h, w, in, out]     Flax
+down_blocks.0.resnets.1.conv1.weight  [out, in, h, w]     PyTorch
+down_blocks_0.resnets_1.conv1.kernel  [h, w, in, out]     Flax
 """
 
 from __future__ import annotations

@@ -88,7 +88,9 @@ def read_scheduler(config: Mapping[str, Any]) -> Scheduler:
     return _exploding(config)
   if not isinstance(name, str) or name not in _SAMPLERS:
     known = ", ".join([*sorted(_SAMPLERS), _EXPLODING])
-    raise PretrainedError(f"_class_name = {shown(name)} is no scheduler known here (known: {known})")
+    raise PretrainedError(
+      f"_class_name = {shown(name)} is no scheduler known here (known: {known})"
+    )
   sampler = {"grid": "timesteps", **_SAMPLERS[name]}
   steps = _number(config, "num_train_timesteps", 1000, 1, _MAX_STEPS, whole=True)
   sampler["num_steps"] = min(sampler["num_steps"], steps)

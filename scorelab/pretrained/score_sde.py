@@ -1,8 +1,8 @@
 """Checkpoints of score_sde: NCSN++ and DDPM++ as Flax wrote them, into `UNet2D`.
 
 Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021
-(arXiv 2011.13456), https://github.com/yang-song/score_sde. A checkpoint is a msgpack of the training
-state; its modules are named by their class and the order in which they are called:
+(arXiv 2011.13456), https://github.com/yang-song/score_sde. A checkpoint is a msgpack of the state
+of training; its modules are named by their class and the order in which they are called:
 
     ResnetBlockBigGANpp_3   AttnBlockpp_0   Combine_1   GroupNorm_0   Conv_2   Dense_1
 """
@@ -56,8 +56,8 @@ def score_sde_unet(
 ) -> UNet2D:
   """The network of a config of score_sde with BigGAN blocks and rescaled skips, by its options.
 
-  The defaults are those of NCSN++ on 256 x 256 images, VE. DDPM++ on CIFAR-10, VP, is image_size 32,
-  ch_mult (1, 2, 2, 2), num_res_blocks 4, without skips and fourier, centered.
+  The defaults are those of NCSN++ on 256 x 256 images, VE. DDPM++ on CIFAR-10, VP, has images of
+  32, ch_mult (1, 2, 2, 2), 4 num_res_blocks, no skips, no fourier, and is centered.
 
   Args:
     image_size: side of the images.

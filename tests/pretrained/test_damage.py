@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from scorelab.pretrained import PretrainedError, load_pipeline
 from scorelab.pretrained.files import Weights

@@ -149,5 +149,7 @@ def test_other_checkpoints_are_one_line(tmp_path):
 
 
 def test_edm_pickles_are_refused():
-  with pytest.raises(PretrainedError, match=r"is a pickle.*EDM's also hold their network as source"):
+  with pytest.raises(
+    PretrainedError, match=r"is a pickle.*EDM's also hold their network as source"
+  ):
     load_pipeline("edm-cifar10-32x32-uncond-vp.pkl")
