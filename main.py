@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
   path = pathlib.Path(_WORKDIR.value or ".")
   pretrained = config.get("pretrained") is not None and config.pretrained.path is not None
   try:
-    experiment = sampling.build(config) if pretrained else build(config)
+    experiment = sampling.build(config, mode) if pretrained else build(config)
     if not _WORKDIR.value:
       name = pathlib.Path(file.partition(":")[0]).stem
       path = pathlib.Path("results", name, run.run_id(experiment.config))
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
     if isinstance(experiment, Experiment):
       execute(experiment, workdir, mode)
     else:
-      sampling.execute(experiment, workdir, mode)
+      sampling.execute(experiment, workdir)
   except ConfigError as error:
     _fail(f"{file}: {error}")
   except run.Preempted:

@@ -57,12 +57,14 @@ class Sampling:
     return self.pipeline.bind(params, self.labels, clip=clip, keep_noise=row.sampler == "ddim")
 
 
-def build(config: ConfigDict) -> Sampling:
+def build(config: ConfigDict, mode: str) -> Sampling:
   """Reads the model that config.pretrained names and makes the samplers.
 
   Raises:
-    ConfigError: there is no such model, or a sampler does not go with it.
+    ConfigError: there is no such model, a sampler does not go with it, or the mode is to train it.
   """
+  if mode == "train":
+    raise ConfigError("--mode=train: a pretrained model is sampled, by --mode=eval")
   check_bounds(config)
   jax.config.update("jax_default_matmul_precision", config.matmul_precision)
   section = config.pretrained
@@ -138,9 +140,7 @@ def _check(sampling: Sampling) -> None:
       raise ConfigError(f"{row.sampler}: {error}") from error
 
 
-def draw(
-  sampling: Sampling, row: Row, index: int, stop: StopFlag
-) -> tuple[np.ndarray, int, dict[str, float]]:
+def draw(sampling: Sampling, row: Row, stop: StopFlag) -> tuple[np.ndarray, int, dict[str, float]]:
   """Images by one row, a batch of evaluation.num_samples for each of num_keys keys.
 
   Returns:
@@ -172,14 +172,8 @@ def draw(
   return images, nfe, {"compile_seconds": ready - begun, "seconds_per_image": seconds}
 
 
-def execute(sampling: Sampling, workdir: Workdir, mode: str) -> None:
-  """Samples, writes and prints; prints what is there where it is done.
-
-  Raises:
-    ConfigError: it was asked to train.
-  """
-  if mode == "train":
-    raise ConfigError("--mode=train: a pretrained model is sampled, by --mode=eval")
+def execute(sampling: Sampling, workdir: Workdir) -> None:
+  """Samples, writes and prints; prints what is there where it is done."""
   if workdir.done.exists():
     print(table(workdir))
     print(f"{workdir.path}: already done")
@@ -187,7 +181,7 @@ def execute(sampling: Sampling, workdir: Workdir, mode: str) -> None:
   rows, sheets = [], []
   with StopFlag() as stop:
     for index, row in enumerate(sampling.rows):
-      images, nfe, seconds = draw(sampling, row, index, stop)
+      images, nfe, seconds = draw(sampling, row, stop)
       said = {"sampler": row.sampler, "options": row.options, "num_steps": row.num_steps}
       rows.append({**said, "nfe": nfe, "metrics": {}})
       sheets.append(images)

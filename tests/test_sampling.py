@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from configs import pretrained
-from scorelab import sampling
 from scorelab.options import ConfigError
 from scorelab.sampling import build, sheet
 
@@ -56,7 +55,7 @@ def refused(path=CLASSES, **changes):
     section, name = field.split("__")
     config[section][name] = value
   with pytest.raises(ConfigError) as caught:
-    build(config)
+    build(config, "eval")
   assert len(str(caught.value).splitlines()) == 1
   return str(caught.value)
 
@@ -69,9 +68,8 @@ def test_what_is_refused():
   exploding = refused(MODELS / "ncsnpp_like")
   assert "GeometricVarianceExploding has none" in exploding
   assert "no such file" in refused(MODELS)
-  assert "--mode=train: a pretrained model is sampled" in str(
-    pytest.raises(ConfigError, sampling.execute, None, None, "train").value
-  )
+  with pytest.raises(ConfigError, match="--mode=train: a pretrained model is sampled"):
+    build(pretrained.get_config(), "train")
 
 
 def test_sheets_are_pixel_for_pixel():
