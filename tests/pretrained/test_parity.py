@@ -30,7 +30,7 @@ def theirs(**options):
   with torch.no_grad():
     for name, parameter in model.named_parameters():
       if name.endswith("bias") or "norm" in name:
-        parameter += 0.1 * torch.randn_like(parameter)
+        parameter.add_(torch.randn_like(parameter), alpha=0.1)
   return model
 
 
