@@ -351,13 +351,9 @@ class UpStage(nn.Module):
     own = plus_groups(width)
     normed = (IMAGE_ATTENTION_GROUPS if self.kind.image else own) if plus else parts.groups
     for i, other in enumerate(taken):
-      groups = None
-      if (
-        self.kind.image and self.kind.attention
-      ):  # as it stands in diffusers, a quarter of the second only
+      groups = (plus_groups(h.shape[-1] + other.shape[-1]), own) if plus else None
+      if self.kind.image and self.kind.attention:  # diffusers has a quarter of the second only
         groups = (min(h.shape[-1] + other.shape[-1] // 4, 32), own)
-      elif plus:
-        groups = (plus_groups(h.shape[-1] + other.shape[-1]), own)
       block = parts.resnet(width, f"resnets_{i}", groups=groups, divisor=divisor)
       h = block(jnp.concatenate([h, other], axis=-1), told)
       if self.kind.attention and not plus:

@@ -121,7 +121,7 @@ def _read_header(file: pathlib.Path) -> dict[str, tuple[str, tuple[int, ...]]]:
       )
     header = _parse(file, opened.read(length))
   header.pop("__metadata__", None)
-  room, tensors, ends = total - 8 - length, {}, []
+  room, tensors, places = total - 8 - length, {}, []
   for name, entry in header.items():
     dtype, shape, (start, end) = _entry(file, name, entry)
     size = (_FLOATS | _INTEGERS)[dtype] * math.prod(shape)
@@ -131,9 +131,14 @@ def _read_header(file: pathlib.Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         f"{start}:{end} of {room}"
       )
     tensors[name] = dtype, shape
-    ends.append((start, end))
-  if sum(end - start for start, end in ends) != room:
-    raise PretrainedError(f"{file}: {room} bytes of tensors, and the header says otherwise")
+    places.append((start, end, name))
+  reached = 0
+  for start, end, name in sorted(places):
+    if start != reached:
+      raise PretrainedError(f"{file}: {shown(name)} begins at {start}, and not at {reached}")
+    reached = end
+  if reached != room:
+    raise PretrainedError(f"{file}: {room} bytes of tensors, and the header says {reached}")
   return tensors
 
 
