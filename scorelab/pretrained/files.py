@@ -2,8 +2,8 @@
 
 safetensors: 8 bytes that say how long the header is, the header, a JSON object of dtype, shape and
 place of each tensor, and the tensors end to end (https://huggingface.co/docs/safetensors). The
-header is checked here against the file before anything is allocated; the library then checks its
-own rules, maps the file into memory and reads.
+header is checked here against the file before anything is allocated, and each tensor is read by
+itself: a mapped file's memory would count beside that of the tensors.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import ml_dtypes  # noqa: F401 (bfloat16, to NumPy)
+import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-# Bytes of a number of each dtype that weights may have.
-_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+# NumPy's dtype of each that weights may have; bfloat16 is read as its bits.
+_READ = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_FLOATS = {name: np.dtype(dtype).itemsize for name, dtype in _READ.items()}
 _INTEGERS = {
   "I64": 8,
   "I32": 4,
@@ -70,8 +70,7 @@ def _parse(path: pathlib.Path, text: bytes) -> dict[str, Any]:
 class Weights(Mapping[str, np.ndarray]):
   """Tensors by name, of one safetensors file or of several, each read when it is asked for.
 
-  A tensor is read as float32; the file is mapped for that long only, so that it takes no memory
-  beside what was asked for.
+  A tensor is read as float32.
   """
 
   def __init__(self, *files: pathlib.Path):
@@ -81,35 +80,33 @@ class Weights(Mapping[str, np.ndarray]):
       PretrainedError: a file is damaged, or two of them hold the same name.
     """
     self.shapes: dict[str, tuple[int, ...]] = {}
-    self._dtypes: dict[str, str] = {}
-    self._files: dict[str, pathlib.Path] = {}
+    self._places: dict[str, tuple[pathlib.Path, str, int]] = {}
     for file in files:
-      for name, (dtype, shape) in _read_header(file).items():
-        if name in self._files:
-          raise PretrainedError(f"{file}: {shown(name)} is in {self._files[name].name} too")
-        self.shapes[name], self._dtypes[name], self._files[name] = shape, dtype, file
+      for name, (dtype, shape, start) in _read_header(file).items():
+        if name in self._places:
+          raise PretrainedError(f"{file}: {shown(name)} is in {self._places[name][0].name} too")
+        self.shapes[name], self._places[name] = shape, (file, dtype, start)
 
   def __getitem__(self, name: str) -> np.ndarray:
-    if name not in self._files:
-      raise KeyError(name)
-    file, dtype = self._files[name], self._dtypes[name]
+    file, dtype, start = self._places[name]
     if dtype not in _FLOATS:
       raise PretrainedError(f"{file}: {shown(name)} is of dtype {dtype}, no floating point")
-    try:
-      with safe_open(file, framework="numpy") as opened:
-        return np.asarray(opened.get_tensor(name)).astype(np.float32, copy=False)
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-      raise PretrainedError(f"{file}: {shown(name)}: {str(error).splitlines()[0]}") from None
+    shape = self.shapes[name]
+    numbers = np.fromfile(file, _READ[dtype], math.prod(shape), offset=start)
+    if numbers.size != math.prod(shape):
+      raise PretrainedError(f"{file}: ends within {shown(name)}")
+    numbers = numbers.view(ml_dtypes.bfloat16) if dtype == "BF16" else numbers
+    return numbers.reshape(shape).astype(np.float32, copy=False)
 
   def __iter__(self) -> Iterator[str]:
-    return iter(self._files)
+    return iter(self._places)
 
   def __len__(self) -> int:
-    return len(self._files)
+    return len(self._places)
 
 
-def _read_header(file: pathlib.Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-  """Dtype and shape of every tensor, checked against the size of the file."""
+def _read_header(file: pathlib.Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
+  """Dtype, shape and first byte of every tensor, checked against the size of the file."""
   if not file.is_file():
     raise PretrainedError(f"{file}: there is no such file")
   total = file.stat().st_size
@@ -130,7 +127,7 @@ def _read_header(file: pathlib.Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         f"{file}: {shown(name)} {dtype} {list(shape)} takes {size} bytes, and has "
         f"{start}:{end} of {room}"
       )
-    tensors[name] = dtype, shape
+    tensors[name] = dtype, shape, 8 + length + start
     places.append((start, end, name))
   reached = 0
   for start, end, name in sorted(places):

@@ -134,8 +134,8 @@ def rename(arrays):
 
 
 DAMAGES = {
-  "truncated": (raw(lambda data: data[:-1]), "conv"),
-  "half": (raw(lambda data: data[: len(data) // 2]), ""),
+  "truncated": (raw(lambda data: data[:-1]), "bytes, and has"),
+  "half": (raw(lambda data: data[: len(data) // 2]), "bytes, and has"),
   "seven bytes": (raw(lambda data: data[:7]), "no safetensors, or torn"),
   "empty": (raw(lambda data: b""), "no safetensors, or torn"),
   "longer": (raw(lambda data: data + b"0000"), "and the header says"),

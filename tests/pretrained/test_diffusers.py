@@ -61,10 +61,10 @@ def test_rectangular_images(name):
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_every_stage(name):
-  """What each module gives inside the first call: the first four channels were kept."""
+  """What each module gives to the second call's first image: four channels were kept."""
   io, model = recorded(name), pipeline(name)
   x = jnp.moveaxis(jnp.asarray(io["x"][:1], jnp.float32), 1, -1)
-  told = [jnp.asarray(io["t0"][:1], jnp.float32)]
+  told = [jnp.asarray(io["t1"][:1], jnp.float32)]
   if "class_labels" in io:
     told.append(jnp.asarray(io["class_labels"][:1]))
 

@@ -79,7 +79,8 @@ class Reference(nn.Module):
     else:
       angles = c[:, None] * jnp.exp(-np.log(1e4) * jnp.arange(16) / 15)
       told = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-    told = nn.Dense(128)(nn.silu(nn.Dense(128)(told)))
+    told = nn.Dense(128)(told)
+    told = nn.Dense(128)(nn.silu(told))
     h = nn.Conv(32, (3, 3))(x)
     skipped = [h]
     h = ResnetBlockBigGANpp(32)(h, told)
