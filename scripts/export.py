@@ -12,6 +12,7 @@ import argparse
 import json
 import pathlib
 import sys
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -38,7 +39,7 @@ def export(experiment: Experiment, params: Params, directory: pathlib.Path, form
   parameterization, shape = experiment.parameterization, experiment.target.event_shape
   if isinstance(parameterization, Exact):
     raise PretrainedError("parameterization.name = 'exact' has no network to export")
-  network = parameterization.apply.__self__  # a module's bound method
+  network: Any = getattr(parameterization.apply, "__self__")  # noqa: B009 (a bound method)
   if form == "plain":
     about = {name: _set(experiment.config[name]) for name in _ABOUT}
     save_model(directory, network, params, shape, about)
@@ -61,7 +62,7 @@ def _set(section: dict[str, object]) -> dict[str, object]:
 
 def main(argv: list[str] | None = None) -> None:
   """Parses the command line; a mistake is one line and code 2."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(description="Writes a run's network as safetensors.")
   parser.add_argument("--workdir", type=pathlib.Path, required=True)
   parser.add_argument("--to", type=pathlib.Path, required=True)
   parser.add_argument("--format", choices=("diffusers", "plain"), default="diffusers")

@@ -272,12 +272,14 @@ class Parts:
     shortcut: bool = False,
   ) -> Callable[[Array, Array], Array]:
     """A block of this width; `groups` None for the network's own."""
-    if groups is None and self.groups is None:
-      raise ValueError("norm_num_groups must be set where there are blocks without a skip image")
+    if groups is None:
+      if self.groups is None:
+        raise ValueError("norm_num_groups must be set where there are blocks without Skip or Plus")
+      groups = (self.groups, self.groups)
     module = nn.remat(ResnetBlock2D) if self.remat else ResnetBlock2D
     return module(
       width,
-      groups or (self.groups, self.groups),
+      groups,
       self.eps,
       self.act,
       self.scale_shift,

@@ -78,6 +78,10 @@ class Pipeline:
     """The network's prediction, x0 clipped as the scheduler does."""
     return self.bind(self.params)(x, level)
 
+  @functools.cached_property
+  def _apply(self) -> Callable[..., Any]:
+    return jax.jit(self.network.apply)
+
   def forward(self, x: Any, t: Any, class_labels: Any = None) -> np.ndarray:
     """The network's raw output in diffusers' own layout, to lay the two side by side.
 
@@ -100,13 +104,8 @@ class Pipeline:
     x = jnp.moveaxis(jnp.asarray(x, jnp.float32), 1, -1)
     c = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
     told = (c,) if class_labels is None else (c, jnp.asarray(class_labels))
-    out = _apply(self.network)({"params": self.params}, x, *told)
+    out = self._apply({"params": self.params}, x, *told)
     return np.moveaxis(np.asarray(out), -1, 1)
-
-
-@functools.cache
-def _apply(network: UNet2D) -> Callable[..., Any]:
-  return jax.jit(network.apply)
 
 
 def load_pipeline(path: str | pathlib.Path, revision: str | None = None) -> Pipeline:
