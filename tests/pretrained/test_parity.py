@@ -201,8 +201,8 @@ def test_real_sizes_load_quickly_and_within_their_own_size(real):
   found = json.loads(run.stdout)
   print(f"{directory.name}: {size / 1e6:.0f} MB, {found}")
   assert found["seconds"] < 20
-  # Tracing the network takes some 30 MB, more than a fifth of the smallest.
-  assert found["bytes"] < max(1.2 * size, size + 60e6)
+  # Tracing the network takes some 50 MB, more than a fifth of the smaller ones.
+  assert found["bytes"] < max(1.2 * size, size + 80e6)
 
 
 @pytest.mark.slow
