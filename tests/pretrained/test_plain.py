@@ -12,7 +12,7 @@ from scorelab.networks import MLP, DiT, UNet, UNet2D
 from scorelab.pretrained import PretrainedError, load_model, save_model
 
 NETWORKS = [
-  (MLP(widths=(8, 8)), (2,)),
+  (MLP(widths=(8, 8), norms=(True, False)), (2,)),
   (UNet(dim=8, dim_mults=(1, 2), num_heads=2, head_dim=4), (4, 4, 1)),
   (DiT(patch_size=2, width=16, depth=1, num_heads=2), (4, 4, 1)),
   (
@@ -53,8 +53,8 @@ def test_what_is_written_is_read_again(network, shape, tmp_path):
     ({"format": "other"}, "is no network of ours"),
     ({"options": {"width": 3}}, "MLP has no option width"),
     ({"options": {"widths": [10**12]}}, "beyond 1048576"),
-    ({"options": {"widths": [16]}}, "is in the network or the file, not in both"),
-    ({"options": {"widths": [8, 9]}}, "is of shape"),
+    ({"options": {"widths": [16], "norms": [True]}}, "is in the network or the file, not in both"),
+    ({"options": {"widths": [8, 9], "norms": [True, False]}}, "is of shape"),
     ({"options": {"widths": "ab"}}, "MLP"),
     ({"event_shape": [-2]}, "event_shape"),
     ({"event_shape": [3]}, "is of shape"),
