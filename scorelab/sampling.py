@@ -131,6 +131,8 @@ def _check(sampling: Sampling) -> None:
     return row.run(key, sampling.bind(row, params), x).x
 
   for row in sampling.rows:
+    if getattr(row, "guidance", None) is not None:
+      raise ConfigError(f"{row.sampler}: guidance is for models that are trained here")
     kind = sampling.pipeline.parameterization.kind
     if row.grid is not None and not row.grid.levels.alpha[0] and kind in _ZERO_ALPHA_KINDS:
       raise ConfigError(f"{row.sampler}: its grid starts at alpha = 0, where {kind!r} says no x0")
