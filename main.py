@@ -97,31 +97,35 @@ def main(argv: list[str]) -> None:
     _fail(f"main.py: {argv[1]!r} is not a flag; did you mean --config={argv[1]}?")
   join_processes()
   # Only now: a mistake on the command line is answered at once.
-  from scorelab import run
+  from scorelab import run, sampling
   from scorelab.checkpoints import CheckpointError
   from scorelab.checks import check_devices, check_rows
-  from scorelab.experiment import build
+  from scorelab.experiment import Experiment, build
   from scorelab.options import ConfigError
 
   logging.set_verbosity(logging.WARNING)  # Orbax tells much
   config, mode = _CONFIG.value, _MODE.value
   file = _config_flag(sys.argv)
   path = pathlib.Path(_WORKDIR.value or ".")
+  pretrained = config.get("pretrained") is not None and config.pretrained.path is not None
   try:
-    experiment = build(config)
+    experiment = sampling.build(config, mode) if pretrained else build(config)
     if not _WORKDIR.value:
       name = pathlib.Path(file.partition(":")[0]).stem
       path = pathlib.Path("results", name, run.run_id(experiment.config))
-    if mode == "eval" and not path.exists():
+    if mode == "eval" and not pretrained and not path.exists():
       raise run.RefusedError(f"{path}: there is no run here to evaluate; train first")
-    if not run.is_done(path, experiment.config):
+    if isinstance(experiment, Experiment) and not run.is_done(path, experiment.config):
       check_rows(experiment)  # before anything is written
       if mode != "eval":
         check_devices(experiment)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     workdir = run.open_workdir(path, experiment.config, overrides, read_only=not run.leads())
     run.wait_for_all("workdir")
-    execute(experiment, workdir, mode)
+    if isinstance(experiment, Experiment):
+      execute(experiment, workdir, mode)
+    else:
+      sampling.execute(experiment, workdir)
   except ConfigError as error:
     _fail(f"{file}: {error}")
   except run.Preempted:

@@ -15,6 +15,16 @@ def get_config() -> ConfigDict:
   # 'float32' keeps TF32 and bfloat16 out of matrix products; 'default' lets the device choose.
   config.matmul_precision = "float32"
 
+  # A model of another library in the place of training: see scorelab/sampling.py.
+  config.pretrained = ConfigDict(
+    dict(
+      path=placeholder(str),  # a directory, or a hub id
+      revision=placeholder(str),  # of a hub id
+      image_size=placeholder(int),  # None is the model's own
+      label=placeholder(int),  # the class; None takes all in turn
+      clip=placeholder(bool),  # False leaves x0 unclipped where the model's scheduler clips it
+    )
+  )
   config.target = ConfigDict(
     dict(
       name="nine_modes",
@@ -114,6 +124,32 @@ def get_config() -> ConfigDict:
       dtype=placeholder(str),  # 'bfloat16' computes in it; parameters stay float32
       remat=placeholder(bool),  # less memory for about a third more computing
       flash=placeholder(bool),  # cuDNN's attention: on a GPU, in bfloat16
+      # Of unet2d, as diffusers' config.json names them: see scorelab/networks/unet2d.py.
+      block_out_channels=placeholder(tuple),
+      down_block_types=placeholder(tuple),
+      up_block_types=placeholder(tuple),
+      layers_per_block=placeholder(int),
+      mid_block_type=placeholder(str),
+      mid_block_scale_factor=placeholder(float),
+      add_attention=placeholder(bool),
+      attention_head_dim=placeholder(int),
+      norm_num_groups=placeholder(int),
+      attn_norm_num_groups=placeholder(int),
+      norm_eps=placeholder(float),
+      act_fn=placeholder(str),
+      resnet_time_scale_shift=placeholder(str),
+      downsample_padding=placeholder(int),
+      downsample_type=placeholder(str),
+      upsample_type=placeholder(str),
+      time_embedding_type=placeholder(str),
+      time_embedding_dim=placeholder(int),
+      freq_shift=placeholder(float),
+      flip_sin_to_cos=placeholder(bool),
+      num_train_timesteps=placeholder(int),
+      class_embed_type=placeholder(str),
+      num_class_embeds=placeholder(int),
+      center_input_sample=placeholder(bool),
+      out_channels=placeholder(int),
     )
   )
   config.parameterization = ConfigDict(

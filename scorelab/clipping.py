@@ -61,12 +61,12 @@ def thresholded(
 
 
 def _changed(predict: Predict, change: Callable[[Array], Array], keep_noise: bool) -> Predict:
-  """The predict function with another x0; no variance is known of that one."""
+  """The predict function with another x0, of which no variance is known but a network's own."""
 
   def changed(x: Array, level: Level) -> Prediction:
     pred = predict(x, level)
     x0 = change(pred.x0)
     views = {"noise": pred.noise} if keep_noise else {}
-    return Prediction.of(x, level, "x0", x0=x0, **views)
+    return Prediction.of(x, level, "x0", x0=x0, variance_fraction=pred.variance_fraction, **views)
 
   return changed

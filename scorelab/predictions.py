@@ -481,6 +481,11 @@ def signal_level(level: Level) -> Array:
   return level.alpha**2
 
 
+def noise_ratio(level: Level) -> Array:
+  """sigma / alpha: what NCSN++ is told."""
+  return level.sigma / level.alpha
+
+
 def time(level: Level) -> Array:
   """t itself, in [0, 1]."""
   return require_time(level)
@@ -499,6 +504,7 @@ def unconditional(level: Level) -> Array:
 CONDITIONINGS: dict[str, Callable[..., Array]] = {
   "log_sigma": log_sigma,
   "none": unconditional,
+  "sigma": noise_ratio,
   "signal_level": signal_level,
   "time": time,
   "time_index": time_index,

@@ -14,6 +14,7 @@ from scorelab.networks.embeddings import LEVEL_FEATURES
 from scorelab.networks.heads import HeadsMLP
 from scorelab.networks.mlp import ACTIVATIONS, MLP, ResidualMLP
 from scorelab.networks.unet import UNet, modern_unet
+from scorelab.networks.unet2d import UNet2D
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
   "additive_mlp": AdditiveMLP,
@@ -23,6 +24,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
   "modern_unet": modern_unet,
   "residual_mlp": ResidualMLP,
   "unet": UNet,
+  "unet2d": UNet2D,
 }
 
 __all__ = [
@@ -35,5 +37,6 @@ __all__ = [
   "HeadsMLP",
   "ResidualMLP",
   "UNet",
+  "UNet2D",
   "modern_unet",
 ]

@@ -42,6 +42,23 @@ def test_levels_are_diffusers(run, x64):
   assert grid.ends_at_data == (to_data or ends_early)
 
 
+@pytest.mark.parametrize(
+  ("num_steps", "given", "known"),
+  [  # DDIMScheduler(timestep_spacing=..., steps_offset=...).set_timesteps(n), diffusers 0.42.1
+    (4, {"spacing": "leading"}, [750, 500, 250, 0]),
+    (7, {"spacing": "leading"}, [852, 710, 568, 426, 284, 142, 0]),
+    (4, {"spacing": "leading", "steps_offset": 1}, [751, 501, 251, 1]),
+    (4, {"spacing": "trailing"}, [999, 749, 499, 249]),
+    (7, {"spacing": "trailing"}, [999, 856, 713, 570, 428, 285, 142]),
+    (4, {"spacing": "linspace"}, [999, 666, 333, 0]),
+    (1, {"spacing": "linspace"}, [0]),
+  ],
+)
+def test_steps_are_diffusers(num_steps, given, known):
+  grid = timesteps(SCHEDULES["linear_betas"](), num_steps, **given)
+  np.testing.assert_array_equal(np.round(np.asarray(grid.levels.t) * 1000) - 1, [*known, -1])
+
+
 def test_a_continuous_process_is_taken_to_have_1000_steps(x64):
   grid = timesteps(VariancePreserving(), 4)
   np.testing.assert_allclose(grid.levels.t, [1.0, 0.75, 0.5, 0.25, 0.0], 1e-12)

@@ -1,0 +1,225 @@
+"""Image models of diffusers: a directory with a `UNet2DModel` and a scheduler, read and written.
+
+    pipeline layout   model_index.json   unet/config.json   unet/*.safetensors
+                      scheduler/scheduler_config.json
+    flat layout       config.json   *.safetensors   scheduler_config.json
+
+von Platen et al., "Diffusers: State-of-the-art diffusion models", 2022,
+https://github.com/huggingface/diffusers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from scorelab.networks.unet2d import UNet2D
+from scorelab.predictions import Parameterization, Prediction, noise_ratio, time_index
+from scorelab.pretrained.files import PretrainedError, find_weights, read_settings, shown
+from scorelab.pretrained.hub import resolve
+from scorelab.pretrained.names import torch_weights
+from scorelab.pretrained.schedulers import read_scheduler, write_scheduler
+from scorelab.pretrained.unet2d import WEIGHTS, read_params, read_unet2d, write_unet2d
+from scorelab.run import write_json
+from scorelab.schedules import Level, Schedule
+from scorelab.typing import Array, Params, Predict
+
+_STEMS = (WEIGHTS, f"{WEIGHTS}.fp16", "model")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pipeline:
+  """A pretrained image model: all that sampling from it needs.
+
+  Attributes:
+    network: the module.
+    params: its parameters, float32.
+    schedule: the process that it was trained on.
+    parameterization: how its output is read.
+    sampler: its scheduler's own sampler, grid and options, as config.sampler has them.
+    event_shape: (height, width, channels); the first two None where the files do not say.
+    bounds: of the images' values.
+    clip: what its scheduler does to x0, `(predict, keep_noise=...) -> predict`, or None.
+  """
+
+  network: UNet2D
+  params: Params
+  schedule: Schedule
+  parameterization: Parameterization
+  sampler: dict[str, Any]
+  event_shape: tuple[int | None, int | None, int]
+  bounds: tuple[float, float]
+  clip: Callable[..., Predict] | None
+
+  def bind(
+    self, params: Params, label: Array | None = None, *, clip: bool = True, keep_noise: bool = True
+  ) -> Predict:
+    """The predict function of these parameters. Call it inside the jitted function.
+
+    Args:
+      params: the pipeline's own: an argument of the jitted function, not a constant of it.
+      label: class labels of x's batch shape, for a conditional network.
+      clip: whether x0 is clipped, or thresholded, as the scheduler does.
+      keep_noise: whether the noise then stays the network's own, as DDIM's code has it.
+    """
+    predict = self.parameterization.bind(params, label)
+    return self.clip(predict, keep_noise=keep_noise) if clip and self.clip else predict
+
+  def predict(self, x: Array, level: Level) -> Prediction:
+    """The network's prediction, x0 clipped as the scheduler does."""
+    return self.bind(self.params)(x, level)
+
+  @functools.cached_property
+  def _apply(self) -> Callable[..., Any]:
+    return jax.jit(self.network.apply)
+
+  def forward(self, x: Any, t: Any, class_labels: Any = None) -> np.ndarray:
+    """The network's raw output in diffusers' own layout, to lay the two side by side.
+
+    Args:
+      x: [b, channels, height, width].
+      t: timesteps, or sigmas, [] or [b].
+      class_labels: [b], of a conditional network.
+
+    Returns:
+      [b, out_channels, height, width].
+
+    Raises:
+      ValueError: labels are missing, or given to a network without classes.
+    """
+    if self.network.labelled != (class_labels is not None):
+      raise ValueError(
+        "class_labels are for a network with classes, and needed there: this one has "
+        + ("some" if self.network.labelled else "none")
+      )
+    x = jnp.moveaxis(jnp.asarray(x, jnp.float32), 1, -1)
+    c = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
+    told = (c,) if class_labels is None else (c, jnp.asarray(class_labels))
+    out = self._apply({"params": self.params}, x, *told)
+    return np.moveaxis(np.asarray(out), -1, 1)
+
+
+def load_pipeline(path: str | pathlib.Path, revision: str | None = None) -> Pipeline:
+  """Reads a pretrained image model; nothing in its files is ever run.
+
+  Args:
+    path: a directory in either layout, or a hub id: see `hub.resolve`.
+    revision: of a hub id.
+
+  Raises:
+    PretrainedError: the files are missing or damaged, or hold what is not known here; the message
+      is one line and names the file.
+  """
+  directory = resolve(str(path), revision)
+  nested = (directory / "unet" / "config.json").is_file()
+  unet, scheduler = (directory / n if nested else directory for n in ("unet", "scheduler"))
+  if (directory / "model_index.json").is_file():
+    _check_index(directory / "model_index.json")
+  file = scheduler / "scheduler_config.json"
+  process = _named(file, read_scheduler, read_settings(file))
+  file = unet / "config.json"
+  network, event_shape = _named(file, read_unet2d, read_settings(file))
+  channels = event_shape[-1]
+  if network.out_channels != channels * (1 + process.learned_variance):
+    raise PretrainedError(
+      f"{file}: out_channels = {network.out_channels} does not go with in_channels = {channels} "
+      f"and a scheduler that has {'a' if process.learned_variance else 'no'} learned variance"
+    )
+  weights = find_weights(unet, _STEMS)
+  params = _named(unet, read_params, network, channels, weights)
+  conditioning = noise_ratio
+  if process.num_train_steps is not None:
+    conditioning = functools.partial(time_index, num_train_steps=process.num_train_steps)
+  parameterization = Parameterization(
+    network.apply,
+    conditioning,
+    process.kind,
+    event_ndim=3,
+    learned_variance=process.learned_variance,
+  )
+  return Pipeline(
+    network=network,
+    params=params,
+    schedule=process.schedule,
+    parameterization=parameterization,
+    sampler=process.sampler,
+    event_shape=event_shape,
+    bounds=process.bounds,
+    clip=process.clip,
+  )
+
+
+def _named(file: pathlib.Path, function: Callable[..., Any], *args: Any) -> Any:
+  """The function's result, its errors under the file's name."""
+  try:
+    return function(*args)
+  except PretrainedError as error:
+    raise PretrainedError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
+
+
+def _check_index(file: pathlib.Path) -> None:
+  """Refuses a pipeline that is not an unconditional image model of the library's own classes."""
+  for part, entry in read_settings(file).items():
+    if part.startswith("_") or entry is None or entry == [None, None]:
+      continue
+    if part not in ("unet", "scheduler"):
+      raise PretrainedError(
+        f"{file}: {shown(part)} is a part that is not read here: unet and scheduler are"
+      )
+    if not isinstance(entry, list) or len(entry) != 2 or entry[0] != "diffusers":
+      raise PretrainedError(f"{file}: {part} = {shown(entry)} is not a class of diffusers")
+
+
+def save_pipeline(
+  directory: str | pathlib.Path,
+  network: UNet2D,
+  params: Params,
+  schedule: Schedule,
+  kind: str,
+  event_shape: tuple[int, int, int],
+) -> None:
+  """Writes a model as a directory that diffusers loads: DDPMPipeline.from_pretrained(directory).
+
+  Args:
+    directory: made where it is not there.
+    network: a `UNet2D`; other architectures are not in UNet2DModel, and `save_model` keeps them.
+    params: its parameters.
+    schedule: a table of betas, or the geometric variance-exploding process.
+    kind: of its output, 'noise', 'x0' or 'v'; 'score' for the exploding process.
+    event_shape: (height, width, channels) of its images.
+
+  Raises:
+    PretrainedError: diffusers has no such network, process or reading.
+  """
+  if not isinstance(network, UNet2D):
+    raise PretrainedError(
+      f"diffusers' UNet2DModel has no {type(network).__name__}: unet2d is written there, and "
+      "save_model writes any"
+    )
+  config = write_unet2d(network, event_shape)
+  learned = config["out_channels"] == 2 * event_shape[-1]
+  scheduler = write_scheduler(schedule, kind, learned_variance=learned)
+  exploding = kind == "score"
+  index = {
+    "_class_name": "ScoreSdeVePipeline" if exploding else "DDPMPipeline",
+    "_diffusers_version": config["_diffusers_version"],
+    "scheduler": ["diffusers", scheduler["_class_name"]],
+    "unet": ["diffusers", "UNet2DModel"],
+  }
+  root = pathlib.Path(directory)
+  for name in ("unet", "scheduler"):
+    (root / name).mkdir(parents=True, exist_ok=True)
+  weights = torch_weights(flax.core.unfreeze(params))
+  save_file(weights, root / "unet" / f"{WEIGHTS}.safetensors", {"format": "pt"})
+  write_json(root / "unet" / "config.json", config)
+  write_json(root / "scheduler" / "scheduler_config.json", scheduler)
+  write_json(root / "model_index.json", index)

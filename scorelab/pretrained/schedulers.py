@@ -1,0 +1,247 @@
+"""scheduler_config.json of diffusers, to and from our schedules, parameterizations and samplers.
+
+A scheduler there is a process, a reading of the network's output, a grid and a sampler in one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from scorelab.clipping import clipped, thresholded
+from scorelab.pretrained.files import PretrainedError, shown
+from scorelab.schedules import (
+  Discrete,
+  GeometricVarianceExploding,
+  Schedule,
+  cosine_betas,
+  linear_betas,
+  scaled_linear_betas,
+  sigmoid_betas,
+)
+from scorelab.typing import Predict
+
+_MAX_STEPS = 100_000
+_KINDS = {"epsilon": "noise", "sample": "x0", "v_prediction": "v"}
+_SPACINGS = ("leading", "trailing", "linspace")
+_VARIANCES = {
+  "fixed_small": "small",
+  "fixed_small_log": "small",
+  "fixed_large": "large",
+  "fixed_large_log": "large",
+  "learned_range": "learned",
+}
+# The sampler of ours that each of their schedulers is, with a usual number of steps.
+_SAMPLERS: dict[str, dict[str, Any]] = {
+  "DDIMScheduler": {"name": "ddim", "num_steps": 50},
+  "DDPMScheduler": {"name": "ancestral", "num_steps": 1000},
+  "DEISMultistepScheduler": {"name": "deis", "num_steps": 20},
+  "DPMSolverMultistepScheduler": {"name": "dpmpp_2m", "num_steps": 20},
+  "DPMSolverSinglestepScheduler": {"name": "dpmpp_singlestep", "num_steps": 20},
+  "EulerAncestralDiscreteScheduler": {"name": "ddim", "num_steps": 50, "eta": 1.0},
+  "EulerDiscreteScheduler": {"name": "euler", "num_steps": 50},
+  "HeunDiscreteScheduler": {"name": "heun", "num_steps": 25},
+  "IPNDMScheduler": {"name": "ipndm", "num_steps": 50},
+  "LMSDiscreteScheduler": {"name": "lms", "num_steps": 50},
+  "PNDMScheduler": {"name": "plms", "num_steps": 50},
+  "UniPCMultistepScheduler": {"name": "unipc", "num_steps": 20},
+}
+_EXPLODING = "ScoreSdeVeScheduler"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduler:
+  """What a scheduler_config.json says.
+
+  Attributes:
+    schedule: the process.
+    kind: of the network's output, 'noise', 'x0', 'v' or 'score'.
+    num_train_steps: T of a discrete process; None where the network is told sigma.
+    learned_variance: whether the network gives a variance beside it.
+    sampler: name, num_steps, grid and options, as in config.sampler.
+    clip: what is done to x0, `(predict, keep_noise=...) -> predict`; None for nothing.
+    bounds: of the images' values.
+  """
+
+  schedule: Schedule
+  kind: str
+  num_train_steps: int | None
+  learned_variance: bool
+  sampler: dict[str, Any]
+  clip: Callable[..., Predict] | None
+  bounds: tuple[float, float]
+
+
+def read_scheduler(config: Mapping[str, Any]) -> Scheduler:
+  """The scheduler that a scheduler_config.json describes.
+
+  Raises:
+    PretrainedError: its class, or an option, is not known here.
+  """
+  name = config.get("_class_name")
+  if name == _EXPLODING:
+    return _exploding(config)
+  if not isinstance(name, str) or name not in _SAMPLERS:
+    known = ", ".join([*sorted(_SAMPLERS), _EXPLODING])
+    raise PretrainedError(
+      f"_class_name = {shown(name)} is no scheduler known here (known: {known})"
+    )
+  sampler = {"grid": "timesteps", **_SAMPLERS[name]}
+  steps = _number(config, "num_train_timesteps", 1000, 1, _MAX_STEPS, whole=True)
+  sampler["num_steps"] = min(sampler["num_steps"], steps)
+  sampler["spacing"] = _choice(config, "timestep_spacing", "leading", _SPACINGS)
+  if offset := _number(config, "steps_offset", 0, 0, steps - 1, whole=True):
+    sampler["steps_offset"] = offset
+  kind = _choice(config, "prediction_type", "epsilon", _KINDS)
+  variance = _choice(config, "variance_type", "fixed_small", (*_VARIANCES, None)) or "fixed_small"
+  if name == "DDPMScheduler":
+    sampler["variance"] = _VARIANCES[variance]
+  if config.get("set_alpha_to_one", True) is False and name in ("DDIMScheduler", "PNDMScheduler"):
+    raise PretrainedError("set_alpha_to_one = False, an end above no noise, is not known here")
+  for option in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"):
+    if config.get(option):
+      raise PretrainedError(f"{option} = True is not known here: choose the grid in config.sampler")
+  betas = _betas(config, steps)
+  try:
+    schedule = Discrete(betas, zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)))
+  except ValueError as error:
+    raise PretrainedError(str(error).splitlines()[0]) from None
+  return Scheduler(
+    schedule=schedule,
+    kind=_KINDS[kind],
+    num_train_steps=steps,
+    learned_variance=variance == "learned_range",
+    sampler=sampler,
+    clip=_clip(config, name),
+    bounds=(-1.0, 1.0),
+  )
+
+
+def _exploding(config: Mapping[str, Any]) -> Scheduler:
+  low = _number(config, "sigma_min", 0.01, 1e-8, 1e8)
+  high = _number(config, "sigma_max", 1348.0, low * (1 + 1e-6), 1e9)
+  sampler = {
+    "name": "predictor_corrector",
+    "num_steps": _number(config, "num_train_timesteps", 2000, 1, _MAX_STEPS, whole=True),
+    "grid": "geometric",
+    "snr": _number(config, "snr", 0.15, 1e-6, 10),
+    "corrector_steps": _number(config, "correct_steps", 1, 0, 100, whole=True),
+  }
+  schedule = GeometricVarianceExploding(sigma_min=low, sigma_max=high)
+  return Scheduler(schedule, "score", None, False, sampler, None, (0.0, 1.0))
+
+
+def _betas(config: Mapping[str, Any], steps: int) -> np.ndarray:
+  """The table, [T]."""
+  if (trained := config.get("trained_betas")) is not None:
+    numbers = isinstance(trained, (list, tuple)) and all(type(b) in (int, float) for b in trained)
+    if not numbers or len(trained) != steps:
+      raise PretrainedError(f"trained_betas must be {steps} numbers, num_train_timesteps of them")
+    return np.asarray(trained, float)
+  ends = {
+    "num_levels": steps,
+    "beta_min": _number(config, "beta_start", 1e-4, 1e-12, 1),
+    "beta_max": _number(config, "beta_end", 0.02, 1e-12, 1),
+  }
+  tables: dict[str, Callable[[], np.ndarray]] = {
+    "linear": lambda: linear_betas(**ends),
+    "scaled_linear": lambda: scaled_linear_betas(**ends),
+    "sigmoid": lambda: sigmoid_betas(**ends, start=-6.0, end=6.0),
+    "squaredcos_cap_v2": lambda: cosine_betas(num_levels=steps),
+  }
+  return tables[_choice(config, "beta_schedule", "linear", tables)]()
+
+
+def _clip(config: Mapping[str, Any], name: str) -> Callable[..., Predict] | None:
+  """What is done to x0: of DDIM and DDPM clipping is the default, of the others it is not."""
+  by_default = name in ("DDIMScheduler", "DDPMScheduler")
+  if config.get("thresholding", False):
+    quantile = _number(config, "dynamic_thresholding_ratio", 0.995, 0, 1)
+    limit = _number(config, "sample_max_value", 1.0, 1, 1e6)
+
+    def threshold(predict: Predict, *, keep_noise: bool) -> Predict:
+      return thresholded(
+        predict, quantile=quantile, limit=limit, event_ndim=3, keep_noise=keep_noise
+      )
+
+    return threshold
+  if not config.get("clip_sample", by_default):
+    return None
+  limit = _number(config, "clip_sample_range", 1.0, 1e-6, 1e6)
+
+  def clip(predict: Predict, *, keep_noise: bool) -> Predict:
+    return clipped(predict, limit, keep_noise=keep_noise)
+
+  return clip
+
+
+def _choice(config: Mapping[str, Any], field: str, default: str, known: Any) -> Any:
+  value = config.get(field, default)
+  if not isinstance(value, (str, type(None))) or value not in known:
+    names = ", ".join(str(name) for name in known)
+    raise PretrainedError(f"{field} = {shown(value)} is not known here (known: {names})")
+  return value
+
+
+def _number(
+  config: Mapping[str, Any],
+  field: str,
+  default: float,
+  low: float,
+  high: float,
+  *,
+  whole: bool = False,
+) -> Any:
+  value = config.get(field, default)
+  good = type(value) is int or (type(value) is float and not whole and math.isfinite(value))
+  if not good or not low <= value <= high:
+    raise PretrainedError(f"{field} = {shown(value)} must be from {low:g} to {high:g}")
+  return value
+
+
+def write_scheduler(schedule: Schedule, kind: str, *, learned_variance: bool) -> dict[str, Any]:
+  """The scheduler_config.json of a discrete or a geometric variance-exploding process.
+
+  Args:
+    schedule: of the two.
+    kind: of the network's output.
+    learned_variance: whether it gives a variance beside it.
+
+  Raises:
+    PretrainedError: their schedulers have no such process, or no such reading.
+  """
+  version = {"_diffusers_version": "0.35.0"}
+  if isinstance(schedule, GeometricVarianceExploding) and kind == "score":
+    ends = {"sigma_min": float(schedule.sigma_min), "sigma_max": float(schedule.sigma_max)}
+    return {"_class_name": _EXPLODING, **version, **ends, "num_train_timesteps": 2000}
+  kinds = {ours: theirs for theirs, ours in _KINDS.items()}
+  if not isinstance(schedule, Discrete) or kind not in kinds:
+    raise PretrainedError(
+      f"diffusers has no scheduler of {type(schedule).__name__} for a network that gives {kind!r}: "
+      "a process of T betas with noise, x0 or v has one; save_model writes any"
+    )
+  betas = betas_of(schedule)
+  return {
+    "_class_name": "DDPMScheduler",
+    **version,
+    "num_train_timesteps": len(betas),
+    "trained_betas": betas.tolist(),
+    "beta_schedule": "linear",
+    "prediction_type": kinds[kind],
+    "variance_type": "learned_range" if learned_variance else "fixed_small",
+    "clip_sample": False,
+    "timestep_spacing": "trailing",
+  }
+
+
+def betas_of(schedule: Discrete) -> np.ndarray:
+  """The table of betas, [T], that a discrete process stands for."""
+  log_snrs = np.asarray(jax.device_get(schedule.log_snrs), float)
+  log_alphas = -np.logaddexp(0, -2 * log_snrs) / 2
+  betas = -np.expm1(2 * np.diff(log_alphas, prepend=0.0))
+  return betas if schedule.noise_time is None else np.append(betas, 1.0)
