@@ -76,7 +76,7 @@ class Table(Sequence):
     return len(self._table)
 
   def __getitem__(self, index: Any) -> bytes:
-    found = self._table[int(index)][self._column]
+    found: Any = self._table[int(index)][self._column]
     return found["bytes"] if found["bytes"] is not None else _read(found["path"])
 
 

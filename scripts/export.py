@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     config = base.get_config()
     _update(config, json.loads(file.read_text())["config"])
     experiment = build(config)
-    params = training.evaluated_params(training.restore_trained(experiment, workdir))
+    state = training.restore_trained(experiment, workdir)
+    params = training.evaluated_params(state, experiment.evaluation.ema)
     export(experiment, params, arguments.to, arguments.format)
   except (ConfigError, PretrainedError, RunError, CheckpointError) as error:
     print(error, file=sys.stderr)

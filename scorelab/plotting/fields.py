@@ -138,9 +138,8 @@ def samples(clouds: Sequence[Cloud], field: ScoreField | None, text: str) -> Fig
   rows = -(-len(clouds) // columns)
   heights = [2.5 * rows] if field is None else [2.5 * rows, 3.1]
   figure = style.new_figure(max(2.3 * columns, 6.0 if field is None else 9.0), sum(heights) + 0.3)
-  upper, lower = figure, None
-  if field is not None:
-    upper, lower = figure.subfigures(2, 1, height_ratios=heights)
+  parts = [] if field is None else figure.subfigures(2, 1, height_ratios=heights, squeeze=False).ravel()
+  upper: Figure | SubFigure = parts[0] if parts else figure
   axes = upper.subplots(rows, columns, squeeze=False).ravel()
   low, high = box(clouds[0].points)
   for ax, cloud in zip(axes, clouds, strict=False):
@@ -148,8 +147,8 @@ def samples(clouds: Sequence[Cloud], field: ScoreField | None, text: str) -> Fig
     ax.label_outer()
   for ax in axes[len(clouds) :]:
     ax.set_visible(False)
-  if field is not None and lower is not None:
-    _draw_field(lower, field)
+  if field is not None:
+    _draw_field(parts[1], field)
   style.caption(figure, text)
   return figure
 
