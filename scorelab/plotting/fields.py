@@ -138,10 +138,10 @@ def samples(clouds: Sequence[Cloud], field: ScoreField | None, text: str) -> Fig
   rows = -(-len(clouds) // columns)
   heights = [2.5 * rows] if field is None else [2.5 * rows, 3.1]
   figure = style.new_figure(max(2.3 * columns, 6.0 if field is None else 9.0), sum(heights) + 0.3)
-  if field is None:
-    parts: Any = [figure]  # one subfigure alone would leave no room for the caption
-  else:
-    parts = figure.subfigures(2, 1, height_ratios=heights)
+  # One subfigure alone would leave no room for the caption.
+  parts: list[Any] = [figure]
+  if field is not None:
+    parts = list(figure.subfigures(2, 1, height_ratios=heights, squeeze=False).ravel())
   axes = parts[0].subplots(rows, columns, squeeze=False).ravel()
   low, high = box(clouds[0].points)
   for ax, cloud in zip(axes, clouds, strict=False):
