@@ -224,7 +224,7 @@ BAD = {
   "modes": (
     {"target.name": "moons"},
     "evaluation.metrics = 'mode_weight_tv' needs modes of some width.* target.name = 'moons' has "
-    "none .allowed: energy_distance, frechet, max_sliced_wasserstein, memorised_share",
+    "none .allowed: energy_distance, frechet, kernel_distance, max_sliced_wasserstein, memorised",
   ),
   "support": (
     {"target.name": "moons", "evaluation.metrics": ("support_distance",)},

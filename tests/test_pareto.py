@@ -40,6 +40,7 @@ def one_target(monkeypatch):
   return ["--fast", "--samplers", "heun"]
 
 
+@pytest.mark.slow
 def test_the_table_and_going_on(one_target, tmp_path, monkeypatch, capsys):
   arguments = [*one_target, "--runs", str(tmp_path)]
   measure, seen = pareto.measure_cell, []

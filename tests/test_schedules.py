@@ -180,7 +180,7 @@ class TestGrid:
     """N noisy levels and the data; without it, N + 1 levels, the last where the N-th was."""
 
     def build(to_data):
-      builders = {name: f for name, f in GRIDS.items() if name != "timesteps"}  # of any process
+      builders = {k: f for k, f in GRIDS.items() if k not in ("timesteps", "given")}  # their own
       return jax.jit(lambda: {k: f(schedule, 7, to_data=to_data) for k, f in builders.items()})()
 
     for (name, grid), open_grid in zip(build(True).items(), build(False).values(), strict=True):

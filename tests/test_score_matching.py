@@ -52,6 +52,7 @@ def tiny(monkeypatch):
   monkeypatch.setattr(score_matching, "configure", brief)
 
 
+@pytest.mark.slow
 def test_the_table_and_going_on(tiny, tmp_path, monkeypatch):
   arguments = ["--seeds", "2", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
   train = score_matching.training.train

@@ -408,7 +408,7 @@ def test_levels_drawn(x64):
   np.testing.assert_allclose(ends.sigma / ends.alpha, [1 / 999, 999], 1e-9)
 
 
-@pytest.mark.parametrize("spacing", sorted(GRIDS.keys() - {"timesteps"}))  # of any process
+@pytest.mark.parametrize("spacing", sorted(GRIDS.keys() - {"timesteps", "given"}))  # of any process
 def test_grid_levels(spacing):
   """Each noisy level of the sampling grid, as often as the others; never the data."""
 
