@@ -4,7 +4,8 @@
   python main.py --config=configs/sbgm_digits.py:fast         # seconds, for tests
 
 The process ends at a noise of std 1.0 where the digits' own is 0.6, so that a Gaussian start is far
-from the law it stands for: expect Frechet distances of 170 and more, by any sampler.
+from the law it stands for: expect Frechet distances of 7 +- 2 by 20 Euler steps and of 100 +- 40 by
+finer solvers, which follow a few starts far out to where they lead.
 """
 
 from ml_collections import ConfigDict

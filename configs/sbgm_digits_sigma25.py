@@ -3,8 +3,9 @@
   python main.py --config=configs/sbgm_digits_sigma25.py
   python main.py --config=configs/sbgm_digits_sigma25.py:fast         # seconds, for tests
 
-Expect a Frechet distance of 0.54 in pixels by Heun, 31 evaluations (real training digits: 0.36),
-and all ten classes; 81 % as many confident digits as among real ones.
+Expect a Frechet distance of 0.51 in pixels by Heun, 31 evaluations (real training digits: 0.36),
+all ten classes, and 88 % as many confident digits as among real ones; with churn, 63 evaluations,
+0.63 and 95 %. On test digits 2.69 +- 0.03 bits a dimension by the probability flow.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,9 @@
   python main.py --config=configs/subvp_digits.py
   python main.py --config=configs/subvp_digits.py:fast         # seconds, for tests
 
-Expect a Frechet distance of 0.52 in pixels by Heun, 31 evaluations (real training digits: 0.36),
-and all ten classes; 82 % as many confident digits as among real ones.
+Expect a Frechet distance of 0.49 in pixels by Heun, 31 evaluations (real training digits: 0.36),
+all ten classes, and 88 % as many confident digits as among real ones; with churn, 63 evaluations,
+0.57 and 92 %.
 """
 
 from ml_collections import ConfigDict

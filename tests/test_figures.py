@@ -8,13 +8,13 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from configs import ncsn_gmm_published
+from configs import base, ncsn_gmm_published
 from scorelab import plotting, training
 from scorelab.experiment import build
 from scorelab.run import StopFlag, open_workdir, run_id, write_json
 from scorelab.schedules import SCHEDULES
 from scripts import figures
-from scripts.drawing import flow_1d, nine_modes, steps
+from scripts.drawing import flow_1d, nine_modes, source, steps
 from scripts.drawing.source import Source, open_sheet
 
 NAME = "ncsn_gmm_published"
@@ -258,3 +258,11 @@ def test_a_source_reads_the_config_as_it_was_run(finished, tmp_path):
   assert float(grid[0].sigma) == pytest.approx(10.0)
   (wide,) = source.rows("ddim:5", sigma_max=80.0)
   assert float(wide.grid[0].sigma) == pytest.approx(80.0)
+
+
+def test_fields_that_are_younger_than_a_run_have_their_defaults():
+  fields = base.get_config().to_dict()
+  recorded = base.get_config().to_dict()
+  del recorded["training"]["sharding"]
+  recorded["seed"] = 3
+  assert source._completed(recorded, fields) == fields | {"seed": 3}

@@ -36,10 +36,10 @@ def stopping(source: Source) -> None:
   """The training and validation loss, and where the best checkpoint is: early stopping."""
   experiment = source.experiment
   history = read_jsonl(source.workdir.metrics)
-  repeats = source.config.training.validation_repeats
-  text = (
-    f"validation: {len(experiment.validation['x']) // repeats} held-out digits, each at {repeats} "
-    f"levels; stopped after {source.config.training.patience} without a better one"
+  repeats, patience = (source.config.training[k] for k in ("validation_repeats", "patience"))
+  text = f"validation: {len(experiment.validation['x']) // repeats} held-out digits, each at "
+  text += f"{repeats} levels" + (
+    f"; stopped after {patience} without a better one" * bool(patience)
   )
   save(curves.overfitting(history, text), source.out / "stopping.png", source.command)
   rows = [{name: line.get(name) for name in ("step", "loss", "val_loss")} for line in history]

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from configs import base
 from scorelab import run, training
 from scorelab.experiment import Experiment, build
 from scorelab.rows import Row, make_row, parse_row
@@ -106,7 +107,7 @@ def open_source(
   if not (path / "DONE").exists():
     raise run.RunError(f"{path}: holds no finished run; first run main.py with --workdir={path}")
   recorded = json.loads((path / "config.json").read_text())["config"]
-  config = ConfigDict(_tuples(recorded))
+  config = ConfigDict(_tuples(_completed(recorded, base.get_config().to_dict())))
   config.evaluation.metrics = tuple(dict.fromkeys([*config.evaluation.metrics, *metrics]))
   experiment = build(config)
   workdir = run.Workdir(path.absolute())
@@ -119,6 +120,14 @@ def open_source(
   return Source(
     **vars(sheet), config=config, experiment=experiment, params=params, workdir=workdir, keys=keys
   )
+
+
+def _completed(recorded: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+  """The recorded config with the fields that are younger than it at their defaults."""
+  return fields | {
+    name: _completed(value, fields.get(name, {})) if isinstance(value, dict) else value
+    for name, value in recorded.items()
+  }
 
 
 def _tuples(value: Any) -> Any:
