@@ -11,10 +11,10 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -60,6 +60,15 @@ class StopFlag:
     """Raises Preempted where a stop was requested."""
     if self.requested:
       raise Preempted
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+  """Ends the program with what `main` returns; with PREEMPTED_EXIT_CODE where it was stopped."""
+  try:
+    sys.exit(main())
+  except Preempted:
+    print("stopped and saved; the same command goes on", file=sys.stderr)
+    sys.exit(PREEMPTED_EXIT_CODE)
 
 
 def leads() -> bool:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 from scorelab import evaluation, training
 from scorelab.experiment import build
 from scorelab.plotting import write_csv
-from scorelab.run import PREEMPTED_EXIT_CODE, Preempted, StopFlag, Workdir, open_workdir, read_jsonl
+from scorelab.run import StopFlag, Workdir, exit_with, open_workdir, read_jsonl
 from scripts.drawing.circles import PUBLISHED_LOSS
 
 SLIPS = "renoise:100:variance=None:slips=True:denoise=False"
@@ -138,8 +138,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  try:
-    sys.exit(main())
-  except Preempted:
-    print("stopped and saved; the same command goes on", file=sys.stderr)
-    sys.exit(PREEMPTED_EXIT_CODE)
+  exit_with(main)

@@ -37,7 +37,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 
 from scorelab.experiment import Experiment
 from scorelab.metrics import max_sliced_wasserstein
-from scorelab.run import PREEMPTED_EXIT_CODE, Preempted, StopFlag, read_jsonl
+from scorelab.run import StopFlag, exit_with, read_jsonl
 from scorelab.samplers import SAMPLERS
 from scorelab.samplers.adaptive import adaptive_ode
 from scorelab.schedules import Grid
@@ -261,8 +261,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  try:
-    sys.exit(main())
-  except Preempted:
-    print("stopped and saved; the same command goes on", file=sys.stderr)
-    sys.exit(PREEMPTED_EXIT_CODE)
+  exit_with(main)

@@ -34,7 +34,7 @@ from scorelab import evaluation, training
 from scorelab.experiment import build
 from scorelab.plotting import save, write_csv
 from scorelab.plotting.studies import Line, loss_comparison
-from scorelab.run import PREEMPTED_EXIT_CODE, Preempted, StopFlag, Workdir, open_workdir
+from scorelab.run import StopFlag, Workdir, exit_with, open_workdir
 
 BUDGETS = (1000, 4000)
 METRICS = ("max_sliced_wasserstein", "energy_distance", "mode_weight_tv", "off_mode_share")
@@ -208,8 +208,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  try:
-    sys.exit(main())
-  except Preempted:
-    print("stopped and saved; the same command goes on", file=sys.stderr)
-    sys.exit(PREEMPTED_EXIT_CODE)
+  exit_with(main)

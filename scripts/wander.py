@@ -27,7 +27,7 @@ from scorelab import evaluation, training
 from scorelab.checkpoints import Checkpoints
 from scorelab.experiment import build
 from scorelab.plotting import write_csv
-from scorelab.run import PREEMPTED_EXIT_CODE, Preempted, StopFlag, open_workdir
+from scorelab.run import StopFlag, exit_with, open_workdir
 
 METRICS = ("max_sliced_wasserstein", "off_mode_share")
 
@@ -90,8 +90,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  try:
-    sys.exit(main())
-  except Preempted:
-    print("stopped and saved; the same command goes on", file=sys.stderr)
-    sys.exit(PREEMPTED_EXIT_CODE)
+  exit_with(main)

@@ -82,3 +82,16 @@ def test_signals_are_noted_and_handlers_put_back(number):
     with pytest.raises(run.Preempted):
       stop.check()
   assert signal.getsignal(number) is before
+
+
+def test_a_stopped_script_says_so_and_exits_75(capsys):
+  def stopped():
+    raise run.Preempted
+
+  with pytest.raises(SystemExit) as ended:
+    run.exit_with(stopped)
+  assert ended.value.code == run.PREEMPTED_EXIT_CODE == 75
+  assert capsys.readouterr().err == "stopped and saved; the same command goes on\n"
+  with pytest.raises(SystemExit) as ended:
+    run.exit_with(lambda: 3)
+  assert ended.value.code == 3

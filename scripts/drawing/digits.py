@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.spatial
 import scipy.stats
 
 from scorelab.likelihood import log_likelihood
@@ -23,6 +22,7 @@ from scorelab.run import read_jsonl
 from scorelab.schedules import SigmaPower, karras, uniform_log_snr
 from scorelab.typing import Array, Key, Params
 from scripts.drawing import nine_modes
+from scripts.drawing.images import draw_neighbours
 from scripts.drawing.source import Sheet, Source
 
 CONFIGS = (
@@ -61,25 +61,11 @@ def samples(source: Source) -> None:
   write_csv(source.out / "samples.csv", rows, source.command)
 
 
-def memorisation(source: Source, number: int = 16) -> None:
+def memorisation(source: Source) -> None:
   """How far samples are from the nearest training digit, against test digits; and some pairs."""
-  train = np.asarray(source.experiment.target.splits["train"])
-  tree = scipy.spatial.KDTree(train.reshape(len(train), -1))
-  found = {name: tree.query(x.reshape(len(x), -1)) for name, x in _sets(source).items()}
-  _, main = list(_sets(source).items())[:2]
-  nearest = train[found[main[0]][1]]
-  shown = [images.Album(main[1][:number], "samples"), images.Album(nearest[:number], "nearest")]
-  distances = {name: distance for name, (distance, _) in found.items()}
   # Pixel noise within a bin sets samples of a dequantised model apart from every image.
-  text = f"{len(train)} training digits; samples rounded to the 17 pixel values"
-  save(images.neighbours(distances, shown, text), source.out / "memorisation.png", source.command)
-  shares = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-  rows = [
-    {"images": name, "number": len(d)}
-    | {f"quantile_{q:g}": float(np.quantile(d, q)) for q in shares}
-    for name, d in distances.items()
-  ]
-  write_csv(source.out / "memorisation.csv", rows, source.command)
+  text = "training digits; samples rounded to the 17 pixel values"
+  draw_neighbours(source, _sets(source), "memorisation", text)
 
 
 def _sets(source: Source) -> dict[str, np.ndarray]:

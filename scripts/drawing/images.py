@@ -1,6 +1,6 @@
 """The figures of diffusion models of images: what `scripts/figures.py ddpm_digits` draws."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -108,28 +108,43 @@ def kept(source: Source, most: int = 8) -> list[tuple[int, Params]]:
   return [(step, training.evaluated_params(state)) for step, state in states]
 
 
-def neighbours(source: Source, number: int = 16) -> None:
+def neighbours(source: Source) -> None:
   """How far samples are from the nearest training image, against test images; and some pairs."""
-  splits = {name: np.asarray(x) for name, x in source.experiment.target.splits.items()}
   with np.load(source.workdir.samples) as arrays:
     drawn = {name: arrays[name] for name in summary.row_labels(source.workdir)}
-  train = splits["train"].reshape(len(splits["train"]), -1)
-  tree = scipy.spatial.KDTree(train)
-  sets = {"test images": splits["test"], **drawn}
+  test = np.asarray(source.experiment.target.splits["test"])
+  text = "training images, Euclidean distance of pixels"
+  draw_neighbours(source, {"test images": test, **drawn}, "neighbours", text)
+
+
+def draw_neighbours(
+  source: Source, sets: Mapping[str, np.ndarray], name: str, text: str, number: int = 16
+) -> None:
+  """The distances of each set [n, *event] to the training images, as `name`.png and .csv.
+
+  Args:
+    source: the run.
+    sets: held-out images first; of the second, `number` pairs are shown.
+    name: of the files.
+    text: of the caption, after the number of training images.
+    number: of pairs.
+  """
+  train = np.asarray(source.experiment.target.splits["train"])
+  tree = scipy.spatial.KDTree(train.reshape(len(train), -1))
   found = {name: tree.query(x.reshape(len(x), -1)) for name, x in sets.items()}
-  main = next(iter(drawn))
-  nearest = splits["train"][found[main][1][:number]]
-  shown = [images.Album(drawn[main][:number], "samples"), images.Album(nearest, "nearest")]
+  main = list(sets)[1]
+  nearest = train[found[main][1][:number]]
+  shown = [images.Album(sets[main][:number], "samples"), images.Album(nearest, "nearest")]
   distances = {name: distance for name, (distance, _) in found.items()}
-  text = f"{len(train)} training images, Euclidean distance of pixels"
-  save(images.neighbours(distances, shown, text), source.out / "neighbours.png", source.command)
+  figure = images.neighbours(distances, shown, f"{len(train)} {text}")
+  save(figure, source.out / f"{name}.png", source.command)
   shares = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
   rows = [
     {"images": name, "number": len(d)}
     | {f"quantile_{q:g}": float(np.quantile(d, q)) for q in shares}
     for name, d in distances.items()
   ]
-  write_csv(source.out / "neighbours.csv", rows, source.command)
+  write_csv(source.out / f"{name}.csv", rows, source.command)
 
 
 def samples(source: Source) -> None:
