@@ -286,6 +286,11 @@ def get_config() -> ConfigDict:
       # The weaker model of autoguidance: 0 for the parameters themselves, an average's decay, or
       # the step of a checkpoint that training.keep_every kept.
       guidance_weak=placeholder(float),
+      # Of x0, after guidance and for all rows too: 'static' to +-clip_limit, or 'dynamic'.
+      clipping=placeholder(str),
+      clip_limit=placeholder(float),
+      clip_quantile=placeholder(float),
+      clip_keep_noise=placeholder(bool),
       burn_in=placeholder(int),
       thin=placeholder(int),
     )

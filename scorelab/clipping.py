@@ -18,46 +18,54 @@ from scorelab.schedules import Level
 from scorelab.typing import Array, Predict
 
 
-def clipped(predict: Predict, limit: Array | float = 1.0, *, keep_noise: bool = False) -> Predict:
-  """The predict function with x0 clipped to [-limit, limit], coordinate by coordinate.
+def clipped(
+  predict: Predict,
+  *,
+  clip_limit: Array | float = 1.0,
+  clip_keep_noise: bool = False,
+  event_ndim: int = 1,
+) -> Predict:
+  """The predict function with x0 clipped to [-clip_limit, clip_limit], coordinate by coordinate.
 
   Args:
     predict: any.
-    limit: > 0, in units of the data.
-    keep_noise: whether the noise stays the network's own, as in DDIM's code; else it is what x and
-      the clipped x0 make it, as in DDPM's and DPM-Solver++'s. Static.
+    clip_limit: > 0, in units of the data.
+    clip_keep_noise: whether the noise stays the network's own, as in DDIM's code; else it is what x
+      and the clipped x0 make it, as in DDPM's and DPM-Solver++'s. Static.
+    event_ndim: without effect.
   """
-  return _changed(predict, lambda x0: jnp.clip(x0, -limit, limit), keep_noise)
+  del event_ndim
+  return _changed(predict, lambda x0: jnp.clip(x0, -clip_limit, clip_limit), clip_keep_noise)
 
 
 def thresholded(
   predict: Predict,
   *,
-  quantile: Array | float = 0.995,
-  limit: Array | float = 1.0,
+  clip_quantile: Array | float = 0.995,
+  clip_limit: Array | float = jnp.inf,
+  clip_keep_noise: bool = False,
   event_ndim: int = 1,
-  keep_noise: bool = False,
 ) -> Predict:
   """The predict function with x0 clipped where few of its coordinates are, and then shrunk.
 
-  With q the quantile of an event's |x0|, held between 1 and `limit`: x0 is clipped to [-q, q] and
-  divided by q, so that what is far out comes back without saturating.
+  With q the quantile of an event's |x0|, held between 1 and `clip_limit`: x0 is clipped to [-q, q]
+  and divided by q, so that what is far out comes back without saturating.
 
   Args:
     predict: any.
-    quantile: in [0, 1].
-    limit: the largest q, >= 1; at 1 this is `clipped`.
+    clip_quantile: in [0, 1].
+    clip_limit: the largest q, >= 1; at 1 this is `clipped`.
+    clip_keep_noise: as `clipped`. Static.
     event_ndim: how many trailing axes are one event. Static.
-    keep_noise: as `clipped`. Static.
   """
 
   def change(x0: Array) -> Array:
     axes = tuple(range(-event_ndim, 0))
-    q = jnp.quantile(jnp.abs(x0), quantile, axis=axes, keepdims=True)
-    q = jnp.clip(q, 1, limit)
+    q = jnp.quantile(jnp.abs(x0), clip_quantile, axis=axes, keepdims=True)
+    q = jnp.clip(q, 1, clip_limit)
     return jnp.clip(x0, -q, q) / q
 
-  return _changed(predict, change, keep_noise)
+  return _changed(predict, change, clip_keep_noise)
 
 
 def _changed(predict: Predict, change: Callable[[Array], Array], keep_noise: bool) -> Predict:
@@ -70,3 +78,6 @@ def _changed(predict: Predict, change: Callable[[Array], Array], keep_noise: boo
     return Prediction.of(x, level, "x0", x0=x0, variance_fraction=pred.variance_fraction, **views)
 
   return changed
+
+
+CLIPPINGS: dict[str, Callable[..., Predict]] = {"static": clipped, "dynamic": thresholded}

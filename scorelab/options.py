@@ -240,6 +240,8 @@ BOUNDS: dict[str, Bound] = {
   "sampler.guidance_high": _POSITIVE,
   "sampler.guidance_rescale": ("in [0, 1]", lambda v: 0 <= v <= 1),
   "sampler.guidance_weak": _at_least(0),
+  "sampler.clip_limit": _POSITIVE,
+  "sampler.clip_quantile": ("in [0, 1]", lambda v: 0 <= v <= 1),
   "evaluation.ema": _FRACTION,
   "evaluation.num_keys": _at_least(1),
   "evaluation.batch_size": _at_least(1),

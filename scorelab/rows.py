@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from scorelab.clipping import CLIPPINGS
 from scorelab.guidance import GUIDANCES, Guidance, Sources
 from scorelab.options import (
   ConfigError,
@@ -25,8 +26,8 @@ from scorelab.samplers import KERNELS, SAMPLERS
 from scorelab.schedules import GRIDS, Grid, Schedule
 from scorelab.typing import Array, Key, Params, Predict, Samples
 
-_GUIDANCE_FIELDS = {"guidance", "guidance_weak"} | accepted_options(
-  *(guidance.options for guidance in GUIDANCES.values())
+_PREDICTION_FIELDS = {"guidance", "guidance_weak", "clipping"} | accepted_options(
+  *(guidance.options for guidance in GUIDANCES.values()), *CLIPPINGS.values()
 )
 
 
@@ -101,8 +102,8 @@ class Row:
 def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
   """'name:num_steps:field=value:...' as sampler settings, on the main sampler's grid if on any.
 
-  Its guidance is the main sampler's too. The main sampler's own options are kept where the row
-  names the same sampler.
+  Its guidance and clipping are the main sampler's too. The main sampler's own options are kept
+  where the row names the same sampler.
   """
   parts = str(spec).split(":")
   if len(parts) < 2 or not parts[1].isdigit():
@@ -111,7 +112,7 @@ def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
     )
   name, num_steps, *changes = parts
   choose(SAMPLERS | KERNELS, name, path, "sampler")
-  shared = accepted_options(*GRIDS.values()) | {"grid"} | _GUIDANCE_FIELDS
+  shared = accepted_options(*GRIDS.values()) | {"grid"} | _PREDICTION_FIELDS
   shared = set() if name in KERNELS else shared
   kept = {k: v for k, v in main.items() if name == main["name"] or k in shared}
   row = {**kept, "name": name, "num_steps": int(num_steps)}
@@ -161,13 +162,17 @@ def _make_grid_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -
   if (kind := settings.get("guidance")) is not None:
     guidance = choose(GUIDANCES, kind, f"{path}.guidance", "guidance")
     named, parts = f"{name} with {kind} guidance", [*parts, guidance.options]
+  clip = None
+  if (kind_of_clip := settings.get("clipping")) is not None:
+    clip = choose(CLIPPINGS, kind_of_clip, f"{path}.clipping", "clipping")
+    named, parts = f"{named} and {kind_of_clip} clipping", [*parts, clip]
   weak = settings.get("guidance_weak")
   if (weak is not None) != (guidance is not None and "weak" in guidance.needs):
     raise ConfigError(
       f"{path}.guidance_weak = {weak!r} and {path}.guidance = {kind!r}: 'autoguidance' needs one, "
       "nothing else takes it"
     )
-  own = ("num_steps", "grid", "guidance", "guidance_weak")
+  own = ("num_steps", "grid", "guidance", "guidance_weak", "clipping")
   refuse_unused(settings, path, named, parts, own)
   options = options_of(sampler, settings)
   of_grid = options_of(make_grid, settings)
@@ -181,8 +186,11 @@ def _make_grid_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -
     raise ConfigError(f"{path}: the grid's sigma / alpha must fall towards the data: {shown}, ...")
   shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps")}
   guiding = options_of(guidance.options, settings) if guidance else {}
+  clipping = options_of(clip, settings) if clip else {}
 
   def run(key: Key, predict: Predict, x: Array) -> Samples:
+    if clip is not None:
+      predict = clip(predict, event_ndim=x.ndim - 1, **clipping)
     samples = sampler(key, predict, x, grid, **options)
     calls = guidance.network_calls * samples.nfe if guidance else samples.network_calls
     return samples._replace(network_calls=calls)

@@ -166,7 +166,11 @@ def _clip(config: Mapping[str, Any], name: str) -> Callable[..., Predict] | None
 
     def threshold(predict: Predict, *, keep_noise: bool) -> Predict:
       return thresholded(
-        predict, quantile=quantile, limit=limit, event_ndim=3, keep_noise=keep_noise
+        predict,
+        clip_quantile=quantile,
+        clip_limit=limit,
+        clip_keep_noise=keep_noise,
+        event_ndim=3,
       )
 
     return threshold
@@ -175,7 +179,7 @@ def _clip(config: Mapping[str, Any], name: str) -> Callable[..., Predict] | None
   limit = _number(config, "clip_sample_range", 1.0, 1e-6, 1e6)
 
   def clip(predict: Predict, *, keep_noise: bool) -> Predict:
-    return clipped(predict, limit, keep_noise=keep_noise)
+    return clipped(predict, clip_limit=limit, clip_keep_noise=keep_noise)
 
   return clip
 

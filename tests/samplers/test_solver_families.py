@@ -150,10 +150,11 @@ def bounded(predict, run):
   config, family = run["config"], run["family"]
   keep_noise = family == "ddim" and not config.get("use_clipped_model_output")
   if config.get("thresholding"):
-    options = {"quantile": config["dynamic_thresholding_ratio"], "keep_noise": keep_noise}
-    return thresholded(predict, limit=config["sample_max_value"], **options)
+    options = {"clip_quantile": config["dynamic_thresholding_ratio"], "clip_keep_noise": keep_noise}
+    return thresholded(predict, clip_limit=config["sample_max_value"], **options)
   if family in ("ddim", "ddpm") and config.get("clip_sample", True):
-    return clipped(predict, config.get("clip_sample_range", 1.0), keep_noise=keep_noise)
+    limit = config.get("clip_sample_range", 1.0)
+    return clipped(predict, clip_limit=limit, clip_keep_noise=keep_noise)
   return predict
 
 
