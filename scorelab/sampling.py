@@ -112,7 +112,8 @@ def _labels(label: int | None, pipeline: Pipeline, number: int) -> Array | None:
 def _rows(config: ConfigDict, pipeline: Pipeline) -> tuple[Row, ...]:
   main = {k: v for k, v in config.sampler.items() if v is not None}
   if main["grid"] == "timesteps":  # as the model's own scheduler has them
-    own = {k: v for k, v in pipeline.sampler.items() if k in ("spacing", "steps_offset")}
+    fields = ("spacing", "steps_offset", "to_data")
+    own = {k: v for k, v in pipeline.sampler.items() if k in fields}
     main = own | main
   settings = [("sampler", main)]
   for index, spec in enumerate(config.evaluation.rows):

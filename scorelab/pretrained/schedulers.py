@@ -51,6 +51,18 @@ _SAMPLERS: dict[str, dict[str, Any]] = {
   "PNDMScheduler": {"name": "plms", "num_steps": 50},
   "UniPCMultistepScheduler": {"name": "unipc", "num_steps": 20},
 }
+_LEADING = {"DDIMScheduler", "DDPMScheduler", "PNDMScheduler"}
+_MULTISTEP = {
+  "DEISMultistepScheduler",
+  "DPMSolverMultistepScheduler",
+  "DPMSolverSinglestepScheduler",
+  "UniPCMultistepScheduler",
+}
+_SIGMAS = {
+  "use_karras_sigmas": "karras",
+  "use_exponential_sigmas": "geometric",
+  "use_lu_lambdas": "geometric",
+}
 _EXPLODING = "ScoreSdeVeScheduler"
 
 
@@ -91,21 +103,13 @@ def read_scheduler(config: Mapping[str, Any]) -> Scheduler:
     raise PretrainedError(
       f"_class_name = {shown(name)} is no scheduler known here (known: {known})"
     )
-  sampler = {"grid": "timesteps", **_SAMPLERS[name]}
   steps = _number(config, "num_train_timesteps", 1000, 1, _MAX_STEPS, whole=True)
+  sampler = {**_SAMPLERS[name], **_grid(config, name, steps)}
   sampler["num_steps"] = min(sampler["num_steps"], steps)
-  sampler["spacing"] = _choice(config, "timestep_spacing", "leading", _SPACINGS)
-  if offset := _number(config, "steps_offset", 0, 0, steps - 1, whole=True):
-    sampler["steps_offset"] = offset
   kind = _choice(config, "prediction_type", "epsilon", _KINDS)
   variance = _choice(config, "variance_type", "fixed_small", (*_VARIANCES, None)) or "fixed_small"
   if name == "DDPMScheduler":
     sampler["variance"] = _VARIANCES[variance]
-  if config.get("set_alpha_to_one", True) is False and name in ("DDIMScheduler", "PNDMScheduler"):
-    raise PretrainedError("set_alpha_to_one = False, an end above no noise, is not known here")
-  for option in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"):
-    if config.get(option):
-      raise PretrainedError(f"{option} = True is not known here: choose the grid in config.sampler")
   betas = _betas(config, steps)
   try:
     schedule = Discrete(betas, zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)))
@@ -120,6 +124,40 @@ def read_scheduler(config: Mapping[str, Any]) -> Scheduler:
     clip=_clip(config, name),
     bounds=(-1.0, 1.0),
   )
+
+
+def _grid(config: Mapping[str, Any], name: str, steps: int) -> dict[str, Any]:
+  """The grid of a scheduler's options, as config.sampler has it.
+
+  Where the last step has no width, because the process's cleanest step has been taken before it,
+  there is no such step here.
+  """
+  linspace, multistep = name not in _LEADING, name in _MULTISTEP
+  spacing = _choice(config, "timestep_spacing", "linspace" if linspace else "leading", _SPACINGS)
+  offset = _number(config, "steps_offset", 0, 0, steps - 1, whole=True)
+  ends = [name != "DEISMultistepScheduler"]
+  if name in ("DDIMScheduler", "PNDMScheduler"):
+    ends.append(config.get("set_alpha_to_one", name == "DDIMScheduler") is not False)
+  ends.append(_choice(config, "final_sigmas_type", "zero", ("zero", "sigma_min")) == "zero")
+  open_end = {} if all(ends) else {"to_data": False}
+  for option in ("use_beta_sigmas", "use_flow_sigmas"):
+    if config.get(option):
+      raise PretrainedError(f"{option} = True is not known here: choose the grid in config.sampler")
+  for option, grid in _SIGMAS.items():
+    if not config.get(option):
+      continue
+    if spacing != "linspace" and not multistep:
+      raise PretrainedError(
+        f"{option} = True with timestep_spacing = {spacing} has ends that depend on the number of "
+        "steps, which is not known here: choose the grid in config.sampler"
+      )
+    given = {k: config[k] for k in ("sigma_min", "sigma_max") if config.get(k) is not None}
+    limits = {k: _number(given, k, 1.0, 1e-8, 1e8) for k in given}
+    return {"grid": grid, **limits, **open_end}
+  if multistep and spacing == "linspace":
+    spacing = "trailing"  # they take the first N of N + 1: the same to within a step
+  moved = {"steps_offset": offset} if offset else {}
+  return {"grid": "timesteps", "spacing": spacing, **moved, **open_end}
 
 
 def _exploding(config: Mapping[str, Any]) -> Scheduler:

@@ -121,6 +121,11 @@ def _placed(path: pathlib.Path, given: dict[str, Any], network: UNet2D, channels
   c = jax.ShapeDtypeStruct((1,), jnp.float32)
   template = jax.eval_shape(network.init, jax.random.key(0), x, c)["params"]
   leaves: Mapping[str, Any] = flax.traverse_util.flatten_dict(template, sep=".")
+  if any(name.startswith("Downsample_") for name in given):
+    raise PretrainedError(
+      f"{path}: Downsample layers are not known here: they are of progressive_input 'residual', or "
+      "of resblock_type 'ddpm'"
+    )
   names = dict(_names(network, leaves))
   if missing := sorted(name for name in names.values() if name not in given):
     raise PretrainedError(f"{path}: there are no weights for {listed(missing)}")

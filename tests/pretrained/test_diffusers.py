@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from scorelab.pretrained import PretrainedError, load_pipeline, save_pipeline
-from scorelab.samplers import ddim_step
-from scorelab.schedules import timesteps
+from scorelab.samplers import SAMPLERS, ddim_step
+from scorelab.schedules import GRIDS, timesteps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -199,3 +199,30 @@ def test_a_hub_id_that_cannot_be_fetched_says_where_to_put_the_files(monkeypatch
     load_pipeline("google/ddpm-x")
   with pytest.raises(PretrainedError, match="no hub id OWNER/NAME"):
     load_pipeline("/no/such/directory")
+
+
+def test_predictor_corrector_is_their_pipeline(monkeypatch):
+  """ScoreSdeVePipeline, 5 steps, its own noise; values up to 1e4, which float32 rounds to 1e-3.
+
+  It tells the network sigmas that are up to 1e-4 from those it steps between: 1e-2 of the result.
+  """
+  io, model = recorded("ncsnpp_like"), pipeline("ncsnpp_like")
+  noise, start, mean, last = (
+    jnp.moveaxis(jnp.asarray(io[key], jnp.float32), -3, -1)
+    for key in ("pc_noise", "pc_xT", "pc_mean", "pc_traj_last2")
+  )
+  options = model.sampler | {"num_steps": 5, "event_ndim": 3}
+  name, num_steps, grid = (options.pop(key) for key in ("name", "num_steps", "grid"))
+  grid = GRIDS[grid](model.schedule, num_steps)
+  np.testing.assert_allclose(grid.levels.sigma[:-1], io["pc_sigmas"], rtol=2e-4)
+
+  def split(key, num):
+    return noise.reshape(*num, *start.shape)
+
+  monkeypatch.setattr(jax.random, "split", split)
+  monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: key)
+  sample = jax.jit(lambda params, x: SAMPLERS[name](None, model.bind(params), x, grid, **options))
+  found = sample(model.params, grid.levels.sigma[0] * start)
+  assert found.nfe == 10
+  np.testing.assert_allclose(found.path[-2], last[0], rtol=0, atol=0.03)
+  np.testing.assert_allclose(found.x, mean, rtol=0, atol=0.03)

@@ -139,6 +139,10 @@ def test_other_checkpoints_are_one_line(tmp_path):
   for content, message in (
     (b"\xc1", "no msgpack"),
     (serialization.msgpack_serialize({"params_ema": {}}), "no weights for AttnBlockpp_0"),
+    (
+      serialization.msgpack_serialize({"params_ema": {"Downsample_0": {"bias": np.ones(3)}}}),
+      "are of progressive_input 'residual'",
+    ),
     (serialization.msgpack_serialize([1]), "holds no parameters"),
   ):
     file.write_bytes(content)
