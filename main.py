@@ -8,6 +8,7 @@ python main.py --config=configs/ncsn_gmm.py --distributed    # the same on every
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -97,6 +98,8 @@ def main(argv: list[str]) -> None:
     _fail(f"main.py: {argv[1]!r} is not a flag; did you mean --config={argv[1]}?")
   join_processes()
   # Only now: a mistake on the command line is answered at once.
+  import jax
+
   from scorelab import run, sampling
   from scorelab.checkpoints import CheckpointError
   from scorelab.checks import check_devices, check_rows
@@ -132,6 +135,14 @@ def main(argv: list[str]) -> None:
     _fail(f"{path}: stopped and saved; the same command goes on", run.PREEMPTED_EXIT_CODE)
   except (run.RunError, CheckpointError) as error:
     _fail(str(error), 2 if isinstance(error, run.RefusedError) else 1)
+  except jax.errors.JaxRuntimeError as error:
+    if not _DISTRIBUTED.value:
+      raise
+    said = str(error).splitlines()[0]
+    print(f"{path}: another process has ended, or cannot be reached ({said})", file=sys.stderr)
+    print("Start all of them again: they go on from the last checkpoint", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)  # an orderly end waits for all processes
 
 
 def join_processes() -> None:
@@ -155,6 +166,7 @@ def join_processes() -> None:
       _NUM_PROCESSES.value,
       _PROCESS_ID.value,
       shutdown_timeout_seconds=7 * 24 * 3600,
+      heartbeat_timeout_seconds=30,  # a dead process ends the others
     )
   except (RuntimeError, ValueError) as error:
     _fail(f"main.py: --distributed: {str(error).splitlines()[0]}")

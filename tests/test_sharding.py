@@ -19,7 +19,7 @@ from scorelab import speed, training
 from scorelab.checks import check_devices
 from scorelab.experiment import Stream, build
 from scorelab.options import ConfigError
-from scorelab.run import open_workdir
+from scorelab.run import open_workdir, read_jsonl
 from scorelab.sharding import ONE_DEVICE, Layout
 
 
@@ -157,6 +157,15 @@ def finish(processes):
     assert process.returncode == 0, errors
 
 
+def wait_for_lines(workdir, processes, count=8):
+  """metrics.jsonl, once it has so many lines; the processes still run."""
+  metrics = workdir / "metrics.jsonl"
+  while not (metrics.exists() and metrics.read_text().count("\n") > count):
+    assert all(process.poll() is None for process in processes)
+    time.sleep(0.02)
+  return metrics
+
+
 def last_state(workdir):
   recorded = json.loads((workdir / "config.json").read_text())["config"]
   config = small_config()
@@ -177,10 +186,7 @@ def test_two_processes_are_killed_and_resume(sharding, tmp_path):
   option = f"--config.training.sharding={sharding}"
   finish(start_processes(tmp_path / "straight", "--mode=train", option))
   killed = start_processes(tmp_path / "killed", "--mode=train", option)
-  metrics = pathlib.Path(tmp_path / "killed" / "metrics.jsonl")
-  while not (metrics.exists() and metrics.read_text().count("\n") > 8):
-    assert all(process.poll() is None for process in killed)
-    time.sleep(0.02)
+  metrics = wait_for_lines(tmp_path / "killed", killed)
   for process in killed:
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -189,6 +195,35 @@ def test_two_processes_are_killed_and_resume(sharding, tmp_path):
   assert metrics.read_text() == (tmp_path / "straight" / "metrics.jsonl").read_text()
   states = [last_state(tmp_path / name) for name in ("straight", "killed")]
   jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "dead"), [(2, 0), (4, 3)])
+def test_a_dead_process_ends_the_others(count, dead, tmp_path):
+  """Within a minute and with a line that says so; then the bits are an uninterrupted run's.
+
+  And those are one process's losses to 1e-5: sums are taken in another order.
+  """
+  alone, straight, killed = (tmp_path / name for name in ("alone", "straight", "killed"))
+  finish(start_processes(alone, "--mode=train", count=1))
+  finish(start_processes(straight, "--mode=train", count=count))
+  processes = start_processes(killed, "--mode=train", count=count)
+  metrics = wait_for_lines(killed, processes)
+  processes.pop(dead).send_signal(signal.SIGKILL)
+  died = time.monotonic()
+  for process in processes:
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    if dead:  # without the first process, which coordinates, the runtime may end them itself
+      assert "go on from the last checkpoint" in errors
+  assert time.monotonic() - died < 60
+  finish(start_processes(killed, "--mode=train", count=count))
+  assert metrics.read_text() == (straight / "metrics.jsonl").read_text()
+  losses = [
+    [line["loss"] for line in read_jsonl(workdir / "metrics.jsonl")]
+    for workdir in (alone, straight)
+  ]
+  np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 @pytest.mark.slow
