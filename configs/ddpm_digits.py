@@ -6,7 +6,8 @@
 Expect, after 3000 steps, 1.94 +- 0.02 bits a dimension of test digits by the probability flow (2.20
 by the variational bound; the fully connected network of vp_digits has 2.65), Frechet distance 0.63
 in pixels with 32 evaluations (real digits: 0.40 for as many samples), all classes within 1.3 of the
-most seldom, and 76 % as many confident digits as among real ones.
+most seldom, and 76 % as many confident digits as among real ones; 92 % by 25 steps that draw noise,
+guided by the average at step 500 (50 calls of a network), at the same Frechet distance.
 """
 
 from ml_collections import ConfigDict
@@ -20,6 +21,8 @@ def get_config(arg: str = "") -> ConfigDict:
   config.target.update(name="digits", dequantise=True)
   config.network.update(name="modern_unet", dim=32, dim_mults=(1, 2), attention=("none", "full"))
   config.training.update(num_steps=3000, batch_size=64)
+  weaker = "guidance=autoguidance:guidance_scale=1.5:guidance_weak=500.0"
+  config.evaluation.rows += (f"dpmpp_2m_sde:25:{weaker}",)
   config.evaluation.metrics += ("confident_share", "class_count", "class_imbalance")
   config.evaluation.update(likelihood_points=100, likelihood_method="heun")
   config.evaluation.update(likelihood_num_steps=32, likelihood_divergence="hutchinson")
