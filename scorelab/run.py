@@ -190,6 +190,11 @@ class Workdir:
     return self.path / "evaluation.json"
 
   @property
+  def members(self) -> pathlib.Path:
+    """Of an ensemble: a folder for each member, with its evaluation.json and samples.npz."""
+    return self.path / "members"
+
+  @property
   def samples(self) -> pathlib.Path:
     """Final samples of each sampler."""
     return self.path / "samples.npz"
@@ -228,7 +233,8 @@ def open_workdir(
     read_only: whether another process writes; what it refuses is refused here too.
 
   Returns:
-    The folder; its DONE is removed where what evaluation depends on has changed.
+    The folder; its DONE is removed where what evaluation depends on has changed, and so are the
+    evaluations of an ensemble's members.
 
   Raises:
     RefusedError: a field that training depends on differs from the run that is there.
@@ -251,6 +257,8 @@ def open_workdir(
       return workdir
     if not read_only:
       workdir.done.unlink(missing_ok=True)
+      for of_member in workdir.members.glob("*/evaluation.json"):
+        of_member.unlink()
   if read_only:
     return workdir
   write_json(file, json.loads(json.dumps(record)))
