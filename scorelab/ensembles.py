@@ -8,7 +8,7 @@ r"""Several trainings in one program: seeds, crossed with values of a config's n
 and their values, several fields between spaces or semicolons; every combination is trained with
 every seed. A number can be varied where the program does not depend on its value: those of the
 optimiser, the schedule, the loss, the parameterization and the sampler; and optimizer.ema_decays,
-of one average. What changes a shape or the program itself is refused, and swept by
+of one average. What changes a shape or the program itself is refused, and swept with
 scripts/sweep.py: a run for each value.
 
 Each member is the single run of its seed and numbers, from the same keys; only the order of sums
@@ -50,7 +50,7 @@ from scorelab.training import TrainState
 from scorelab.typing import Array, Batch, Context, Key, Metrics
 
 _SECTIONS = ("optimizer", "schedule", "loss", "parameterization", "sampler")
-_SWEEP = "run it once for each value: scripts/sweep.py"
+_SWEEP = "sweep it with scripts/sweep.py"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,8 +145,13 @@ def build(config: ConfigDict) -> Ensemble:
   check_bound("seed", config.seed + num_seeds - 1)
   single = config.copy_and_resolve_references()
   single.ensemble.update(seeds=None, over=None)
+  _refuse(single)
   shared = build_single(single)
-  _refuse(shared)
+  if getattr(shared.target, "stream", None) is not None:
+    raise ConfigError(
+      f"ensemble: images are streamed in an order of each seed's own; {_SWEEP}, or raise "
+      "target.cache_gib"
+    )
   draw = jax.jit(shared.draw_data, static_argnums=1)
   seeds = range(config.seed, config.seed + num_seeds)
   points = {seed: with_points(_with_seed(shared, seed), draw) for seed in seeds}
@@ -171,24 +176,19 @@ def build(config: ConfigDict) -> Ensemble:
   return Ensemble(common, tuple(members), tuple(first[slot] for slot in sorted(first)))
 
 
-def _refuse(experiment: Experiment) -> None:
+def _refuse(config: ConfigDict) -> None:
   """Refuses what members cannot do together."""
   for given, path, value in (
-    (experiment.patience, "training.patience", 0),
-    (experiment.evaluation.checkpoint == "best", "evaluation.checkpoint", "last"),
-    (experiment.sharding == "fsdp", "training.sharding", "replicated"),
+    (config.training.patience > 0, "training.patience", 0),
+    (config.evaluation.checkpoint == "best", "evaluation.checkpoint", "last"),
+    (config.training.sharding == "fsdp", "training.sharding", "replicated"),
   ):
     if given:
       section, name = path.split(".")
       raise ConfigError(
-        f"{path} = {experiment.config[section][name]!r} must be {value!r} in an ensemble, whose "
-        f"members go step by step together; {_SWEEP}"
+        f"{path} = {config[section][name]!r} must be {value!r} in an ensemble, whose members go "
+        f"step by step together; {_SWEEP}"
       )
-  if getattr(experiment.target, "stream", None) is not None:
-    raise ConfigError(
-      f"ensemble: images are read as a stream, in an order of every seed's own; {_SWEEP}, or raise "
-      "target.cache_gib"
-    )
 
 
 def _check_traced(experiment: Experiment, field: str, value: float) -> None:
