@@ -196,7 +196,8 @@ def execute(experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir,
         result = evaluation.evaluate(experiment, params, workdir, stop, weak)
       print(evaluation.format_table(result))
       if ensemble is not None:
-        plotting.draw_ensemble(experiment, workdir, stop)
+        first = ensembles.state_of(params, ensemble.members[0])
+        plotting.draw_ensemble(experiment, first, workdir, stop)
       else:
         plotting.draw_run(experiment, params, workdir, stop)
       workdir.done.touch()

@@ -12,10 +12,10 @@ of one average. What changes a shape or the program itself is refused, and swept
 scripts/sweep.py: a run for each value.
 
 Each member is the single run of its seed and numbers, from the same keys; only the order of sums
-differs, and a number that is an argument of the program is rounded to float32 first. Members that
-differ in their samplers alone share a training. All go one step at a time, on a leading axis of the
-state that the devices share where they divide it, and they are checkpointed as one; a NaN in any
-one stops the run and names it.
+differs, and a number that is an argument of the program is rounded to float32 first. All go one
+step at a time, on a leading axis of the state that the devices share where they divide it, and they
+are checkpointed as one; a NaN in any one stops the run and names it. Members that differ in their
+samplers alone share a training, and may be added to a finished one by --mode=eval.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def parse_over(config: ConfigDict) -> dict[str, tuple[float, ...]]:
     except ValueError:
       values = ()
     _check_field(config, field)
-    if not values or len(set(values)) < len(values) or field in over:
+    if not (values and np.isfinite(values).all()) or len({*values}) < len(values) or field in over:
       raise ConfigError(
         f"ensemble.over = {config.ensemble.over!r}: {part!r} must read field=number,number, the "
         "numbers and the fields all different"
@@ -228,7 +228,7 @@ def _with_seed(experiment: Experiment, seed: int) -> Experiment:
 
 def _name(numbers: Mapping[str, float], seed: int) -> str:
   named = short(numbers) | {"seed": seed}
-  return ",".join(f"{name}={value:g}" for name, value in named.items())
+  return ",".join(f"{name}={value:.10g}" for name, value in named.items())
 
 
 def short(numbers: Mapping[str, float]) -> dict[str, float]:

@@ -447,9 +447,12 @@ def format_table(result: dict[str, Any]) -> str:
         ]
       )
     blocks.append(cells)
+  trained = {}  # by values, those of a sampler apart
   for group in result.get("groups", [result]):
-    values = [f"{name.split('.')[1]} = {value:g}" for name, value in group.get("over", {}).items()]
-    blocks += _more_blocks(group, "".join(f", {value}" for value in values))
+    over = {k: v for k, v in group.get("over", {}).items() if not k.startswith("sampler.")}
+    trained["".join(f", {k.split('.')[1]} = {v:g}" for k, v in over.items())] = group
+  for where, group in trained.items():
+    blocks += _more_blocks(group, where)
   if "num_members" in result["protocol"]:
     blocks.append([[f"mean and standard error over {result['protocol']['num_members']} seeds"]])
   return "\n\n".join(map(align, blocks))

@@ -125,8 +125,16 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def training_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields that are set and that training depends on, by dotted name, as JSON values."""
-  return _set_fields({k: v for k, v in config.items() if k not in EVALUATION_FIELDS})
+  """The fields that are set and that training depends on, by dotted name, as JSON values.
+
+  Of an ensemble of so many seeds, ensemble.over without the values of its samplers.
+  """
+  fields = _set_fields({k: v for k, v in config.items() if k not in EVALUATION_FIELDS})
+  if "ensemble.seeds" in fields and "ensemble.over" in fields:
+    parts = fields.pop("ensemble.over").replace(";", " ").split()
+    if trained := [part for part in parts if not part.startswith("sampler.")]:
+      fields["ensemble.over"] = " ".join(trained)
+  return fields
 
 
 def _set_fields(config: Mapping[str, Any]) -> dict[str, Any]:

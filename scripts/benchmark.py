@@ -210,19 +210,27 @@ def _seeds(config: ConfigDict, steps: int = 10) -> dict[str, tuple[Work, Work]]:
   experiment = build(config)
   chunk = training.make_chunk(experiment)
 
-  def in_turn(number: int) -> jax.Array:
-    losses = []
-    for seed in range(number):
-      root = jax.random.key(seed)
-      state = training.init_state(experiment, root=root)
-      losses.append(chunk.func(root, state, experiment.data, length=steps)[1]["loss"])
-    return jax.block_until_ready(jnp.stack(losses))
+  first = training.init_state(experiment)
 
-  def together(number: int) -> Callable[[], jax.Array]:
+  def in_turn(number: int) -> object:
+    lines = []
+    for seed in range(number):
+      state = jax.tree.map(jnp.copy, first)
+      lines.append(chunk.func(jax.random.key(seed), state, experiment.data, length=steps)[1])
+    return jax.block_until_ready(lines)
+
+  def together(number: int) -> Work:
     config.ensemble.seeds = number
     program = ensembles.make_program(ensembles.build(config), ONE_DEVICE)
-    fed = program.feed(program.init()).take(steps)
-    return lambda: jax.block_until_ready(program.chunk(program.init(), *fed, length=steps)[1])
+    first = program.init()
+    fed = program.feed(first).take(steps)
+
+    def work() -> object:
+      return jax.block_until_ready(
+        program.chunk(jax.tree.map(jnp.copy, first), *fed, length=steps)[1]
+      )
+
+    return work
 
   programs: dict[int, Work] = {number: together(number) for number in (1, 4, 16, 64)}
   one, sixteen = functools.partial(in_turn, 1), functools.partial(in_turn, 16)

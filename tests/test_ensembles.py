@@ -89,21 +89,21 @@ def test_values_cross_seeds_and_samplers_share_a_training(ensemble):
   assert len(ensemble.trained) == 4
 
 
-def test_each_member_is_its_single_run(ensemble, trained, tmp_path):
+def test_a_member_is_its_single_run(ensemble, trained, tmp_path):
   """Losses, validations, parameters and averages, to some float32 roundings of 12 steps."""
   state, workdir = trained
-  for member in (ensemble.trained[1], ensemble.trained[2]):
-    experiment = build(single_config(member))
-    single_dir = open_workdir(tmp_path / member.name, experiment.config, {})
-    single = training.train(experiment, single_dir, StopFlag())
-    own = ensembles.state_of(state, member)
-    assert_close((own.params, own.ema), (single.params, single.ema), atol=1e-5)
-    lines = zip(read_jsonl(workdir.metrics), read_jsonl(single_dir.metrics), strict=True)
-    for line, expected in lines:
-      assert line["members"].keys() == expected.keys() - {"step"}
-      for name in ("loss", "grad_norm", "val_loss", "score_error"):
-        if name in expected:
-          np.testing.assert_allclose(line["members"][name][member.slot], expected[name], rtol=1e-5)
+  member = ensemble.trained[3]  # of the second value and the second seed
+  experiment = build(single_config(member))
+  single_dir = open_workdir(tmp_path, experiment.config, {})
+  single = training.train(experiment, single_dir, StopFlag())
+  own = ensembles.state_of(state, member)
+  assert_close((own.params, own.ema), (single.params, single.ema), atol=1e-5)
+  lines = zip(read_jsonl(workdir.metrics), read_jsonl(single_dir.metrics), strict=True)
+  for line, expected in lines:
+    assert line["members"].keys() == expected.keys() - {"step"}
+    for name in ("loss", "grad_norm", "val_loss", "score_error"):
+      if name in expected:
+        np.testing.assert_allclose(line["members"][name][3], expected[name], rtol=1e-5)
 
 
 def test_lines_have_means(trained):
@@ -195,14 +195,17 @@ def test_a_field_that_a_program_must_know_is_refused():
     ensembles.build(config)
 
 
-def test_a_single_run_is_no_ensemble():
-  """One seed is the run that it was, in the folder that it had; a single build takes no more."""
+def test_folders_are_those_of_what_is_trained():
+  """One seed is the run that it was, in the folder that it had; samplers have no part in it."""
   assert not ensembles.asked(small_config())
   assert not ensembles.asked(small_config(seeds=1))
   assert ensembles.asked(small_config(over=OVER))
   before = json.loads(small_config().to_json())
   del before["ensemble"]
   assert run_id(before) == run_id(json.loads(small_config().to_json()))
+  seeds = run_id(json.loads(small_config(seeds=2).to_json()))
+  for over, same in (("sampler.eta=0,1", True), ("optimizer.b1=0.8;sampler.eta=0,1", False)):
+    assert (run_id(json.loads(small_config(seeds=2, over=over).to_json())) == seeds) is same
   with pytest.raises(ConfigError, match=r"ensemble.seeds = 2 .* several runs, and this takes one"):
     build(small_config(seeds=2))
 
@@ -286,7 +289,7 @@ def test_figures_and_table_show_the_seeds(evaluated):
   table = evaluation.format_table(result)
   assert "mean and standard error over 3 seeds" in table
   assert "ddim-4-eta=1" in table
-  plotting.draw_ensemble(ensemble.experiment, workdir, StopFlag())
+  plotting.draw_ensemble(ensemble.experiment, {}, workdir, StopFlag())
   names = {path.stem for path in workdir.figures.iterdir()}
   assert names == {"loss", "over_sampler.eta", "score_error"}
 

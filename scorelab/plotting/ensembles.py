@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMetho
 from scorelab.experiment import Experiment
 from scorelab.plotting import curves, style, summary
 from scorelab.run import StopFlag, Workdir, read_jsonl
+from scorelab.typing import Params
 
 
 class Band(NamedTuple):
@@ -30,13 +31,15 @@ class Band(NamedTuple):
   values: np.ndarray
 
 
-def draw_ensemble(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> None:
+def draw_ensemble(experiment: Experiment, params: Params, workdir: Workdir, stop: StopFlag) -> None:
   """Writes the ensemble's figures into workdir.figures.
 
-  Loss; where values are varied, metrics against them; else the error budget; and the score error.
+  Loss and score error; where values are varied, metrics against them; else the error budget,
+  Girsanov's bound and the first seed's samples.
 
   Args:
     experiment: what the members share.
+    params: the first member's evaluated parameters.
     workdir: an ensemble that was evaluated.
     stop: asked between figures.
 
@@ -51,6 +54,7 @@ def draw_ensemble(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> N
       figures[f"over_{field}"] = lambda field=field: over_figure(result, field)
   else:
     labels = summary.row_labels(workdir)
+    figures["samples"] = lambda: summary.samples_figure(experiment, params, workdir)
     figures["budget"] = lambda: summary.budget_figure(result, labels)
     if "girsanov" in result:
       text = f"mean and standard error over {num} seeds, of which each draws its own points"
@@ -69,6 +73,11 @@ def varied(result: Mapping[str, Any]) -> list[str]:
   return [field for field in values[0] if len({over[field] for over in values}) > 1]
 
 
+def _of_training(over: Mapping[str, float]) -> dict[str, float]:
+  """The values that a training depends on."""
+  return {field: value for field, value in over.items() if not field.startswith("sampler.")}
+
+
 def label_of(over: Mapping[str, float]) -> str:
   """Values for a legend, 'learning_rate = 0.001'."""
   return ", ".join(f"{field.split('.')[1]} = {value:g}" for field, value in over.items())
@@ -83,8 +92,7 @@ def loss_figure(history: Sequence[Mapping[str, Any]], result: Mapping[str, Any])
   """
   slots: dict[str, list[int]] = {}
   for member in result["members"]:
-    trained = {f: v for f, v in member["over"].items() if not f.startswith("sampler.")}
-    of_value = slots.setdefault(label_of(trained), [])
+    of_value = slots.setdefault(label_of(_of_training(member["over"])), [])
     of_value += [member["slot"]] * (member["slot"] not in of_value)
 
   def bands(name: str) -> list[Band]:
@@ -127,8 +135,7 @@ def score_error_figure(experiment: Experiment, result: Mapping[str, Any]) -> Fig
   text = f"{draws} exact draws at each level; mean and standard error over {num} seeds"
   lines = {}
   for group in result.get("groups", [result]):
-    over = {f: v for f, v in group.get("over", {}).items() if not f.startswith("sampler.")}
-    lines.setdefault(label_of(over), group["score_error"])
+    lines.setdefault(label_of(_of_training(group.get("over", {}))), group["score_error"])
   return score_errors(lines, text)
 
 
@@ -164,7 +171,8 @@ def score_errors(errors: Mapping[str, Mapping[str, Any]], text: str) -> Figure:
 def over_figure(result: Mapping[str, Any], field: str) -> Figure:
   """Every metric of every row against a field's values, and Girsanov's bound.
 
-  Of other fields that are varied, each combination of values has a line of its own.
+  Of other fields that are varied, each combination of values has a line of its own, where it
+  changes anything.
   """
   lines: dict[str, dict[tuple[str, str], dict[float, tuple[float, float]]]] = {}
   floors: dict[str, list[tuple[float, float]]] = {}
@@ -174,18 +182,21 @@ def over_figure(result: Mapping[str, Any], field: str) -> Figure:
     own = {field.removeprefix("sampler."), field, field.split(".")[1], *rest}
     own |= {f.split(".")[1] for f in rest}
     for index, row in enumerate(group["rows"]):
+      # A sampler's option that a row does not have stands there with its section.
+      changing = {f: v for f, v in rest.items() if f not in row["options"]}
       fixed = {k: v for k, v in row["options"].items() if k not in own}
-      label = _row_label(result, index, fixed), label_of(rest)
+      label = _row_label(result, index, fixed), label_of(changing)
       for metric, numbers in row["metrics"].items():
         found = style.number(numbers["value"]), style.number(numbers["sem"])
         lines.setdefault(metric, {}).setdefault(label, {})[value] = found
         floor = style.number(numbers["floor"]), style.number(numbers["floor_sem"])
         floors.setdefault(metric, []).append(floor)
-    if "girsanov" in group:
+    if "girsanov" in group and not field.startswith("sampler."):
       bound = group["girsanov"]
       found = style.number(bound["total"]), style.number(bound["total_sem"])
       name = "bound on KL, nats (Girsanov)"
-      lines.setdefault(name, {}).setdefault(("any", label_of(rest)), {})[value] = found
+      label = "any", label_of(_of_training(rest))
+      lines.setdefault(name, {}).setdefault(label, {})[value] = found
   mean_floor = {metric: np.mean(values, axis=0) for metric, values in floors.items()}
   return against(field, lines, mean_floor, summary.protocol_text(dict(result)))
 
@@ -219,7 +230,7 @@ def against(
   figure = style.new_figure(3.1 * columns + 0.4, 2.5 * height + 1.1)
   axes = figure.subplots(height, columns, squeeze=False).ravel()
   rows = list(dict.fromkeys(row for of_metric in lines.values() for row, _ in of_metric))
-  rests = list(dict.fromkeys(rest for of_metric in lines.values() for _, rest in of_metric))
+  rests = {"": None} | dict.fromkeys(rest for of_metric in lines.values() for _, rest in of_metric)
   samplers = [row for row in rows if row != "any"]
   looks = {
     row: {"color": style.sampler_colour(row.split()[0]), "marker": "osD^vP"[i % 6]}
@@ -282,4 +293,6 @@ def _legend(figure: Figure, ax: Axes) -> None:
   """The labels of an axis above the figure, where there are any."""
   handles, labels = ax.get_legend_handles_labels()
   if any(labels):
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4))
+    width = max(len(label) for label in labels) / 15 + 0.6  # inches
+    columns = max(1, int(figure.get_figwidth() / width))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
