@@ -111,7 +111,7 @@ def main(argv: list[str]) -> None:
   path = pathlib.Path(_WORKDIR.value or ".")
   pretrained = config.get("pretrained") is not None and config.pretrained.path is not None
   try:
-    ensemble = ensembles.build(config) if ensembles.asked(config) and not pretrained else None
+    ensemble = ensembles.build(config) if ensembles.asked(config) else None
     if ensemble is not None:
       experiment = ensemble.experiment
     else:

@@ -178,6 +178,8 @@ def build(config: ConfigDict) -> Ensemble:
 
 def _refuse(config: ConfigDict) -> None:
   """Refuses what members cannot do together."""
+  if config.pretrained.path is not None:
+    raise ConfigError("ensemble: a pretrained model is not trained, so it has no seeds")
   for given, path, value in (
     (config.training.patience > 0, "training.patience", 0),
     (config.evaluation.checkpoint == "best", "evaluation.checkpoint", "last"),

@@ -478,7 +478,9 @@ def _more_blocks(result: Mapping[str, Any], where: str) -> list[list[list[str]]]
     cells[1] += [f"{_number(bound[part])} +- {_number(bound[f'{part}_sem'])}" for part in parts]
     blocks.append(cells)
   if "likelihood" in result:
-    blocks.append(likelihood_evaluation.table(result["likelihood"], result.get("girsanov")))
+    cells = likelihood_evaluation.table(result["likelihood"], result.get("girsanov"))
+    cells[0][0] += where
+    blocks.append(cells)
   return blocks
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -322,6 +323,37 @@ def test_sixteen_seeds_are_their_single_runs_at_step_100():
     state, line = chunk.func(root, training.init_state(single, root=root), {}, length=100)
     assert int(state.step) == 100
     np.testing.assert_allclose(metrics["loss"][-1, member.slot], line["loss"][-1], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_uninterrupted(tmp_path):
+  """kill -9 in mid-run; afterwards every line and every bit is that of a run left alone."""
+  fields = {"network.width": 16, "network.depth": 1, "training.batch_size": 32}
+  fields |= {"training.num_steps": 600, "training.checkpoint_every": 50, "ensemble.seeds": 3}
+  options = [f"--config.{field}={value}" for field, value in fields.items()]
+  states = []
+  for name in ("straight", "killed"):
+    shared = ["--config=configs/ncsn_gmm.py:fast", f"--workdir={tmp_path / name}", "--mode=train"]
+    command = [sys.executable, "main.py", *shared, *options]
+    if name == "killed":
+      metrics = tmp_path / name / "metrics.jsonl"
+      with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while not (metrics.exists() and metrics.read_text().count("\n") > 12):
+          assert process.poll() is None
+          time.sleep(0.01)
+        process.kill()
+    subprocess.run(command, check=True, capture_output=True)
+    config = ncsn_gmm.get_config("fast")
+    for field, value in fields.items():
+      section, key = field.split(".")
+      config[section][key] = value
+    ensemble = ensembles.build(config)
+    workdir = open_workdir(tmp_path / name, ensemble.experiment.config, {})
+    program = ensembles.make_program(ensemble, ONE_DEVICE)
+    states.append(training.restore_trained(ensemble.experiment, workdir, program))
+  jax.tree.map(np.testing.assert_array_equal, *states)
+  lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("straight", "killed")]
+  assert lines[0] == lines[1]
 
 
 @pytest.mark.slow
