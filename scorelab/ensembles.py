@@ -2,7 +2,7 @@ r"""Several trainings in one program: seeds, crossed with values of a config's n
 
   python main.py --config=configs/ncsn_gmm.py --config.ensemble.seeds=16
   python main.py --config=configs/ncsn_gmm.py --config.ensemble.seeds=4 \
-    --config.ensemble.over="optimizer.learning_rate=1e-3,3e-3,1e-2 sampler.eta=0,1"
+    --config.ensemble.over="optimizer.learning_rate=1e-3,3e-3,1e-2 sampler.sigma_min=0.02,0.05"
 
 `ensemble.seeds` = n takes the seeds seed, seed + 1, ..., seed + n - 1. `ensemble.over` names fields
 and their values, several fields between spaces or semicolons; every combination is trained with

@@ -118,7 +118,7 @@ def losses(panels: Mapping[str, Sequence[Band]], text: str) -> Figure:
   axes = figure.subplots(1, len(panels), squeeze=False)[0]
   for ax, (name, bands) in zip(axes, panels.items(), strict=True):
     for band, colour in zip(bands, _colours(len(bands)), strict=True):
-      _draw(ax, band, colour, spread=True)
+      _draw(ax, band, colour)
     ax.set(xlabel="training step", ylabel=name)
     if bands:
       curves.log_where_positive(ax, np.concatenate([band.values.ravel() for band in bands]))
@@ -268,16 +268,15 @@ def _value_axis(ax: Axes, values: Sequence[float]) -> None:
   ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw(ax: Axes, band: Band, colour: Any, spread: bool) -> None:
-  mean = band.values.mean(axis=0)
-  ax.plot(band.x, mean, color=colour, marker="o" if len(band.x) < 20 else None, ms=3)
-  ax.lines[-1].set_label(band.label)
+def _draw(ax: Axes, band: Band, colour: Any) -> None:
+  """A band's mean, on its standard error, on its range."""
+  mean, marker = band.values.mean(axis=0), "o" if len(band.x) < 20 else None
+  ax.plot(band.x, mean, color=colour, marker=marker, ms=3, label=band.label)
   if len(band.values) > 1:
     sem = band.values.std(axis=0, ddof=1) / len(band.values) ** 0.5
     ax.fill_between(band.x, mean - sem, mean + sem, color=colour, alpha=0.4, lw=0)
-    if spread:
-      low, high = band.values.min(axis=0), band.values.max(axis=0)
-      ax.fill_between(band.x, low, high, color=colour, alpha=0.15, lw=0)
+    low, high = band.values.min(axis=0), band.values.max(axis=0)
+    ax.fill_between(band.x, low, high, color=colour, alpha=0.15, lw=0)
 
 
 def _colours(number: int) -> Sequence[Any]:
