@@ -14,7 +14,15 @@ from configs import ncsn_gmm
 from scorelab import ensemble_evaluation, ensembles, evaluation, plotting, training
 from scorelab.experiment import build
 from scorelab.options import ConfigError
-from scorelab.run import Preempted, RunError, StopFlag, open_workdir, read_jsonl, run_id
+from scorelab.run import (
+  Preempted,
+  RefusedError,
+  RunError,
+  StopFlag,
+  open_workdir,
+  read_jsonl,
+  run_id,
+)
 from scorelab.sharding import ONE_DEVICE
 
 OVER = "optimizer.learning_rate=1e-3,1e-2 optimizer.weight_decay=0.1;sampler.eta=0,0.5"
@@ -196,7 +204,7 @@ def test_a_field_that_a_program_must_know_is_refused():
     ensembles.build(config)
 
 
-def test_folders_are_those_of_what_is_trained():
+def test_folders_are_those_of_what_is_trained(tmp_path):
   """One seed is the run that it was, in the folder that it had; samplers have no part in it."""
   assert not ensembles.asked(small_config())
   assert not ensembles.asked(small_config(seeds=1))
@@ -204,9 +212,19 @@ def test_folders_are_those_of_what_is_trained():
   before = json.loads(small_config().to_json())
   del before["ensemble"]
   assert run_id(before) == run_id(json.loads(small_config().to_json()))
-  seeds = run_id(json.loads(small_config(seeds=2).to_json()))
-  for over, same in (("sampler.eta=0,1", True), ("optimizer.b1=0.8;sampler.eta=0,1", False)):
-    assert (run_id(json.loads(small_config(seeds=2, over=over).to_json())) == seeds) is same
+  seeds, samplers, rates = (
+    json.loads(small_config(seeds=2, over=over).to_json())
+    for over in (None, "sampler.eta=0,1", "optimizer.b1=0.8;sampler.eta=0,1")
+  )
+  assert run_id(seeds) == run_id(samplers) != run_id(rates)
+  workdir = open_workdir(tmp_path, seeds, {})
+  table = workdir.members / "seed=0" / "evaluation.json"
+  table.parent.mkdir(parents=True)
+  table.touch()
+  open_workdir(tmp_path, samplers, {})
+  assert not table.exists()  # it is measured again
+  with pytest.raises(RefusedError, match=r"ensemble.over = None, not 'optimizer.b1=0.8'"):
+    open_workdir(tmp_path, rates, {})
   with pytest.raises(ConfigError, match=r"ensemble.seeds = 2 .* several runs, and this takes one"):
     build(small_config(seeds=2))
 
