@@ -3,6 +3,7 @@
 python main.py --config=configs/ncsn_gmm.py
 python main.py --config=configs/ncsn_gmm.py --config.optimizer.learning_rate=1e-3
 python main.py --config=configs/ncsn_gmm.py --mode=eval --config.sampler.name=heun
+python main.py --config=configs/ncsn_gmm.py --config.ensemble.seeds=16   # in one program
 python main.py --config=configs/ncsn_gmm.py --distributed    # the same on every host of a cluster
 """
 
@@ -19,6 +20,7 @@ from ml_collections import config_flags
 from scorelab.options import did_you_mean
 
 if TYPE_CHECKING:
+  from scorelab.ensembles import Ensemble
   from scorelab.experiment import Experiment
   from scorelab.run import Workdir
 
@@ -100,7 +102,7 @@ def main(argv: list[str]) -> None:
   # Only now: a mistake on the command line is answered at once.
   import jax
 
-  from scorelab import run, sampling
+  from scorelab import ensembles, run, sampling
   from scorelab.checkpoints import CheckpointError
   from scorelab.checks import check_devices, check_rows
   from scorelab.experiment import Experiment, build
@@ -112,7 +114,12 @@ def main(argv: list[str]) -> None:
   path = pathlib.Path(_WORKDIR.value or ".")
   pretrained = config.get("pretrained") is not None and config.pretrained.path is not None
   try:
-    experiment = sampling.build(config, mode) if pretrained else build(config)
+    ensemble = ensembles.build(config) if ensembles.asked(config) else None
+    if ensemble is not None:
+      experiment = ensemble.experiment
+    else:
+      config.ensemble.seeds = None  # one seed is no ensemble
+      experiment = sampling.build(config, mode) if pretrained else build(config)
     if not _WORKDIR.value:
       name = pathlib.Path(file.partition(":")[0]).stem
       path = pathlib.Path("results", name, run.run_id(experiment.config))
@@ -121,12 +128,12 @@ def main(argv: list[str]) -> None:
     if isinstance(experiment, Experiment) and not run.is_done(path, experiment.config):
       check_rows(experiment)  # before anything is written
       if mode != "eval":
-        check_devices(experiment)
+        check_devices(experiment, None if ensemble is None else 1)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     workdir = run.open_workdir(path, experiment.config, overrides, read_only=not run.leads())
     run.wait_for_all("workdir")
     if isinstance(experiment, Experiment):
-      execute(experiment, workdir, mode)
+      execute(experiment, ensemble, workdir, mode)
     else:
       sampling.execute(experiment, workdir)
   except ConfigError as error:
@@ -172,28 +179,39 @@ def join_processes() -> None:
     _fail(f"main.py: --distributed: {str(error).splitlines()[0]}")
 
 
-def execute(experiment: Experiment, workdir: Workdir, mode: str) -> None:
+def execute(experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir, mode: str) -> None:
   """Trains, evaluates or both, in the workdir; of several processes the first one evaluates."""
-  from scorelab import evaluation, plotting, training
+  from scorelab import ensemble_evaluation, ensembles, evaluation, plotting, training
   from scorelab.run import StopFlag, leads
+  from scorelab.sharding import make_layout
 
   if workdir.done.exists():
     if leads():
       print(evaluation.format_table(evaluation.read(workdir)))
       print(f"{workdir.path}: already done")
     return
+  program = None
+  if ensemble is not None:
+    program = ensembles.make_program(ensemble, make_layout(experiment.sharding))
   with StopFlag() as stop:
     if mode != "eval":
-      training.train(experiment, workdir, stop)
+      training.train(experiment, workdir, stop, program)
     if mode != "train":
-      state = training.restore_trained(experiment, workdir)
+      state = training.restore_trained(experiment, workdir, program)
       if not leads():
         return
       params = training.evaluated_params(state, experiment.evaluation.ema)
       weak = training.weaker_params(experiment, workdir, state)
-      result = evaluation.evaluate(experiment, params, workdir, stop, weak)
+      if ensemble is not None:
+        result = ensemble_evaluation.evaluate(ensemble, params, workdir, stop, weak)
+      else:
+        result = evaluation.evaluate(experiment, params, workdir, stop, weak)
       print(evaluation.format_table(result))
-      plotting.draw_run(experiment, params, workdir, stop)
+      if ensemble is not None:
+        first = ensembles.state_of(params, ensemble.members[0])
+        plotting.draw_ensemble(experiment, first, workdir, stop)
+      else:
+        plotting.draw_run(experiment, params, workdir, stop)
       workdir.done.touch()
   if leads():
     print(workdir.path)

@@ -15,6 +15,13 @@ def get_config() -> ConfigDict:
   # 'float32' keeps TF32 and bfloat16 out of matrix products; 'default' lets the device choose.
   config.matmul_precision = "float32"
 
+  # Several trainings in one program: see scorelab/ensembles.py.
+  config.ensemble = ConfigDict(
+    dict(
+      seeds=placeholder(int),  # so many: seed, seed + 1, ...
+      over=placeholder(str),  # "optimizer.learning_rate=1e-3,3e-3 sampler.eta=0,1", with each seed
+    )
+  )
   # A model of another library in the place of training: see scorelab/sampling.py.
   config.pretrained = ConfigDict(
     dict(

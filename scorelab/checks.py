@@ -148,9 +148,12 @@ def check_rows(experiment: Experiment) -> None:
         raise ConfigError(f"{row.sampler}: {error}") from error
 
 
-def check_devices(experiment: Experiment) -> None:
-  """Refuses a batch that is not dealt out evenly, to the devices and to accumulated parts."""
-  size, parts, devices = experiment.batch_size, experiment.accumulate, jax.device_count()
+def check_devices(experiment: Experiment, devices: int | None = None) -> None:
+  """Refuses a batch that is not dealt out evenly, to the devices and to accumulated parts.
+
+  By default it is dealt out to all devices.
+  """
+  size, parts, devices = experiment.batch_size, experiment.accumulate, devices or jax.device_count()
   for share, what in (
     (parts, f"training.accumulate = {parts}"),
     (parts * devices, f"{devices} devices" + (f" x training.accumulate = {parts}" * (parts > 1))),

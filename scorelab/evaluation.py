@@ -24,7 +24,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,9 @@ from scorelab.schedules import uniform_log_snr
 from scorelab.targets import splits_of, truth_of
 from scorelab.typing import Array, Batch, Key, Params, Predict
 
+Programs: TypeAlias = dict[str, Any]
+"""Jitted functions by name, which take an experiment's keys and numbers: experiments of an ensemble
+share them, so that each is compiled once."""
 BUDGET = ("floor", "prior", "discretisation", "learning")
 _GIRSANOV_STEPS = 48  # between the schedule's ends
 
@@ -51,20 +54,26 @@ def sample_row(
   Two more arguments: `labels` [k, n], the classes asked of a conditional network; and `weak`, the
   parameters of the weaker model where the row is guided by one. The target is for guidance alone.
   """
+  return jax.jit(functools.partial(_sample_row, row, bind, target))
 
-  @jax.jit
-  def run(
-    params: Params, keys: Key, starts: Array, labels: Array | None = None, weak: Params = None
-  ) -> tuple[Array, Array]:
-    def one(inputs: tuple[Key, Array, Array | None]) -> tuple[Array, Array]:
-      key, start, label = inputs
-      samples = row.run(key, row.predict(bind, params, label, weak, target), start)
-      return samples.x, jnp.asarray(samples.nfe)
 
-    x, nfe = jax.lax.map(one, (keys, starts, labels))
-    return x, nfe[0]
+def _sample_row(
+  row: Row,
+  bind: Callable[..., Predict],
+  target: Any,
+  params: Params,
+  keys: Key,
+  starts: Array,
+  labels: Array | None = None,
+  weak: Params = None,
+) -> tuple[Array, Array]:
+  def one(inputs: tuple[Key, Array, Array | None]) -> tuple[Array, Array]:
+    key, start, label = inputs
+    samples = row.run(key, row.predict(bind, params, label, weak, target), start)
+    return samples.x, jnp.asarray(samples.nfe)
 
-  return run
+  x, nfe = jax.lax.map(one, (keys, starts, labels))
+  return x, nfe[0]
 
 
 def sample_in_batches(
@@ -121,6 +130,7 @@ def draw_sets(
   params: Params,
   stop: StopFlag,
   weak: Mapping[float, Params] = MappingProxyType({}),
+  programs: Programs | None = None,
 ) -> dict[str, Any]:
   """Draws every set of samples that the budget compares.
 
@@ -129,6 +139,7 @@ def draw_sets(
     params: the evaluated parameters.
     stop: asked between sets.
     weak: the parameters of weaker models, by the name that rows have for them.
+    programs: those of another experiment of the same ensemble, or an empty one to be filled.
 
   Returns:
     `reference` [k, m, *event]; `exact` [k, n, *event], which are training points where the target
@@ -138,14 +149,16 @@ def draw_sets(
     exact samples, `exact_labels`.
   """
   protocol, target = experiment.evaluation, experiment.target
+  programs = {} if programs is None else programs
   root = experiment.key(Stream.EVALUATION, 0)
   reference_key, exact_key, data_key, start_key, sampler_key = jax.random.split(root, 5)
 
-  def draw(key: Key, size: int, one: Callable[[Key, int], Batch] = experiment.draw_data) -> Batch:
-    return jax.lax.map(lambda k: one(k, size), jax.random.split(key, protocol.num_keys))
+  def draw(name: str, key: Key, size: int, one: Callable[[Key, int], Batch]) -> Batch:
+    run = programs.setdefault(name, jax.jit(lambda keys: jax.lax.map(lambda k: one(k, size), keys)))
+    return run(jax.random.split(key, protocol.num_keys))
 
   if protocol.reference == "fresh":
-    reference = draw(reference_key, protocol.num_reference)["x"]
+    reference = draw("reference", reference_key, protocol.num_reference, experiment.draw_data)["x"]
   else:  # the same points for every key
     train = protocol.reference == "train"
     points = experiment.data["x"] if train else splits_of(target)["test"]
@@ -156,22 +169,32 @@ def draw_sets(
     shuffled = jax.tree.map(lambda a: shuffle(keys, a), experiment.data)  # in the same order
     exact = jax.tree.map(lambda a: a[:, : protocol.num_samples], shuffled)
   else:
-    exact = draw(exact_key, protocol.num_samples)
-  asked = draw(data_key, protocol.num_samples, functools.partial(_draw_asked, experiment))
+    exact = draw("exact", exact_key, protocol.num_samples, experiment.draw_data)
+  draw_asked = functools.partial(_draw_asked, experiment)
+  asked = draw("asked", data_key, protocol.num_samples, draw_asked)
   data, labels = asked["x"], asked.get("label")
   start_keys = jax.random.split(start_key, protocol.num_keys)
   sampler_keys = jax.random.split(sampler_key, protocol.num_keys)
 
+  def sampler(index: int, truth: bool) -> Callable[..., tuple[Array, Array]]:
+    def run(numbers: Mapping[str, Array], *given: Any) -> tuple[Array, Array]:
+      here = experiment.at(numbers)
+      bind = truth_of(target).bind if truth else here.parameterization.bind
+      return _sample_row(here.evaluation.rows[index], bind, target, *given)
+
+    name = f"row {index}, {'truth' if truth else 'network'}"
+    return functools.partial(programs.setdefault(name, jax.jit(run)), experiment.numbers)
+
   rows = []
-  for row in experiment.evaluation.rows:
+  for index, row in enumerate(experiment.evaluation.rows):
     # One key for both on purpose: the same noise, with the data under it or without.
     prior = jax.vmap(lambda k, row=row: row.prior(k, data.shape[1:]))(start_keys)
-    network = sample_row(row, experiment.parameterization.bind, target)
+    network = sampler(index, truth=False)
     weaker = None if row.weak is None else weak[row.weak]
     runs = [("network", network, params, prior, weaker)]
     if protocol.comparable:
       true = jax.vmap(row.true_start)(start_keys, data)
-      truth = sample_row(row, truth_of(target).bind, target)
+      truth = sampler(index, truth=True)
       runs += [("prior", truth, {}, prior, {}), ("true_start", truth, {}, true, {})]
     sets = {}
     for name, sample, given, starts, weaker in runs:
@@ -260,11 +283,12 @@ def evaluate(
   workdir: Workdir,
   stop: StopFlag,
   weak: Mapping[float, Params] = MappingProxyType({}),
+  programs: Programs | None = None,
 ) -> dict[str, Any]:
   """Measures the network and writes evaluation.json and samples.npz.
 
   Args:
-    experiment, params, stop, weak: as for `draw_sets`.
+    experiment, params, stop, weak, programs: as for `draw_sets`.
     workdir: the run's.
 
   Returns:
@@ -275,7 +299,8 @@ def evaluate(
   """
   begun = time.monotonic()
   protocol = experiment.evaluation
-  sets = draw_sets(experiment, params, stop, weak)
+  programs = {} if programs is None else programs
+  sets = draw_sets(experiment, params, stop, weak, programs)
   measured = measure(experiment, sets, stop)
   rows = [
     {
@@ -301,12 +326,12 @@ def evaluate(
     "rows": rows,
   }
   if protocol.comparable:
-    result["score_error"] = measure_scores(experiment, params)
+    result["score_error"] = measure_scores(experiment, params, programs)
   if protocol.girsanov:
-    result["girsanov"] = measure_girsanov(experiment, params)
+    result["girsanov"] = measure_girsanov(experiment, params, programs)
   if protocol.likelihood:
     result["likelihood"] = likelihood_evaluation.measure_likelihood(
-      experiment, params, protocol.likelihood, stop
+      experiment, params, protocol.likelihood, stop, programs
     )
   if protocol.labels:
     result["protocol"]["labels"] = protocol.labels
@@ -325,48 +350,52 @@ def read(workdir: Workdir) -> dict[str, Any]:
   return json.loads(workdir.evaluation.read_text())
 
 
-def measure_scores(experiment: Experiment, params: Params) -> dict[str, list[float]]:
+def measure_scores(
+  experiment: Experiment, params: Params, programs: Programs
+) -> dict[str, list[float]]:
   """The score error at each of config.evaluation.score_levels, as lists by name.
 
   For a mixture also `relative_by_mode` [k], at the first of the levels. A conditional network is
   told the class of every draw, and compared with the truth of that class.
   """
   protocol, target = experiment.evaluation, experiment.target
-  levels = experiment.schedule.at_ratio(jnp.asarray(protocol.score_levels))
 
   @jax.jit
-  def measure_all(params: Params, root: Key) -> dict[str, Array]:
+  def measure_all(numbers: Mapping[str, Array], params: Params, root: Key) -> dict[str, Array]:
+    here = experiment.at(numbers)
+    levels = here.schedule.at_ratio(jnp.asarray(protocol.score_levels))
     key, mode_key = jax.random.split(root)
-    absolute, relative = experiment.score_error(key, params, levels, protocol.score_samples)
+    absolute, relative = here.score_error(key, params, levels, protocol.score_samples)
     errors = {"absolute": absolute, "relative": relative}
     if hasattr(target, "sample_with_components") and not experiment.conditional:
-      predict = experiment.parameterization.bind(params)
+      predict = here.parameterization.bind(params)
       first = jax.tree.map(lambda a: a[0], levels)
       size = 10 * protocol.score_samples
       errors["relative_by_mode"] = mode_score_error(mode_key, target, predict, first, size)
     return errors
 
-  errors = jax.tree.map(
-    lambda a: a.tolist(), measure_all(params, experiment.key(Stream.SCORE_ERROR, 0))
-  )
+  measure_all = programs.setdefault("scores", measure_all)
+  key = experiment.key(Stream.SCORE_ERROR, 0)
+  errors = jax.tree.map(lambda a: a.tolist(), measure_all(experiment.numbers, params, key))
   return {"sigma": list(protocol.score_levels), **errors}
 
 
-def measure_girsanov(experiment: Experiment, params: Params) -> dict[str, Any]:
+def measure_girsanov(experiment: Experiment, params: Params, programs: Programs) -> dict[str, Any]:
   """Girsanov's bound between the schedule's ends: sigma / alpha, noisiest first, and its parts.
 
   Numbers and lists by name, None where one is not finite.
   """
 
   @jax.jit
-  def run(params: Params, key: Key) -> dict[str, Array]:
-    grid = uniform_log_snr(experiment.schedule, _GIRSANOV_STEPS, to_data=False)
+  def run(numbers: Mapping[str, Array], params: Params, key: Key) -> dict[str, Array]:
+    here = experiment.at(numbers)
+    grid = uniform_log_snr(here.schedule, _GIRSANOV_STEPS, to_data=False)
     found = girsanov(
       key,
       experiment.target,
-      experiment.parameterization.bind(params),
+      here.parameterization.bind(params),
       grid.levels,
-      experiment.schedule.prior_std(grid[0]),
+      here.schedule.prior_std(grid[0]),
       experiment.evaluation.score_samples,
     )
     return {"sigma": grid.levels.sigma / grid.levels.alpha, **found._asdict()}
@@ -374,9 +403,9 @@ def measure_girsanov(experiment: Experiment, params: Params) -> dict[str, Any]:
   def finite(number: float) -> float | None:
     return number if np.isfinite(number) else None
 
-  found = jax.tree.map(
-    lambda a: np.asarray(a).tolist(), run(params, experiment.key(Stream.SCORE_ERROR, 1))
-  )
+  run = programs.setdefault("girsanov", run)
+  key = experiment.key(Stream.SCORE_ERROR, 1)
+  found = jax.tree.map(lambda a: np.asarray(a).tolist(), run(experiment.numbers, params, key))
   return jax.tree.map(finite, found)
 
 
@@ -418,24 +447,41 @@ def format_table(result: dict[str, Any]) -> str:
         ]
       )
     blocks.append(cells)
-  errors = result.get("score_error", {})
+  trained = {}  # by values, those of a sampler apart
+  for group in result.get("groups", [result]):
+    over = {k: v for k, v in group.get("over", {}).items() if not k.startswith("sampler.")}
+    trained["".join(f", {k.split('.')[1]} = {v:g}" for k, v in over.items())] = group
+  for where, group in trained.items():
+    blocks += _more_blocks(group, where)
+  if "num_members" in result["protocol"]:
+    blocks.append([[f"mean and standard error over {result['protocol']['num_members']} seeds"]])
+  return "\n\n".join(map(align, blocks))
+
+
+def _more_blocks(result: Mapping[str, Any], where: str) -> list[list[list[str]]]:
+  """What does not depend on the sampler: score error, Girsanov's bound and likelihood."""
+  blocks, errors = [], result.get("score_error", {})
   if errors:
     cells = [["sigma", *(f"{s:g}" for s in errors["sigma"])]]
-    cells.append(["relative score error", *(f"{e:.4f}" for e in errors["relative"])])
+    cells.append([f"relative score error{where}", *(f"{e:.4f}" for e in errors["relative"])])
+    if "relative_sem" in errors:
+      cells.append(["+-", *map(_number, errors["relative_sem"])])
     blocks.append(cells)
   if "relative_by_mode" in errors:
     by_mode = errors["relative_by_mode"]
     cells = [["mode", *map(str, range(1, len(by_mode) + 1))]]
-    cells.append([f"at sigma = {errors['sigma'][0]:g}", *(f"{e:.4f}" for e in by_mode)])
+    cells.append([f"at sigma = {errors['sigma'][0]:g}{where}", *(f"{e:.4f}" for e in by_mode)])
     blocks.append(cells)
   if "girsanov" in result:
     bound, parts = result["girsanov"], ("prior", "learning", "total")
-    cells = [["bound on KL, nats", *parts], ["by Girsanov's theorem"]]
+    cells = [[f"bound on KL, nats{where}", *parts], ["by Girsanov's theorem"]]
     cells[1] += [f"{_number(bound[part])} +- {_number(bound[f'{part}_sem'])}" for part in parts]
     blocks.append(cells)
   if "likelihood" in result:
-    blocks.append(likelihood_evaluation.table(result["likelihood"], result.get("girsanov")))
-  return "\n\n".join(map(align, blocks))
+    cells = likelihood_evaluation.table(result["likelihood"], result.get("girsanov"))
+    cells[0][0] += where
+    blocks.append(cells)
+  return blocks
 
 
 def _number(value: float | None, signed: bool = False) -> str:

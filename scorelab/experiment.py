@@ -7,7 +7,7 @@ import enum
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -163,6 +163,9 @@ class Experiment:
     validation: held-out points, {x [n, *event]}. Both have `label` [n] where the network takes it.
     label_dropout: share of a batch's labels that training replaces by none.
     evaluation: what is measured.
+    source: the config itself, for `at`.
+    numbers: fields in which members of an ensemble differ, by dotted name: arguments of compiled
+      programs, where all other numbers are their constants.
   """
 
   config: dict[str, Any]
@@ -178,6 +181,8 @@ class Experiment:
   validation: Batch
   label_dropout: float
   evaluation: Evaluation
+  source: ConfigDict
+  numbers: Mapping[str, float | Array] = dataclasses.field(default_factory=dict)
 
   @property
   def num_steps(self) -> int:
@@ -235,9 +240,10 @@ class Experiment:
     return self.config["training"]["patience"]
 
   @property
-  def ema_decays(self) -> tuple[float, ...]:
-    """Decays of the averages that are kept."""
-    return tuple(self.config["optimizer"]["ema_decays"])
+  def ema_decays(self) -> dict[str, float | Array]:
+    """Decays of the averages that are kept, by the name that the state has for each."""
+    decays = self.config["optimizer"]["ema_decays"]
+    return {str(decay): self.numbers.get("optimizer.ema_decays", decay) for decay in decays}
 
   @property
   def root(self) -> Key:
@@ -247,6 +253,25 @@ class Experiment:
   def key(self, stream: Stream, step: Array | int) -> Key:
     """The key of a stream at a step."""
     return stream_key(self.root, stream, step)
+
+  def at(self, numbers: Mapping[str, float | Array]) -> Experiment:
+    """The same experiment with these numbers, by dotted field: for use where they are traced.
+
+    What is made of them is made anew; what their values decided stays: the points and what is
+    measured. Without numbers it is this experiment itself.
+    """
+    if not numbers:
+      return self
+    config, sections = with_numbers(self.source, numbers), {f.split(".")[0] for f in numbers}
+    changed: dict[str, Any] = {"numbers": numbers}
+    if sections & {"schedule", "loss", "parameterization"}:
+      changed |= _make_parts(config, self.target)
+    elif "optimizer" in sections:
+      changed["optimizer"] = _make_optimizer(config)
+    if sections & {"schedule", "sampler"}:
+      rows = _make_rows(config, changed.get("schedule", self.schedule))
+      changed["evaluation"] = dataclasses.replace(self.evaluation, rows=rows)
+    return dataclasses.replace(self, **changed)
 
   def draw_batch(self, key: Key, data: Batch) -> Batch:
     """A training batch: from `data`, with replacement or all of it, or afresh from the target.
@@ -328,31 +353,24 @@ def build(config: ConfigDict) -> Experiment:
     ConfigError: the config makes none.
   """
   check_bounds(config)
+  if config.ensemble.over or config.ensemble.seeds not in (None, 1):
+    raise ConfigError(
+      f"ensemble.seeds = {config.ensemble.seeds} and ensemble.over = {config.ensemble.over!r} are "
+      "several runs, and this takes one"
+    )
   precisions = ("default", "bfloat16", "tensorfloat32", "float32")
   choose(_named(precisions), config.matmul_precision, "matmul_precision", "precision")
   jax.config.update("jax_default_matmul_precision", config.matmul_precision)
   target = make(TARGETS | FILES, config.target, "target", "target", also=("num_train",))
-  schedule = make(SCHEDULES, config.schedule, "schedule", "schedule", also=("shift",))
   check_target(config, target)
-  if config.schedule.shift is not None:
-    schedule = Shifted(schedule, config.schedule.shift)
-  network = _make_network(config.network, config.parameterization.learned_variance)
-  check_network(network, target)
-  check_labels(config, target)
-  label_dropout = 0.0
-  if config.network.num_classes:  # a batch's labels are dropped, so the network drops none
-    label_dropout, network = network.label_dropout, network.clone(label_dropout=0.0)
-  parameterization = _make_parameterization(
-    config.parameterization, network.apply, target, schedule
-  )
+  experiment = assemble(config, target)
+  return with_points(experiment, jax.jit(experiment.draw_data, static_argnums=1))
+
+
+def assemble(config: ConfigDict, target: Any) -> Experiment:
+  """As `build`, of a target that is there already, without training and held-out points."""
+  parts = _make_parts(config, target)
   check_consistency(config)
-  loss, loss_levels = _make_loss(config, parameterization, schedule, target)
-  validation_loss = loss
-  if config.loss.uniforms == "shared":
-    spread = config.copy_and_resolve_references()
-    spread.loss.uniforms = None
-    validation_loss, _ = _make_loss(spread, parameterization, schedule, target)
-  optimizer = _make_optimizer(config)
   for often, seldom in (("log_every", "checkpoint_every"), ("checkpoint_every", "keep_every")):
     if config.training[seldom] % config.training[often]:
       raise ConfigError(
@@ -368,6 +386,56 @@ def build(config: ConfigDict) -> Experiment:
     )
   monitors = ("val_loss", "score_error")
   choose(_named(monitors), config.training.monitor, "training.monitor", "validation")
+  return Experiment(
+    config=json.loads(config.to_json()),
+    target=target,
+    **parts,
+    data={},  # both later: they are drawn with the experiment's keys
+    validation={},
+    evaluation=_make_evaluation(config, target, parts),
+    source=config.copy_and_resolve_references(),
+  )
+
+
+def with_points(experiment: Experiment, draw: Callable[[Key, int], Batch]) -> Experiment:
+  """The experiment with its training and its held-out points; `draw` is its draw_data, jitted."""
+  data, validation = _training_set(experiment, draw), _validation_set(experiment, draw)
+  return dataclasses.replace(experiment, data=data, validation=validation)
+
+
+def with_numbers(config: ConfigDict, numbers: Mapping[str, Any]) -> ConfigDict:
+  """A copy of the config with these numbers, by dotted field; they may be traced."""
+  changed = config.copy_and_resolve_references()
+  with changed.ignore_type():
+    for field, number in numbers.items():
+      section, name = field.split(".")
+      changed[section][name] = (number,) if name == "ema_decays" else number
+  return changed
+
+
+# The parts.
+
+
+def _make_parts(config: ConfigDict, target: Any) -> dict[str, Any]:
+  """The parts of an Experiment that numbers of its config make, which may be traced."""
+  schedule = make(SCHEDULES, config.schedule, "schedule", "schedule", also=("shift",))
+  if config.schedule.shift is not None:
+    schedule = Shifted(schedule, config.schedule.shift)
+  network = _make_network(config.network, config.parameterization.learned_variance)
+  check_network(network, target)
+  check_labels(config, target)
+  label_dropout = 0.0
+  if config.network.num_classes:  # a batch's labels are dropped, so the network drops none
+    label_dropout, network = network.label_dropout, network.clone(label_dropout=0.0)
+  parameterization = _make_parameterization(
+    config.parameterization, network.apply, target, schedule
+  )
+  loss, loss_levels = _make_loss(config, parameterization, schedule, target)
+  validation_loss = loss
+  if config.loss.uniforms == "shared":
+    spread = config.copy_and_resolve_references()
+    spread.loss.uniforms = None
+    validation_loss, _ = _make_loss(spread, parameterization, schedule, target)
 
   def init_params(key: Key) -> Params:
     if isinstance(parameterization, Exact):
@@ -375,41 +443,41 @@ def build(config: ConfigDict) -> Experiment:
     x = jnp.zeros((1, *target.event_shape))
     return jax.jit(network.init)(key, x, jnp.zeros(1))["params"]
 
-  experiment = Experiment(
-    config=json.loads(config.to_json()),
-    target=target,
-    schedule=schedule,
-    parameterization=parameterization,
-    init_params=init_params,
-    loss=loss,
-    validation_loss=validation_loss,
-    loss_levels=loss_levels,
-    optimizer=optimizer,
-    data={},  # both below: they are drawn with the experiment's keys
-    validation={},
-    label_dropout=label_dropout,
-    evaluation=_make_evaluation(config, schedule, loss_levels, target, label_dropout),
-  )
-  return dataclasses.replace(
-    experiment, data=_training_set(experiment), validation=_validation_set(experiment)
-  )
+  return {
+    "schedule": schedule,
+    "parameterization": parameterization,
+    "init_params": init_params,
+    "loss": loss,
+    "validation_loss": validation_loss,
+    "loss_levels": loss_levels,
+    "optimizer": _make_optimizer(config),
+    "label_dropout": label_dropout,
+  }
 
 
-# The parts.
+def _make_rows(config: ConfigDict, schedule: Schedule) -> tuple[Row, ...]:
+  """The main sampler's row, and those of evaluation.rows."""
+  main = {k: v for k, v in config.sampler.items() if v is not None}
+  exact = config.parameterization.name == "exact"
+  has_density = exact or bool(config.parameterization.energy)
+  rows = [make_row(main, "sampler", schedule, has_density)]
+  for index, spec in enumerate(config.evaluation.rows):
+    path = f"evaluation.rows[{index}]"
+    rows.append(make_row(parse_row(spec, main, path), path, schedule, has_density))
+  return tuple(rows)
 
 
-def _training_set(experiment: Experiment) -> Batch:
+def _training_set(experiment: Experiment, draw: Callable[[Key, int], Batch]) -> Batch:
   """The target's own training points, those drawn once, or {}."""
   num_train = experiment.config["target"]["num_train"]
   if own := _split(experiment, "train"):
     return own
   if not num_train:
     return {}
-  draw = jax.jit(experiment.draw_data, static_argnums=1)
   return draw(experiment.key(Stream.TRAIN_SET, 0), num_train)
 
 
-def _validation_set(experiment: Experiment) -> Batch:
+def _validation_set(experiment: Experiment, draw: Callable[[Key, int], Batch]) -> Batch:
   """The target's own held-out points, or draws, as often as asked; dequantised once each.
 
   Stratified levels give the copies of a point levels evenly apart: with T of them the validation
@@ -419,7 +487,7 @@ def _validation_set(experiment: Experiment) -> Batch:
   key = experiment.key(Stream.VALIDATION, 1)
   batch = _split(experiment, "validation")
   if not batch:
-    batch = jax.jit(experiment.draw_data, static_argnums=1)(key, training["num_validation"])
+    batch = draw(key, training["num_validation"])
   repeats = training["validation_repeats"] or 1
   batch = jax.tree.map(lambda a: jnp.concatenate([a] * repeats), batch)
   if hasattr(target, "dequantise"):
@@ -441,6 +509,12 @@ def _split(experiment: Experiment, name: str) -> Batch:
 def _named(names: tuple[str, ...]) -> dict[str, str]:
   """Names that stand for themselves, for `choose`."""
   return {name: name for name in names}
+
+
+def _std_of(target: Any) -> float:
+  """The target's std: its value, also where numbers of the config are traced."""
+  with jax.ensure_compile_time_eval():
+    return float(target.scale)
 
 
 def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
@@ -474,7 +548,7 @@ def _make_parameterization(
   )
   options = options_of(construct, section)
   if "data_std" in accepted_options(construct):
-    options.setdefault("data_std", float(target.scale))
+    options.setdefault("data_std", _std_of(target))
   if "schedule" in inspect.signature(construct).parameters:
     options["schedule"] = schedule
   conditioning = functools.partial(conditioning, **options_of(conditioning, section))
@@ -516,7 +590,7 @@ def _make_loss(
   def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = options_of(function, section)
     if "data_std" in accepted_options(function):
-      options.setdefault("data_std", float(target.scale))
+      options.setdefault("data_std", _std_of(target))
     own = inspect.signature(function).parameters.get("schedule")
     if own is not None and own.kind is inspect.Parameter.KEYWORD_ONLY:
       options["schedule"] = schedule
@@ -547,14 +621,9 @@ def _make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
   )
 
 
-def _make_evaluation(
-  config: ConfigDict,
-  schedule: Schedule,
-  loss_levels: Callable[[Array], Level] | None,
-  target: Any,
-  label_dropout: float,
-) -> Evaluation:
+def _make_evaluation(config: ConfigDict, target: Any, parts: Mapping[str, Any]) -> Evaluation:
   section = config.evaluation
+  loss_levels, label_dropout = parts["loss_levels"], parts["label_dropout"]
   metrics: dict[str, Callable[..., float]] = {}
   for spec in section.metrics:
     name, *changes = spec.split(":")
@@ -578,14 +647,9 @@ def _make_evaluation(
     metrics[spec] = functools.partial(metric, **options)
   choose(_named(("fresh", "train", "test")), section.reference, "evaluation.reference", "reference")
   choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
-  main = {k: v for k, v in config.sampler.items() if v is not None}
   exact = config.parameterization.name == "exact"
   comparable = has_truth(target) and config.parameterization.name != "consistency"
-  has_density = exact or bool(config.parameterization.energy)
-  rows = [make_row(main, "sampler", schedule, has_density)]
-  for index, spec in enumerate(section.rows):
-    path = f"evaluation.rows[{index}]"
-    rows.append(make_row(parse_row(spec, main, path), path, schedule, has_density))
+  rows = _make_rows(config, parts["schedule"])
   check_pure_noise(config, rows)
   check_guidance(config, rows, target, label_dropout)
   # What the network says where it is told no class.
@@ -598,7 +662,7 @@ def _make_evaluation(
   quartiles = jnp.array([0.25, 0.75])
   many_levels = loss_levels is None or bool(np.ptp(loss_levels(quartiles).log_snr) > 0)
   return Evaluation(
-    rows=tuple(rows),
+    rows=rows,
     metrics=metrics,
     checkpoint=section.checkpoint,
     ema=section.ema,

@@ -15,6 +15,7 @@ All densities are in units of the data, of x / alpha.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -45,9 +46,15 @@ def held_out(experiment: Experiment, key: Key, num_points: int) -> tuple[Array, 
 
 
 def measure_likelihood(
-  experiment: Experiment, params: Params, protocol: LikelihoodProtocol, stop: StopFlag
+  experiment: Experiment,
+  params: Params,
+  protocol: LikelihoodProtocol,
+  stop: StopFlag,
+  programs: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Means over held-out points with their standard errors, in nats; what evaluation.json shows.
+
+  Experiments of an ensemble share `programs`, jitted functions by name.
 
   Returns:
     By name: `flow`, the log-density by the probability flow; `truth`, that of the exact law at the
@@ -66,11 +73,14 @@ def measure_likelihood(
     x0 = target.dequantise(noise_key, x0)
 
   @jax.jit
-  def by_flow(params: Params, x0: Array) -> dict[str, Array]:
-    grid = uniform_log_snr(experiment.schedule, protocol.num_steps, to_data=False)
+  def by_flow(
+    numbers: Mapping[str, Array], params: Params, x0: Array, noise_key: Key, flow_key: Key
+  ) -> dict[str, Array]:
+    here = experiment.at(numbers)
+    grid = uniform_log_snr(here.schedule, protocol.num_steps, to_data=False)
     clean = grid[-1]
     x = clean.alpha * x0 if bin_width is not None else noised(noise_key, x0, clean)[0]
-    predict, unit = experiment.parameterization.bind(params), dim * jnp.log(clean.alpha)
+    predict, unit = here.parameterization.bind(params), dim * jnp.log(clean.alpha)
     values = _flow(flow_key, predict, x, grid, protocol, scale)
     values["flow"] += unit
     values["sigma"] = clean.sigma / clean.alpha
@@ -79,18 +89,25 @@ def measure_likelihood(
     return values
 
   @jax.jit
-  def by_chain(params: Params, x0: Array) -> dict[str, Array]:
-    grid = uniform_log_snr(experiment.schedule, protocol.bound_steps)
-    predict = experiment.parameterization.bind(params)
+  def by_chain(
+    numbers: Mapping[str, Array], params: Params, x0: Array, bound_key: Key
+  ) -> dict[str, Array]:
+    here = experiment.at(numbers)
+    grid = uniform_log_snr(here.schedule, protocol.bound_steps)
+    predict = here.parameterization.bind(params)
     bound = -bound_terms(bound_key, predict, x0, grid, variance=protocol.variance).total
     if bin_width is None and hasattr(target, "log_prob"):
       return {"bound": bound, "bound_kl": target.log_prob(x0) - bound}
     return {"bound": bound}
 
-  values = {}
-  for measure in (by_flow, by_chain):
+  values, programs = {}, {} if programs is None else programs
+  for name, measure, keys in (
+    ("flow", by_flow, (noise_key, flow_key)),
+    ("chain", by_chain, (bound_key,)),
+  ):
     stop.check()
-    values |= jax.tree.map(np.asarray, measure(params, x0))
+    run = programs.setdefault(name, measure)
+    values |= jax.tree.map(np.asarray, run(experiment.numbers, params, x0, *keys))
   solved = values["status"] == 0
   if "truth" in values:
     values["kl"] = values["truth"] - values["flow"]

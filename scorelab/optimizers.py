@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from scorelab.networks.heads import HEADS
+from scorelab.options import is_traced
 from scorelab.typing import Array, Params
 
 
@@ -116,17 +117,23 @@ def make_optimizer(
   Args:
     rule: one of RULES, called with its own options.
     num_steps: of the training.
-    learning_rate: its peak, > 0; may be traced.
+    learning_rate: its peak, > 0.
     decay: a name of DECAYS.
     warmup_steps: steps of linear warm-up from 0.
     clip_norm: largest norm of the gradient; 0 does not clip.
     weight_decay: share of the parameters taken off a step, per unit of learning rate.
+
+  These three and the rule's own numbers may be traced; a traced clip_norm clips, also at 0.
   """
   shape = learning_rate_shape(decay=decay, warmup_steps=warmup_steps, num_steps=num_steps)
   return optax.chain(
-    optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+    optax.identity() if _is_zero(clip_norm) else optax.clip_by_global_norm(clip_norm),
     rule,
-    optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity(),
+    optax.identity() if _is_zero(weight_decay) else optax.add_decayed_weights(weight_decay),
     optax.scale_by_schedule(shape),
     optax.scale(-learning_rate),  # apart: a traced one breaks optax's own schedules
   )
+
+
+def _is_zero(number: Any) -> bool:
+  return not is_traced(number) and not number

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
+import jax
 from ml_collections import ConfigDict
 
 Section: TypeAlias = Mapping[str, Any] | ConfigDict
@@ -40,6 +41,11 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
   """'; did you mean ...?' where some known name is close, else ''."""
   close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
   return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def is_traced(value: Any) -> bool:
+  """Whether a number is an argument of a program that is being traced: it has no value yet."""
+  return isinstance(value, jax.core.Tracer)
 
 
 def accepted_options(*functions: Callable[..., Any]) -> set[str]:
@@ -106,6 +112,7 @@ _FRACTION: Bound = ("in [0, 1)", lambda v: 0 <= v < 1)
 
 BOUNDS: dict[str, Bound] = {
   "seed": ("from 0 to 4294967295", lambda v: 0 <= v < 2**32),
+  "ensemble.seeds": _at_least(1),
   "target.num_train": _at_least(0),
   "target.num_modes": _at_least(1),
   "target.num_points": _at_least(1),
@@ -264,6 +271,8 @@ def check_bound(field: str, value: Any, shown: str | None = None) -> None:
     return
   words, allowed = BOUNDS[field]
   for number in value if isinstance(value, tuple) else (value,):
+    if is_traced(number):  # its values were checked before
+      continue
     if not isinstance(number, (int, float)) or not allowed(number):
       raise ConfigError(f"{shown or field} = {value!r}, must be {words}")
 

@@ -18,6 +18,7 @@ from scorelab.options import (
   accepted_options,
   check_bound,
   choose,
+  is_traced,
   options_of,
   refuse_unused,
 )
@@ -181,7 +182,7 @@ def _make_grid_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -
   except ValueError as error:
     raise ConfigError(f"{path}: {error}") from error
   ratios = grid.levels.sigma / grid.levels.alpha
-  if not (ratios[1:] < ratios[:-1]).all():
+  if not is_traced(ratios) and not (ratios[1:] < ratios[:-1]).all():
     shown = ", ".join(f"{ratio:g}" for ratio in ratios[:3])
     raise ConfigError(f"{path}: the grid's sigma / alpha must fall towards the data: {shown}, ...")
   shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps")}

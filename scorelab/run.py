@@ -125,8 +125,16 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def training_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields that are set and that training depends on, by dotted name, as JSON values."""
-  return _set_fields({k: v for k, v in config.items() if k not in EVALUATION_FIELDS})
+  """The fields that are set and that training depends on, by dotted name, as JSON values.
+
+  Of an ensemble of so many seeds, ensemble.over without the values of its samplers.
+  """
+  fields = _set_fields({k: v for k, v in config.items() if k not in EVALUATION_FIELDS})
+  if "ensemble.seeds" in fields and "ensemble.over" in fields:
+    parts = fields.pop("ensemble.over").replace(";", " ").split()
+    if trained := [part for part in parts if not part.startswith("sampler.")]:
+      fields["ensemble.over"] = " ".join(trained)
+  return fields
 
 
 def _set_fields(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,6 +198,11 @@ class Workdir:
     return self.path / "evaluation.json"
 
   @property
+  def members(self) -> pathlib.Path:
+    """Of an ensemble: a folder for each member, with its evaluation.json and samples.npz."""
+    return self.path / "members"
+
+  @property
   def samples(self) -> pathlib.Path:
     """Final samples of each sampler."""
     return self.path / "samples.npz"
@@ -228,7 +241,8 @@ def open_workdir(
     read_only: whether another process writes; what it refuses is refused here too.
 
   Returns:
-    The folder; its DONE is removed where what evaluation depends on has changed.
+    The folder; its DONE is removed where what evaluation depends on has changed, and so are the
+    evaluations of an ensemble's members.
 
   Raises:
     RefusedError: a field that training depends on differs from the run that is there.
@@ -251,6 +265,8 @@ def open_workdir(
       return workdir
     if not read_only:
       workdir.done.unlink(missing_ok=True)
+      for of_member in workdir.members.glob("*/evaluation.json"):
+        of_member.unlink()
   if read_only:
     return workdir
   write_json(file, json.loads(json.dumps(record)))

@@ -6,10 +6,11 @@ so that a resumed run draws what the uninterrupted one would have drawn.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from scorelab import speed
 from scorelab.checkpoints import Checkpoints
 from scorelab.experiment import Experiment, Stream, stream_key
-from scorelab.feeding import make_feed, nothing_read
+from scorelab.feeding import Feed, make_feed, nothing_read
 from scorelab.run import (
   Preempted,
   RefusedError,
@@ -56,13 +57,19 @@ class TrainState(struct.PyTreeNode):
   extra: dict[str, Any]
 
 
-def init_state(experiment: Experiment, layout: Layout = ONE_DEVICE) -> TrainState:
-  """The state before the first step; where there is a mesh each device makes its own part."""
+def init_state(
+  experiment: Experiment, layout: Layout = ONE_DEVICE, root: Key | None = None
+) -> TrainState:
+  """The state before the first step; where there is a mesh each device makes its own part.
+
+  The root key is the experiment's, or another seed's.
+  """
   if layout.mesh is not None:
-    make = functools.partial(init_state, experiment)
+    make = functools.partial(init_state, experiment, root=root)
     return jax.jit(make, out_shardings=layout.state_shardings(jax.eval_shape(make)))()
-  params = experiment.init_params(experiment.key(Stream.INIT, 0))
-  ema = {str(decay): jax.tree.map(jnp.copy, params) for decay in experiment.ema_decays}
+  root = experiment.root if root is None else root
+  params = experiment.init_params(stream_key(root, Stream.INIT, 0))
+  ema = {name: jax.tree.map(jnp.copy, params) for name in experiment.ema_decays}
   extra = {}
   if experiment.patience:
     extra = {"best": jnp.asarray(jnp.inf), "waited": jnp.zeros((), jnp.int32)}
@@ -71,17 +78,19 @@ def init_state(experiment: Experiment, layout: Layout = ONE_DEVICE) -> TrainStat
   return TrainState(jnp.zeros((), jnp.int32), params, ema, experiment.optimizer.init(params), extra)
 
 
-def update_ema(ema: dict[str, Params], params: Params, step: Array) -> dict[str, Params]:
+def update_ema(
+  ema: dict[str, Params], params: Params, step: Array, decays: Mapping[str, float | Array]
+) -> dict[str, Params]:
   """Each average moved towards params, at min(decay, (1 + step) / (10 + step)).
 
   The warm-up forgets the initialisation; step counts the completed updates before this one.
   """
 
-  def move(decay: str) -> Params:
-    warm = jnp.minimum(float(decay), (1 + step) / (10 + step))
-    return optax.incremental_update(params, ema[decay], 1 - warm)
+  def move(name: str) -> Params:
+    warm = jnp.minimum(decays[name], (1 + step) / (10 + step))
+    return optax.incremental_update(params, ema[name], 1 - warm)
 
-  return {decay: move(decay) for decay in ema}
+  return {name: move(name) for name in ema}
 
 
 def train_step(
@@ -117,7 +126,7 @@ def train_step(
   )
   updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  ema = update_ema(state.ema, params, state.step)
+  ema = update_ema(state.ema, params, state.step, experiment.ema_decays)
   norms = {
     "grad_norm": optax.tree.norm(grads),
     "param_norm": optax.tree.norm(params),
@@ -167,12 +176,12 @@ class StepByStep:
     self._one = one
 
   def __call__(
-    self, root: Key, state: TrainState, data: Batch, pixels: Array | None = None, *, length: int
+    self, given: Any, state: TrainState, data: Batch, pixels: Array | None = None, *, length: int
   ) -> tuple[TrainState, Metrics]:
-    """As a chunk of `make_chunk`, given the root key."""
+    """As a chunk of `make_chunk`, told what the steps share."""
     lines = []
     for i in range(length):
-      state, line = self._one(root, state, data, None if pixels is None else pixels[i])
+      state, line = self._one(given, state, data, None if pixels is None else pixels[i])
       lines.append(line)
     return state, jax.tree.map(lambda *values: jnp.stack(values), *lines)
 
@@ -183,8 +192,7 @@ def make_chunk(
   """`chunk(state, data, pixels, length=K)`: K steps, in one dispatch; the state is donated.
 
   `pixels` are a stream's, bytes [K, n, *event], or left out. The metrics come back stacked, each
-  with a leading axis K. On a CPU a network with convolutions takes K dispatches: in a loop XLA
-  leaves their gradients to its slow fallback, and a step takes ten times as long.
+  with a leading axis K.
   """
 
   def step(
@@ -192,19 +200,28 @@ def make_chunk(
   ) -> tuple[TrainState, Metrics]:
     return train_step(experiment, root, state, data, layout, pixels)
 
+  return functools.partial(repeated(step, experiment), layout.place(experiment.root))
+
+
+def repeated(step: Callable[..., tuple[TrainState, Metrics]], experiment: Experiment) -> Any:
+  """`run(given, state, data, pixels, length=K)`: K steps `step(given, state, data, pixels)`.
+
+  On a CPU a network with convolutions takes K dispatches: in a loop XLA leaves their gradients to
+  its slow fallback, and a step takes ten times as long.
+  """
+
   @functools.partial(jax.jit, static_argnames="length", donate_argnums=1)
   def chunk(
-    root: Key, state: TrainState, data: Batch, pixels: Array | None = None, *, length: int
+    given: Any, state: TrainState, data: Batch, pixels: Array | None = None, *, length: int
   ) -> tuple[TrainState, Metrics]:
-    return jax.lax.scan(lambda state, x: step(root, state, data, x), state, pixels, length=length)
+    return jax.lax.scan(lambda state, x: step(given, state, data, x), state, pixels, length=length)
 
-  run: Any = chunk
   if jax.default_backend() == "cpu":
     params = jax.eval_shape(experiment.init_params, experiment.root)
     # Kernels [height, width, in, out]; attention's have as many axes, and lose nothing by it.
     if any(leaf.ndim == 4 for leaf in jax.tree.leaves(params)):
-      run = StepByStep(chunk, jax.jit(step, donate_argnums=1))
-  return functools.partial(run, layout.place(experiment.root))
+      return StepByStep(chunk, jax.jit(step, donate_argnums=1))
+  return chunk
 
 
 def summarise(metrics: Metrics) -> dict[str, Any]:
@@ -284,13 +301,57 @@ class Progress:
     self._bar.close()
 
 
-def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainState:
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What the loop runs, of one training or of several at once.
+
+  Attributes:
+    init: the state before the first step.
+    chunk: `(state, *fed, length=K) -> (state, metrics [K, ...])`, jitted; see `make_chunk`.
+    feed: what the loop is fed with, from where the state left a stream.
+    validate: what is measured of a state at a checkpoint, by name.
+    line: `(metrics, last_step, validation)`, all on the host, as a line of metrics.jsonl; raises
+      RunError where one is not finite.
+    num_runs: trainings in it.
+  """
+
+  init: Callable[[], TrainState]
+  chunk: functools.partial[tuple[TrainState, Metrics]]
+  feed: Callable[[TrainState], Feed]
+  validate: Callable[[TrainState], dict[str, Array]]
+  line: Callable[[Metrics, int, dict[str, np.ndarray]], dict[str, Any]]
+  num_runs: int = 1
+
+
+def make_program(experiment: Experiment, layout: Layout) -> Program:
+  """The program of one training."""
+  validate, held_out = make_validate(experiment, layout)
+
+  def line(metrics: Metrics, last: int, validation: dict[str, np.ndarray]) -> dict[str, Any]:
+    check_finite(metrics, last)
+    return {**summarise(metrics), **{name: float(value) for name, value in validation.items()}}
+
+  return Program(
+    init=functools.partial(init_state, experiment, layout),
+    chunk=make_chunk(experiment, layout),
+    feed=lambda state: make_feed(experiment, layout, state.extra.get("read")),
+    validate=lambda state: validate(
+      evaluated_params(state), held_out, Context(state.step, state.ema)
+    ),
+    line=line,
+  )
+
+
+def train(
+  experiment: Experiment, workdir: Workdir, stop: StopFlag, program: Program | None = None
+) -> TrainState:
   """Trains to experiment.num_steps, from the newest readable checkpoint in the workdir.
 
   Args:
     experiment: the parts.
     workdir: receives checkpoints, metrics.jsonl and timings.jsonl.
     stop: asked after every chunk; a checkpoint is saved before the run ends.
+    program: what is run; by default the experiment's own.
 
   Returns:
     The last state.
@@ -300,11 +361,11 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
     RunError: the loss, the gradient or a parameter is NaN or Inf.
     CheckpointError: there are checkpoints and none can be read.
   """
-  layout = make_layout(experiment.sharding)
+  program = program or make_program(experiment, make_layout(experiment.sharding))
   with Checkpoints(
     workdir.checkpoints, keep_every=experiment.keep_every, best_metric=experiment.monitor
   ) as checkpoints:
-    state = init_state(experiment, layout)
+    state = program.init()
     step = 0
     if (found := checkpoints.restore(state)) is not None:
       state, step = found
@@ -314,25 +375,22 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
       workdir.metrics.touch()
       truncate_jsonl(workdir.metrics, step)
 
-    chunk = make_chunk(experiment, layout)
-    feed = make_feed(experiment, layout, state.extra.get("read"))
-    validate, held_out = make_validate(experiment, layout)
+    chunk, feed = program.chunk, program.feed(state)
     progress = Progress(step, experiment.num_steps, shown=leads())
     pending: tuple[int, list[Metrics]] | None = None
     abstract: tuple[int, Any] | None = None  # a chunk's length, and what it takes
 
-    def settle(extra: dict[str, float]) -> None:
+    def settle(validation: dict[str, np.ndarray]) -> None:
       """Reads the metrics of the chunk before; by then the device is busy with the next one."""
       nonlocal pending
       if pending is None:
         return
       (last, parts), pending = pending, None
       metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-      check_finite(metrics, last)
-      line = summarise(metrics)
+      line = program.line(metrics, last, validation)
       rate = progress.update(last, line["loss"])
       if leads():
-        append_jsonl(workdir.metrics, {"step": last, **line, **extra})
+        append_jsonl(workdir.metrics, {"step": last, **line})
         append_jsonl(workdir.timings, {"step": last, "time": time.time(), "steps_per_s": rate})
 
     done = finished(experiment, state, step)
@@ -356,10 +414,9 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
       if saved or stopping:
         state = state.replace(extra=state.extra | feed.progress())
       if saved:
-        context = Context(state.step, state.ema)
-        validation = validate(evaluated_params(state), held_out, context)
-        numbers: dict[str, float] = jax.tree.map(float, validation)
-        settle(numbers)
+        validation = jax.tree.map(np.asarray, program.validate(state))
+        settle(validation)
+        numbers = {name: float(np.mean(value)) for name, value in validation.items()}
         state = remember(state, numbers[experiment.monitor])
         done = finished(experiment, state, step)
         checkpoints.save(step, state, numbers)
@@ -374,7 +431,8 @@ def train(experiment: Experiment, workdir: Workdir, stop: StopFlag) -> TrainStat
     if leads() and abstract is not None and (rate := progress.steady_rate()) is not None:
       length, given = abstract
       cost = speed.flops(chunk.func, *chunk.args, *given, length=length)
-      found = speed.report(rate, experiment.batch_size, cost, experiment.compute_dtype)
+      examples = program.num_runs * experiment.batch_size
+      found = speed.report(rate, examples, cost, experiment.compute_dtype)
       append_jsonl(workdir.timings, {"step": step, "time": time.time(), **found})
     if step < experiment.num_steps and leads():
       print(
@@ -434,6 +492,8 @@ def weaker_params(
 ) -> dict[float, Params]:
   """The weaker models that rows are guided by: by 0, an average's decay, or an earlier step.
 
+  Of all members of an ensemble at once, where the state is theirs.
+
   Raises:
     CheckpointError: there is no such checkpoint, or it cannot be read.
   """
@@ -447,22 +507,24 @@ def weaker_params(
       with Checkpoints(
         workdir.checkpoints, keep_every=experiment.keep_every, read_only=True
       ) as checkpoints:
-        found[weak] = evaluated_params(checkpoints.restore_step(init_state(experiment), int(weak)))
+        found[weak] = evaluated_params(checkpoints.restore_step(state, int(weak)))
   return found
 
 
-def restore_trained(experiment: Experiment, workdir: Workdir) -> TrainState:
+def restore_trained(
+  experiment: Experiment, workdir: Workdir, program: Program | None = None
+) -> TrainState:
   """The state of a finished training that is evaluated, on one device, without writing anything.
 
-  It is that of the last checkpoint, or of the best one: config.evaluation.checkpoint. All
-  processes must call.
+  It is that of the last checkpoint, or of the best one: config.evaluation.checkpoint. The program
+  is the one that was trained, by default the experiment's own. All processes must call.
 
   Raises:
     RefusedError: training is not finished in this workdir.
     CheckpointError: there are checkpoints and none can be read.
   """
   layout = make_layout(experiment.sharding)
-  template = init_state(experiment, layout)
+  template = program.init() if program else init_state(experiment, layout)
   if experiment.num_steps == 0:
     return layout.gather(template)
   with Checkpoints(

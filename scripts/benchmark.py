@@ -10,6 +10,7 @@ Each line gives the median over the repeats of time(theirs) / time(ours), with i
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import pathlib
 import platform
@@ -19,14 +20,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from configs import ncsn_gmm
-from scorelab import metrics, training
+from configs import ddpm_circles, ncsn_gmm
+from scorelab import ensembles, metrics, training
 from scorelab.experiment import build
 from scorelab.samplers.langevin import ula, ula_step
+from scorelab.sharding import ONE_DEVICE
 from scorelab.targets.mixtures import nine_modes
 from scripts.libraries import side_by_side
 
@@ -189,7 +193,53 @@ def samplers() -> dict[str, tuple[Work, Work]]:
   return side_by_side()
 
 
+def ensemble() -> dict[str, tuple[Work, Work]]:
+  """10 training steps of ncsn_gmm and ddpm_circles: seeds in one program against seeds in turn.
+
+  Sixteen in one program against sixteen single runs, which share a compiled one; and 1, 4, 16 and
+  64 in one program against one single run.
+  """
+  models = {"ncsn_gmm": ncsn_gmm.get_config(), "ddpm_circles": ddpm_circles.get_config()}
+  pairs: dict[str, tuple[Work, Work]] = {}
+  for name, config in models.items():
+    pairs |= {f"{name}, {label}": pair for label, pair in _seeds(config).items()}
+  return pairs
+
+
+def _seeds(config: ConfigDict, steps: int = 10) -> dict[str, tuple[Work, Work]]:
+  experiment = build(config)
+  chunk = training.make_chunk(experiment)
+
+  first = training.init_state(experiment)
+
+  def in_turn(number: int) -> object:
+    lines = []
+    for seed in range(number):
+      state = jax.tree.map(jnp.copy, first)
+      lines.append(chunk.func(jax.random.key(seed), state, experiment.data, length=steps)[1])
+    return jax.block_until_ready(lines)
+
+  def together(number: int) -> Work:
+    config.ensemble.seeds = number
+    program = ensembles.make_program(ensembles.build(config), ONE_DEVICE)
+    first = program.init()
+    fed = program.feed(first).take(steps)
+
+    def work() -> object:
+      return jax.block_until_ready(
+        program.chunk(jax.tree.map(jnp.copy, first), *fed, length=steps)[1]
+      )
+
+    return work
+
+  programs: dict[int, Work] = {number: together(number) for number in (1, 4, 16, 64)}
+  one, sixteen = functools.partial(in_turn, 1), functools.partial(in_turn, 16)
+  pairs: dict[str, tuple[Work, Work]] = {"16 runs / 16 in one program": (sixteen, programs[16])}
+  return pairs | {f"{n} in one program / one run": (work, one) for n, work in programs.items()}
+
+
 CASES: dict[str, Callable[[], dict[str, tuple[Work, Work]]]] = {
+  "ensemble": ensemble,
   "langevin": langevin,
   "max_sliced_wasserstein": max_sliced_wasserstein,
   "samplers": samplers,

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from configs import ncsn_gmm, sbgm_digits
-from scorelab import training
+from scorelab import ensembles, training
 from scorelab.experiment import build
 from scorelab.sharding import ONE_DEVICE, make_layout
 
@@ -56,10 +56,28 @@ def shares(state):
   return [(x.size, x.addressable_shards[0].data.size / x.size) for x in leaves]
 
 
+def train_ensemble():
+  """Losses of sixteen seeds on one device and on all, and the parts of the state on each."""
+  config = points_config()
+  config.ensemble.update(seeds=8, over="optimizer.learning_rate=1e-3,3e-3")
+  ensemble, losses = ensembles.build(config), {}
+  for way, layout in (("one", ONE_DEVICE), ("spread", make_layout(None))):
+    program = ensembles.make_program(ensemble, layout)
+    state = program.init()
+    fed = program.feed(state).take(STEPS)
+    state, metrics = program.chunk(state, *fed, length=STEPS)
+    program.validate(state)
+    losses[way] = np.asarray(metrics["loss"]).tolist()
+  return {"losses": losses, "shares": [share for _, share in shares(state)]}
+
+
 def main():
-  """The argument is 'points', 'accumulated' or 'images'."""
+  """The argument is 'points', 'accumulated', 'images' or 'ensemble'."""
   assert jax.device_count() == 8
   jax.config.update("jax_disable_most_optimizations", True)  # it compiles more than it computes
+  if sys.argv[1] == "ensemble":
+    print(json.dumps(train_ensemble()))
+    return
   experiment = build(images_config() if sys.argv[1] == "images" else points_config())
   if sys.argv[1] == "accumulated":
     parts = experiment.config["training"] | {"accumulate": 4}

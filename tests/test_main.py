@@ -51,6 +51,7 @@ BAD = {
   "loss": ([FAST, "--config.loss.name=nosuch"], "loss.name = 'nosuch' is not a loss"),
   "number": ([FAST, "--config.training.num_steps=-5"], "must be at least 0"),
   "size": ([FAST, "--config.training.batch_size=-1"], "must be at least 0"),
+  "ensemble": ([FAST, "--config.ensemble.over=network.width=16,32"], "sweep it with scripts/sweep"),
   "whole": ([FAST, "--config.training.batch_size=0"], "has no fixed ones"),
 }
 

@@ -99,7 +99,8 @@ def test_ema_is_the_recurrence():
   for n, value in enumerate(values[1:]):
     decay = min(0.9, (1 + n) / (10 + n))
     average = decay * average + (1 - decay) * value
-    ema = training.update_ema(ema, jnp.asarray(value, jnp.float32), jnp.asarray(n))
+    moved = jnp.asarray(value, jnp.float32)
+    ema = training.update_ema(ema, moved, jnp.asarray(n), {"0.9": 0.9})
   np.testing.assert_allclose(ema["0.9"], average, rtol=1e-5)  # thirty float32 roundings
 
 

@@ -7,6 +7,7 @@ from scorelab.plotting import (
   circles,
   comparisons,
   curves,
+  ensembles,
   fields,
   images,
   schedules,
@@ -15,6 +16,7 @@ from scorelab.plotting import (
   trajectories,
 )
 from scorelab.plotting.animations import render, save_animation
+from scorelab.plotting.ensembles import draw_ensemble
 from scorelab.plotting.style import read_csv, save, write_csv
 from scorelab.plotting.summary import draw_run
 
@@ -25,7 +27,9 @@ __all__ = [
   "circles",
   "comparisons",
   "curves",
+  "draw_ensemble",
   "draw_run",
+  "ensembles",
   "fields",
   "images",
   "read_csv",

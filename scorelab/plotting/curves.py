@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from scorelab.plotting import style
 
-_RELATIVE = "relative: E|s - s*|^2 / E|s*|^2"
+RELATIVE = "relative: E|s - s*|^2 / E|s*|^2"
 
 
 class Curve(NamedTuple):
@@ -71,9 +71,9 @@ def loss(
       axes[1].plot(step, band, color=colour, lw=1, label=label)
     axes[1].set(xlabel="training step", ylabel="loss by level")
     axes[1].legend(title="sigma", loc="center left", bbox_to_anchor=(1, 0.5))
-    _log_where_positive(axes[1], bands)
+    log_where_positive(axes[1], bands)
   if history:
-    _log_where_positive(axes[0], np.array([h["loss"] for h in history]))
+    log_where_positive(axes[0], np.array([h["loss"] for h in history]))
     axes[0].legend()
   else:
     axes[0].text(0.5, 0.5, "no training step", ha="center", transform=axes[0].transAxes)
@@ -81,7 +81,7 @@ def loss(
   return figure
 
 
-def _log_where_positive(ax: Axes, values: np.ndarray, factor: float = 5) -> bool:
+def log_where_positive(ax: Axes, values: np.ndarray, factor: float = 5) -> bool:
   """Makes the y axis logarithmic where values of no sign but + span more than a factor."""
   finite = values[np.isfinite(values)]
   spans = finite.size > 0 and finite.min() > 0 and finite.max() > factor * finite.min()
@@ -110,13 +110,13 @@ def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
   if len(sigma) == 1 and by_mode is not None:
     ax.bar(range(1, len(by_mode) + 1), by_mode, color=style.BLUE, label="in each mode")
     ax.axhline(errors["relative"][0], color=style.BLACK, label="over all")
-    ax.set(xlabel=f"mode, at level sigma / alpha = {sigma[0]:g}", ylabel=_RELATIVE, ylim=(0, None))
+    ax.set(xlabel=f"mode, at level sigma / alpha = {sigma[0]:g}", ylabel=RELATIVE, ylim=(0, None))
     ax.set_xticks(range(1, len(by_mode) + 1))
     figure.legend(loc="outside upper center", ncols=2)
   else:
     places = range(len(sigma)) if 0 in sigma else sigma
     for name, label, marker, colour in (
-      ("relative", _RELATIVE, "o", style.BLUE),
+      ("relative", RELATIVE, "o", style.BLUE),
       ("absolute", "absolute: sigma^2 E|s - s*|^2", "s", style.ORANGE),
     ):
       values = [error or np.nan for error in errors[name]]  # a log axis has no 0
@@ -206,7 +206,7 @@ def quality(panels: Sequence[Panel], text: str, published: str = "published") ->
       ax.plot([], [], **open_marker, label=published)
     style.nfe_axis(ax, [int(n) for curve in panel.curves for n in curve.nfe])
     values = np.concatenate([[panel.floor], *[curve.value for curve in panel.curves]])
-    if not _log_where_positive(ax, values, factor=20):
+    if not log_where_positive(ax, values, factor=20):
       ax.set_ylim(bottom=0)
     ax.set_ylabel(style.metric_label(panel.metric))
     if single:
@@ -274,7 +274,7 @@ def overfitting(
   axes[0].legend()
   if with_error:
     axes[1].plot(*measured["score_error"].T, "o-", color=style.GREEN, zorder=3)
-    axes[1].set(xlabel="training step", ylabel=_RELATIVE)
-    _log_where_positive(axes[1], measured["score_error"][:, 1])
+    axes[1].set(xlabel="training step", ylabel=RELATIVE)
+    log_where_positive(axes[1], measured["score_error"][:, 1])
   style.caption(figure, text)
   return figure

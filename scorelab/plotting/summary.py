@@ -106,10 +106,13 @@ def girsanov_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
 def protocol_text(result: dict[str, Any]) -> str:
   """What an evaluation measured, in a line."""
   protocol = result["protocol"]
+  over = f"{protocol['num_keys']} keys"
+  if "num_members" in protocol:
+    over = f"{protocol['num_members']} seeds, each the mean of {over}"
   return (
     f"{protocol['num_samples']} samples v {protocol['num_reference']} points "
     f"({protocol['reference']}), {protocol['num_projections']} projections, mean and standard "
-    f"error over {protocol['num_keys']} keys"
+    f"error over {over}"
   )
 
 
