@@ -33,9 +33,10 @@ def open_study(root: pathlib.Path, name: str, maximise: bool, seed: int) -> Any:
     storage=storage,
     study_name=name,
     direction="maximize" if maximise else "minimize",
-    sampler=optuna.samplers.TPESampler(seed=seed),
     load_if_exists=True,
   )
+  # A sampler of the same seed would draw what it drew when the study was begun.
+  study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
   for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
     # It was interrupted: its point is tried again, and its runs go on where they stopped.
     study.enqueue_trial(trial.params, skip_if_exists=False)
