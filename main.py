@@ -36,6 +36,9 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: from 0.")
+_TENSORBOARD = flags.DEFINE_bool(
+  "tensorboard", False, "Also leave scalars and figures as events, in <workdir>/tensorboard."
+)
 flags.mark_flag_as_required("config")
 
 
@@ -70,7 +73,7 @@ def main(argv: list[str]) -> None:
     _fail(f"main.py: {argv[1]!r} is not a flag; did you mean --config={argv[1]}?")
   join_processes()
   # Only now: a mistake on the command line is answered at once.
-  from scorelab import run, sampling
+  from scorelab import run, sampling, tensorboard
   from scorelab.checkpoints import CheckpointError
   from scorelab.checks import check_devices, check_rows
   from scorelab.experiment import Experiment, build
@@ -95,10 +98,11 @@ def main(argv: list[str]) -> None:
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     workdir = run.open_workdir(path, experiment.config, overrides, read_only=not run.leads())
     run.wait_for_all("workdir")
-    if isinstance(experiment, Experiment):
-      execute(experiment, workdir, mode)
-    else:
-      sampling.execute(experiment, workdir)
+    with tensorboard.Mirror(workdir, off=not (_TENSORBOARD.value and run.leads())):
+      if isinstance(experiment, Experiment):
+        execute(experiment, workdir, mode)
+      else:
+        sampling.execute(experiment, workdir)
   except ConfigError as error:
     _fail(f"{file}: {error}")
   except run.Preempted:

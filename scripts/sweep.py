@@ -213,12 +213,12 @@ class Sweep:
     from scripts.sweeping.board import Board
     from scripts.sweeping.drive import run_rows
     from scripts.sweeping.engines import make_engine
+    from scripts.sweeping.results import differing
     from scripts.sweeping.tasks import MAIN
 
     args = self._args
     engine = make_engine(args.engine, self._jobs, args.resource, self._root, self._program or MAIN)
-    fields = list(dict.fromkeys(field for row in rows for field in row.point))
-    with Board(fields) as board, _Signals(self._stop, board.say):
+    with Board(differing(rows)) as board, _Signals(self._stop, board.say):
       outcomes = run_rows(rows, engine, args.retry, self._stop, board)
       engine.close()
     return outcomes

@@ -200,8 +200,6 @@ def _draw(line: Line, x: Axis, y: Axis) -> Markup:
 
 def thinned(history: Sequence[tuple[float, float]], number: int = 150) -> list[tuple[float, float]]:
   """At most about so many points of a curve: means over equal stretches."""
-  size = -(-len(history) // number)
+  size = max(1, -(-len(history) // number))
   groups = [history[i : i + size] for i in range(0, len(history), size)]
-  return [
-    (group[-1][0], sum(value for _, value in group) / len(group)) for group in groups if group
-  ]
+  return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

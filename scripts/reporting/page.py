@@ -87,7 +87,7 @@ def render(runs: Sequence[Run], command: str, live: bool = False) -> str:
     "loss_charts": [loss_chart([(i, run)], validation=True) for i, run in enumerate(runs)],
     "sampler_charts": sampler_charts(runs),
     "samplers": sampler_legend(runs),
-    "bar": budget_bar,
+    "cell": metric_cell,
     "scales": scales(runs),
     "parts": PART_COLOURS,
     "symbols": _SYMBOLS,
@@ -133,12 +133,11 @@ def columns(runs: Sequence[Run]) -> list[Column]:
     shown = index < _SHOWN_FIELDS
     found.append(Column(f"field-{index}", names[field], shown, values, values))
   main = [run.rows[0] if run.rows else None for run in runs]
-  labels = [row.label if row else "" for row in main]
+  labels, full = [row.label if row else "" for row in main], scales(runs)
   found.append(Column("sampler", "sampler", len(set(labels)) > 1, labels, labels))
   for index, metric in enumerate(metric_names(runs)):
     numbers = [row.metrics.get(metric) if row else None for row in main]
-    scale = scales(runs).get(metric, 0.0)
-    cells = [metric_cell(n, scale) if n else "" for n in numbers]
+    cells = [metric_cell(n, full.get(metric, 0.0)) if n else "" for n in numbers]
     values = [repr(n.value) if n and math.isfinite(n.value) else "" for n in numbers]
     title = metric_label(metric)
     found.append(Column(f"metric-{index}", title, index < _SHOWN_METRICS, cells, values))

@@ -26,8 +26,9 @@ def short_names(fields: Sequence[str]) -> dict[str, str]:
 
 
 def label_of(point: Point, names: Mapping[str, str]) -> str:
-  """'eta=0.5 width=64'."""
-  return " ".join(f"{names[field]}={value}" for field, value in point.items()) or "the config"
+  """'eta=0.5 width=64': of a point, the fields that have a name."""
+  told = [f"{names[field]}={value}" for field, value in point.items() if field in names]
+  return " ".join(told) or "the run"
 
 
 class Board:

@@ -61,11 +61,17 @@ def default_metrics(rows: Sequence[Row]) -> list[str]:
   return list(rows[0].config["evaluation"]["metrics"][:3])
 
 
+def differing(rows: Sequence[Row]) -> list[str]:
+  """The fields that are not the same for all rows; of one row alone, all that it sets."""
+  fields = dict.fromkeys(field for row in rows for field in row.point)
+  return [f for f in fields if len(rows) == 1 or len({row.point.get(f) for row in rows}) > 1]
+
+
 def collect(
   rows: Sequence[Row], outcomes: Mapping[pathlib.Path, Outcome], metrics: Sequence[str]
 ) -> list[Line]:
-  """A line for each row: what it sets, its state, its metrics, its folder."""
-  fields = list(dict.fromkeys(field for row in rows for field in row.point))
+  """A line for each row: the fields that differ, its state, its metrics, its folder."""
+  fields = differing(rows)
   lines = []
   for row in rows:
     outcome = outcomes.get(row.task.workdir, Outcome("waiting"))

@@ -105,7 +105,6 @@ BAD = {
   "form": (["--grid", "network.width"], "must read FIELD=VALUE,VALUE"),
   "twice": (["--grid", "seed=1", "--seeds", "2"], "--seeds and the field seed are the same"),
   "flag": (["--gird", "a=1"], "'--gird' is not a flag"),
-  "nothing": ([], "has no sweep()"),
   "range alone": (["--range", "network.width=1:9"], "needs --random N or --optuna N"),
   "range field": (
     ["--random", "1", "--range", "network.widht=1:9"],
@@ -129,6 +128,11 @@ def test_a_mistake_is_one_line_and_code_2_and_starts_nothing(
   error = capsys.readouterr().err.strip()
   assert message in error and len(error.splitlines()) == 1
   assert not (tmp_path / "out").exists()
+
+
+def test_a_config_without_a_sweep_is_told_what_to_give(capsys):
+  assert sweep.main(["--config=configs/flow_moons.py"]) == 2
+  assert "has no sweep(): give --grid, --range or --seeds" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_named(capsys):
@@ -178,6 +182,9 @@ def test_a_configs_own_sweep(unchecked, tmp_path, capsys):
   lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("python")]
   assert sum("--config.network.width=" in line for line in lines) == 2
   assert sum("'--config.evaluation.score_levels=(1.0, 2.0)'" in line for line in lines) == 1
+  points = plan.points_of_config(CONFIG)  # the one that comes with the project
+  assert points is not None and len(points) == len({str(point) for point in points}) == 12
+  plan.check(CONFIG, [], points[:1])
   config.write_text("from configs.ncsn_gmm import get_config\ndef sweep(): return 3\n")
   assert sweep_of(tmp_path / "out", config=config) == 2
   assert "must return a dict" in capsys.readouterr().err
