@@ -357,23 +357,24 @@ def test_in_a_browser(thirty, browser, width, scheme):
   assert first_column(tab)[:3] == ["run-0", "run-1", "run-2"]  # 2 before 10
 
   # Filtering, of the table, of the curves and of the sections below.
-  tab.get_by_label("Filter").fill("seed=12 done")
+  tab.get_by_role("searchbox").fill("seed=12 done")
   assert first_column(tab) == ["run-12"]
   assert tab.get_by_role("status").inner_text() == "1 of 30"
   assert tab.locator("details.run:visible").count() == 1
   assert tab.locator("figure > .chart g[data-run]:visible").count() == 1
-  tab.get_by_label("Filter").fill("")
+  tab.get_by_role("searchbox").fill("")
 
   # Columns and metrics are chosen.
   tab.get_by_text("Columns").click()
-  tab.get_by_label("energy distance").uncheck()
+  tab.get_by_role("checkbox", name="energy distance").uncheck()
   assert not tab.get_by_role("button", name="energy distance").is_visible()
-  tab.get_by_label("Metric").select_option(label="energy distance")
+  tab.get_by_role("combobox").select_option(label="energy distance")
   assert tab.locator("svg[aria-label^='energy distance']").is_visible()
 
   # A run's section opens from the table, and its pictures load.
-  tab.get_by_role("link", name="run-3", exact=True).click()
-  section = tab.locator("#run-3")
+  link = tab.get_by_role("link", name="run-3", exact=True)
+  link.click()
+  section = tab.locator(link.get_attribute("href"))
   assert section.locator("pre.command").is_visible()
   for image in section.locator("img").all():
     image.scroll_into_view_if_needed()
@@ -417,7 +418,7 @@ def test_a_served_page_refreshes_and_stays_as_it_was(browser, tmp_path):
   tab = browser.new_page()
   try:
     tab.goto(f"http://127.0.0.1:{server.server_port}/")
-    tab.get_by_label("Filter").fill("seed=1")
+    tab.get_by_role("searchbox").fill("seed=1")
     tab.wait_for_timeout(4000)  # it has asked for its version once
     text = (paths[1] / "evaluation.json").read_text().replace('"value": 2.5', '"value": 1.75')
     (paths[1] / "evaluation.json").write_text(text)
