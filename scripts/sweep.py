@@ -204,10 +204,12 @@ class Sweep:
 
   def _print_commands(self, rows: list[Row]) -> None:
     from scripts.sweeping.drive import tasks_of
-    from scripts.sweeping.tasks import shell_lines
+    from scripts.sweeping.tasks import failure, shell_lines
 
     for task in tasks_of(rows):
-      print("\n".join(shell_lines(task)))
+      failed = any(failure(path) for path in (task.workdir, task.source) if path)
+      if self._args.retry or not failed:
+        print("\n".join(shell_lines(task)))
 
   def _run(self, rows: list[Row]) -> dict[pathlib.Path, Outcome]:
     from scripts.sweeping.board import Board

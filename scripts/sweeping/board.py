@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -105,9 +105,8 @@ class Board:
     running: Sequence[tuple[Task, Mapping[str, Any]]],
     outcomes: Mapping[pathlib.Path, Outcome],
     now: float,
-  ) -> Table:
+  ) -> Group:
     table = Table("running", "step", "loss", "s", box=None, pad_edge=False)
-    table.title, table.title_justify = self._summary(outcomes, len(running)), "left"
     for column in table.columns[1:]:
       column.justify = "right"
     for task, line in running:
@@ -115,7 +114,7 @@ class Board:
       loss = line.get("loss")
       shown = f"{loss:.4g}" if isinstance(loss, float) else ""
       table.add_row(self._label(task), _progress(task, line), shown, seconds)
-    return table
+    return Group(self._summary(outcomes, len(running)), table)
 
 
 def _progress(task: Task, line: Mapping[str, Any]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import pathlib
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from scorelab.evaluation import align, row_labels
 from scripts.sweeping.board import short_names
@@ -96,12 +97,11 @@ def over_seeds(lines: Sequence[Line], metrics: Sequence[str]) -> list[Line]:
     mean = {k: v for k, v in group[0].items() if k not in _own(metrics)}
     mean["seeds"] = len(group)
     for metric in metrics:
-      values = [line[metric] for line in group]
-      mean[metric] = statistics.fmean(values)
+      values = np.array([line[metric] for line in group])
       several = len(values) > 1
-      mean[f"{metric}_sem"] = (
-        statistics.stdev(values) / math.sqrt(len(values)) if several else math.nan
-      )
+      mean[metric] = float(values.mean())
+      sem = values.std(ddof=1) / math.sqrt(len(values)) if several else math.nan
+      mean[f"{metric}_sem"] = float(sem)
     means.append(mean)
   return means
 

@@ -225,6 +225,8 @@ def test_what_is_done_is_skipped_and_what_failed_is_retried_on_request(unchecked
   assert "no run has learned at this rate" in output.err  # it is listed
   assert log.stat().st_mtime_ns == first  # but was not run
   assert worked(tmp_path)[done] == ["trained", "evaluated"]
+  assert sweep_of(tmp_path, *grid, "--dry-run") == 0
+  assert capsys.readouterr().out == ""
   assert sweep_of(tmp_path, *grid, "--retry") == 1
   assert log.stat().st_mtime_ns > first
   assert [row["state"] for row in read_csv(tmp_path / "sweep.csv")] == ["done", "failed"]
@@ -300,6 +302,16 @@ def test_slots_share_the_machine(monkeypatch, tmp_path):
     assert {gpu for found in shown for gpu in found} == {"0", "1", "2", "3"}
     assert {slot.env["OMP_NUM_THREADS"] for slot in slots} == {str(cores)}
   assert float(slots[0].env["XLA_PYTHON_CLIENT_MEM_FRACTION"]) <= 0.5  # two on each GPU
+
+
+def test_the_mean_over_seeds_of_what_some_runs_lack_is_nan():
+  lines = [
+    {"a": 1, "seed": s, "state": "done", "w": w, "w_sem": 0.1} for s, w in ((0, 1.0), (1, 3.0))
+  ]
+  (mean,) = results.over_seeds(lines, ["w"])
+  assert (mean["w"], mean["w_sem"], mean["seeds"]) == (2, pytest.approx(1), 2)
+  (mean,) = results.over_seeds([*lines, lines[0] | {"w": np.nan}], ["w"])
+  assert np.isnan(mean["w"]) and "-" in results.format_lines([mean], ["w"])
 
 
 def test_metrics_are_read_tolerantly():
