@@ -114,7 +114,7 @@ BAD = {
   "range order": (["--random", "1", "--range", "network.width=9:1"], "LOW must be below HIGH"),
   "both": (["--random", "1", "--optuna", "1", "--grid", "seed=1"], "choose one"),
   "jobs": (["--grid", "seed=1", "--jobs", "0"], "must be at least 1"),
-  "resource": (["--seeds", "1", "--resource", "num_gpus=1"], "is for --engine=slurm"),
+  "resource": (["--grid", "seed=1", "--resource", "num_gpus=1"], "is for --engine=slurm"),
 }
 
 
@@ -371,7 +371,7 @@ def test_24_runs_killed_half_way_finish_without_redoing_one(tmp_path):
 
 
 def test_a_board_elsewhere_than_on_a_terminal_writes_plain_lines(unchecked, tmp_path, capsys):
-  assert sweep_of(tmp_path, "--seeds", "1") == 0
+  assert sweep_of(tmp_path, "--seeds", "1", config="configs/flow_moons.py") == 0
   lines = capsys.readouterr().err.splitlines()
   assert lines[0] == "1 run: 0 done before, 0 failed before"
   assert lines[1].split()[1:3] == ["done", "after"] and lines[1].endswith("seed=0")
