@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from scorelab.options import did_you_mean
+from scorelab.command_line import explain, missing_file
 
 if TYPE_CHECKING:
   from scorelab.ensembles import Ensemble
@@ -39,6 +39,9 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: from 0.")
+_TENSORBOARD = flags.DEFINE_bool(
+  "tensorboard", False, "Also leave scalars and figures as events, in <workdir>/tensorboard."
+)
 flags.mark_flag_as_required("config")
 
 
@@ -56,42 +59,15 @@ def _config_flag(argv: list[str]) -> str:
   return ""
 
 
-def _unknown_field(config: str, argv: list[str]) -> str | None:
-  """What to say of the first --config.FIELD that the config lacks, if there is one."""
-  values = flags.FlagValues()
-  bare = [argv[0], f"--config={config}"]
-  flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=bare)
-  values(bare)
-  sections = flag.value.to_dict()
-  known = [f"config.{name}" for name in sections]
-  known += [
-    f"config.{name}.{field}"
-    for name, section in sections.items()
-    if isinstance(section, dict)
-    for field in section
-  ]
-  for argument in argv[1:]:
-    path = argument.lstrip("-").partition("=")[0]
-    if path.startswith("config.") and path not in known:
-      return f"{config}: {path} is not a field{did_you_mean(path, known)}"
-  return None
-
-
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; a mistake ends the program with one line and code 2."""
   config = _config_flag(argv)
-  file = pathlib.Path(config.partition(":")[0])
-  if config and not file.is_file():
-    known = [str(path) for path in sorted(file.parent.glob("*.py"))]
-    _fail(f"--config={config}: there is no such file{did_you_mean(str(file), known)}")
+  if config and (message := missing_file(config)):
+    _fail(message)
   try:
     return flags.FLAGS(argv)
   except Exception as error:  # whatever a config module or ml_collections raises
-    # A config that fails brings its traceback along: the last line says what it is.
-    message = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
-    if config and isinstance(error, (AttributeError, KeyError, flags.UnrecognizedFlagError)):
-      message = _unknown_field(config, argv) or message
-    _fail(message if message.startswith(config) else f"{config or 'main.py'}: {message}")
+    _fail(explain(error, config, argv))
 
 
 def main(argv: list[str]) -> None:
@@ -102,7 +78,7 @@ def main(argv: list[str]) -> None:
   # Only now: a mistake on the command line is answered at once.
   import jax
 
-  from scorelab import ensembles, run, sampling
+  from scorelab import ensembles, run, sampling, tensorboard
   from scorelab.checkpoints import CheckpointError
   from scorelab.checks import check_devices, check_rows
   from scorelab.experiment import Experiment, build
@@ -132,10 +108,11 @@ def main(argv: list[str]) -> None:
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     workdir = run.open_workdir(path, experiment.config, overrides, read_only=not run.leads())
     run.wait_for_all("workdir")
-    if isinstance(experiment, Experiment):
-      execute(experiment, ensemble, workdir, mode)
-    else:
-      sampling.execute(experiment, workdir)
+    with tensorboard.Mirror(workdir, off=not (_TENSORBOARD.value and run.leads())):
+      if isinstance(experiment, Experiment):
+        execute(experiment, ensemble, workdir, mode)
+      else:
+        sampling.execute(experiment, workdir)
   except ConfigError as error:
     _fail(f"{file}: {error}")
   except run.Preempted:

@@ -20,6 +20,8 @@ rate warms up and decays, and an average of the parameters is evaluated. Trainin
 afresh at every step.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import base
@@ -34,3 +36,10 @@ def get_config(arg: str = "") -> ConfigDict:
   config.optimizer.learning_rate = 3e-3
   config.sampler.update(grid="uniform_log_snr", sigma_min=0.05)
   return base.variant(config, arg)
+
+
+def sweep() -> dict[str, Any]:
+  """DDIM from deterministic to ancestral, at four lengths: scripts/sweep.py runs it."""
+  steps, eta = [8, 16, 32, 64], [0.0, 0.5, 1.0]
+  fixed = {"sampler.name": "ddim", "evaluation.rows": ()}
+  return {**fixed, "sampler.num_steps": steps, "sampler.eta": eta}

@@ -1,0 +1,1 @@
+"""What scripts/sweep.py is made of."""

@@ -1,0 +1,112 @@
+"""Runs the rows of a sweep that are not done, and knows at any time how far each is."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import threading
+import time
+from collections.abc import Sequence
+
+from scripts.sweeping.board import Board
+from scripts.sweeping.engines import Engine, Handle
+from scripts.sweeping.plan import Row, Task
+from scripts.sweeping.tasks import Outcome, failure, is_locked
+
+_POLL = 0.2  # seconds
+
+
+def tasks_of(rows: Sequence[Row]) -> list[Task]:
+  """The tasks of rows that are not done, each once, a training before what is evaluated from it."""
+  found: dict[pathlib.Path, Task] = {}
+  for row in rows:
+    if not row.done:
+      if row.training is not None and not is_trained(row.training):
+        found[row.training.workdir] = row.training
+      found[row.task.workdir] = row.task
+  return list(found.values())
+
+
+def is_trained(training: Task) -> bool:
+  """Whether a shared training need not be asked for again."""
+  return (training.workdir / "DONE").exists() or _step(training) >= training.num_steps
+
+
+def _step(task: Task) -> int:
+  """The step of the last checkpoint that is whole."""
+  folder = task.workdir / "checkpoints"
+  names = [path.name for path in folder.iterdir()] if folder.exists() else []
+  return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def last_metrics(task: Task) -> dict[str, float]:
+  """The last whole line of a run's metrics.jsonl; {} where there is none."""
+  file = task.workdir / "metrics.jsonl"
+  try:
+    with file.open("rb") as lines:
+      lines.seek(max(0, file.stat().st_size - 8192))
+      whole = lines.read().split(b"\n")[:-1]
+    return json.loads(whole[-1])
+  except (OSError, ValueError, IndexError):
+    return {}
+
+
+def run_rows(
+  rows: Sequence[Row], engine: Engine, retry: bool, stop: threading.Event, board: Board
+) -> dict[pathlib.Path, Outcome]:
+  """Runs what is missing until all has ended, or until `stop` is set and all has been saved.
+
+  Args:
+    rows: of the sweep.
+    engine: takes the tasks.
+    retry: whether to try again what has failed before.
+    stop: asked now and then.
+    board: is told.
+
+  Returns:
+    How each row ended, and each shared training that was run, by folder.
+  """
+  outcomes = {row.task.workdir: Outcome("done") for row in rows if row.done}
+  waiting = tasks_of(rows)
+  if not retry:
+    for task in waiting:
+      if (line := failure(task.workdir)) is not None:
+        outcomes[task.workdir] = Outcome("failed", line)
+  waiting = [task for task in waiting if task.workdir not in outcomes]
+  first = {task.workdir for task in waiting}
+  handles: dict[pathlib.Path, tuple[Task, Handle]] = {}
+  board.begin(rows, outcomes)
+  while waiting or handles:
+    if stop.is_set():
+      engine.stop()
+      outcomes |= {task.workdir: Outcome("stopped") for task in waiting}
+      waiting = []
+    for task in list(waiting):
+      trained = outcomes.get(task.source) if task.source else None
+      if task.source in first and trained is None:
+        continue  # it is still being trained
+      waiting.remove(task)
+      if trained is not None and trained.state != "done":
+        line = f"its training {trained.state}: {trained.line}".rstrip(": ")
+        outcomes[task.workdir] = Outcome(trained.state, line)
+        board.ended(task, outcomes[task.workdir])
+      else:
+        handles[task.workdir] = (task, engine.submit(task))
+    for task, handle in list(handles.values()):
+      if handle.done():
+        del handles[task.workdir]
+        outcomes[task.workdir] = _outcome(handle, stop)
+        board.ended(task, outcomes[task.workdir])
+    running = [task for task, _ in handles.values() if is_locked(task.workdir)]
+    board.show([(task, last_metrics(task)) for task in running], outcomes)
+    time.sleep(_POLL)
+  return outcomes
+
+
+def _outcome(handle: Handle, stop: threading.Event) -> Outcome:
+  """What a handle says; an engine that lost or cancelled a task says it by an exception."""
+  try:
+    return handle.result()
+  except Exception as error:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return Outcome("stopped" if stop.is_set() else "failed", line)

@@ -1,0 +1,129 @@
+"""What a sweep found: metrics of its runs as a table for people, and as CSV."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from scorelab.evaluation import align, row_labels
+from scripts.sweeping.board import short_names
+from scripts.sweeping.plan import Row
+from scripts.sweeping.tasks import Outcome
+
+Line = dict[str, Any]
+
+
+def read_evaluation(workdir: pathlib.Path) -> dict[str, Any]:
+  """A run's evaluation.json; {} where there is none, or half of one."""
+  try:
+    found = json.loads((workdir / "evaluation.json").read_text())
+  except (OSError, ValueError):
+    return {}
+  return found if isinstance(found, dict) else {}
+
+
+def metric_of(result: Mapping[str, Any], spec: str) -> tuple[float, float]:
+  """A number of evaluation.json and its standard error; nan where there is none.
+
+  Args:
+    result: what the file holds.
+    spec: 'METRIC', of the main sampler; 'METRIC@ROW', of the row with this label, such as
+      'heun-16'; or a path, such as 'girsanov.total'.
+  """
+  name, _, label = spec.partition("@")
+  rows = result.get("rows") or []
+  if label:
+    labelled = zip(row_labels(rows) if rows else (), rows, strict=True)
+    rows = [row for own, row in labelled if own == label]
+  found = rows[0].get("metrics", {}).get(name) if rows else None
+  if found is not None:
+    return number(found.get("value")), number(found.get("sem"))
+  *path, last = name.split(".")
+  inner: Any = result
+  for part in path:
+    inner = inner.get(part) if isinstance(inner, Mapping) else None
+  if not path or not isinstance(inner, Mapping):
+    return math.nan, math.nan
+  return number(inner.get(last)), number(inner.get(f"{last}_sem"))
+
+
+def number(value: Any) -> float:
+  """A JSON number; nan for anything else."""
+  return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def default_metrics(rows: Sequence[Row]) -> list[str]:
+  """The first three metrics that the config measures."""
+  return list(rows[0].config["evaluation"]["metrics"][:3])
+
+
+def differing(rows: Sequence[Row]) -> list[str]:
+  """The fields that are not the same for all rows; of one row alone, all that it sets."""
+  fields = dict.fromkeys(field for row in rows for field in row.point)
+  return [f for f in fields if len(rows) == 1 or len({row.point.get(f) for row in rows}) > 1]
+
+
+def collect(
+  rows: Sequence[Row], outcomes: Mapping[pathlib.Path, Outcome], metrics: Sequence[str]
+) -> list[Line]:
+  """A line for each row: the fields that differ, its state, its metrics, its folder."""
+  fields = differing(rows)
+  lines = []
+  for row in rows:
+    outcome = outcomes.get(row.task.workdir, Outcome("waiting"))
+    result = read_evaluation(row.task.workdir) if outcome.state == "done" else {}
+    line: Line = {field: row.point.get(field, "") for field in fields}
+    line["state"] = outcome.state
+    for metric in metrics:
+      line[metric], line[f"{metric}_sem"] = metric_of(result, metric)
+    lines.append(line | {"workdir": row.task.shown()})
+  return lines
+
+
+def over_seeds(lines: Sequence[Line], metrics: Sequence[str]) -> list[Line]:
+  """The mean of each group of lines that differ in the seed alone, with its error over seeds."""
+  groups: dict[tuple[str, ...], list[Line]] = {}
+  for line in lines:
+    if line["state"] == "done":
+      key = tuple(str(v) for k, v in line.items() if k not in _own(metrics))
+      groups.setdefault(key, []).append(line)
+  means = []
+  for group in groups.values():
+    mean = {k: v for k, v in group[0].items() if k not in _own(metrics)}
+    mean["seeds"] = len(group)
+    for metric in metrics:
+      values = np.array([line[metric] for line in group])
+      several = len(values) > 1
+      mean[metric] = float(values.mean())
+      sem = values.std(ddof=1) / math.sqrt(len(values)) if several else math.nan
+      mean[f"{metric}_sem"] = float(sem)
+    means.append(mean)
+  return means
+
+
+def _own(metrics: Sequence[str]) -> set[str]:
+  """The columns in which lines of one group may differ."""
+  return {"seed", "state", "workdir", *metrics, *(f"{metric}_sem" for metric in metrics)}
+
+
+def format_lines(lines: Sequence[Line], metrics: Sequence[str]) -> str:
+  """Lines as aligned text; a metric with its standard error, where there is one."""
+  fields = [k for k in lines[0] if k not in metrics and k not in {f"{m}_sem" for m in metrics}]
+  names = short_names([f for f in fields if f not in ("state", "workdir", "seeds")])
+  cells = [[*metrics, *(names.get(field, field) for field in fields)]]
+  for line in lines:
+    shown = [_with_error(line[m], line[f"{m}_sem"]) for m in metrics]
+    cells.append([*shown, *(str(line[field]) for field in fields)])
+  order = [*range(len(metrics), len(cells[0])), *range(len(metrics))]
+  return align([[row[i] for i in order] for row in cells])
+
+
+def _with_error(value: float, sem: float) -> str:
+  if math.isnan(value):
+    return "-"
+  return f"{value:.4g}" + ("" if math.isnan(sem) else f" +- {sem:.2g}")

@@ -1,0 +1,226 @@
+"""One process of main.py: its folder, its share of the machine, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO
+
+from scorelab.run import PREEMPTED_EXIT_CODE
+from scripts.sweeping.plan import Task
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+MAIN = (sys.executable, str(ROOT / "main.py"))
+LOG = "stderr.txt"  # of the task's process, which holds a lock on it as long as it lives
+FAILED = "FAILED"  # the last line of a process that failed, in its folder until it is tried again
+_COPIED = ("metrics.jsonl", "timings.jsonl")
+_POLL = 0.1  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a task ended.
+
+  Attributes:
+    state: 'done', 'stopped' (it has saved, or can go on from its last checkpoint) or 'failed'.
+    line: the last line of its stderr, where it failed.
+    seconds: that it took.
+  """
+
+  state: str
+  line: str = ""
+  seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+  """A share of this machine.
+
+  Attributes:
+    cores: where the process may run; none for wherever it likes.
+    env: environment variables on top of our own.
+  """
+
+  cores: frozenset[int] = frozenset()
+  env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def deal(things: Sequence[str], hands: int) -> list[list[str]]:
+  """Things dealt out evenly; with fewer things than hands, they are shared."""
+  if len(things) >= hands:
+    return [list(things[hand::hands]) for hand in range(hands)]
+  return [[things[hand % len(things)]] for hand in range(hands)]
+
+
+def visible_gpus() -> list[str]:
+  """The ids of CUDA_VISIBLE_DEVICES, or all that nvidia-smi lists; none without."""
+  if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+    return [name.strip() for name in given.split(",") if name.strip()]
+  if shutil.which("nvidia-smi") is None:
+    return []
+  found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+  number = sum(line.startswith("GPU ") for line in found.stdout.splitlines())
+  return [str(index) for index in range(number)]
+
+
+def usable_cores() -> list[int]:
+  """The cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return sorted(os.sched_getaffinity(0))
+  return list(range(os.cpu_count() or 1))
+
+
+def default_jobs() -> int:
+  """One for each GPU, or else one for every two cores."""
+  return len(visible_gpus()) or max(1, len(usable_cores()) // 2)
+
+
+def make_slots(jobs: int, cache: pathlib.Path) -> list[Slot]:
+  """So many shares of this machine's GPUs and cores, with one folder of compiled programs."""
+  cores, gpus = usable_cores(), visible_gpus()
+  shares = [frozenset(map(int, hand)) for hand in deal([str(c) for c in cores], jobs)]
+  slots = []
+  for index, share in enumerate(shares):
+    env = {name: str(len(share)) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    env["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    env = {name: value for name, value in env.items() if name not in os.environ}
+    if gpus:
+      env["CUDA_VISIBLE_DEVICES"] = ",".join(deal(gpus, jobs)[index])
+      if jobs > len(gpus):
+        env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / -(-jobs // len(gpus)):.3f}"
+    slots.append(Slot(share, env))
+  return slots
+
+
+def shell_lines(task: Task) -> list[str]:
+  """What `run_task` does, as a person would type it."""
+  lines = []
+  if task.source is not None:
+    copied = [task.shown(task.source / name) for name in ("checkpoints", *_COPIED)]
+    lines.append(f"mkdir -p {shlex.quote(task.shown())}")
+    lines.append(shlex.join(["cp", "-r", *copied, task.shown()]))
+  return [*lines, shlex.join(["python", "main.py", *task.arguments])]
+
+
+def failure(workdir: pathlib.Path) -> str | None:
+  """What the last process of this folder said before it failed; None where none has."""
+  file = workdir / FAILED
+  return file.read_text().strip() if file.exists() else None
+
+
+@contextlib.contextmanager
+def locked_log(workdir: pathlib.Path, stop: threading.Event) -> Iterator[IO[str] | None]:
+  """The folder's empty log, for the child's stderr, once no other process writes it.
+
+  The lock belongs to the open file, so that a child keeps it even where its parent was killed. None
+  where `stop` was set before.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  with (workdir / LOG).open("a") as log:
+    while not stop.is_set():
+      try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        stop.wait(_POLL)
+        continue
+      log.truncate(0)
+      yield log
+      return
+    yield None
+
+
+def is_locked(workdir: pathlib.Path) -> bool:
+  """Whether a task of some sweep runs in the folder."""
+  try:
+    with (workdir / LOG).open() as log:
+      fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except FileNotFoundError:
+    return False
+  except BlockingIOError:
+    return True
+  return False
+
+
+def copy_training(source: pathlib.Path, workdir: pathlib.Path) -> None:
+  """Gives a folder another run's training, unless it has it. Checkpoints are linked, not copied."""
+
+  def link(old: str, new: str) -> None:
+    try:
+      os.link(old, new)
+    except OSError:  # another file system, or one without links
+      shutil.copy2(old, new)
+
+  if (workdir / "checkpoints").exists():
+    return
+  for name in _COPIED:
+    if (source / name).exists():
+      shutil.copy2(source / name, workdir / name)
+  half = workdir / "checkpoints.half"
+  shutil.rmtree(half, ignore_errors=True)
+  shutil.copytree(source / "checkpoints", half, copy_function=link)
+  half.rename(workdir / "checkpoints")  # last: what is there is whole
+
+
+def last_line(file: pathlib.Path) -> str:
+  """The last line of a log that is not empty."""
+  lines = [line.strip() for line in file.read_text(errors="replace").splitlines()]
+  return next((line for line in reversed(lines) if line), "")
+
+
+def run_task(
+  task: Task,
+  slot: Slot = Slot(),
+  program: Sequence[str] = MAIN,
+  stop: threading.Event | None = None,
+) -> Outcome:
+  """Runs main.py in the task's folder, once no other process does.
+
+  Where `stop` is set, or an exception comes from a signal, the process gets SIGTERM, and is waited
+  for until it has saved.
+  """
+  begun, stop = time.monotonic(), stop or threading.Event()
+  with locked_log(task.workdir, stop) as log:
+    if log is None:
+      return Outcome("stopped")
+    (task.workdir / FAILED).unlink(missing_ok=True)
+    if task.source is not None:
+      copy_training(task.source, task.workdir)
+    process = subprocess.Popen(
+      [*program, *task.arguments],
+      cwd=task.cwd,
+      env={**os.environ, **slot.env},
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.DEVNULL,
+      stderr=log,
+      start_new_session=True,  # Ctrl-C in a terminal is for the sweep, which sends SIGTERM
+    )
+    try:
+      if slot.cores and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(ProcessLookupError):
+          os.sched_setaffinity(process.pid, slot.cores)
+      while process.poll() is None and not stop.wait(_POLL):
+        pass
+    finally:
+      process.terminate()  # of no effect where it has ended
+      code = process.wait()
+  seconds = time.monotonic() - begun
+  if code == 0:
+    return Outcome("done", seconds=seconds)
+  if code in (PREEMPTED_EXIT_CODE, -signal.SIGTERM, -signal.SIGINT):
+    return Outcome("stopped", seconds=seconds)
+  line = last_line(task.workdir / LOG) or f"exit code {code}"
+  if code < 0:
+    line = f"killed by {signal.Signals(-code).name}; {line}"
+  (task.workdir / FAILED).write_text(line + "\n")
+  return Outcome("failed", line, seconds)
