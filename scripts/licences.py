@@ -1,0 +1,58 @@
+"""The table of dependencies and their licences in docs/dependencies.md.
+
+  python scripts/licences.py     # writes it, from the packages installed here
+
+Every package of constraints.txt, with the licence that its own metadata state.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import sys
+from importlib import metadata
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGE, PINS = ROOT / "docs" / "dependencies.md", ROOT / "constraints.txt"
+MARK = "<!-- licences -->"
+_LONG = 40  # a longer field is the licence's text
+
+
+def licence(name: str) -> str:
+  """The licence of an installed package, in a few words.
+
+  Raises:
+    PackageNotFoundError: it is not installed.
+  """
+  fields = metadata.metadata(name)
+  if expression := fields.get("License-Expression"):
+    return expression
+  stated = fields.get("License") or ""
+  if 0 < len(stated) < _LONG and stated != "UNKNOWN":
+    return stated
+  classifiers = fields.get_all("Classifier") or []
+  named = [c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License ::")]
+  named = [name for name in named if name != "OSI Approved"]
+  return ", ".join(named) or "not stated"
+
+
+def pinned() -> list[str]:
+  """The names in constraints.txt."""
+  return re.findall(r"^([\w.-]+)==", PINS.read_text(), re.MULTILINE)
+
+
+def main() -> int:
+  """Writes the table; 1 where a package is not installed."""
+  try:
+    rows = [f"| {name} | {licence(name)} |" for name in pinned()]
+  except metadata.PackageNotFoundError as error:
+    print(f"{error}: install '.[dev,docs]' -c constraints.txt first", file=sys.stderr)
+    return 1
+  before, _, after = PAGE.read_text().split(MARK)
+  table = "\n".join(["| package | licence |", "|---|---|", *rows])
+  PAGE.write_text(f"{before}{MARK}\n{table}\n{MARK}{after}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
