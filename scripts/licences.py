@@ -24,14 +24,14 @@ def licence(name: str) -> str:
   Raises:
     PackageNotFoundError: it is not installed.
   """
-  fields = metadata.metadata(name)
-  if expression := fields.get("License-Expression"):
-    return expression
-  stated = fields.get("License") or ""
+  fields = metadata.metadata(name).json
+  if expression := fields.get("license_expression"):
+    return str(expression)
+  stated = str(fields.get("license", ""))
   if 0 < len(stated) < _LONG and stated != "UNKNOWN":
     return stated
-  classifiers = fields.get_all("Classifier") or []
-  named = [c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License ::")]
+  classifiers = [c for c in fields.get("classifier", []) if c.startswith("License ::")]
+  named = [classifier.rpartition(" :: ")[2] for classifier in classifiers]
   named = [name for name in named if name != "OSI Approved"]
   return ", ".join(named) or "not stated"
 
