@@ -2,7 +2,7 @@
 
   python scripts/licences.py     # writes it, from the packages installed here
 
-Every package of constraints.txt, with the licence that its own metadata state.
+Every package of constraints.txt, with the licence that its metadata state, or else its own file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,16 @@ def licence(name: str) -> str:
   classifiers = [c for c in fields.get("classifier", []) if c.startswith("License ::")]
   named = [classifier.rpartition(" :: ")[2] for classifier in classifiers]
   named = [name for name in named if name != "OSI Approved"]
-  return ", ".join(named) or "not stated"
+  return ", ".join(named) or _title(name)
+
+
+def _title(name: str) -> str:
+  """The first two lines of the licence that it ships."""
+  for file in metadata.files(name) or []:
+    if file.name.startswith("LICEN"):
+      lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+      return " ".join(lines[:2]).partition(",")[0]
+  return "not stated"
 
 
 def pinned() -> list[str]:
