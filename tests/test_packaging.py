@@ -91,28 +91,17 @@ def test_nothing_is_unpickled_evaluated_or_given_to_a_shell():
       assert not unsafe, f"{file}: {unsafe}"
     for name, keywords in calls(tree):
       assert name not in ("eval", "exec", "compile", "os.system", "os.popen", "__import__"), file
-      assert keywords.get("shell", "False") == keywords.get("allow_pickle", "False") == "False", (
-        file
-      )
+      for keyword in ("shell", "allow_pickle"):
+        assert keywords.get(keyword, "False") == "False", f"{file}: {name} with {keyword}"
 
 
 @pytest.mark.slow
 def test_a_wheel_runs_the_main_job_from_any_folder(tmp_path):
   """Unpacked beside what is installed here; without a checkout, its configs are its own."""
-  pip = [
-    sys.executable,
-    "-m",
-    "pip",
-    "wheel",
-    "--quiet",
-    "--no-deps",
-    "--wheel-dir",
-    tmp_path,
-    ROOT,
-  ]
-  subprocess.run(pip, check=True)
-  (wheel,) = tmp_path.glob("scorelab-*.whl")
-  with zipfile.ZipFile(wheel) as archive:
+  wheel = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+  subprocess.run([sys.executable, *wheel], check=True)
+  (file,) = tmp_path.glob("scorelab-*.whl")
+  with zipfile.ZipFile(file) as archive:
     archive.extractall(tmp_path / "site")
   environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
   here = tmp_path / "here"
