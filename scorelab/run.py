@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,14 +153,15 @@ def run_id(config: Mapping[str, Any]) -> str:
 def environment() -> dict[str, Any]:
   """Versions, device, precision and git revision: what a rerun needs to know."""
   packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-  root = pathlib.Path(__file__).parent.parent
-  revision = subprocess.run(
-    ["git", "describe", "--always", "--dirty"],
-    cwd=root,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  root, revision = pathlib.Path(__file__).parent.parent, None
+  if (root / ".git").exists() and shutil.which("git"):  # an installed package has none
+    revision = subprocess.run(
+      ["git", "describe", "--always", "--dirty"],
+      cwd=root,
+      capture_output=True,
+      text=True,
+      check=False,
+    ).stdout.strip()
   return {
     "python": platform.python_version(),
     **{name: metadata.version(name) for name in packages},
@@ -167,7 +169,7 @@ def environment() -> dict[str, Any]:
     "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
     "processes": jax.process_count(),
     "matmul_precision": jax.config.values["jax_default_matmul_precision"],
-    "git": revision.stdout.strip() or None,
+    "git": revision or None,
   }
 
 

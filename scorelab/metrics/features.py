@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 from numpy.typing import ArrayLike
 
@@ -136,6 +135,8 @@ def _trained(
   target: Any, draw: Callable[[Key, Array], tuple[Array, Array]], num_classes: int
 ) -> Extractor:
   """Features of a Classifier after 400 steps of Adam on batches that `draw` makes."""
+  import optax  # here: most runs need no such network
+
   network, images = Classifier(num_classes), jnp.asarray(target.splits["train"])
   optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, _STEPS))
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import ArrayLike
 
 from scorelab.metrics.reference import Reference, as_pair
@@ -42,6 +41,8 @@ def gaussian_frechet(a: Moments, b: Moments) -> float:
   With C = R^T R the eigenvalues of C C' are the squared singular values of R R'^T, so that no
   matrix is squared or brought to a root.
   """
+  import scipy.linalg  # here: most runs need no SciPy
+
   singular = np.asarray(scipy.linalg.svdvals(a.root @ b.root.T))
   traces = (a.root**2).sum() + (b.root**2).sum()
   return float(((a.mean - b.mean) ** 2).sum() + traces - 2 * singular.sum())

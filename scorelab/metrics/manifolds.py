@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.spatial.distance import cdist
 
 from scorelab.metrics.reference import Points, Reference, as_pair
 from scorelab.typing import Key
@@ -86,5 +85,7 @@ def _radii(points: Points, k: int) -> np.ndarray:
 
 def _distances(x: Points, y: Points) -> Iterator[np.ndarray]:
   """Euclidean distances of x [n, d] to y [m, d] by blocks [b, m], in float64."""
+  from scipy.spatial.distance import cdist  # here: most runs need no SciPy
+
   for rows in np.array_split(x, len(x) * len(y) // _BLOCK + 1):
     yield cdist(rows, y)

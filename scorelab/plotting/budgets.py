@@ -117,7 +117,7 @@ def bands(panels: Sequence[Sequence[Bands]], text: str, published: str = "publis
   one, hatched, from its line up to the one before. The black line is the value.
 
   Args:
-    panels: [rows][columns]; a row shares its y axis.
+    panels: rows of columns; a row shares its y axis.
     text: the caption.
     published: what the open markers are.
   """

@@ -36,11 +36,12 @@ _T = TypeVar("_T")
 class Level(NamedTuple):
   """A point on a process, or a batch of them.
 
+  All fields are of shape [], or of the leading batch shape of the x that they go with.
+
   Attributes:
     t: time in [0, 1], 0 at the data; None on grids that know no time.
     alpha: signal scale, >= 0.
     sigma: noise std, >= 0.
-    All of shape [], or of the leading batch shape of the x that they go with.
   """
 
   t: Array | None
