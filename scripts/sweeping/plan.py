@@ -217,9 +217,12 @@ def typed(point: Point) -> list[str]:
 def resolve(config: str, common: Sequence[str], point: Point) -> ConfigDict:
   """The config of one run; a mistake is a SweepError of one line."""
   try:
-    return read_config(config, [*common, *typed(point)])
+    found = read_config(config, [*common, *typed(point)])
   except ConfigError as error:
     raise SweepError(str(error)) from error
+  if found.ensemble.seeds == 1 and not found.ensemble.over:
+    found.ensemble.seeds = None  # as main.py has it: one seed is no ensemble
+  return found
 
 
 def of_evaluation(field: str) -> bool:
@@ -282,7 +285,7 @@ def check(config: str, common: Sequence[str], points: Sequence[Point]) -> None:
   """
   import jax
 
-  from scorelab import sampling
+  from scorelab import ensembles, sampling
   from scorelab.experiment import build
 
   jax.config.update("jax_platforms", "cpu")
@@ -298,6 +301,8 @@ def check(config: str, common: Sequence[str], points: Sequence[Point]) -> None:
       resolved = resolve(config, common, point)
       if resolved.get("pretrained") and resolved.pretrained.path is not None:
         sampling.build(resolved, "eval")
+      elif ensembles.asked(resolved):
+        ensembles.build(resolved)
       else:
         build(resolved)
   except ConfigError as error:

@@ -171,6 +171,16 @@ def test_a_run_that_shares_no_training_is_in_main_pys_own_folder(unchecked, tmp_
   assert line == f"python main.py --config={CONFIG} --config.network.width=16 {where}"
 
 
+def test_ensembles_are_swept_too(tmp_path):
+  """One seed is the single run, in its folder; a mistake in an ensemble is said at once."""
+  points = [{}, {"ensemble.seeds": "1"}, {"ensemble.seeds": "2"}]
+  single, two = plan.make_rows(CONFIG, [], points, tmp_path)
+  assert single.config["ensemble"]["seeds"] is None and two.config["ensemble"]["seeds"] == 2
+  bad = {"ensemble.over": "network.width=8,16"}
+  with pytest.raises(plan.SweepError, match=r"network.width cannot be varied within one program"):
+    plan.check(CONFIG, [], [bad])
+
+
 def test_a_configs_own_sweep(unchecked, tmp_path, capsys):
   config = tmp_path / "mine.py"
   config.write_text(
