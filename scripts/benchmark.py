@@ -5,6 +5,11 @@
 
 Absolute times depend on the machine and on what else it does; ratios taken side by side hardly do.
 Each line gives the median over the repeats of time(theirs) / time(ours), with its quartiles.
+
+Cases beside other libraries need them. One requirement of k-diffusion asks for NumPy 1, which it
+does without, so that it is installed apart:
+
+  pip install -e '.[parity]' && pip install --no-deps clip-anytorch dctorch k-diffusion
 """
 
 from __future__ import annotations
@@ -263,7 +268,9 @@ def compare(theirs: Work, ours: Work, repeats: int) -> list[float]:
 
 def main() -> None:
   """Runs the cases asked for."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)} [all]")
   parser.add_argument("--repeats", type=int, default=20, help="alternations [20]")
   parser.add_argument("--out", type=pathlib.Path, help="a JSON file to write the ratios to")
@@ -276,7 +283,7 @@ def main() -> None:
     try:
       pairs = CASES[name]()
     except ImportError as error:
-      print(f"{name}: not run, {error.name} is missing: pip install -e '.[parity]'", flush=True)
+      print(f"{name}: not run, {error.name} is missing: see --help", flush=True)
       continue
     for label, (theirs, ours) in pairs.items():
       ratios = compare(theirs, ours, arguments.repeats)
