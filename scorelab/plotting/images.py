@@ -64,10 +64,12 @@ def albums(
     num_columns: images in a row of a sheet.
     bounds: what is shown as the two ends of the greys.
   """
-  across = min(len(pages), 4)
+  across = len(pages) if len(pages) <= 4 else min(4, -(-len(pages) // 2))
   down = -(-len(pages) // across)
   rows = -(-max(len(page.images) for page in pages) // num_columns)
-  figure = style.new_figure(2.9 * across, (2.9 * rows / num_columns + 0.4) * down + 0.3)
+  lines = 1 + max(page.title.count("\n") for page in pages)
+  height = 2.9 * rows / num_columns + 0.2 * (lines + 1)
+  figure = style.new_figure(2.9 * across, height * down + 0.3)
   axes = figure.subplots(down, across, squeeze=False).ravel()
   for ax, page in zip(axes, pages, strict=False):
     draw_tiles(ax, page.images, num_columns, bounds)
