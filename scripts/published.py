@@ -152,7 +152,12 @@ def _fits(row: dict[str, Any], where: dict[str, str]) -> bool:
 
 def count_parameters(where: dict[str, str]) -> int:
   """The parameters of the network `name` with these options, on an input of this `shape`."""
-  options = {name: _literal(value) for name, value in where.items()}
+  return _count(tuple(where.items()))
+
+
+@functools.cache
+def _count(where: tuple[tuple[str, str], ...]) -> int:
+  options = {name: _literal(value) for name, value in where}
   network, x = NETWORKS[options.pop("name")], jnp.ones(options.pop("shape"))
   shapes = jax.eval_shape(network(**options).init, jax.random.key(0), x, jnp.ones(1))
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))

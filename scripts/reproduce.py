@@ -257,7 +257,7 @@ def report(out: pathlib.Path, systems: Sequence[str]) -> None:
   shown = [line for line in lines if line["system"] in systems]
   print(published.as_markdown(shown))
   found = [line["verdict"] for line in shown]
-  counts = [f"{found.count(verdict)} {verdict}" for verdict in dict.fromkeys(found)]
+  counts = [f"{found.count(each)} {each.removesuffix('s')}" for each in dict.fromkeys(found)]
   print(f"\n{len(shown)} published numbers: {', '.join(counts)}" if counts else "\nno numbers")
 
 

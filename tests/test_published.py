@@ -126,7 +126,9 @@ def test_the_table_of_a_readme():
 
 
 def test_the_committed_verdicts_are_those_of_the_committed_tables(tmp_path):
-  file = write_csv(tmp_path / "verdicts.csv", published.verdicts(REFERENCE), "python x")
+  lines = published.verdicts(REFERENCE)
+  assert published.as_markdown(lines) in pathlib.Path("README.md").read_text()
+  file = write_csv(tmp_path / "verdicts.csv", lines, "python x")
   again, committed = read_csv(file), read_csv(REFERENCE / "verdicts.csv")
   assert [row.keys() for row in again] == [row.keys() for row in committed]
   for ours, kept in zip(again, committed, strict=True):

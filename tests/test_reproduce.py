@@ -1,4 +1,4 @@
-"""scripts/reproduce.py: what it lists and would run, what it skips, and one small system for real."""
+"""scripts/reproduce.py: what it lists, would run and skips, and one small system for real."""
 
 import dataclasses
 import os
@@ -72,13 +72,12 @@ def test_fast_runs_go_elsewhere(capsys):
       assert "--out=results/fast/reference" in line
 
 
-def test_scripts_take_what_they_are_given(capsys):
-  """Each study's own parser knows the options; --help ends it before it does anything."""
+def test_scripts_take_what_they_are_given():
+  """Each study's own parser has the options."""
   for name, study in reproduce.STUDIES.items():
-    command = [sys.executable, f"scripts/{name}.py", *study.fast, *study.arguments]
-    command += ["--out=x", *["--runs=x"] * study.keeps_runs]
     text = pathlib.Path(f"scripts/{name}.py").read_text()
-    for option in command[2:]:
+    options = [*study.fast, *study.arguments, "--out", *["--runs"] * study.keeps_runs]
+    for option in options:
       assert f'"{option.partition("=")[0]}"' in text
 
 
@@ -148,9 +147,8 @@ def test_what_failed_is_said_and_tried_again(tmp_path, places, capsys):
 
 
 def test_a_signal_stops_it_and_it_goes_on(tmp_path, places, capsys):
-  slow = a_step(
-    tmp_path, "slow", f"import time; open({str(tmp_path / 'on')!r}, 'w'); time.sleep(60)"
-  )
+  code = f"import time; open({str(tmp_path / 'on')!r}, 'w'); time.sleep(60)"
+  slow = a_step(tmp_path, "slow", code)
 
   def interrupt():
     while not (tmp_path / "on").exists():
@@ -171,7 +169,7 @@ def test_reports_without_running(tmp_path, capsys):
   """Where no table of ours is there, only parameters are compared."""
   assert reproduce.main(["--report", "E", f"--out={tmp_path}"]) == 0
   said = capsys.readouterr().out
-  assert "4 published numbers: 2 agrees, 2 not compared" in said
+  assert "4 published numbers: 2 agree, 2 not compared" in said
   rows = read_csv(tmp_path / "verdicts.csv")
   assert {row["verdict"] for row in rows} == {"agrees", "not compared", "not measured"}
   assert len(rows) == 66
