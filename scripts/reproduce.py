@@ -33,7 +33,7 @@ from scorelab.plotting import write_csv
 from scorelab.run import PREEMPTED_EXIT_CODE
 from scripts import published
 from scripts.sweeping.plan import Row, SweepError, Task, make_rows
-from scripts.sweeping.tasks import Signals, Slot, run_task, usable_cores
+from scripts.sweeping.tasks import Signals, make_slots, run_task
 
 RESULTS = pathlib.Path("results")
 
@@ -130,8 +130,8 @@ class Step:
   Attributes:
     name: what it makes.
     task: the command and the folder of its DONE.
-    run: where it is a run of main.py, that run.
-    after: steps that it needs, and that it is done again after.
+    run: the run, where it is one of main.py.
+    after: steps whose results it is made from.
   """
 
   name: str
@@ -180,10 +180,9 @@ class Places:
     folder = cwd / self.runs / "reproduced" / name.replace(" ", "-")
     return Step(name, Task(tuple(arguments), cwd, folder, 0), after=after)
 
-  def to(self, folder: str, default: pathlib.Path) -> list[str]:
+  def to(self, folder: str) -> list[str]:
     """--out of a script, where it is not the script's own default."""
-    out = self.out / folder
-    return [] if out == default / folder else [f"--out={out}"]
+    return [] if self.out == RESULTS / "reference" else [f"--out={self.out / folder}"]
 
   def run(self, config: str) -> Step:
     """A run of main.py."""
@@ -198,7 +197,7 @@ class Places:
     if of is not None:
       arguments += ["--workdir", of.task.shown()]
       arguments += ["--keys=2"] * self.fast
-    arguments += self.to(name, RESULTS / "reference")
+    arguments += self.to(name)
     return self.step(f"figures {name}", arguments, (of,) if of else after)
 
   def study(self, name: str) -> Step:
@@ -207,7 +206,7 @@ class Places:
     arguments = [f"scripts/{name}.py", *(study.fast if self.fast else study.arguments)]
     if study.keeps_runs and self.runs != RESULTS:
       arguments.append(f"--runs={self.runs / name}")
-    arguments += self.to(study.folder, RESULTS / "reference")
+    arguments += self.to(study.folder)
     return self.step(f"study {name}", arguments)
 
   def steps(self, system: System) -> list[Step]:
@@ -223,8 +222,7 @@ class Places:
 
 def execute(steps: Iterable[Step], places: Places) -> int:
   """Runs what is not done, one after the other; the exit code."""
-  cache = (places.runs / "compiled").absolute()
-  slot = Slot(frozenset(usable_cores()), {"JAX_COMPILATION_CACHE_DIR": str(cache)})
+  (slot,) = make_slots(1, (places.runs / "compiled").absolute())
   stop, failed = threading.Event(), set[str]()
   with Signals(stop, print):
     for step in steps:
@@ -273,6 +271,12 @@ def show(places: Places, systems: Sequence[str]) -> None:
       print(f"   not here: {system.missing}")
 
 
+def refuse(message: str) -> int:
+  """Says what is wrong with the command; its exit code."""
+  print(message, file=sys.stderr)
+  return 2
+
+
 def main(argv: list[str] | None = None) -> int:
   """Runs what is missing and gives the verdicts; the exit code."""
   parser = argparse.ArgumentParser(
@@ -289,20 +293,18 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   for name in args.systems:
     if name not in SYSTEMS:
-      print(f"{name!r} is not a system (known: {', '.join(SYSTEMS)})", file=sys.stderr)
-      return 2
+      return refuse(f"{name!r} is not a system (known: {', '.join(SYSTEMS)})")
   chosen = list(dict.fromkeys(args.systems)) or list(SYSTEMS)
   if args.systems and args.all:
-    print("give systems or --all, not both", file=sys.stderr)
-    return 2
+    return refuse("give systems or --all, not both")
   if not (args.systems or args.all or args.list or args.report):
-    print("give systems, --all, --list or --report", file=sys.stderr)
-    return 2
+    return refuse("give systems, --all, --list or --report")
   if args.report and args.fast:
-    print("--report: runs of --fast have no verdicts", file=sys.stderr)
-    return 2
+    return refuse("--report: runs of --fast have no verdicts")
   runs = args.runs or (RESULTS / "fast" if args.fast else RESULTS)
   places = Places(runs, args.out or runs / "reference", args.fast)
+  if args.fast and places.out.absolute() == (RESULTS / "reference").absolute():
+    return refuse("--fast: results/reference is not for runs of seconds; give another --out")
   try:
     if args.list:
       show(places, chosen)
@@ -315,8 +317,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
       code = execute(steps, places)
   except SweepError as error:
-    print(error, file=sys.stderr)
-    return 2
+    return refuse(str(error))
   if args.fast:
     print("no verdicts: these were runs of seconds")
   elif code != PREEMPTED_EXIT_CODE:

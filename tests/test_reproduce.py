@@ -88,6 +88,10 @@ def test_scripts_take_what_they_are_given():
     (["C", "nonsense"], "'nonsense' is not a system (known: A, B, C, D, E)"),
     ([], "give systems, --all, --list or --report"),
     (["C", "--all"], "give systems or --all, not both"),
+    (
+      ["C", "--fast", "--runs=results"],
+      "--fast: results/reference is not for runs of seconds; give another --out",
+    ),
     (["--report", "--fast"], "--report: runs of --fast have no verdicts"),
   ],
 )
