@@ -27,6 +27,7 @@ from scorelab import evaluation, training
 from scorelab.experiment import build
 from scorelab.plotting import write_csv
 from scorelab.run import StopFlag, Workdir, exit_with, open_workdir, read_jsonl
+from scripts import published
 from scripts.drawing.circles import PUBLISHED_LOSS
 
 SLIPS = "renoise:100:variance=None:slips=True:denoise=False"
@@ -41,13 +42,6 @@ ROWS: dict[str, tuple[str, ...]] = {
   "ddpm_circles": ("ddim:100", "renoise:100"),
 }
 METRICS = ("support_distance", "component_tv")
-# The mean distance to the circles by the notebook's code, of two keys, by config and row.
-PUBLISHED_DISTANCE: dict[tuple[str, int], tuple[float, float]] = {
-  ("one_step_circles", 0): (0.42, 0.69),
-  ("ddpm_circles_published", 0): (0.036, 0.045),
-  ("ddpm_circles_published", 2): (0.080, 0.088),
-  ("ddpm_circles_published", 4): (0.018, 0.027),
-}
 
 
 def configure(name: str, seed: int, fast: bool) -> ConfigDict:
@@ -70,17 +64,17 @@ def run(config: ConfigDict, path: pathlib.Path) -> None:
   workdir.done.touch()
 
 
-def compare(quantity: str, row: str, values: list[float], published: tuple[float, ...]) -> dict:
+def compare(quantity: str, row: str, values: list[float], theirs: tuple[float, ...]) -> dict:
   """A line of the table: mean and standard error over seeds, beside the published numbers."""
   mean, sem = (float(f(values)) for f in (np.mean, _sem))
   line: dict[str, Any] = {"quantity": quantity, "row": row, "seeds": len(values)}
   line |= {"value": mean, "sem": sem, "least": min(values), "most": max(values)}
   line |= {"published": None, "published_sem": None, "ratio": None, "errors_apart": None}
-  if published:
-    known, error = float(np.mean(published)), _sem(published)
+  if theirs:
+    known, error = float(np.mean(theirs)), _sem(theirs)
     line |= {"published": known, "published_sem": error, "ratio": mean / known}
     both = np.hypot(np.nan_to_num(sem), np.nan_to_num(error))
-    line["errors_apart"] = (mean - known) / both if len(published) > 1 and both else None
+    line["errors_apart"] = (mean - known) / both if len(theirs) > 1 and both else None
   return line
 
 
@@ -101,8 +95,9 @@ def tabulate(name: str, runs: list[Workdir]) -> list[dict[str, Any]]:
   for index, label in enumerate(labels):
     for metric in METRICS:
       values = [result["rows"][index]["metrics"][metric]["value"] for result in results]
-      known = PUBLISHED_DISTANCE.get((name, index), ()) if metric == METRICS[0] else ()
-      lines.append({"config": name} | compare(metric, label, values, known))
+      known = published.select("circles.csv", config=name, quantity=metric, row=label)
+      theirs = known[0].published if known else ()
+      lines.append({"config": name} | compare(metric, label, values, theirs))
   return lines
 
 

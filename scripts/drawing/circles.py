@@ -16,12 +16,17 @@ from scorelab.run import read_jsonl
 from scorelab.targets.circles import Circles, equidistant, two_circles
 from scorelab.targets.empirical import Empirical, nearest_distance
 from scorelab.typing import Array, Params, Predict
+from scripts import published
 from scripts.drawing.source import Source
 
 # Mean losses over the 5,000 steps before, per coordinate, by step: the published notebook's code.
 PUBLISHED_LOSS = {
-  "one_step_circles": {5000: 1.49e-3, 10_000: 3.97e-4, 60_000: 1.33e-4},
-  "ddpm_circles_published": {5000: 0.196, 10_000: 0.182, 60_000: 0.167},
+  name: {
+    int(entry.at.removesuffix(" steps")): entry.mean
+    for entry in published.select("circles.csv", config=name)
+    if entry.quantity == "loss"
+  }
+  for name in ("one_step_circles", "ddpm_circles_published")
 }
 PUBLISHED_LOSS["renoise_circles_published"] = PUBLISHED_LOSS["ddpm_circles_published"]
 

@@ -30,11 +30,15 @@ from scorelab.run import read_jsonl
 from scorelab.samplers.diagnostics import effective_sample_size, split_rhat
 from scorelab.schedules import Level
 from scorelab.typing import Array, Key, Params
+from scripts import published
 from scripts.drawing import nine_modes
 from scripts.drawing.source import Source
 
 # The mean loss of the published notebook's code over its last 100 steps.
-_PUBLISHED_LOSS = {"hyvarinen_gmm_published": -0.087, "dsm_gmm_published": 0.21}
+_PUBLISHED_LOSS = {
+  name: published.get(name, nine_modes.LAST_LOSS)
+  for name in ("hyvarinen_gmm_published", "dsm_gmm_published")
+}
 
 _NAMES = {"ula": "ULA", "mala": "MALA", "underdamped_langevin": "underdamped Langevin"}
 

@@ -14,6 +14,7 @@ from scorelab.plotting import budgets, curves, save, style, write_csv
 from scorelab.predictions import Exact
 from scorelab.run import StopFlag
 from scripts.drawing.source import Source
+from scripts.published import Entry, Found, judge, select
 
 STEPS = (4, 9, 16, 25, 49, 100)
 ETAS = (0.0, 0.1, 0.5, 1.0)
@@ -23,26 +24,29 @@ NETWORK = "network"
 EXACT_PRIOR = "exact score, from N(0, 100 I)"
 EXACT_TRUE = "exact score, from the true p_T"
 EXACT_WIDE = "exact score, smax 80, from N(0, 6400 I)"
+FLOOR = "floor"
 # Which of `evaluation.measure`'s four sets it is, and the part of the budget whose line it lies on.
 _SET = {EXACT_TRUE: 1, EXACT_PRIOR: 2, NETWORK: 3, EXACT_WIDE: 2}
 _PART = {EXACT_TRUE: "discretisation", EXACT_PRIOR: "prior", NETWORK: "learning"}
 
-Record: TypeAlias = dict[str, Any]
-Published: TypeAlias = dict[tuple[str, float], tuple[float, ...]]
+_COLUMNS = ("published", "published_sem", "value", "sem", "difference", "errors_apart")
+_COLUMNS += ("rule", "verdict")
 
-# Max-sliced W2 by eta, at these steps. Source: published notebook's code, 3 sampling keys.
-STEPS_PUBLISHED = (4, 9, 16, 25, 49, 100)
-PUBLISHED: Published = {
-  (NETWORK, 0.0): (2.65, 2.62, 2.64, 2.65, 2.66, 2.66),
-  (NETWORK, 1.0): (2.82, 2.50, 2.54, 2.14, 2.21, 2.34),
-  (EXACT_PRIOR, 0.0): (4.24, 3.39, 3.18, 3.10, 3.04, 3.00),
-  (EXACT_PRIOR, 1.0): (4.63, 3.17, 2.70, 2.41, 2.24, 2.41),
-  (EXACT_TRUE, 0.0): (2.61, 1.46, 1.14, 1.03, 0.99, 0.99),
-  (EXACT_WIDE, 0.0): (5.36, 2.57, 1.90, 1.55, 1.34, 1.28),
-}
-_PUBLISHED_KEYS = 3
-PUBLISHED_FLOOR = (1.28, 10)  # and its number of draws
-_NETWORK_TOLERANCE = 0.4
+Record: TypeAlias = dict[str, Any]
+Place: TypeAlias = tuple[str, float | None, int | None]  # row, eta, number of steps
+Published: TypeAlias = dict[Place, Entry]
+
+
+def place(entry: Entry) -> Place:
+  """Which row of `compare` a published number is held to."""
+  where = entry.where
+  if where["row"] == FLOOR:
+    return FLOOR, None, None
+  return where["row"], float(where["eta"]), int(where["num_steps"])
+
+
+# Max-sliced W2: the published notebook's code.
+PUBLISHED = {place(entry): entry for entry in select("ncsn_gmm_published/published.csv")}
 
 
 def draw(source: Source) -> None:
@@ -153,8 +157,8 @@ def _bands(records: list[Record], metric: str, eta: float, published: Published)
 
 
 def _published(published: Published, metric: str, what: str, eta: float) -> np.ndarray | None:
-  known = published.get((what, eta)) if metric == METRICS[0] else None
-  return None if known is None else np.array([known[STEPS_PUBLISHED.index(n)] for n in STEPS])
+  known = [published.get((what, eta, n)) for n in STEPS] if metric == METRICS[0] else [None]
+  return None if None in known else np.array([entry.mean for entry in known if entry])
 
 
 def _select(records: list[Record], metric: str, eta: float) -> list[Record]:
@@ -170,60 +174,38 @@ def compare(
 ) -> list[Record]:
   """Our max-sliced W2 beside the published numbers, a row for each of them.
 
-  The published standard error is not known: it is taken to be that of 3 of our keys. Rows of the
-  network are held to a difference of at most 0.4, by which one training run wanders; those of the
-  exact score to three standard errors of the difference.
-
   Args:
     experiment: its rows as `draw` has them.
     measured: [rows, metrics, 4, keys], max-sliced W2 first.
     wide: the same with sigma_max = 80.
     measured_wide: of it.
   """
-  found: dict[tuple[str, float, float], np.ndarray] = {}
-  for what, place in _SET.items():
+  found: dict[Place, np.ndarray] = {}
+  for what, index in _SET.items():
     rows = (wide, measured_wide) if what == EXACT_WIDE else (experiment, measured)
     for row, values in zip(rows[0].evaluation.rows, rows[1], strict=True):
-      found[what, row.options["eta"], row.num_steps] = values[0, place]
-  found["floor", np.nan, np.nan] = measured[0, 0, 0]
+      found[what, row.options["eta"], row.num_steps] = values[0, index]
+  found[FLOOR, None, None] = measured[0, 0, 0]
   table = []
-  for (what, eta, num_steps), values in found.items():
-    if what == "floor":
-      published, count = PUBLISHED_FLOOR
-    elif (what, eta) in PUBLISHED and num_steps in STEPS_PUBLISHED:
-      published = PUBLISHED[what, eta][STEPS_PUBLISHED.index(num_steps)]
-      count = _PUBLISHED_KEYS
-    else:
+  for where, entry in PUBLISHED.items():
+    if (values := found.get(where)) is None:
       continue
-    std = float(np.std(values, ddof=1)) if values.size > 1 else np.nan
-    difference = float(values.mean()) - published
-    error = std * (1 / values.size + 1 / count) ** 0.5
-    close = abs(difference) <= (_NETWORK_TOLERANCE if what == NETWORK else 3 * error)
-    table.append(
-      {
-        "row": what,
-        "eta": eta,
-        "num_steps": num_steps,
-        "published": published,
-        "value": float(values.mean()),
-        "sem": std / values.size**0.5,
-        "difference": difference,
-        "standard_error": error,
-        "standard_errors_apart": abs(difference) / error,
-        "tolerance": _NETWORK_TOLERANCE if what == NETWORK else 3 * error,
-        "verdict": "agrees" if close else "differs",
-      }
-    )
+    error = float(np.std(values, ddof=1)) / values.size**0.5 if values.size > 1 else np.nan
+    line = judge(entry, Found(float(values.mean()), error, values.size))
+    row = dict(zip(("row", "eta", "num_steps"), where, strict=True)) | {"keys": values.size}
+    table.append(row | {name: line[name] for name in _COLUMNS})
   return table
 
 
 def _as_text(table: list[Record]) -> str:
   """What matters of `compare`'s rows, aligned."""
-  lines = [f"{'max-sliced W2':40}  eta    N  published   ours (sem)       difference"]
-  lines += [
-    f"{row['row']:40}  {row['eta']:3.1f}  {row['num_steps']:3.0f}  {row['published']:9.2f}  "
-    f"{row['value']:5.2f} ({row['sem']:.2f})  {row['difference']:+5.2f} of {row['tolerance']:.2f}  "
-    f"{row['verdict']}"
-    for row in table
-  ]
+  lines = [f"{'max-sliced W2':40}  eta    N  published   ours (sem)  verdict"]
+  for row in table:
+    eta, num_steps = (
+      "" if row[name] is None else f"{row[name]:g}" for name in ("eta", "num_steps")
+    )
+    lines.append(
+      f"{row['row']:40}  {eta:>3}  {num_steps:>3}  {row['published']:9.2f}  "
+      f"{row['value']:5.2f} ({row['sem']:.2f})  {row['verdict']} ({row['rule']})"
+    )
   return "\n".join(lines)

@@ -6,14 +6,11 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import pathlib
-import signal
 import statistics
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 from scorelab.plotting import write_csv
 from scripts.sweeping import plan, results, search
@@ -21,7 +18,7 @@ from scripts.sweeping.board import Board
 from scripts.sweeping.drive import run_rows, tasks_of
 from scripts.sweeping.engines import make_engine
 from scripts.sweeping.plan import Point, Range, Row, SweepError
-from scripts.sweeping.tasks import MAIN, Outcome, default_jobs, failure, shell_lines
+from scripts.sweeping.tasks import MAIN, Outcome, Signals, default_jobs, failure, shell_lines
 
 
 def run(
@@ -119,7 +116,7 @@ class Sweep:
   def _run(self, rows: list[Row]) -> dict[pathlib.Path, Outcome]:
     args = self._args
     engine = make_engine(args.engine, self._jobs, args.resource, self._root, self._program or MAIN)
-    with Board(results.differing(rows)) as board, _Signals(self._stop, board.say):
+    with Board(results.differing(rows)) as board, Signals(self._stop, board.say):
       outcomes = run_rows(rows, engine, args.retry, self._stop, board)
       engine.close()
     return outcomes
@@ -192,26 +189,3 @@ class Sweep:
       print("stopped and saved; the same command goes on", file=sys.stderr)
       return 75
     return 1 if failed else 0
-
-
-class _Signals:
-  """Sets an event at the first Ctrl-C, SIGTERM or SIGHUP; the second one ends the sweep at once."""
-
-  def __init__(self, stop: threading.Event, say: Any) -> None:
-    self._stop, self._say = stop, say
-    self._previous: dict[int, Any] = {}
-
-  def __enter__(self) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-      self._previous[number] = signal.signal(number, self._note)
-
-  def __exit__(self, *exc: object) -> None:
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
-
-  def _note(self, number: int, frame: object) -> None:
-    del number, frame
-    if self._stop.is_set():
-      os._exit(75)  # the runs have been told, and save on their own
-    self._stop.set()
-    self._say("stopping: the runs save and end")

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import IO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any
 
 from scorelab.run import PREEMPTED_EXIT_CODE
 from scripts.sweeping.plan import Task
@@ -117,6 +117,29 @@ def failure(workdir: pathlib.Path) -> str | None:
   """What the last process of this folder said before it failed; None where none has."""
   file = workdir / FAILED
   return file.read_text().strip() if file.exists() else None
+
+
+class Signals:
+  """Sets an event at the first Ctrl-C, SIGTERM or SIGHUP; the second one ends us at once."""
+
+  def __init__(self, stop: threading.Event, say: Callable[[str], object]) -> None:
+    self._stop, self._say = stop, say
+    self._previous: dict[int, Any] = {}
+
+  def __enter__(self) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+      self._previous[number] = signal.signal(number, self._note)
+
+  def __exit__(self, *exc: object) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _note(self, number: int, frame: object) -> None:
+    del number, frame
+    if self._stop.is_set():
+      os._exit(75)  # the runs have been told, and save on their own
+    self._stop.set()
+    self._say("stopping: the runs save and end")
 
 
 @contextlib.contextmanager
