@@ -370,7 +370,6 @@ def build(config: ConfigDict) -> Experiment:
 def assemble(config: ConfigDict, target: Any) -> Experiment:
   """As `build`, of a target that is there already, without training and held-out points."""
   parts = _make_parts(config, target)
-  check_consistency(config)
   for often, seldom in (("log_every", "checkpoint_every"), ("checkpoint_every", "keep_every")):
     if config.training[seldom] % config.training[often]:
       raise ConfigError(
@@ -430,6 +429,7 @@ def _make_parts(config: ConfigDict, target: Any) -> dict[str, Any]:
   parameterization = _make_parameterization(
     config.parameterization, network.apply, target, schedule
   )
+  check_consistency(config)
   loss, loss_levels = _make_loss(config, parameterization, schedule, target)
   validation_loss = loss
   if config.loss.uniforms == "shared":
