@@ -6,6 +6,7 @@ was probably meant.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -35,6 +36,14 @@ def choose(known: Mapping[str, Any], name: Any, path: str, what: str) -> Any:
     f"{path} = {name!r} is not {article} {what}{did_you_mean(str(name), known)} "
     f"(known: {', '.join(sorted(known))})"
   )
+
+
+def literal(text: str) -> Any:
+  """What is typed as a value: a Python literal, or else the text itself."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import inspect
@@ -19,6 +18,7 @@ from scorelab.options import (
   check_bound,
   choose,
   is_traced,
+  literal,
   options_of,
   refuse_unused,
 )
@@ -127,10 +127,7 @@ def parse_changes(changes: Sequence[str], path: str) -> dict[str, Any]:
     field, sign, text = change.partition("=")
     if not sign:
       raise ConfigError(f"{path}: {change!r} must read field=value")
-    try:
-      options[field] = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-      options[field] = text
+    options[field] = literal(text)
   return options
 
 

@@ -19,7 +19,6 @@ alone, single draws are taken to vary as ours do.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import math
@@ -32,6 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.networks import NETWORKS
+from scorelab.options import literal
 from scorelab.plotting import read_csv
 
 FILE = pathlib.Path(__file__).with_suffix(".csv")
@@ -147,7 +147,7 @@ def locate(entry: Entry, reference: pathlib.Path) -> Found | None:
 
 def _fits(row: dict[str, Any], where: dict[str, str]) -> bool:
   """Whether a row has these values; numbers are the same however they are written."""
-  return all(_text(row[name]) == _text(_literal(value)) for name, value in where.items())
+  return all(_text(row[name]) == _text(literal(value)) for name, value in where.items())
 
 
 def count_parameters(where: dict[str, str]) -> int:
@@ -157,17 +157,10 @@ def count_parameters(where: dict[str, str]) -> int:
 
 @functools.cache
 def _count(where: tuple[tuple[str, str], ...]) -> int:
-  options = {name: _literal(value) for name, value in where}
+  options = {name: literal(value) for name, value in where}
   network, x = NETWORKS[options.pop("name")], jnp.ones(options.pop("shape"))
   shapes = jax.eval_shape(network(**options).init, jax.random.key(0), x, jnp.ones(1))
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))
-
-
-def _literal(text: str) -> Any:
-  try:
-    return ast.literal_eval(text)
-  except (SyntaxError, ValueError):
-    return text  # a name
 
 
 def judge(entry: Entry, found: Found | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from scorelab.run import (
   run_id,
 )
 from scorelab.sharding import ONE_DEVICE
+from tests.stopping import StopAfter
 
 OVER = "optimizer.learning_rate=1e-3,1e-2 optimizer.weight_decay=0.1;sampler.eta=0,0.5"
 
@@ -65,23 +66,6 @@ def run(ensemble, path, stop=None):
   workdir = open_workdir(path, ensemble.experiment.config, {})
   program = ensembles.make_program(ensemble, ONE_DEVICE)
   return training.train(ensemble.experiment, workdir, stop or StopFlag(), program), workdir
-
-
-class StopAfter(StopFlag):
-  """A stop that comes after this many questions."""
-
-  def __init__(self, questions):
-    super().__init__()
-    self._left = questions
-
-  @property
-  def requested(self):
-    self._left -= 1
-    return self._left < 0
-
-  @requested.setter
-  def requested(self, value):
-    del value
 
 
 def assert_close(found, expected, **tolerances):

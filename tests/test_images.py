@@ -16,6 +16,7 @@ from scorelab.image_files import Batches, Folder, ImageStream, decode, open_imag
 from scorelab.images import images
 from scorelab.options import ConfigError
 from scorelab.run import Preempted, StopFlag, open_workdir, read_jsonl
+from tests.stopping import StopAfter
 
 pytest.importorskip("grain")
 SIDE, DAMAGED = 8, 20
@@ -198,23 +199,6 @@ def small_config(folder, **target):
 def run(experiment, path, stop=None):
   workdir = open_workdir(path, experiment.config, {})
   return training.train(experiment, workdir, stop or StopFlag()), workdir
-
-
-class StopAfter(StopFlag):
-  """A stop after this many chunks."""
-
-  def __init__(self, chunks):
-    super().__init__()
-    self._left = chunks
-
-  @property
-  def requested(self):
-    self._left -= 1
-    return self._left < 0
-
-  @requested.setter
-  def requested(self, value):
-    del value
 
 
 def test_a_streamed_run_is_resumed_to_the_bit(folder, tmp_path):

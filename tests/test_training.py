@@ -14,6 +14,7 @@ from scorelab import training
 from scorelab.experiment import build
 from scorelab.predictions import Prediction
 from scorelab.run import Preempted, RunError, StopFlag, open_workdir, read_jsonl
+from tests.stopping import StopAfter
 
 
 def small_config(**training_fields):
@@ -39,23 +40,6 @@ def assert_same_bits(a, b):
 def run(experiment, path, stop=None):
   workdir = open_workdir(path, experiment.config, {})
   return training.train(experiment, workdir, stop or StopFlag()), workdir
-
-
-class StopAfter(StopFlag):
-  """A stop that comes after this many questions, as a signal would between two chunks."""
-
-  def __init__(self, questions):
-    super().__init__()
-    self._left = questions
-
-  @property
-  def requested(self):
-    self._left -= 1
-    return self._left < 0
-
-  @requested.setter
-  def requested(self, value):
-    del value
 
 
 @pytest.mark.parametrize("lengths", [(12,), (5, 7), (1, 2, 9)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import os
 import pathlib
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+from scorelab.options import literal
 from scripts.sweeping.plan import SweepError, Task
 from scripts.sweeping.tasks import MAIN, ROOT, Outcome, Slot, make_slots, run_task
 
@@ -181,10 +181,7 @@ def parse_resources(specs: Sequence[str]) -> dict[str, Any]:
     name, sign, text = spec.partition("=")
     if not sign:
       raise SweepError(f"--resource {spec}: must read NAME=VALUE")
-    try:
-      found[name] = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-      found[name] = text
+    found[name] = literal(text)
   return found
 
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 
 from scorelab.plotting import write_csv
+from scorelab.run import PREEMPTED_EXIT_CODE
 from scripts.sweeping import plan, results, search
 from scripts.sweeping.board import Board
 from scripts.sweeping.drive import run_rows, tasks_of
@@ -187,5 +188,5 @@ class Sweep:
         print(f"  {row.task.shown()}: {outcomes[row.task.workdir].line}", file=sys.stderr)
     if self._stop.is_set() or any(line["state"] == "stopped" for line in lines):
       print("stopped and saved; the same command goes on", file=sys.stderr)
-      return 75
+      return PREEMPTED_EXIT_CODE
     return 1 if failed else 0

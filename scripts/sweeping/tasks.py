@@ -137,7 +137,7 @@ class Signals:
   def _note(self, number: int, frame: object) -> None:
     del number, frame
     if self._stop.is_set():
-      os._exit(75)  # the runs have been told, and save on their own
+      os._exit(PREEMPTED_EXIT_CODE)  # the runs have been told, and save on their own
     self._stop.set()
     self._say("stopping: the runs save and end")
 
