@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -99,7 +100,7 @@ def neighbours(
   ax, *others = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
   colours = (style.GREY, style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE)
   for (name, values), colour in zip(distances.items(), colours, strict=False):
-    label = f"{name}: median {np.median(values):.2f}"
+    label = textwrap.fill(f"{name}: median {np.median(values):.2f}", 38)
     ax.ecdf(values, color=colour, label=label)
   ax.set(xlabel="distance to the nearest training image", ylabel="share of images", xlim=(0, None))
   ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
