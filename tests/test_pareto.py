@@ -92,9 +92,14 @@ def test_lines_by_hand():
     made_up("exact", "ddim 8", 8, [2.0, 4.0]),
     made_up("exact", "ddim 8", 8, [1.1, 2.1, 3.1]),
     made_up("exact", "heun 8", 7, [None, 4.0]),
+    made_up("exact", "unipc 8", 8, [2.1, 4.5]),
+    made_up("exact", "adaptive 0.1", 16, [2.5, 5.0], tolerance=0.1),
+    made_up("learned", "adaptive 0.001", 50, [2.1, 4.3], tolerance=0.001),
+    made_up("exact", "adaptive 0.001", 40, [2.0, 4.0], tolerance=0.001),
   ]
   lines = drawing.summarise(rows)
-  assert [(line["nfe"], line["num_keys"]) for line in lines] == [(4, 2), (8, 2), (8, 3), (7, 2)]
+  found = [(line["nfe"], line["num_keys"]) for line in lines]
+  assert found == [(4, 2), (8, 2), (8, 3), (7, 2), (8, 2), (16, 2), (50, 2), (40, 2)]
   metric = "max_sliced_wasserstein"
   assert lines[0][metric] == 6 and lines[0][f"{metric}_over_floor"] == 3
   assert lines[0][f"{metric}_sem"] == pytest.approx(2)  # |8 - 4| / 2
@@ -102,12 +107,19 @@ def test_lines_by_hand():
   assert lines[2][f"{metric}_over_floor"] == pytest.approx(1.05)
   assert lines[2][f"{metric}_gap_sem"] == pytest.approx(0, abs=1e-12)
   assert np.isnan(lines[3][metric])
-  *_, ddim, heun = drawing.fewest(lines).splitlines()
-  assert ddim == "| `ddim` | 8 |" and heun == "| `heun` | - |"
+  assert lines[0]["over_finest"] == pytest.approx(2)  # 6 / 3
+  assert lines[4]["beyond"] == pytest.approx(0)  # (2.1 + 4.5) / 2 - 1.1 * (2 + 4) / 2
+  assert lines[4]["beyond_sem"] == pytest.approx(0.1)  # |(4.5 - 4.4) - (2.1 - 2.2)| / 2
+  assert np.isnan(lines[2]["over_finest"])  # three keys, and the finest has two
+  # By the mean alone; and where both keys are below 1.1 of theirs, without a star.
+  lines[4]["beyond"] = -1e-9
+  _, _, ddim, heun, unipc, adaptive = drawing.fewest(lines).splitlines()
+  assert ddim == "| `ddim` | 8 |  |" and heun == "| `heun` | - |  |"
+  assert unipc == "| `unipc` | 8* |  |" and adaptive == "| `adaptive` | 40 | 50 |"
   (*_, few) = drawing.few_evaluations(lines, 2).splitlines()
   assert few.startswith("| exact | `ddim` | 8 | karras to 0.5 | 2.100 ± 0.577 | 1.05 |")
-  (panel,) = drawing.panels(rows)
-  assert [curve.label for curve in panel.curves] == ["ddim", "heun"]
+  panel, _ = drawing.panels(rows)
+  assert [curve.label for curve in panel.curves] == ["ddim", "heun", "unipc", "adaptive"]
   np.testing.assert_array_equal(panel.curves[0].nfe, [4, 8])
 
 
