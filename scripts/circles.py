@@ -23,12 +23,12 @@ from ml_collections import ConfigDict
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
-from scorelab import evaluation, training
-from scorelab.experiment import build
+from scorelab import evaluation
 from scorelab.plotting import write_csv
-from scorelab.run import StopFlag, Workdir, exit_with, open_workdir, read_jsonl
+from scorelab.run import Workdir, exit_with, read_jsonl
 from scripts import published
 from scripts.drawing.circles import PUBLISHED_LOSS
+from scripts.studies import run
 
 SLIPS = "renoise:100:variance=None:slips=True:denoise=False"
 ROWS: dict[str, tuple[str, ...]] = {
@@ -50,18 +50,6 @@ def configure(name: str, seed: int, fast: bool) -> ConfigDict:
   config.seed = seed
   config.evaluation.update(rows=ROWS[name], metrics=METRICS, num_keys=2, score_samples=1024)
   return config
-
-
-def run(config: ConfigDict, path: pathlib.Path) -> None:
-  """Trains and measures, unless that is done."""
-  experiment = build(config)
-  workdir = open_workdir(path, experiment.config, {})
-  if workdir.done.exists():
-    return
-  with StopFlag() as stop:
-    state = training.train(experiment, workdir, stop)
-    evaluation.evaluate(experiment, training.evaluated_params(state), workdir, stop)
-  workdir.done.touch()
 
 
 def compare(quantity: str, row: str, values: list[float], theirs: tuple[float, ...]) -> dict:

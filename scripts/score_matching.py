@@ -34,7 +34,8 @@ from scorelab import evaluation, training
 from scorelab.experiment import build
 from scorelab.plotting import save, write_csv
 from scorelab.plotting.studies import Line, loss_comparison
-from scorelab.run import StopFlag, Workdir, exit_with, open_workdir
+from scorelab.run import Workdir, exit_with
+from scripts.studies import run
 
 BUDGETS = (1000, 4000)
 METRICS = ("max_sliced_wasserstein", "energy_distance", "mode_weight_tv", "off_mode_share")
@@ -76,18 +77,6 @@ def configure(study: str, loss: str, budget: int, seed: int, fast: bool) -> Conf
   config.training.update(num_steps=budget, checkpoint_every=budget)
   config.evaluation.update(rows=(), metrics=METRICS, num_keys=2)
   return base.variant(config, "fast" if fast else "")
-
-
-def run(config: ConfigDict, path: pathlib.Path) -> None:
-  """Trains and measures, unless that is done."""
-  experiment = build(config)
-  workdir = open_workdir(path, experiment.config, {})
-  if workdir.done.exists():
-    return
-  with StopFlag() as stop:
-    state = training.train(experiment, workdir, stop)
-    evaluation.evaluate(experiment, training.evaluated_params(state), workdir, stop)
-  workdir.done.touch()
 
 
 def seconds_per_step(study: str, fast: bool, repeats: int = 5) -> dict[str, float]:
