@@ -161,10 +161,11 @@ def execute(experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir,
   from scorelab import ensemble_evaluation, ensembles, evaluation, plotting, training
   from scorelab.run import StopFlag, leads
   from scorelab.sharding import make_layout
+  from scorelab.tables import format_table
 
   if workdir.done.exists():
     if leads():
-      print(evaluation.format_table(evaluation.read(workdir)))
+      print(format_table(evaluation.read(workdir)))
       print(f"{workdir.path}: already done")
     return
   program = None
@@ -183,7 +184,7 @@ def execute(experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir,
         result = ensemble_evaluation.evaluate(ensemble, params, workdir, stop, weak)
       else:
         result = evaluation.evaluate(experiment, params, workdir, stop, weak)
-      print(evaluation.format_table(result))
+      print(format_table(result))
       if ensemble is not None:
         first = ensembles.state_of(params, ensemble.members[0])
         plotting.draw_ensemble(experiment, first, workdir, stop)

@@ -26,6 +26,7 @@ import numpy as np
 from scorelab import evaluation
 from scorelab.ensembles import Ensemble, Member, short, state_of
 from scorelab.run import StopFlag, Workdir, write_json
+from scorelab.tables import row_labels
 from scorelab.typing import Params
 
 
@@ -179,4 +180,4 @@ def _samples(
       own = dict(arrays)
     shared = {k: own.pop(k) for k in ("exact", "reference", "labels") if k in own}
     drawn += own.values()
-  return shared | dict(zip(evaluation.row_labels(result["rows"]), drawn, strict=True))
+  return shared | dict(zip(row_labels(result["rows"]), drawn, strict=True))

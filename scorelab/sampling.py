@@ -20,13 +20,14 @@ from ml_collections import ConfigDict
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from scorelab.evaluation import align, read, row_labels, sample_row
+from scorelab.evaluation import read, sample_row
 from scorelab.experiment import Stream, stream_key
 from scorelab.options import ConfigError, check_bounds
 from scorelab.plotting.summary import typed_command
 from scorelab.pretrained import Pipeline, PretrainedError, load_pipeline
 from scorelab.rows import Row, make_row, parse_row
 from scorelab.run import StopFlag, Workdir, append_jsonl, read_jsonl, write_json
+from scorelab.tables import align, row_labels
 from scorelab.typing import Array, Params, Predict
 
 _ZERO_ALPHA_KINDS = ("noise", "score")  # what says no x0 where alpha = 0

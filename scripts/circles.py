@@ -26,6 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 from scorelab import evaluation
 from scorelab.plotting import write_csv
 from scorelab.run import Workdir, exit_with, read_jsonl
+from scorelab.tables import row_labels
 from scripts import published
 from scripts.drawing.circles import PUBLISHED_LOSS
 from scripts.studies import run
@@ -79,7 +80,7 @@ def tabulate(name: str, runs: list[Workdir]) -> list[dict[str, Any]]:
     if all(step in losses for losses in logged):
       values = [losses[step] for losses in logged]
       lines.append({"config": name} | compare(f"loss at {step}", "", values, (known,)))
-  labels = evaluation.row_labels(results[0]["rows"])
+  labels = row_labels(results[0]["rows"])
   for index, label in enumerate(labels):
     for metric in METRICS:
       values = [result["rows"][index]["metrics"][metric]["value"] for result in results]

@@ -14,6 +14,7 @@ from scorelab.experiment import build
 from scorelab.networks import MLP, ResidualMLP
 from scorelab.options import ConfigError
 from scorelab.run import StopFlag, open_workdir
+from scorelab.tables import format_table
 from scorelab.targets import truth_of
 from scorelab.targets.digits import digits
 from scorelab.targets.gaussian_mixture import GaussianMixture
@@ -158,7 +159,7 @@ def test_the_truth_in_the_network_s_place_is_of_each_class(tmp_path):
   np.testing.assert_allclose(classifier["value"], first["value"], atol=0.02)
   np.testing.assert_allclose(autoguided["value"], first["value"], atol=0.02)
   np.testing.assert_array_equal(result["score_error"]["relative"], 0)
-  assert "22" in evaluation.format_table(result)
+  assert "22" in format_table(result)
   with np.load(workdir.samples) as arrays:
     assert arrays["labels"].shape == (100,)
 

@@ -24,6 +24,7 @@ from scorelab.run import (
   run_id,
 )
 from scorelab.sharding import ONE_DEVICE
+from scorelab.tables import format_table
 from tests.stopping import StopAfter
 
 OVER = "optimizer.learning_rate=1e-3,1e-2 optimizer.weight_decay=0.1;sampler.eta=0,0.5"
@@ -289,7 +290,7 @@ def test_programs_are_compiled_once_for_all_members(evaluated):
 
 def test_figures_and_table_show_the_seeds(evaluated):
   ensemble, workdir, result = evaluated
-  table = evaluation.format_table(result)
+  table = format_table(result)
   assert "mean and standard error over 3 seeds" in table
   assert "ddim-4-eta=1" in table
   plotting.draw_ensemble(ensemble.experiment, {}, workdir, StopFlag())

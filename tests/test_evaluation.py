@@ -12,6 +12,7 @@ from scorelab import evaluation, plotting
 from scorelab.experiment import build
 from scorelab.options import ConfigError
 from scorelab.run import Preempted, StopFlag, open_workdir
+from scorelab.tables import format_table, row_labels
 
 
 def config_of(**evaluation_fields):
@@ -72,12 +73,12 @@ def test_labels_say_what_tells_rows_apart():
     return {"sampler": sampler, "num_steps": 8, "options": options}
 
   rows = [row("heun", grid="karras", rho=5.0), row("ddim", grid="karras", rho=5.0, eta=1.0)]
-  assert evaluation.row_labels(rows) == ["heun-8", "ddim-8-eta=1.0"]
-  assert evaluation.row_labels(rows[1:]) == ["ddim-8-rho=5.0-eta=1.0"]
+  assert row_labels(rows) == ["heun-8", "ddim-8-eta=1.0"]
+  assert row_labels(rows[1:]) == ["ddim-8-rho=5.0-eta=1.0"]
   rows[0]["options"]["grid"] = "uniform"
-  assert evaluation.row_labels(rows) == ["heun-8-grid=uniform", "ddim-8-grid=karras-eta=1.0"]
+  assert row_labels(rows) == ["heun-8-grid=uniform", "ddim-8-grid=karras-eta=1.0"]
   chain = row("mala", step_size=0.1)
-  assert evaluation.row_labels([rows[1], chain])[1] == "mala-8-step_size=0.1"
+  assert row_labels([rows[1], chain])[1] == "mala-8-step_size=0.1"
 
 
 def test_a_network_that_is_the_truth_has_learned_all(tmp_path):
@@ -131,7 +132,7 @@ def test_without_an_exact_score_there_are_a_value_and_a_floor(tmp_path):
       assert known == {"value", "sem", "floor", "floor_sem"}
       # Its velocity is 0, so that its samples are noise, of std 1 about 0; the moons are not.
       assert numbers["value"] > 3 * numbers["floor"]
-  header, first = evaluation.format_table(result).splitlines()[:2]
+  header, first = format_table(result).splitlines()[:2]
   assert header.split()[-4:] == list(evaluation.BUDGET)
   assert first.split()[-3:] == ["-", "-", "-"]
   params = experiment.init_params(jax.random.key(0))
@@ -153,7 +154,7 @@ def test_one_key_has_no_standard_error(tmp_path):
   config.evaluation.num_keys = 1
   result, _, _ = evaluate(config, tmp_path)
   assert result["rows"][0]["metrics"]["mode_weight_tv"]["sem"] is None
-  assert "mode_weight_tv" in evaluation.format_table(result)
+  assert "mode_weight_tv" in format_table(result)
 
 
 def test_budget_of_numbers_by_hand():
@@ -192,7 +193,7 @@ def test_the_table_is_aligned_and_complete(tmp_path):
   config = config_of(likelihood_points=8, likelihood_num_steps=2, likelihood_bound_steps=2)
   result, _, workdir = evaluate(config, tmp_path)
   assert evaluation.read(workdir)["likelihood"] == result["likelihood"]
-  table = evaluation.format_table(result)
+  table = format_table(result)
   blocks = [block.splitlines() for block in table.split("\n\n")]
   # And the scores, by level and by mode, the bound and the likelihood.
   assert len(blocks) == len(result["rows"][0]["metrics"]) + 4

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from configs import ncsn_gmm, ula_gmm
-from scorelab import evaluation, likelihood_evaluation
+from scorelab import likelihood_evaluation
 from scorelab.experiment import build
 from scorelab.options import ConfigError
 from scorelab.predictions import Exact
 from scorelab.run import StopFlag
+from scorelab.tables import align
 from scorelab.targets.mixtures import GaussianMixture, nine_modes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -127,7 +128,7 @@ def test_failures_are_counted_and_left_out(monkeypatch):
   table = likelihood_evaluation.table(result, {"total": 0.1, "total_sem": 0.01})
   assert "adaptive, 7 NFE, 3 failed" in table[1][0]
   assert table[-1][3] == "<= 0.1000 +- 0.0100"
-  assert len({len(line) for line in evaluation.align(table).splitlines()}) == 1
+  assert len({len(line) for line in align(table).splitlines()}) == 1
 
 
 BAD = {

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab import likelihood_evaluation, predictions
-from scorelab.evaluation import align
 from scorelab.evaluation import budget as budget_of
 from scorelab.experiment import LikelihoodProtocol
 from scorelab.metrics import has_modes, mode_weights
 from scorelab.plotting import animations, fields, save, style, summary, trajectories, write_csv
 from scorelab.run import StopFlag, read_jsonl
 from scorelab.samplers.ddim import ddim_inference
+from scorelab.tables import align
 from scorelab.typing import Array, Params
 from scripts import published
 from scripts.drawing import steps

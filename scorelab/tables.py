@@ -1,0 +1,105 @@
+"""An evaluation's results as aligned text, and the names of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from scorelab import likelihood_evaluation
+
+BUDGET = ("floor", "prior", "discretisation", "learning")
+"""Parts of a metric's value, which add up to it; see `scorelab.evaluation`."""
+
+
+def row_labels(rows: list[dict[str, Any]]) -> list[str]:
+  """Rows' names for people and for samples.npz, 'ddim-32-eta=1.0': with what tells them apart."""
+  first, *others = (row["options"] for row in rows)
+  shared = {k for k, v in first.items() if others and all(o.get(k) == v for o in others)}
+  if len({row["options"].get("grid") for row in rows} - {None}) < 2:
+    shared.add("grid")
+  labels = []
+  for row in rows:
+    own = [f"{k}={v}" for k, v in row["options"].items() if k not in shared]
+    labels.append("-".join([row["sampler"], str(row["num_steps"]), *own]))
+  return labels
+
+
+def format_table(result: dict[str, Any]) -> str:
+  """evaluation.json as aligned text: a block for each metric, a line for each row.
+
+  Beside a guided row's NFE stand its calls of the network.
+  """
+  blocks, labels = [], row_labels(result["rows"])
+  for name in result["rows"][0]["metrics"]:
+    cells = [["sampler", "NFE", name, "", "/ floor", *BUDGET]]
+    for label, row in zip(labels, result["rows"], strict=True):
+      numbers = row["metrics"][name]
+      value, floor = numbers["value"], numbers["floor"]
+      ratio = f"{value / floor:.2f}" if value is not None and floor else "-"
+      cells.append(
+        [
+          label,
+          str(row["nfe"])
+          if "network_calls" not in row
+          else f"{row['nfe']} ({row['network_calls']})",
+          _number(value),
+          f"+- {_number(numbers['sem'])}",
+          ratio,
+          *(_number(numbers[part], signed=part != "floor") for part in BUDGET),
+        ]
+      )
+    blocks.append(cells)
+  trained = {}  # by values, those of a sampler apart
+  for group in result.get("groups", [result]):
+    over = {k: v for k, v in group.get("over", {}).items() if not k.startswith("sampler.")}
+    trained["".join(f", {k.split('.')[1]} = {v:g}" for k, v in over.items())] = group
+  for where, group in trained.items():
+    blocks += _more_blocks(group, where)
+  if "num_members" in result["protocol"]:
+    blocks.append([[f"mean and standard error over {result['protocol']['num_members']} seeds"]])
+  return "\n\n".join(map(align, blocks))
+
+
+def _more_blocks(result: Mapping[str, Any], where: str) -> list[list[list[str]]]:
+  """What does not depend on the sampler: score error, Girsanov's bound and likelihood."""
+  blocks, errors = [], result.get("score_error", {})
+  if errors:
+    cells = [["sigma", *(f"{s:g}" for s in errors["sigma"])]]
+    cells.append([f"relative score error{where}", *(f"{e:.4f}" for e in errors["relative"])])
+    if "relative_sem" in errors:
+      cells.append(["+-", *map(_number, errors["relative_sem"])])
+    blocks.append(cells)
+  if "relative_by_mode" in errors:
+    by_mode = errors["relative_by_mode"]
+    cells = [["mode", *map(str, range(1, len(by_mode) + 1))]]
+    cells.append([f"at sigma = {errors['sigma'][0]:g}{where}", *(f"{e:.4f}" for e in by_mode)])
+    blocks.append(cells)
+  if "girsanov" in result:
+    bound, parts = result["girsanov"], ("prior", "learning", "total")
+    cells = [[f"bound on KL, nats{where}", *parts], ["by Girsanov's theorem"]]
+    cells[1] += [f"{_number(bound[part])} +- {_number(bound[f'{part}_sem'])}" for part in parts]
+    blocks.append(cells)
+  if "likelihood" in result:
+    cells = likelihood_evaluation.table(result["likelihood"], result.get("girsanov"))
+    cells[0][0] += where
+    blocks.append(cells)
+  return blocks
+
+
+def _number(value: float | None, signed: bool = False) -> str:
+  """Four significant digits at most, or '-' where there is none."""
+  if value is None:
+    return "-"
+  return f"{value:+.4f}" if signed else f"{value:.4f}"
+
+
+def align(cells: list[list[str]]) -> str:
+  """Columns of text: the first flush left, the others flush right."""
+  widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+  return "\n".join(
+    "  ".join(
+      cell.ljust(width) if i == 0 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ).rstrip()
+    for row in cells
+  )
