@@ -69,6 +69,8 @@ def get_config() -> ConfigDict:
       channels=placeholder(int),
       column=placeholder(str),
       part=placeholder(str),
+      labelled=placeholder(bool),
+      label_column=placeholder(str),
       held_out=placeholder(int),
       cache_gib=placeholder(float),
       num_workers=placeholder(int),

@@ -278,12 +278,14 @@ class Experiment:
 
     Of a conditional network it has labels, `label_dropout` of them replaced by num_classes: none.
     """
-    if self.conditional:
-      key, drop_key = jax.random.split(key)
-      batch = self._draw_batch(key, data)
-      dropped = jax.random.bernoulli(drop_key, self.label_dropout, batch["label"].shape)
-      return batch | {"label": jnp.where(dropped, self.target.num_classes, batch["label"])}
-    return self._draw_batch(key, data)
+    if not self.conditional:
+      return self._draw_batch(key, data)
+    key, drop_key = jax.random.split(key)
+    return self._drop_labels(drop_key, self._draw_batch(key, data))
+
+  def _drop_labels(self, key: Key, batch: Batch) -> Batch:
+    dropped = jax.random.bernoulli(key, self.label_dropout, batch["label"].shape)
+    return batch | {"label": jnp.where(dropped, self.target.num_classes, batch["label"])}
 
   def _draw_batch(self, key: Key, data: Batch) -> Batch:
     if not (hasattr(self.target, "dequantise") or hasattr(self.target, "augment")):
@@ -291,9 +293,13 @@ class Experiment:
     key, change_key = jax.random.split(key)
     return self._changed(change_key, self._draw_points(key, data))
 
-  def read_batch(self, key: Key, pixels: Array) -> Batch:
-    """A training batch of a stream's images, bytes [n, *event]."""
-    return self._changed(key, {"x": self.target.scaled(pixels)})
+  def read_batch(self, key: Key, read: Batch) -> Batch:
+    """A training batch of what a stream has read: bytes `x` [n, *event] and perhaps `label` [n]."""
+    batch = read | {"x": self.target.scaled(read["x"])}
+    if not self.conditional:
+      return self._changed(key, batch)
+    key, drop_key = jax.random.split(key)
+    return self._changed(key, self._drop_labels(drop_key, batch))
 
   def _changed(self, key: Key, batch: Batch) -> Batch:
     """The batch as it is shown this once: augmented, dequantised."""

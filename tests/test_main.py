@@ -122,7 +122,8 @@ def test_another_training_is_refused_in_the_same_folder(finished):
   assert sorted(path.name for path in workdir.iterdir()) == before
 
 
-NEED_FILES = {"base", "pretrained", "ddpm_cifar10", "ddpm_flowers"}  # or are no experiment
+# Or are no experiment.
+NEED_FILES = {"base", "pretrained", "cond_cifar10", "ddpm_cifar10", "ddpm_flowers"}
 EXPERIMENTS = sorted({f.stem for f in pathlib.Path("configs").glob("*.py")} - NEED_FILES)
 LONG = [FAST, *SMALL, "--mode=train", "--config.training.num_steps=300"]
 LONG += ["--config.training.checkpoint_every=10"]
