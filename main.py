@@ -157,7 +157,10 @@ def join_processes() -> None:
 
 
 def execute(experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir, mode: str) -> None:
-  """Trains, evaluates or both, in the workdir; of several processes the first one evaluates."""
+  """Trains, evaluates or both, in the workdir.
+
+  Of several processes all draw samples, where that is done in batches, and the first one measures.
+  """
   from scorelab import ensemble_evaluation, ensembles, evaluation, plotting, training
   from scorelab.run import StopFlag, leads
   from scorelab.sharding import make_layout
@@ -175,14 +178,17 @@ def execute(experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir,
       training.train(experiment, workdir, stop, program)
     if mode != "train":
       state = training.restore_trained(experiment, workdir, program)
-      if not leads():
+      if ensemble is not None and not leads():
         return
       params = training.evaluated_params(state, experiment.evaluation.ema)
       weak = training.weaker_params(experiment, workdir, state)
       if ensemble is not None:
         result = ensemble_evaluation.evaluate(ensemble, params, workdir, stop, weak)
       else:
-        result = evaluation.evaluate(experiment, params, workdir, stop, weak)
+        devices = make_layout()
+        result = evaluation.evaluate(experiment, params, workdir, stop, weak, layout=devices)
+        if not leads():
+          return
       print(evaluation.format_table(result))
       if ensemble is not None:
         first = ensembles.state_of(params, ensemble.members[0])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -49,6 +50,10 @@ def test_eight_devices_give_the_numbers_of_one(what):
     assert found["flops"][way] < found["flops"]["one"] / 4
   assert {share for _, share in found["shares"]["replicated"]} == {1.0}
   assert {share for size, share in found["shares"]["fsdp"] if size >= 1024} == {1 / 8}
+  if found["samples"]:
+    alone, spread = found["samples"]
+    assert len(alone) == 20
+    np.testing.assert_allclose(spread, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_arrays_are_split_along_the_longest_axis_that_divides():
@@ -235,7 +240,15 @@ def test_one_of_two_processes_is_told_to_stop_and_both_do(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_first_of_two_processes_evaluates(tmp_path):
-  finish(start_processes(tmp_path))
-  assert (tmp_path / "DONE").exists()
-  assert list((tmp_path / "figures").glob("*.png"))
+@pytest.mark.parametrize("batched", [False, True])
+def test_two_processes_evaluate(batched, tmp_path):
+  """What one process alone draws and measures, to 1e-5, in batches of which each draws a half."""
+  option = ["--config.evaluation.batch_size=64"] * batched
+  finish(start_processes(tmp_path / "two", *option))
+  assert (tmp_path / "two" / "DONE").exists()
+  assert list((tmp_path / "two" / "figures").glob("*.png"))
+  shutil.copytree(tmp_path / "two" / "checkpoints", tmp_path / "one" / "checkpoints")
+  finish(start_processes(tmp_path / "one", *option, count=1))
+  drawn = [dict(np.load(tmp_path / name / "samples.npz")) for name in ("two", "one")]
+  assert len(drawn[0]) >= 3  # rows, exact samples and the reference
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *drawn)
