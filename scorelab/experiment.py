@@ -58,6 +58,8 @@ from scorelab.predictions import (
   Parameterization,
 )
 from scorelab.pretrained.features import imported_features
+from scorelab.pretrained.files import PretrainedError
+from scorelab.pretrained.inception import inception_features
 from scorelab.rows import Row, make_row, parse_changes, parse_row
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
 from scorelab.sharding import SHARDINGS
@@ -636,6 +638,10 @@ def _make_evaluation(config: ConfigDict, target: Any, parts: Mapping[str, Any]) 
     metric = choose(METRICS, name, "evaluation.metrics", "metric")
     own = parse_changes(changes, f"evaluation.metrics, {spec!r}")
     features = own.pop("features", None)
+    named = spec
+    if features is not None and section.features is not None:
+      named = spec.replace(f"features={features}", f"features={section.features}")
+      features = section.features
     refuse_unused(own, f"evaluation.metrics, {spec!r}", name, (metric,))
     if needed := needed_by(name, target):
       allowed = ", ".join(sorted(known for known in METRICS if not needed_by(known, target)))
@@ -649,8 +655,9 @@ def _make_evaluation(config: ConfigDict, target: Any, parts: Mapping[str, Any]) 
     if features is not None:
       if name in {**MODE_METRICS, **CLASS_METRICS, **LABEL_METRICS, **SUPPORT_METRICS}:
         raise ConfigError(f"evaluation.metrics = {spec!r}: features are for metrics of points")
-      metric = _in_features(metric, str(features), f"evaluation.metrics, {spec!r}", target)
-    metrics[spec] = functools.partial(metric, **options)
+      path = f"evaluation.metrics, {named!r}"
+      metric = _in_features(metric, str(features), path, target, section.inception_path)
+    metrics[named] = functools.partial(metric, **options)
   choose(_named(("fresh", "train", "test")), section.reference, "evaluation.reference", "reference")
   choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
   exact = config.parameterization.name == "exact"
@@ -687,7 +694,7 @@ def _make_evaluation(config: ConfigDict, target: Any, parts: Mapping[str, Any]) 
 
 
 def _in_features(
-  metric: Callable[..., float], name: str, path: str, target: Any
+  metric: Callable[..., float], name: str, path: str, target: Any, inception_path: str | None
 ) -> Callable[..., float]:
   """The metric in the features of this name, or of a function by its dotted name."""
   if "." in name:
@@ -696,9 +703,15 @@ def _in_features(
     except ValueError as error:
       raise ConfigError(f"{path}: {error}") from error
     return in_features(metric, name, lambda _: extract)
-  make_extractor = choose(FEATURES, name, f"{path}: features", "network of features")
+  known = {**FEATURES, "inception": lambda _: inception_features(inception_path)}
+  make_extractor = choose(known, name, f"{path}: features", "network of features")
   if needed := features_need(name, target):
     raise ConfigError(f"{path}: features = {name!r} needs {needed}, and the target has none")
+  if name == "inception":  # read now: a mistake is found before training
+    try:
+      inception_features(inception_path)
+    except PretrainedError as error:
+      raise ConfigError(f"evaluation.inception_path = {inception_path!r}: {error}") from error
   return in_features(metric, name, make_extractor)
 
 
