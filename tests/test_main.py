@@ -151,12 +151,12 @@ def assert_same_run(a, b):
   assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
 
 
-def start_and_signal(workdir, number, delay):
+def start_and_signal(workdir, number, delay, flags=LONG):
   """Signals a run this many seconds after its first chunk: earlier there is nothing to lose."""
   timings = workdir / "timings.jsonl"
   before = timings.stat().st_size if timings.exists() else 0
   with subprocess.Popen(
-    command(*LONG, f"--workdir={workdir}"), stderr=subprocess.PIPE, start_new_session=True
+    command(*flags, f"--workdir={workdir}"), stderr=subprocess.PIPE, start_new_session=True
   ) as process:
     while process.poll() is None and not (timings.exists() and timings.stat().st_size > before):
       time.sleep(0.005)
@@ -183,6 +183,24 @@ def test_five_kills_and_resumes_are_uninterrupted(straight, tmp_path):
   assert codes.count(-signal.SIGKILL) >= 4  # the last may come too late
   assert main(*LONG, f"--workdir={run}").returncode == 0
   assert_same_run(straight, run)
+
+
+@pytest.mark.slow
+def test_patches_are_killed_and_go_on_to_their_samples(tmp_path):
+  """kill -9 after the first lines: losses, samples and metrics have an uninterrupted run's bits."""
+  flags = ["--config=configs/ddpm_patches.py:fast", "--config.training.num_steps=40"]
+  flags += ["--config.training.keep_every=0"]
+  assert start_and_signal(tmp_path / "killed", signal.SIGKILL, 0, flags) == -signal.SIGKILL
+  lines = (tmp_path / "killed" / "metrics.jsonl").read_text().count("\n")
+  assert 0 < lines < 4
+  for name in ("killed", "straight"):
+    result = main(*flags, f"--workdir={tmp_path / name}")
+    assert result.returncode == 0, result.stderr
+  with np.load(tmp_path / "killed" / "samples.npz") as arrays:
+    assert arrays["ddim-4"].shape == (20, 32, 32, 3)
+  for file in ("metrics.jsonl", "evaluation.json"):
+    killed, straight = ((tmp_path / name / file).read_text() for name in ("killed", "straight"))
+    assert killed == straight
 
 
 @pytest.mark.slow
