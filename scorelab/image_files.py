@@ -305,7 +305,8 @@ class Batches:
         print(f"{name}: damaged, left out ({self.damaged} so far)", file=sys.stderr)
       if missed >= stream.per_epoch:
         raise ValueError(f"none of {stream.per_epoch} images can be read")
-    batches = {"x": x.reshape(*shape, *x.shape[1:])}
+    batches: dict[str, np.ndarray] = {"x": x.reshape(*shape, *x.shape[1:])}
     if stream.labelled:
-      batches["label"] = np.asarray(stream.images.labels)[indices].reshape(shape).astype(np.int32)
+      labels = np.asarray(stream.images.labels)[indices]
+      batches["label"] = labels.reshape(shape).astype(np.int32)
     return batches

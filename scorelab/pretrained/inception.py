@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import zipfile
+from typing import Any
 
 import flax
 import jax
@@ -107,6 +108,7 @@ def inception_features(path: str | None) -> Extractor:
 
   @jax.jit
   def features(variables: Params, x: Array) -> Array:
-    return Inception().apply(variables, prepared(x))[1]
+    found: Any = Inception().apply(variables, prepared(x))
+    return found[1]
 
   return batched(lambda x: features(variables, x), _BATCH)
