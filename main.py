@@ -143,8 +143,10 @@ def join_processes() -> None:
     return
   import jax
 
+  from scorelab import run
+
   try:
-    # Process 0 evaluates alone, and the others may have to wait for it as long as that takes.
+    # Process 0 measures alone, and the others may have to wait for it as long as that takes.
     jax.distributed.initialize(
       _COORDINATOR.value,
       _NUM_PROCESSES.value,
@@ -152,6 +154,7 @@ def join_processes() -> None:
       shutdown_timeout_seconds=7 * 24 * 3600,
       heartbeat_timeout_seconds=30,  # a dead process ends the others
     )
+    run.wait_for_all("joined")  # at once: on CPUs they have 30 seconds for their first meeting
   except (RuntimeError, ValueError) as error:
     _fail(f"main.py: --distributed: {str(error).splitlines()[0]}")
 

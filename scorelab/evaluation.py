@@ -91,7 +91,7 @@ def sample_in_batches(
   """As `sample_row`, `size` samples at a time over the devices, each batch with a key of its own.
 
   What is in memory does not grow with the number of samples; the last batch is filled up. The
-  numbers do not depend on the devices.
+  numbers depend on the devices by rounding alone.
 
   Args:
     sample: a row's.

@@ -151,12 +151,12 @@ def assert_same_run(a, b):
   assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
 
 
-def start_and_signal(workdir, number, delay, flags=LONG):
+def start_and_signal(workdir, number, delay):
   """Signals a run this many seconds after its first chunk: earlier there is nothing to lose."""
   timings = workdir / "timings.jsonl"
   before = timings.stat().st_size if timings.exists() else 0
   with subprocess.Popen(
-    command(*flags, f"--workdir={workdir}"), stderr=subprocess.PIPE, start_new_session=True
+    command(*LONG, f"--workdir={workdir}"), stderr=subprocess.PIPE, start_new_session=True
   ) as process:
     while process.poll() is None and not (timings.exists() and timings.stat().st_size > before):
       time.sleep(0.005)
@@ -187,20 +187,29 @@ def test_five_kills_and_resumes_are_uninterrupted(straight, tmp_path):
 
 @pytest.mark.slow
 def test_patches_are_killed_and_go_on_to_their_samples(tmp_path):
-  """kill -9 after the first lines: losses, samples and metrics have an uninterrupted run's bits."""
-  flags = ["--config=configs/ddpm_patches.py:fast", "--config.training.num_steps=40"]
-  flags += ["--config.training.keep_every=0"]
-  assert start_and_signal(tmp_path / "killed", signal.SIGKILL, 0, flags) == -signal.SIGKILL
-  lines = (tmp_path / "killed" / "metrics.jsonl").read_text().count("\n")
-  assert 0 < lines < 4
-  for name in ("killed", "straight"):
-    result = main(*flags, f"--workdir={tmp_path / name}")
+  """kill -9 after a checkpoint: losses, samples and metrics have an uninterrupted run's bits."""
+  killed, straight = tmp_path / "killed", tmp_path / "straight"
+  flags = ["--config=configs/ddpm_patches.py:fast", "--config.training.num_steps=100"]
+  flags += ["--config.training.checkpoint_every=10", "--config.training.keep_every=0"]
+  with subprocess.Popen(
+    command(*flags, f"--workdir={killed}"), stderr=subprocess.DEVNULL, start_new_session=True
+  ) as process:
+    while process.poll() is None and not list((killed / "checkpoints").glob("0*")):
+      time.sleep(0.01)
+    process.kill()
+  assert process.returncode == -signal.SIGKILL
+  assert 0 < (killed / "metrics.jsonl").read_text().count("\n") < 10
+  errors = []
+  for workdir in (killed, straight):
+    result = main(*flags, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
-  with np.load(tmp_path / "killed" / "samples.npz") as arrays:
+    errors.append(result.stderr)
+  assert "going on from step" in errors[0]
+  assert "going on" not in errors[1]
+  with np.load(killed / "samples.npz") as arrays:
     assert arrays["ddim-4"].shape == (20, 32, 32, 3)
-  for file in ("metrics.jsonl", "evaluation.json"):
-    killed, straight = ((tmp_path / name / file).read_text() for name in ("killed", "straight"))
-    assert killed == straight
+  for name in ("metrics.jsonl", "evaluation.json"):
+    assert (killed / name).read_text() == (straight / name).read_text()
 
 
 @pytest.mark.slow
