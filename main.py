@@ -143,8 +143,10 @@ def join_processes() -> None:
     return
   import jax
 
+  from scorelab import run
+
   try:
-    # Process 0 evaluates alone, and the others may have to wait for it as long as that takes.
+    # Process 0 measures alone, and the others may have to wait for it as long as that takes.
     jax.distributed.initialize(
       _COORDINATOR.value,
       _NUM_PROCESSES.value,
@@ -152,12 +154,16 @@ def join_processes() -> None:
       shutdown_timeout_seconds=7 * 24 * 3600,
       heartbeat_timeout_seconds=30,  # a dead process ends the others
     )
+    run.wait_for_all("joined")  # at once: on CPUs they have 30 seconds for their first meeting
   except (RuntimeError, ValueError) as error:
     _fail(f"main.py: --distributed: {str(error).splitlines()[0]}")
 
 
 def execute(experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir, mode: str) -> None:
-  """Trains, evaluates or both, in the workdir; of several processes the first one evaluates."""
+  """Trains, evaluates or both, in the workdir.
+
+  Of several processes all draw samples, where that is done in batches, and the first one measures.
+  """
   from scorelab import ensemble_evaluation, ensembles, evaluation, plotting, training
   from scorelab.run import StopFlag, leads
   from scorelab.sharding import make_layout
@@ -176,14 +182,17 @@ def execute(experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir,
       training.train(experiment, workdir, stop, program)
     if mode != "train":
       state = training.restore_trained(experiment, workdir, program)
-      if not leads():
+      if ensemble is not None and not leads():
         return
       params = training.evaluated_params(state, experiment.evaluation.ema)
       weak = training.weaker_params(experiment, workdir, state)
       if ensemble is not None:
         result = ensemble_evaluation.evaluate(ensemble, params, workdir, stop, weak)
       else:
-        result = evaluation.evaluate(experiment, params, workdir, stop, weak)
+        devices = make_layout()
+        result = evaluation.evaluate(experiment, params, workdir, stop, weak, layout=devices)
+        if not leads():
+          return
       print(format_table(result))
       if ensemble is not None:
         first = ensembles.state_of(params, ensemble.members[0])

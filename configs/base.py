@@ -69,6 +69,8 @@ def get_config() -> ConfigDict:
       channels=placeholder(int),
       column=placeholder(str),
       part=placeholder(str),
+      labelled=placeholder(bool),
+      label_column=placeholder(str),
       held_out=placeholder(int),
       cache_gib=placeholder(float),
       num_workers=placeholder(int),
@@ -325,6 +327,10 @@ def get_config() -> ConfigDict:
         "off_mode_share",
         "within_mode_std",
       ),
+      # Of all metrics in features, instead of the network that each names: 'classifier',
+      # 'rotations', 'inception' with the file of its weights, or 'module.function' of yours.
+      features=placeholder(str),
+      inception_path=placeholder(str),
       score_levels=(0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0),  # sigma / alpha
       score_samples=4096,
       # Log-likelihood of so many held-out points; None or 0 for none. See LikelihoodProtocol.

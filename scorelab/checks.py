@@ -67,8 +67,10 @@ def check_labels(config: ConfigDict, target: Any) -> None:
   asked, known = config.network.num_classes, getattr(target, "num_classes", 0)
   if asked and asked != known:
     has = f"{known} classes" if known else "no classes"
+    files = config.target.name == "images" and not config.target.labelled
     raise ConfigError(
       f"network.num_classes = {asked}, and target.name = {config.target.name!r} has {has}"
+      + (": set target.labelled" if files else "")
     )
 
 

@@ -257,10 +257,8 @@ def make_program(ensemble: Ensemble, layout: Layout) -> training.Program:
   data, data_axis = layout.place(data[0], split=divides and data[1] == 0), data[1]
   validation = layout.place(held_out[0], split=divides and held_out[1] == 0)
 
-  def step(
-    given: _Given, state: TrainState, data: Batch, pixels: None
-  ) -> tuple[TrainState, Metrics]:
-    del pixels
+  def step(given: _Given, state: TrainState, data: Batch, read: None) -> tuple[TrainState, Metrics]:
+    del read
 
     def one(given: _Given, state: TrainState, data: Batch) -> tuple[TrainState, Metrics]:
       root, numbers = given

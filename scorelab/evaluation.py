@@ -34,8 +34,9 @@ from scorelab import likelihood_evaluation
 from scorelab.experiment import Experiment, Stream
 from scorelab.metrics import Reference, girsanov, mode_score_error
 from scorelab.rows import Row
-from scorelab.run import StopFlag, Workdir, append_jsonl, write_json
+from scorelab.run import Preempted, StopFlag, Workdir, append_jsonl, leads, write_json
 from scorelab.schedules import uniform_log_snr
+from scorelab.sharding import Layout, any_process, make_layout
 from scorelab.tables import row_labels
 from scorelab.targets import splits_of, truth_of
 from scorelab.typing import Array, Batch, Key, Params, Predict
@@ -85,42 +86,45 @@ def sample_in_batches(
   stop: StopFlag,
   labels: Array | None = None,
   weak: Params = None,
+  layout: Layout | None = None,
 ) -> tuple[np.ndarray, Array]:
-  """As `sample_row`, `size` samples at a time over all devices, each batch with a key of its own.
+  """As `sample_row`, `size` samples at a time over the devices, each batch with a key of its own.
 
-  What is in memory does not grow with the number of samples; the last batch is filled up.
+  What is in memory does not grow with the number of samples; the last batch is filled up. The
+  numbers depend on the devices by rounding alone.
 
   Args:
     sample: a row's.
     params: the network's.
     keys: [k].
     starts: [k, n, *event].
-    size: at least 1; a multiple of the number of devices uses them all.
+    size: at least 1; where the devices do not divide it, each draws the whole batch.
     stop: asked before every batch.
     labels: [k, n], or None; and weak: as for the row's sampler.
+    layout: whose devices; by default all of this process. Where it is shared all processes must
+      call, with the same arguments, and each draws its part of every batch.
 
   Returns:
-    Samples [k, n, *event] on the host, and nfe [].
+    Samples [k, n, *event] on the host, in every process, and nfe [].
   """
-  devices = jax.devices()
-  mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-  spread = jax.sharding.PartitionSpec(None, "data" if size % len(devices) == 0 else None)
+  layout = make_layout(own=True) if layout is None else layout
+  params, weak = layout.place(params), layout.place(weak)
   sets, nfe = [], jnp.zeros((), int)
-  place = jax.sharding.NamedSharding(mesh, spread)
 
   def batch_of(values: Array, k: int, i: int) -> Array:
     batch = values[k, i : i + size]
     filling = jnp.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
-    return jax.device_put(jnp.concatenate([batch, filling])[None], place)
+    return layout.place(jnp.concatenate([batch, filling])[None], split=True, axis=1)
 
   for k, key in enumerate(keys):
     batches = []
     for i in range(0, starts.shape[1], size):
-      stop.check()
+      if any_process(stop.requested) if layout.shared else stop.requested:
+        raise Preempted
       label = None if labels is None else batch_of(labels, k, i)
-      batch_key = jax.random.fold_in(key, i)[None]
-      x, nfe = sample(params, batch_key, batch_of(starts, k, i), label, weak)
-      batches.append(np.asarray(x[0, : starts.shape[1] - i]))
+      batch_key = layout.place(jax.random.fold_in(key, i)[None])
+      x, nfe = layout.fetch(sample(params, batch_key, batch_of(starts, k, i), label, weak))
+      batches.append(x[0, : starts.shape[1] - i])
     sets.append(np.concatenate(batches))
   return np.stack(sets), nfe
 
@@ -131,6 +135,7 @@ def draw_sets(
   stop: StopFlag,
   weak: Mapping[float, Params] = MappingProxyType({}),
   programs: Programs | None = None,
+  layout: Layout | None = None,
 ) -> dict[str, Any]:
   """Draws every set of samples that the budget compares.
 
@@ -140,6 +145,7 @@ def draw_sets(
     stop: asked between sets.
     weak: the parameters of weaker models, by the name that rows have for them.
     programs: those of another experiment of the same ensemble, or an empty one to be filled.
+    layout: of samples that are drawn in batches: see `sample_in_batches`.
 
   Returns:
     `reference` [k, m, *event]; `exact` [k, n, *event], which are training points where the target
@@ -198,12 +204,13 @@ def draw_sets(
       runs += [("prior", truth, {}, prior, {}), ("true_start", truth, {}, true, {})]
     sets = {}
     for name, sample, given, starts, weaker in runs:
-      stop.check()
       if protocol.batch_size is None:
+        stop.check()
         x, nfe = sample(given, sampler_keys, starts, labels, weaker)
       else:
-        size = protocol.batch_size
-        x, nfe = sample_in_batches(sample, given, sampler_keys, starts, size, stop, labels, weaker)
+        x, nfe = sample_in_batches(
+          sample, given, sampler_keys, starts, protocol.batch_size, stop, labels, weaker, layout
+        )
       sets |= {name: np.asarray(x), "nfe": int(nfe)}
     rows.append(sets)
   drawn = {"reference": np.asarray(reference), "exact": np.asarray(exact["x"]), "rows": rows}
@@ -284,15 +291,18 @@ def evaluate(
   stop: StopFlag,
   weak: Mapping[float, Params] = MappingProxyType({}),
   programs: Programs | None = None,
+  layout: Layout | None = None,
 ) -> dict[str, Any]:
   """Measures the network and writes evaluation.json and samples.npz.
 
+  Where the layout is shared all processes must call; the first one measures and writes.
+
   Args:
-    experiment, params, stop, weak, programs: as for `draw_sets`.
+    experiment, params, stop, weak, programs, layout: as for `draw_sets`.
     workdir: the run's.
 
   Returns:
-    What evaluation.json holds.
+    What evaluation.json holds; {} in a process that only helped to draw.
 
   Raises:
     Preempted: a stop was requested; nothing is written.
@@ -300,7 +310,12 @@ def evaluate(
   begun = time.monotonic()
   protocol = experiment.evaluation
   programs = {} if programs is None else programs
-  sets = draw_sets(experiment, params, stop, weak, programs)
+  helps = layout is not None and layout.shared and not leads()
+  if helps and protocol.batch_size is None:  # the first one draws alone
+    return {}
+  sets = draw_sets(experiment, params, stop, weak, programs, layout)
+  if helps:
+    return {}
   measured = measure(experiment, sets, stop)
   rows = [
     {

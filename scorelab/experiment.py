@@ -58,6 +58,8 @@ from scorelab.predictions import (
   Parameterization,
 )
 from scorelab.pretrained.features import imported_features
+from scorelab.pretrained.files import PretrainedError
+from scorelab.pretrained.inception import inception_features
 from scorelab.rows import Row, make_row, parse_changes, parse_row
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
 from scorelab.sharding import SHARDINGS
@@ -278,12 +280,14 @@ class Experiment:
 
     Of a conditional network it has labels, `label_dropout` of them replaced by num_classes: none.
     """
-    if self.conditional:
-      key, drop_key = jax.random.split(key)
-      batch = self._draw_batch(key, data)
-      dropped = jax.random.bernoulli(drop_key, self.label_dropout, batch["label"].shape)
-      return batch | {"label": jnp.where(dropped, self.target.num_classes, batch["label"])}
-    return self._draw_batch(key, data)
+    if not self.conditional:
+      return self._draw_batch(key, data)
+    key, drop_key = jax.random.split(key)
+    return self._drop_labels(drop_key, self._draw_batch(key, data))
+
+  def _drop_labels(self, key: Key, batch: Batch) -> Batch:
+    dropped = jax.random.bernoulli(key, self.label_dropout, batch["label"].shape)
+    return batch | {"label": jnp.where(dropped, self.target.num_classes, batch["label"])}
 
   def _draw_batch(self, key: Key, data: Batch) -> Batch:
     if not (hasattr(self.target, "dequantise") or hasattr(self.target, "augment")):
@@ -291,9 +295,13 @@ class Experiment:
     key, change_key = jax.random.split(key)
     return self._changed(change_key, self._draw_points(key, data))
 
-  def read_batch(self, key: Key, pixels: Array) -> Batch:
-    """A training batch of a stream's images, bytes [n, *event]."""
-    return self._changed(key, {"x": self.target.scaled(pixels)})
+  def read_batch(self, key: Key, read: Batch) -> Batch:
+    """A training batch of what a stream has read: bytes `x` [n, *event] and perhaps `label` [n]."""
+    batch = read | {"x": self.target.scaled(read["x"])}
+    if not self.conditional:
+      return self._changed(key, batch)
+    key, drop_key = jax.random.split(key)
+    return self._changed(key, self._drop_labels(drop_key, batch))
 
   def _changed(self, key: Key, batch: Batch) -> Batch:
     """The batch as it is shown this once: augmented, dequantised."""
@@ -630,6 +638,10 @@ def _make_evaluation(config: ConfigDict, target: Any, parts: Mapping[str, Any]) 
     metric = choose(METRICS, name, "evaluation.metrics", "metric")
     own = parse_changes(changes, f"evaluation.metrics, {spec!r}")
     features = own.pop("features", None)
+    named = spec
+    if features is not None and section.features is not None:
+      named = spec.replace(f"features={features}", f"features={section.features}")
+      features = section.features
     refuse_unused(own, f"evaluation.metrics, {spec!r}", name, (metric,))
     if needed := needed_by(name, target):
       allowed = ", ".join(sorted(known for known in METRICS if not needed_by(known, target)))
@@ -643,8 +655,9 @@ def _make_evaluation(config: ConfigDict, target: Any, parts: Mapping[str, Any]) 
     if features is not None:
       if name in {**MODE_METRICS, **CLASS_METRICS, **LABEL_METRICS, **SUPPORT_METRICS}:
         raise ConfigError(f"evaluation.metrics = {spec!r}: features are for metrics of points")
-      metric = _in_features(metric, str(features), f"evaluation.metrics, {spec!r}", target)
-    metrics[spec] = functools.partial(metric, **options)
+      path = f"evaluation.metrics, {named!r}"
+      metric = _in_features(metric, str(features), path, target, section.inception_path)
+    metrics[named] = functools.partial(metric, **options)
   choose(_named(("fresh", "train", "test")), section.reference, "evaluation.reference", "reference")
   choose(_named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
   exact = config.parameterization.name == "exact"
@@ -681,7 +694,7 @@ def _make_evaluation(config: ConfigDict, target: Any, parts: Mapping[str, Any]) 
 
 
 def _in_features(
-  metric: Callable[..., float], name: str, path: str, target: Any
+  metric: Callable[..., float], name: str, path: str, target: Any, inception_path: str | None
 ) -> Callable[..., float]:
   """The metric in the features of this name, or of a function by its dotted name."""
   if "." in name:
@@ -690,9 +703,15 @@ def _in_features(
     except ValueError as error:
       raise ConfigError(f"{path}: {error}") from error
     return in_features(metric, name, lambda _: extract)
-  make_extractor = choose(FEATURES, name, f"{path}: features", "network of features")
+  known = {**FEATURES, "inception": lambda _: inception_features(inception_path)}
+  make_extractor = choose(known, name, f"{path}: features", "network of features")
   if needed := features_need(name, target):
     raise ConfigError(f"{path}: features = {name!r} needs {needed}, and the target has none")
+  if name == "inception":  # read now: a mistake is found before training
+    try:
+      inception_features(inception_path)
+    except PretrainedError as error:
+      raise ConfigError(f"evaluation.inception_path = {inception_path!r}: {error}") from error
   return in_features(metric, name, make_extractor)
 
 

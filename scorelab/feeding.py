@@ -62,9 +62,10 @@ class StreamFeed(Feed):
 
   def take(self, length: int) -> tuple[Any, ...]:
     try:
-      return {}, self._layout.join(self._batches.take(length), axis=1)
+      batches = self._batches.take(length)
     except ValueError as error:
       raise RunError(f"training stopped: {error}") from error
+    return {}, jax.tree.map(lambda x: self._layout.join(x, axis=1), batches)
 
   def progress(self) -> dict[str, Array]:
     own = np.array([_split(self._batches.position), _split(self._batches.damaged)])
@@ -102,6 +103,7 @@ def make_feed(experiment: Experiment, layout: Layout, read: Array | None) -> Fee
   stream = dataclasses.replace(
     target.stream,
     seed=experiment.config["seed"],
+    labelled=experiment.conditional,
     process=rank,
     num_processes=jax.process_count(),
     start=position,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import os
 import pathlib
 import sys
@@ -27,11 +28,26 @@ class Folder(Sequence):
 
   Args:
     path: the folder; what has none of SUFFIXES is passed over.
+    labelled: whether each folder in it is a class, in the order of their names.
+
+  Attributes:
+    labels: the class of each image, [n] integers; None where they have none.
+    class_names: of the classes.
+
+  Raises:
+    ValueError: an image that should have a class is in none of those folders.
   """
 
-  def __init__(self, path: str) -> None:
+  def __init__(self, path: str, labelled: bool = False) -> None:
     found = (pathlib.Path(top, name) for top, _, names in os.walk(path) for name in names)
     self.names = sorted(str(file) for file in found if file.suffix.lower() in SUFFIXES)
+    self.labels: np.ndarray | None = None
+    self.class_names: tuple[str, ...] = ()
+    if labelled and self.names:
+      places = [pathlib.Path(name).relative_to(path) for name in self.names]
+      if loose := [place for place in places if len(place.parts) == 1]:
+        raise ValueError(f"labelled = True, and {loose[0]} is in no folder of a class")
+      self.class_names, self.labels = _numbered([place.parts[0] for place in places])
 
   def __len__(self) -> int:
     return len(self.names)
@@ -47,12 +63,16 @@ class Table(Sequence):
     path: a Parquet file, a folder of them, or 'hub:owner/name'.
     column: of the images: bytes, or a struct that has them as `bytes`.
     part: the split that is read, of a data set that has several.
+    label_column: of their classes: whole numbers from 0 on, or names; None for none.
+
+  Attributes:
+    labels, class_names: as for `Folder`.
 
   Raises:
-    ValueError: there is no such column.
+    ValueError: there is no such column, or it holds no classes.
   """
 
-  def __init__(self, path: str, column: str, part: str) -> None:
+  def __init__(self, path: str, column: str, part: str, label_column: str | None = None) -> None:
     import datasets
 
     if path.startswith(_HUB):
@@ -61,9 +81,14 @@ class Table(Sequence):
       file = pathlib.Path(path)
       files: Any = [str(f) for f in sorted(file.glob("*.parquet"))] if file.is_dir() else path
       table = datasets.Dataset.from_parquet(files)
-    if column not in table.column_names:
-      known = ", ".join(table.column_names)
-      raise ValueError(f"column = {column!r} is not in {path} (known: {known})")
+    for field, name in (("column", column), ("label_column", label_column)):
+      if name is not None and name not in table.column_names:
+        known = ", ".join(table.column_names)
+        raise ValueError(f"{field} = {name!r} is not in {path} (known: {known})")
+    self.labels: np.ndarray | None = None
+    self.class_names: tuple[str, ...] = ()
+    if label_column is not None:
+      self.class_names, self.labels = _classes(table, label_column)
     self._table = table.select_columns(column).cast_column(column, datasets.Image(decode=False))
     self._column, self._path = column, path
 
@@ -78,6 +103,25 @@ class Table(Sequence):
   def __getitem__(self, index: Any) -> bytes:
     found: Any = self._table[int(index)][self._column]
     return found["bytes"] if found["bytes"] is not None else _read(found["path"])
+
+
+def _classes(table: Any, column: str) -> tuple[tuple[str, ...], np.ndarray]:
+  """The names of a table's classes and the class of each row."""
+  values = table.select_columns(column).with_format("arrow")[:].column(column).to_pylist()
+  known = getattr(table.features[column], "names", None)  # a ClassLabel's, some perhaps of no row
+  if values and all(isinstance(value, str) for value in values):
+    return _numbered(values)
+  bad = [v for v in values if type(v) is not int or v < 0 or (known and v >= len(known))]
+  if bad:
+    raise ValueError(f"label_column = {column!r} has {bad[0]!r}, which is no class")
+  labels = np.array(values, int)
+  return tuple(known or map(str, range(labels.max(initial=-1) + 1))), labels
+
+
+def _numbered(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+  """The different names in order, and the place of each of the given ones among them."""
+  known, places = np.unique(names, return_inverse=True)
+  return tuple(map(str, known)), places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +142,14 @@ def _read(path: str) -> bytes:
   return pathlib.Path(path).read_bytes()
 
 
-def open_images(path: str, column: str = "image", part: str = "train") -> Folder | Table:
+def open_images(
+  path: str, column: str = "image", part: str = "train", label_column: str | None = None
+) -> Folder | Table:
   """The images at a path: see `Folder` and `Table`.
+
+  Args:
+    path, column, part: as there.
+    label_column: None for images without classes; of a folder any name.
 
   Raises:
     ValueError: there are none, or a library that reads them is not installed; one line.
@@ -111,13 +161,13 @@ def open_images(path: str, column: str = "image", part: str = "train") -> Folder
     raise ValueError(f"path = {path!r}: there is no such file or folder")
   if path.startswith(_HUB) or file.is_file() or any(file.glob("*.parquet")):
     try:
-      images = Table(path, column, part)
+      images = Table(path, column, part, label_column)
     except ImportError as error:
       raise ValueError(f"path = {path!r} needs datasets: pip install 'scorelab[images]'") from error
     except Exception as error:  # of any type: Arrow's, the hub's, the network's
       raise ValueError(f"path = {path!r}: {str(error).splitlines()[0]}") from error
   else:
-    images = Folder(path)
+    images = Folder(path, label_column is not None)
   if not len(images):
     raise ValueError(f"path = {path!r}: holds no images ({', '.join(sorted(SUFFIXES))})")
   return images
@@ -151,6 +201,7 @@ class ImageStream(Sequence):
     chosen: the indices of those that are trained on.
     side, channels: as for `decode`.
     seed: of the shuffles.
+    labelled: whether batches have the images' labels.
     process, num_processes: which share; each has every num_processes-th image.
     start: position of the first item.
   """
@@ -160,6 +211,7 @@ class ImageStream(Sequence):
   side: int
   channels: int
   seed: int
+  labelled: bool = False
   process: int = 0
   num_processes: int = 1
   start: int = 0
@@ -227,19 +279,25 @@ class Batches:
       items = items.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     self._items: Iterator[tuple[int, np.ndarray | None]] = iter(items)
 
-  def take(self, count: int) -> np.ndarray:
-    """The next batches, uint8 [count, batch_size, side, side, channels].
+  def take(self, count: int) -> dict[str, np.ndarray]:
+    """The next batches: bytes `x` [count, batch_size, side, side, channels], and their `label`.
+
+    Labels are there where the stream is labelled: int32 [count, batch_size].
 
     Raises:
       ValueError: a whole epoch has not one readable image.
     """
-    stream, images, missed = self._stream, [], 0
-    while len(images) < count * self._batch_size:
+    stream, shape = self._stream, (count, self._batch_size)
+    # Each is copied as it comes: what workers send keeps files open for as long as it is there.
+    x = np.zeros((math.prod(shape), stream.side, stream.side, stream.channels), np.uint8)
+    indices = np.zeros(len(x), int)
+    filled = missed = 0
+    while filled < len(x):
       index, image = next(self._items)
       self.position += 1
       if image is not None:
-        images.append(image)
-        missed = 0
+        x[filled], indices[filled] = image, index
+        filled, missed = filled + 1, 0
         continue
       self.damaged, missed = self.damaged + 1, missed + 1
       if self.position <= stream.per_epoch:  # once: later epochs meet the same ones
@@ -247,4 +305,8 @@ class Batches:
         print(f"{name}: damaged, left out ({self.damaged} so far)", file=sys.stderr)
       if missed >= stream.per_epoch:
         raise ValueError(f"none of {stream.per_epoch} images can be read")
-    return np.stack(images).reshape(count, self._batch_size, *images[0].shape)
+    batches: dict[str, np.ndarray] = {"x": x.reshape(*shape, *x.shape[1:])}
+    if stream.labelled:
+      labels = np.asarray(stream.images.labels)[indices]
+      batches["label"] = labels.reshape(shape).astype(np.int32)
+    return batches

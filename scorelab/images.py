@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.image_files import ImageStream, decode, open_images
+from scorelab.targets.data_set import index_of_class
 from scorelab.typing import Array, Key
 
 SPACING = 2 / 255
@@ -30,6 +31,8 @@ class Images:
     stream: of all training images in files, where `splits` has only some of them; else None.
     num_workers: processes that decode them.
     damaged: images that were left out of `splits`.
+    labels: the classes of the images in `splits`, of the same names, [n] integers; {} for none.
+    class_names: of the classes.
   """
 
   splits: Mapping[str, Array]
@@ -38,6 +41,13 @@ class Images:
   stream: ImageStream | None = None
   num_workers: int = 0
   damaged: int = 0
+  labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  class_names: tuple[str, ...] = ()
+
+  @property
+  def num_classes(self) -> int:
+    """Of the labels; 0 where the images have none."""
+    return len(self.class_names)
 
   @property
   def event_shape(self) -> tuple[int, ...]:
@@ -51,8 +61,19 @@ class Images:
 
   def sample(self, key: Key, n: int) -> Array:
     """Training images of `splits`, drawn with replacement; jittable, n static."""
-    train = self.splits["train"]
-    return train[jax.random.randint(key, (n,), 0, len(train))]
+    return self.splits["train"][self._index(key, n)]
+
+  def sample_with_labels(self, key: Key, n: int) -> tuple[Array, Array]:
+    """The draws of `sample` and their classes [n]."""
+    index = self._index(key, n)
+    return self.splits["train"][index], jnp.asarray(self.labels["train"])[index]
+
+  def sample_of_class(self, key: Key, label: Array) -> Array:
+    """An image of each of the classes `label` [n], as `sample` draws them: see `index_of_class`."""
+    return self.splits["train"][index_of_class(key, self.labels["train"], label)]
+
+  def _index(self, key: Key, n: int) -> Array:
+    return jax.random.randint(key, (n,), 0, len(self.splits["train"]))
 
   def augment(self, key: Key, x: Array) -> Array:
     """A training batch, each image mirrored or not, where that was asked."""
@@ -82,6 +103,8 @@ def images(
   channels: int = 3,
   column: str = "image",
   part: str = "train",
+  labelled: bool = False,
+  label_column: str = "label",
   validation_fraction: float = 0.05,
   test_fraction: float = 0.05,
   split_seed: int = 0,
@@ -99,6 +122,8 @@ def images(
     side: of the middle square, in pixels, after resizing.
     channels: 3, or 1 for grey.
     column, part: of a table, where the images are, and which split of the hub's is read.
+    labelled: whether the images have classes: of a folder, the folders in it, by their names.
+    label_column: of a table, where they are: numbers from 0 on, or names.
     validation_fraction, test_fraction: of all images, in [0, 1), together below 1; rounded up.
     split_seed: of the dealing: the same images are dealt out alike.
     held_out: the most images in each of validation and test; the others are not used.
@@ -118,23 +143,26 @@ def images(
       f"validation_fraction = {validation_fraction} and test_fraction = {test_fraction} must be at "
       "least 0, and below 1 together"
     )
-  files = open_images(path, column, part)
+  files = open_images(path, column, part, label_column if labelled else None)
   order = np.random.default_rng(split_seed).permutation(len(files))
   sizes = [math.ceil(f * len(files)) for f in (validation_fraction, test_fraction)]
   validation, test, train = np.split(order, np.cumsum(sizes))
   gib = len(train) * side * side * channels * 4 / 2**30
   streams = gib > cache_gib
-  splits, damaged = {}, 0
+  splits, labels, damaged = {}, {}, 0
   for name, index, most in (
     ("train", train, held_out if streams else len(train)),
     ("validation", validation, held_out),
     ("test", test, held_out),
   ):
     if len(index) and most:
-      pixels, missed = _read_all(files, index[:most], side, channels)
+      pixels, good = _read_all(files, index[:most], side, channels)
       if not len(pixels):
         raise ValueError(f"path = {path!r}: no image of the {name} split can be read")
-      splits[name], damaged = jnp.asarray(SPACING * pixels.astype(np.float32) - 1), damaged + missed
+      splits[name] = jnp.asarray(SPACING * pixels.astype(np.float32) - 1)
+      damaged += np.sum(~good)
+      if files.labels is not None:
+        labels[name] = files.labels[index[:most]][good]
   if "train" not in splits:
     raise ValueError(f"path = {path!r}: {len(files)} images leave none to train on")
   if damaged:
@@ -146,15 +174,18 @@ def images(
     flip,
     ImageStream(files, np.sort(train), side, channels, seed=0) if streams else None,
     num_workers,
-    damaged,
+    int(damaged),
+    labels,
+    files.class_names,
   )
 
 
 def _read_all(
   files: Sequence[bytes], index: np.ndarray, side: int, channels: int
-) -> tuple[np.ndarray, int]:
-  """The images of an index, uint8 [n, side, side, channels], and how many were damaged."""
+) -> tuple[np.ndarray, np.ndarray]:
+  """The good images of an index, uint8 [n, side, side, channels], and which of it are good."""
   with ThreadPoolExecutor() as pool:  # decoding lets other threads run
     found = list(pool.map(lambda i: decode(files[int(i)], side, channels), index))
-  good = [image for image in found if image is not None]
-  return np.stack(good) if good else np.zeros((0, side, side, channels)), len(found) - len(good)
+  good = np.array([image is not None for image in found], bool)
+  empty = np.zeros((0, side, side, channels), np.uint8)
+  return np.concatenate([empty, *(image[None] for image in found if image is not None)]), good

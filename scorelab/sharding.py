@@ -36,6 +36,11 @@ class Layout:
   fsdp: bool = False
 
   @property
+  def shared(self) -> bool:
+    """Whether several processes have a part in it: then all must call what moves arrays."""
+    return self.mesh is not None and self.mesh.is_multi_process
+
+  @property
   def num_devices(self) -> int:
     """Of all processes."""
     return self.mesh.size if self.mesh else 1
@@ -80,18 +85,20 @@ class Layout:
 
   # Outside: what is moved.
 
-  def place(self, tree: Tree, *, split: bool = False) -> Tree:
+  def place(self, tree: Tree, *, split: bool = False, axis: int = 0) -> Tree:
     """Arrays that every process has alike, put on all devices; typed keys may be among them.
 
     Args:
       tree: the arrays.
-      split: along the first axis, where the devices divide all of them; else whole on each.
+      split: along the axis, where the devices divide all of them; else whole on each.
+      axis: the first one, or another.
     """
     if self.mesh is None:
       return tree
     leaves = jax.tree.leaves(tree)
-    split = split and all(x.shape[0] % self.num_devices == 0 for x in leaves)
-    sharding = NamedSharding(self.mesh, PartitionSpec("data") if split else PartitionSpec())
+    split = split and all(x.shape[axis] % self.num_devices == 0 for x in leaves)
+    spec = PartitionSpec(*(None,) * axis, "data") if split else PartitionSpec()
+    sharding = NamedSharding(self.mesh, spec)
 
     def put(x: Any) -> Any:
       if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -112,19 +119,27 @@ class Layout:
     """Arrays of the state, on this process's first device as a whole; all processes must call."""
     if self.mesh is None:
       return tree
-    if jax.process_count() > 1:
-      tree = multihost_utils.process_allgather(tree, tiled=True)
-    return jax.device_put(tree, jax.local_devices()[0])
+    return jax.device_put(self.fetch(tree), jax.local_devices()[0])
+
+  def fetch(self, tree: Tree) -> Tree:
+    """Arrays on this host as a whole, also those that lie over several; all processes must call."""
+    if self.shared:
+      return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.tree.map(np.asarray, tree)
 
 
 ONE_DEVICE = Layout()
 
 
-def make_layout(name: str | None) -> Layout:
-  """The layout of a name of SHARDINGS, over all devices; None is 'replicated'."""
-  if jax.device_count() == 1:
+def make_layout(name: str | None = None, *, own: bool = False) -> Layout:
+  """The layout of a name of SHARDINGS, None being 'replicated'.
+
+  It is over all devices, or over this process's own.
+  """
+  devices = jax.local_devices() if own else jax.devices()
+  if len(devices) == 1:
     return ONE_DEVICE
-  mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+  mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
   return Layout(mesh, fsdp=name == "fsdp")
 
 

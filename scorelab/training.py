@@ -99,7 +99,7 @@ def train_step(
   state: TrainState,
   data: Batch,
   layout: Layout = ONE_DEVICE,
-  pixels: Array | None = None,
+  read: Batch | None = None,
 ) -> tuple[TrainState, Metrics]:
   """One update.
 
@@ -109,17 +109,17 @@ def train_step(
     state: before the step.
     data: the training points, or nothing where the target is sampled afresh.
     layout: where arrays live; static.
-    pixels: the batch, where a stream has read it: bytes [n, *event].
+    read: the batch, where a stream has read it: see `Experiment.read_batch`.
 
   Returns:
     The state after it, and loss, grad_norm, param_norm (after the update) and the loss's own
     metrics.
   """
   key = stream_key(root, Stream.DATA, state.step)
-  if pixels is None:
+  if read is None:
     batch = experiment.draw_batch(key, data)
   else:
-    batch = experiment.read_batch(key, layout.split(pixels))
+    batch = experiment.read_batch(key, layout.split(read))
   context = Context(state.step, state.ema)
   (loss, metrics), grads = loss_and_gradient(
     experiment, layout, state.params, stream_key(root, Stream.LOSS, state.step), batch, context
@@ -176,12 +176,12 @@ class StepByStep:
     self._one = one
 
   def __call__(
-    self, given: Any, state: TrainState, data: Batch, pixels: Array | None = None, *, length: int
+    self, given: Any, state: TrainState, data: Batch, read: Batch | None = None, *, length: int
   ) -> tuple[TrainState, Metrics]:
     """As a chunk of `make_chunk`, told what the steps share."""
     lines = []
     for i in range(length):
-      state, line = self._one(given, state, data, None if pixels is None else pixels[i])
+      state, line = self._one(given, state, data, jax.tree.map(lambda x, i=i: x[i], read))
       lines.append(line)
     return state, jax.tree.map(lambda *values: jnp.stack(values), *lines)
 
@@ -189,22 +189,22 @@ class StepByStep:
 def make_chunk(
   experiment: Experiment, layout: Layout = ONE_DEVICE
 ) -> functools.partial[tuple[TrainState, Metrics]]:
-  """`chunk(state, data, pixels, length=K)`: K steps, in one dispatch; the state is donated.
+  """`chunk(state, data, read, length=K)`: K steps, in one dispatch; the state is donated.
 
-  `pixels` are a stream's, bytes [K, n, *event], or left out. The metrics come back stacked, each
+  `read` is a stream's, each array [K, n, ...], or left out. The metrics come back stacked, each
   with a leading axis K.
   """
 
   def step(
-    root: Key, state: TrainState, data: Batch, pixels: Array | None
+    root: Key, state: TrainState, data: Batch, read: Batch | None
   ) -> tuple[TrainState, Metrics]:
-    return train_step(experiment, root, state, data, layout, pixels)
+    return train_step(experiment, root, state, data, layout, read)
 
   return functools.partial(repeated(step, experiment), layout.place(experiment.root))
 
 
 def repeated(step: Callable[..., tuple[TrainState, Metrics]], experiment: Experiment) -> Any:
-  """`run(given, state, data, pixels, length=K)`: K steps `step(given, state, data, pixels)`.
+  """`run(given, state, data, read, length=K)`: K steps `step(given, state, data, read)`.
 
   On a CPU a network with convolutions takes K dispatches: in a loop XLA leaves their gradients to
   its slow fallback, and a step takes ten times as long.
@@ -212,9 +212,9 @@ def repeated(step: Callable[..., tuple[TrainState, Metrics]], experiment: Experi
 
   @functools.partial(jax.jit, static_argnames="length", donate_argnums=1)
   def chunk(
-    given: Any, state: TrainState, data: Batch, pixels: Array | None = None, *, length: int
+    given: Any, state: TrainState, data: Batch, read: Batch | None = None, *, length: int
   ) -> tuple[TrainState, Metrics]:
-    return jax.lax.scan(lambda state, x: step(given, state, data, x), state, pixels, length=length)
+    return jax.lax.scan(lambda state, x: step(given, state, data, x), state, read, length=length)
 
   if jax.default_backend() == "cpu":
     params = jax.eval_shape(experiment.init_params, experiment.root)

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from configs import ncsn_gmm, sbgm_digits
-from scorelab import ensembles, training
+from scorelab import ensembles, evaluation, training
 from scorelab.experiment import build
+from scorelab.run import StopFlag
 from scorelab.sharding import ONE_DEVICE, make_layout
 
 STEPS = 20
@@ -25,6 +26,7 @@ def points_config():
   config = ncsn_gmm.get_config("fast")
   config.network.update(width=32, depth=1)
   config.optimizer.warmup_steps = 5
+  config.sampler.update(name="ddim", eta=1.0)
   return config
 
 
@@ -54,6 +56,20 @@ def shares(state):
   """The part of every array of the state that one device holds, by the array's size."""
   leaves = jax.tree.leaves(state)
   return [(x.size, x.addressable_shards[0].data.size / x.size) for x in leaves]
+
+
+def sample(experiment):
+  """Ten ancestral samples in batches of eight, on one device and on all; the noise is in them."""
+  row = dataclasses.replace(experiment.evaluation.rows[0], weak=None)
+  run = evaluation.sample_row(row, lambda params: experiment.target.predict)
+  starts = row.prior(jax.random.key(0), (1, 10, 2))
+  keys = jax.random.split(jax.random.key(1), 1)
+  given = jax.device_put({"w": np.ones(3)}, jax.devices()[0])  # as a checkpoint is restored
+  drawn = [
+    evaluation.sample_in_batches(run, given, keys, starts, 8, StopFlag(), layout=layout)[0]
+    for layout in (ONE_DEVICE, make_layout())
+  ]
+  return [x.ravel().tolist() for x in drawn]
 
 
 def train_ensemble():
@@ -88,6 +104,7 @@ def main():
     "losses": {way: losses for way, (losses, _, _) in runs.items()},
     "flops": {way: flops for way, (_, _, flops) in runs.items()},
     "shares": {way: shares(state) for way, (_, state, _) in runs.items()},
+    "samples": sample(experiment) if sys.argv[1] == "points" else [],
   }
   print(json.dumps(found))
 

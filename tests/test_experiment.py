@@ -40,7 +40,7 @@ def test_golden(name):
   assert resolved(name) == (GOLDEN / f"{name}.json").read_text()
 
 
-NEED_FILES = {"ddpm_cifar10", "ddpm_flowers"}  # images that are not brought along
+NEED_FILES = {"cond_cifar10", "ddpm_cifar10", "ddpm_flowers"}  # images that are not brought along
 
 
 @pytest.mark.parametrize("arg", ["", "fast"])

@@ -1,6 +1,7 @@
 """Images from files: every good one once an epoch, in an order that goes on where it was left."""
 
 import io
+import os
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import sbgm_digits
-from scorelab import training
+from configs import cond_cifar10, sbgm_digits
+from scorelab import evaluation, training
 from scorelab.checks import check_devices
 from scorelab.experiment import build
 from scorelab.image_files import Batches, Folder, ImageStream, decode, open_images
@@ -19,6 +20,7 @@ from scorelab.run import Preempted, StopFlag, open_workdir, read_jsonl
 from tests.stopping import StopAfter
 
 pytest.importorskip("grain")
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIDE, DAMAGED = 8, 20
 
 
@@ -47,7 +49,13 @@ def write_parquet(folder, file):
   pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
   files = Folder(str(folder))
   rows = [{"bytes": files[i], "path": files.names[i]} for i in range(len(files))]
-  pq.write_table(pa.table({"image": rows}), file)
+  label = [class_in_the_path(name) for name in files.names]
+  pq.write_table(pa.table({"image": rows, "label": label, "name": [f"{i}" for i in label]}), file)
+
+
+def class_in_the_path(name):
+  """Which of the seven folders of `write_images`."""
+  return int(name.split("/")[-2])
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +74,7 @@ def numbers_of(batches, files):
   decoded = [decode(files[i], SIDE, 3) for i in range(len(files))]
   known = {image.tobytes(): i for i, image in enumerate(decoded) if image is not None}
   assert len(known) == len(files) - DAMAGED
-  return [known[image.tobytes()] for image in batches.reshape(-1, SIDE, SIDE, 3)]
+  return [known[image.tobytes()] for image in batches["x"].reshape(-1, SIDE, SIDE, 3)]
 
 
 def check_epochs(files, batch_size, num_workers):
@@ -84,7 +92,7 @@ def check_epochs(files, batch_size, num_workers):
   assert batches.damaged <= 2 * DAMAGED <= batches.damaged + DAMAGED  # the last may still follow
   resumed = Batches(stream_of(files, start=middle), batch_size, damaged=damaged)
   again = resumed.take(good // batch_size)
-  np.testing.assert_array_equal(again, second)
+  jax.tree.map(np.testing.assert_array_equal, again, second)
   assert (resumed.position, resumed.damaged) == (batches.position, batches.damaged)
 
 
@@ -97,8 +105,69 @@ def test_worker_processes_change_nothing(folder):
   files = open_images(str(folder))
   stream = stream_of(files)
   expected = [image for _, image in (stream[i] for i in range(60)) if image is not None]
-  found = Batches(stream_of(files), 10, num_workers=2).take(4)
+  found = Batches(stream_of(files), 10, num_workers=2).take(4)["x"]
   np.testing.assert_array_equal(found.reshape(-1, SIDE, SIDE, 3), expected[:40])
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="asks Linux for its open files")
+def test_what_workers_send_is_let_go(folder):
+  """Open files do not grow with the images of a take: a system allows some 1024."""
+  batches = Batches(stream_of(open_images(str(folder))), 10, num_workers=1)
+  batches.take(1)
+  before = len(os.listdir("/proc/self/fd"))
+  batches.take(30)
+  assert len(os.listdir("/proc/self/fd")) < before + 100
+
+
+@pytest.mark.parametrize("kind", ["folder", "numbers", "names"])
+def test_labels_go_with_their_images(kind, folder, tmp_path, monkeypatch):
+  """In every batch of a stream, damaged images left out, and in every split."""
+  path, column = folder, "label" if kind == "numbers" else "name"
+  if kind != "folder":
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "photographs.parquet"
+    write_parquet(folder, path)
+  files = open_images(str(path), label_column=column)
+  assert files.class_names == tuple("0123456")
+  known = [class_in_the_path(name) for name in Folder(str(folder)).names]
+  batches = Batches(stream_of(files, labelled=True), 40).take(7)
+  assert batches["label"].shape == (7, 40)
+  found = [known[i] for i in numbers_of(batches, files)]
+  np.testing.assert_array_equal(batches["label"].ravel(), found)
+
+  target = images(path=str(path), side=SIDE, labelled=True, label_column=column, test_fraction=0.2)
+  decoded = [decode(files[i], SIDE, 3) for i in range(len(files))]
+  by_pixels = {
+    (np.float32(2 / 255) * image.astype(np.float32) - 1).tobytes(): label
+    for image, label in zip(decoded, known, strict=True)
+    if image is not None
+  }
+  asked = np.arange(21) % 7
+  for x, label in [
+    *((target.splits[name], target.labels[name]) for name in ("train", "validation", "test")),
+    target.sample_with_labels(jax.random.key(0), 20),
+    (target.sample_of_class(jax.random.key(1), jnp.asarray(asked)), asked),
+  ]:
+    assert [by_pixels[image.tobytes()] for image in np.asarray(x)] == list(label)
+
+
+def test_classes_that_no_image_has_are_classes(tmp_path, monkeypatch):
+  """A data set's own list of names counts, as for a hidden class; a number out of it does not."""
+  datasets = pytest.importorskip("datasets")
+  monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+  pixel = {"bytes": jpeg(np.zeros((8, 8, 3), np.uint8)), "path": None}
+  features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=list("abc")))
+  for labels in ([0, 1, 0], [0, -1, 1]):
+    table = datasets.Dataset.from_dict({"image": [pixel] * 3, "label": labels}, features)
+    table.to_parquet(str(tmp_path / f"{labels[1]}.parquet"))
+  assert open_images(str(tmp_path / "1.parquet"), label_column="label").class_names == (
+    "a",
+    "b",
+    "c",
+  )
+  with pytest.raises(ValueError, match="label_column = 'label' has -1, which is no class"):
+    open_images(str(tmp_path / "-1.parquet"), label_column="label")
 
 
 @pytest.mark.slow
@@ -119,7 +188,7 @@ def test_parquet_is_the_folder(folder, tmp_path, monkeypatch):
   files, table = open_images(str(folder)), open_images(str(tmp_path / "photographs.parquet"))
   assert len(table) == 300
   assert all(table[i] == files[i] for i in range(300))
-  with pytest.raises(ValueError, match=r"column = 'img' is not in .* \(known: image\)"):
+  with pytest.raises(ValueError, match=r"column = 'img' is not in .* \(known: image, label"):
     open_images(str(tmp_path / "photographs.parquet"), column="img")
 
 
@@ -215,6 +284,36 @@ def test_a_streamed_run_is_resumed_to_the_bit(folder, tmp_path):
   assert all(np.isfinite(line["loss"]) for line in read_jsonl(straight_dir.metrics))
 
 
+def conditional_config(folder, **target):
+  config = small_config(folder, cache_gib=0.0, held_out=16, labelled=True, **target)
+  config.network.update(num_classes=7, label_dropout=0.25)
+  config.sampler.update(name="ddim", num_steps=2, guidance="classifier_free", guidance_scale=2.0)
+  config.evaluation.update(rows=(), labels="uniform", num_keys=1, num_samples=8, reference="test")
+  return config
+
+
+def test_a_labelled_run_is_resumed_and_sampled_by_class(folder, tmp_path):
+  """To the bit, with guidance; a quarter of the labels are dropped, each by its step's key."""
+  experiment = build(conditional_config(folder))
+  straight, straight_dir = run(experiment, tmp_path / "straight")
+  with pytest.raises(Preempted):
+    run(experiment, tmp_path / "stopped", StopAfter(2))
+  resumed, resumed_dir = run(experiment, tmp_path / "stopped")
+  jax.tree.map(np.testing.assert_array_equal, straight, resumed)
+  assert straight_dir.metrics.read_text() == resumed_dir.metrics.read_text()
+  evaluation.evaluate(experiment, straight.params, straight_dir, StopFlag())
+  with np.load(straight_dir.samples) as arrays:
+    assert set(arrays["labels"]) <= set(range(7))
+    (sampled,) = set(arrays) - {"exact", "reference", "labels"}
+    assert np.isfinite(arrays[sampled]).all()
+
+  read = {"x": np.zeros((4000, SIDE, SIDE, 3), np.uint8), "label": np.arange(4000) % 7}
+  shown = np.asarray(experiment.read_batch(jax.random.key(0), read)["label"])
+  dropped = shown == 7
+  assert abs(dropped.mean() - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5
+  np.testing.assert_array_equal(shown[~dropped], read["label"][~dropped])
+
+
 def test_images_in_memory_are_drawn_from(folder):
   experiment = build(small_config(folder))
   batch = experiment.draw_batch(jax.random.key(0), experiment.data)["x"]
@@ -232,6 +331,28 @@ BAD = {
   "channels": (dict(channels=2), "channels = 2 must be 1 or 3"),
   "shares": (dict(validation_fraction=0.5, test_fraction=0.5), "below 1 together"),
 }
+
+
+def test_cifar_by_class_takes_any_labelled_images(folder):
+  config = cond_cifar10.get_config("fast")
+  config.target.update(path=str(folder), side=SIDE, num_workers=0, test_fraction=0.2)
+  config.network.num_classes = 7
+  experiment = build(config)
+  batch = jax.eval_shape(experiment.draw_batch, jax.random.key(0), experiment.data)
+  assert (batch["x"].shape, batch["label"].shape) == ((8, SIDE, SIDE, 3), (8,))
+  assert "frechet:features=classifier" in experiment.evaluation.metrics
+
+
+def test_classes_that_are_not_there_are_one_line(folder, tmp_path):
+  config = conditional_config(folder)
+  config.target.labelled = None
+  with pytest.raises(ConfigError, match=r"num_classes = 7, .*has no classes: set target.labelled"):
+    build(config)
+  flat = tmp_path / "flat"
+  flat.mkdir()
+  (flat / "a.jpg").write_bytes(jpeg(np.zeros((8, 8, 3), np.uint8)))
+  with pytest.raises(ConfigError, match=r"labelled = True, and a.jpg is in no folder of a class"):
+    build(conditional_config(flat))
 
 
 @pytest.mark.parametrize(("fields", "message"), BAD.values(), ids=BAD)

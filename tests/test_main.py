@@ -122,7 +122,8 @@ def test_another_training_is_refused_in_the_same_folder(finished):
   assert sorted(path.name for path in workdir.iterdir()) == before
 
 
-NEED_FILES = {"base", "pretrained", "ddpm_cifar10", "ddpm_flowers"}  # or are no experiment
+# Or are no experiment.
+NEED_FILES = {"base", "pretrained", "cond_cifar10", "ddpm_cifar10", "ddpm_flowers"}
 EXPERIMENTS = sorted({f.stem for f in pathlib.Path("configs").glob("*.py")} - NEED_FILES)
 LONG = [FAST, *SMALL, "--mode=train", "--config.training.num_steps=300"]
 LONG += ["--config.training.checkpoint_every=10"]
@@ -182,6 +183,33 @@ def test_five_kills_and_resumes_are_uninterrupted(straight, tmp_path):
   assert codes.count(-signal.SIGKILL) >= 4  # the last may come too late
   assert main(*LONG, f"--workdir={run}").returncode == 0
   assert_same_run(straight, run)
+
+
+@pytest.mark.slow
+def test_patches_are_killed_and_go_on_to_their_samples(tmp_path):
+  """kill -9 after a checkpoint: losses, samples and metrics have an uninterrupted run's bits."""
+  killed, straight = tmp_path / "killed", tmp_path / "straight"
+  flags = ["--config=configs/ddpm_patches.py:fast", "--config.training.num_steps=100"]
+  flags += ["--config.training.checkpoint_every=10", "--config.training.keep_every=0"]
+  with subprocess.Popen(
+    command(*flags, f"--workdir={killed}"), stderr=subprocess.DEVNULL, start_new_session=True
+  ) as process:
+    while process.poll() is None and not list((killed / "checkpoints").glob("0*")):
+      time.sleep(0.01)
+    process.kill()
+  assert process.returncode == -signal.SIGKILL
+  assert 0 < (killed / "metrics.jsonl").read_text().count("\n") < 10
+  errors = []
+  for workdir in (killed, straight):
+    result = main(*flags, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    errors.append(result.stderr)
+  assert "going on from step" in errors[0]
+  assert "going on" not in errors[1]
+  with np.load(killed / "samples.npz") as arrays:
+    assert arrays["ddim-4"].shape == (20, 32, 32, 3)
+  for name in ("metrics.jsonl", "evaluation.json"):
+    assert (killed / name).read_text() == (straight / name).read_text()
 
 
 @pytest.mark.slow

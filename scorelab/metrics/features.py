@@ -1,8 +1,8 @@
 """Distances in the feature space of a network: of images, what pixels do not show.
 
-`in_features(frechet, ...)` of Inception's features is FID, `kernel_distance` there is KID; here the
-network is a small one that is trained on the target's own training images, which any target has,
-or one that is given. Numbers compare only within one network.
+`in_features(frechet, ...)` of Inception's features is FID, `kernel_distance` there is KID: see
+`scorelab/pretrained/inception.py`. The networks here are small ones, trained on the target's own
+training images, which any target has. Numbers compare only within one network.
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
 NeurIPS 2017 (arXiv 1706.08500), eq. 6. Gidaris, Singh and Komodakis, "Unsupervised Representation
@@ -82,6 +82,8 @@ FEATURES: dict[str, Callable[[Any], Extractor]] = {"classifier": classifier, "ro
 def features_need(name: str, target: Any) -> str | None:
   """What the features of this name need and the target lacks; None where it lacks nothing."""
   shape = target.event_shape
+  if name == "inception":
+    return None if len(shape) == 3 and shape[-1] in (1, 3) else "grey or colour images"
   if len(shape) != 3 or "train" not in splits_of(target):
     return "training images"
   if name == "classifier":

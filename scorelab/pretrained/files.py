@@ -105,6 +105,15 @@ class Weights(Mapping[str, np.ndarray]):
     return len(self._places)
 
 
+class Arrays(dict[str, np.ndarray]):
+  """Tensors by name that are in memory, in the place of `Weights`."""
+
+  @property
+  def shapes(self) -> dict[str, tuple[int, ...]]:
+    """Of each tensor."""
+    return {name: array.shape for name, array in self.items()}
+
+
 def _read_header(file: pathlib.Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
   """Dtype, shape and first byte of every tensor, checked against the size of the file."""
   if not file.is_file():

@@ -14,7 +14,7 @@ import flax
 import jax
 import numpy as np
 
-from scorelab.pretrained.files import PretrainedError, Weights
+from scorelab.pretrained.files import Arrays, PretrainedError, Weights
 from scorelab.typing import Params
 
 _LISTS = "down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|to_out"
@@ -25,6 +25,7 @@ _OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"
 def torch_name(path: str) -> str:
   """A parameter's name in PyTorch, of its dotted path in Flax."""
   name = re.sub(rf"\b({_LISTS})_(\d+)\b", r"\1.\2", path)
+  name = re.sub(r"\.(mean|var)$", r".running_\1", name)  # of a batch normalisation
   return re.sub(r"\.(kernel|scale|embedding)$", ".weight", name)
 
 
@@ -54,7 +55,7 @@ def torch_weights(params: Params) -> dict[str, np.ndarray]:
   }
 
 
-def params_from(weights: Weights, template: Params) -> Params:
+def params_from(weights: Weights | Arrays, template: Params) -> Params:
   """Parameters from weights by their names in PyTorch, new or old.
 
   Args:

@@ -115,3 +115,18 @@ def split(
     jnp.asarray(location, float),
     jnp.asarray(spread, float),
   )
+
+
+def index_of_class(key: Key, labels: np.ndarray, asked: Array) -> Array:
+  """The index of a point of each of the classes `asked` [n], with replacement; jittable.
+
+  Args:
+    key: of the draw.
+    labels: [m] integers, of all points. Of a class that none of them has, the index is of any.
+    asked: [n] integers from 0 on.
+  """
+  order = np.argsort(labels, kind="stable")
+  counts = np.bincount(labels, minlength=int(labels.max()) + 1)
+  starts, counts = jnp.asarray(np.cumsum(counts) - counts), jnp.asarray(counts)
+  rank = jax.random.randint(key, asked.shape, 0, jnp.maximum(counts[asked], 1))
+  return jnp.asarray(order)[starts[asked] + rank]

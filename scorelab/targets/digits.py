@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorelab.targets.data_set import index_of_class
 from scorelab.typing import Array, Key
 
 # Slope and offset of a pixel's value, 0 to 16. 'ends' takes those two to -1 and 1; 'bins' fits the
@@ -66,11 +67,7 @@ class Digits:
 
   def sample_of_class(self, key: Key, label: Array) -> Array:
     """A training image of each of the digits `label` [n], with replacement: [n, 8, 8, 1]."""
-    order = np.argsort(self.labels["train"], kind="stable")
-    counts = np.bincount(self.labels["train"], minlength=10)
-    starts, counts = jnp.asarray(np.cumsum(counts) - counts), jnp.asarray(counts)
-    rank = jax.random.randint(key, label.shape, 0, counts[label])
-    return self.splits["train"][jnp.asarray(order)[starts[label] + rank]]
+    return self.splits["train"][index_of_class(key, self.labels["train"], label)]
 
 
 class DequantisedDigits(Digits):
