@@ -28,7 +28,11 @@ class CheckpointError(Exception):
   """A checkpoint cannot be used or written; the message is one line that a person can act on."""
 
 
-class DamagedError(CheckpointError):
+class UnreadableError(CheckpointError):
+  """There is nothing to go on from, though there are checkpoints."""
+
+
+class DamagedError(UnreadableError):
   """The files of one checkpoint are not what was written."""
 
 
@@ -140,7 +144,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       (state, step), the state safe to donate; or None where there is no checkpoint at all.
 
     Raises:
-      CheckpointError: a checkpoint is of another state than the template, or none can be read.
+      UnreadableError: a checkpoint is of another state than the template, or none can be read.
     """
     damaged: dict[int, DamagedError] = {}
     for step in reversed(self.steps()):
@@ -155,7 +159,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     if not damaged:
       return None
     newest = max(damaged)
-    raise CheckpointError(
+    raise UnreadableError(
       f"none of the {len(damaged)} checkpoints in {self._directory} can be read (newest: step "
       f"{newest}: {_reason(damaged[newest])}); move the directory away to start again"
     )
@@ -164,12 +168,12 @@ class Checkpoints(contextlib.AbstractContextManager):
     """The state of one step, as `restore` gives it.
 
     Raises:
-      CheckpointError: there is no such step, or it is of another state than the template.
+      UnreadableError: there is no such step, or it is of another state than the template.
       DamagedError: its files are not what was written.
     """
     self.wait()
     if step not in self.steps():
-      raise CheckpointError(f"no checkpoint of step {step} in {self._directory}: {self.steps()}")
+      raise UnreadableError(f"no checkpoint of step {step} in {self._directory}: {self.steps()}")
     where = f"checkpoint of step {step} in {self._directory}"
     try:
       leaves = self._index(step)["leaves"]
@@ -177,13 +181,13 @@ class Checkpoints(contextlib.AbstractContextManager):
       for path in [*expected, *stored]:
         has, wants = stored.get(path, "absent"), expected.get(path, "absent")
         if has != wants:
-          raise CheckpointError(f"{where} is of another state: {path} is {has}, expected {wants}")
+          raise UnreadableError(f"{where} is of another state: {path} is {has}, expected {wants}")
       target = ocp.args.StandardRestore(jax.tree.map(_abstract, template))
       state = self._manager.restore(step, args=ocp.args.Composite(state=target))["state"]
       for path, found in zip(expected, _crcs(state), strict=True):
         if found != leaves[path][1] and None not in (found, leaves[path][1]):
           raise ValueError(f"{path} fails its CRC-32")
-    except CheckpointError:
+    except UnreadableError:
       raise
     except Exception as error:  # Damage shows as almost any type of error.
       raise DamagedError(f"{where} is damaged: {_reason(error)}") from error
@@ -208,7 +212,8 @@ class Checkpoints(contextlib.AbstractContextManager):
       yield
     except Exception as error:
       raise CheckpointError(
-        f"saving a checkpoint in {self._directory} failed: {_reason(error)}"
+        f"saving a checkpoint in {self._directory} failed ({_reason(error)}): those before it are "
+        "kept; make room, or the folder writable, and the same command goes on"
       ) from error
 
   def _best(self, steps: Sequence[int]) -> int | None:
@@ -248,6 +253,11 @@ class _Preserve:
     del context
     kept = self.kept([checkpoint.step for checkpoint in checkpoints])
     return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def logged_by_orbax(record: logging.logging.LogRecord) -> bool:
+  """Whether a log record is Orbax's own: what fails in its threads is raised here, in one line."""
+  return "orbax" in record.pathname or record.name == "asyncio"
 
 
 def _kinds(tree: Any) -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -10,6 +13,7 @@ import pathlib
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +27,10 @@ from jax.experimental import multihost_utils
 # What only evaluation depends on: it may change in a finished folder, and is evaluated again.
 EVALUATION_FIELDS = ("sampler", "evaluation")
 PREEMPTED_EXIT_CODE = 75
+# What may be mended from outside, so that the run goes on: a full disk, a folder that is read-only.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some file systems of clusters
 
 
 class RunError(RuntimeError):
@@ -31,6 +39,10 @@ class RunError(RuntimeError):
 
 class RefusedError(RunError):
   """What was asked does not fit what is in the folder."""
+
+
+class UnwritableError(RefusedError):
+  """Another process holds the folder, or it cannot be written: only its writer finds out."""
 
 
 class Preempted(Exception):  # noqa: N818 (it is no error)
@@ -90,21 +102,70 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   os.replace(temporary, path)
 
 
+def why_unwritable(path: pathlib.Path, error: OSError) -> str | None:
+  """What to do about a folder that could not be written, in a line; None for any other error."""
+  if error.errno in _FULL:
+    advice = "nothing that was saved is lost: make room, and the same command goes on"
+  elif error.errno in _FORBIDDEN:
+    advice = "make it writable, or give another --workdir"
+  else:
+    return None
+  return f"{path}: cannot be written ({error.strerror}): {advice}"
+
+
+@contextlib.contextmanager
+def hold(path: pathlib.Path, off: bool = False) -> Iterator[None]:
+  """Keeps other processes out of a run's folder, which is made, within a `with` block.
+
+  The lock is the system's own and ends with the process, however that ends: none is ever stale.
+  With `off`, nothing is done.
+
+  Raises:
+    UnwritableError: another process holds the folder, and is named; or it cannot be written.
+  """
+  if off:
+    yield
+    return
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    file = (path / "LOCK").open("a+")
+  except OSError as error:
+    raise UnwritableError(why_unwritable(path, error) or f"{path}: {error.strerror}") from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      holder = file.read().strip() or "another process"
+      raise UnwritableError(
+        f"{path}: {holder} is at work here: wait until it ends, or give another --workdir"
+      ) from None
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise
+    with contextlib.suppress(OSError):  # on a full disk the holder has no name
+      os.truncate(file.fileno(), 0)
+      os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    yield
+
+
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The objects of a JSONL file, one a line; a torn last line is left out."""
+  """The objects of a JSONL file, one a line; a line that a kill or a full disk tore is left out."""
   objects = []
   for line in path.read_text().splitlines() if path.exists() else ():
-    try:
+    with contextlib.suppress(json.JSONDecodeError):
       objects.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
   return objects
 
 
 def append_jsonl(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-  """Adds one object as one line."""
-  with path.open("a") as file:
-    file.write(json.dumps(value, allow_nan=False) + "\n")
+  """Adds one object as a line of its own, also after a torn one."""
+  line = json.dumps(value, allow_nan=False) + "\n"
+  with path.open("a+b") as file:
+    if file.seek(0, os.SEEK_END):
+      file.seek(-1, os.SEEK_END)
+      line = line if file.read() == b"\n" else "\n" + line
+    file.write(line.encode())
 
 
 def truncate_jsonl(path: pathlib.Path, step: int) -> None:
@@ -224,8 +285,18 @@ def is_done(path: pathlib.Path, config: Mapping[str, Any]) -> bool:
   """Whether the folder holds all that this config asks for."""
   if not Workdir(path).done.exists():
     return False
-  found = json.loads((path / "config.json").read_text())["config"]
-  return _set_fields(found) == _set_fields(config)
+  return _set_fields(_recorded_config(path)) == _set_fields(config)
+
+
+def _recorded_config(path: pathlib.Path) -> dict[str, Any]:
+  """The config of the run in a folder. Raises RefusedError where it is damaged."""
+  file = path / "config.json"
+  try:
+    return json.loads(file.read_text())["config"]
+  except (ValueError, KeyError, TypeError):
+    raise RefusedError(
+      f"{file} is damaged: put back what was there, or give another --workdir"
+    ) from None
 
 
 def open_workdir(
@@ -247,7 +318,8 @@ def open_workdir(
     evaluations of an ensemble's members.
 
   Raises:
-    RefusedError: a field that training depends on differs from the run that is there.
+    RefusedError: a field that training depends on differs from the run that is there, or what that
+      run was cannot be read.
   """
   workdir = Workdir(path.absolute())
   if not read_only:
@@ -255,7 +327,7 @@ def open_workdir(
   record = {"config": config, "overrides": overrides}
   file = path / "config.json"
   if file.exists():
-    found = json.loads(file.read_text())["config"]
+    found = _recorded_config(path)
     old, new = training_fields(found), training_fields(config)
     for name in sorted(old.keys() | new.keys()):
       if old.get(name) != new.get(name):
@@ -271,6 +343,6 @@ def open_workdir(
         of_member.unlink()
   if read_only:
     return workdir
-  write_json(file, json.loads(json.dumps(record)))
   write_json(path / "environment.json", {**environment(), "command": sys.argv})
+  write_json(file, json.loads(json.dumps(record)))  # last: where it is, there is the other
   return workdir
