@@ -25,7 +25,8 @@ Exit codes: 0 where all is the same, 1 where anything differs, 2 for a mistake i
 from __future__ import annotations
 
 import argparse
-import atexit
+import collections
+import contextlib
 import os
 import pathlib
 import random
@@ -33,6 +34,10 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from scripts.disturbing.runs import Lab
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
@@ -85,18 +90,19 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = [f"--config={args.config}"] if args.config else list(DEFAULT)
   name, colon, variant = arguments[0].removeprefix("--config=").partition(":")
   arguments[0] = f"--config={pathlib.Path(name).absolute()}{colon}{variant}"
+  from scripts.disturbing.runs import Lab
+
   with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
-    root = args.keep or pathlib.Path(temporary)
-    return disturb(names, [*arguments, *rest], root.absolute(), args)
+    root = (args.keep or pathlib.Path(temporary)).absolute()
+    with contextlib.closing(Lab([*arguments, *rest], root / "cache")) as lab:
+      return disturb(names, lab, root, args)
 
 
-def disturb(
-  names: Sequence[str], arguments: Sequence[str], root: pathlib.Path, args: argparse.Namespace
-) -> int:
+def disturb(names: Sequence[str], lab: Lab, root: pathlib.Path, args: argparse.Namespace) -> int:
   """Makes the undisturbed run, then each of the others; the exit code."""
   from scripts.disturbing.kills import kill_again_and_again, plan, watch
-  from scripts.disturbing.others import OTHERS
-  from scripts.disturbing.runs import BrokenError, Lab, differences
+  from scripts.disturbing.others import OTHERS, unmount
+  from scripts.disturbing.runs import BrokenError, differences
   from scripts.disturbing.states import final_state, state_differences
 
   def say(text: str) -> None:
@@ -107,11 +113,8 @@ def disturb(
     folder.mkdir(parents=True)
     return folder
 
-  lab = Lab(arguments, root / "cache")
-  atexit.register(lab.close)
-  number = signal.Signals[args.signal]
   mounts = bool(os.environ.get(_MOUNTS))
-  rng, failed = random.Random(args.seed), []
+  rng = random.Random(args.seed)
   try:
     say("undisturbed, which compiles; then again, which is timed")
     watch(lab.start(folder_of("undisturbed")))
@@ -120,31 +123,51 @@ def disturb(
     say(str(error))
     return 1
   straight = root / "undisturbed" / "run"
-  state = final_state(arguments, straight)
+  state = final_state(lab.arguments, straight)
   say(", ".join(f"{phase} {seconds:.2g} s" for phase, seconds in times.seconds.items()))
+
+  def compare(folder: pathlib.Path) -> None:
+    """Raises BrokenError where the run in a folder is not the undisturbed one."""
+    found = differences(straight, folder / "run")
+    found += state_differences(state, final_state(lab.arguments, folder / "run"))
+    if found:
+      raise BrokenError(f"DIFFERS: {'; '.join(found[:10])}")
+    lines = f"{times.lines} lines of metrics, evaluation, samples and figures"
+    say(f"{folder.name}: the same bits in {len(state)} arrays, {lines}")
+
+  def kill(name: str, number: int, ahead: int = 0) -> None:
+    """Kills so often; what a run that ends too early leaves undone falls into the next one."""
+    due, phases, rounds = plan(number, times, rng), [], 0
+    while due:
+      rounds += 1
+      folder = folder_of(f"{name}-{rounds}")
+      struck = kill_again_and_again(
+        lab, folder, due, times, signal.Signals[args.signal], say, ahead
+      )
+      compare(folder)
+      phases, due = [*phases, *struck], due[len(struck) :]
+      if not struck:
+        raise BrokenError(f"no kill falls into {due[0].phase}")
+    counted = ", ".join(f"{phase} {n}" for phase, n in collections.Counter(phases).items())
+    say(f"{name}: {len(phases)} kills by {args.signal} in {rounds} runs, while {counted}")
+
+  failed = False
   for name in ("timed", *names):
     try:
-      if name == "timed":
-        pass
-      elif name in OTHERS:
-        OTHERS[name](lab, folder_of(name), times, say, mounts)
+      if name == "kills":
+        kill(name, args.kills)
+      elif name == "clock":
+        kill(name, 6, -_DAY)
       else:
-        moments, ahead = plan(args.kills, rng), 0
-        if name == "clock":
-          moments, ahead = plan(6, rng), -_DAY
-        struck = kill_again_and_again(lab, folder_of(name), moments, times, number, say, ahead)
-        say(f"{name}: {struck.total()} kills: {', '.join(f'{k} {v}' for k, v in struck.items())}")
-      disturbed = root / name / "run"
-      found = differences(straight, disturbed)
-      found += state_differences(state, final_state(arguments, disturbed))
+        folder = root / name if name == "timed" else folder_of(name)
+        if name != "timed":
+          OTHERS[name](lab, folder, times, say, mounts)
+        compare(folder)
     except BrokenError as error:
-      found = [str(error)]
-    if found:
-      failed.append(name)
-      say(f"{name}: DIFFERS: {'; '.join(found[:10])}")
-    else:
-      lines = f"{times.lines} lines of metrics, evaluation, samples and figures"
-      say(f"{name}: the same bits in {len(state)} arrays, {lines}")
+      failed = True
+      say(f"{name}: {error}")
+    finally:
+      unmount(root / name)
   return 1 if failed else 0
 
 

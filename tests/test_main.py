@@ -6,6 +6,7 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import pytest
 from configs import ncsn_gmm
 from scorelab import training
 from scorelab.experiment import build
-from scorelab.run import open_workdir
+from scorelab.run import hold, open_workdir
 
 FAST = "--config=configs/ncsn_gmm.py:fast"
 SMALL = ["--config.network.width=16", "--config.network.depth=1", "--config.training.batch_size=32"]
@@ -122,6 +123,16 @@ def test_another_training_is_refused_in_the_same_folder(finished):
   assert sorted(path.name for path in workdir.iterdir()) == before
 
 
+def test_a_second_start_is_refused_by_the_first_ones_name(tmp_path):
+  workdir = tmp_path / "run"
+  with hold(workdir):
+    result = main(FAST, *SMALL, f"--workdir={workdir}")
+  assert result.returncode == 2
+  assert f"process {os.getpid()} on {socket.gethostname()} is at work here" in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+  assert [path.name for path in workdir.iterdir()] == ["LOCK"]
+
+
 NEED_FILES = {"base", "pretrained", "ddpm_cifar10", "ddpm_flowers"}  # or are no experiment
 EXPERIMENTS = sorted({f.stem for f in pathlib.Path("configs").glob("*.py")} - NEED_FILES)
 LONG = [FAST, *SMALL, "--mode=train", "--config.training.num_steps=300"]
@@ -201,6 +212,6 @@ def test_all_damaged_checkpoints_are_refused(finished, tmp_path):
     if file.is_file():
       file.write_bytes(b"")
   result = main(FAST, *SMALL, f"--workdir={workdir}")
-  assert result.returncode == 1
+  assert result.returncode == 2
   assert "Traceback" not in result.stderr
   assert "can be read" in result.stderr.strip().splitlines()[-1]

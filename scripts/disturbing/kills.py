@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from scorelab.run import PREEMPTED_EXIT_CODE
-from scripts.disturbing.runs import BrokenError, Lab, Process, count_lines, saved_step
+from scripts.disturbing.runs import TICK, BrokenError, Lab, Process, count_lines, saved_step
 
 _TRAINING = ("training", "saving", "training", "saving", "starting")
 _AFTER = ("sampling", "evaluating", "drawing")
@@ -45,27 +45,28 @@ class Timetable:
   lines: int
 
 
-def plan(number: int, rng: random.Random) -> list[Kill]:
+def plan(number: int, times: Timetable, rng: random.Random) -> list[Kill]:
   """Random moments in all phases: three in five while it trains, each further on, then the others.
 
   So the run gets on, however often it is killed and however rarely it saves.
   """
-  training = -(-3 * number // 5)
+  early, late = ([p for p in phases if p in times.seconds] for phases in (_TRAINING, _AFTER))
+  training = -(-3 * number // 5) if late else number
   kills = [
-    Kill(_TRAINING[i % len(_TRAINING)], (i + rng.random()) / (training + 1), rng.random())
+    Kill(early[i % len(early)], (i + rng.random()) / (training + 1), rng.random())
     for i in range(training)
   ]
-  after = [_AFTER[i % len(_AFTER)] for i in range(number - training)]
+  after = [late[i % len(late)] for i in range(number - training)]
   rng.shuffle(after)
   return kills + [Kill(phase, 1.0, rng.random()) for phase in after]
 
 
 def watch(process: Process) -> Timetable:
   """Waits for a run that nobody disturbs."""
-  seconds: collections.Counter[str] = collections.Counter()
+  seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
   last, saves, before = time.monotonic(), 0, ""
   while process.popen.poll() is None:
-    time.sleep(0.002)
+    time.sleep(TICK)
     phase, now = process.phase(), time.monotonic()
     seconds[phase] += min(now - last, 0.1)  # more than that, and we were not running either
     saves += phase == "saving" != before
@@ -80,7 +81,8 @@ def watch(process: Process) -> Timetable:
 
 def strike(process: Process, kill: Kill, times: Timetable, number: signal.Signals) -> str | None:
   """Kills a process as planned; the phase that it was at, None where it ended before."""
-  if not process.reaches(kill.phase, int(kill.progress * times.lines)):
+  due = int(kill.progress * times.lines) if kill.phase in ("training", "saving") else 0
+  if not process.reaches(kill.phase, due):
     return None
   time.sleep(kill.delay * times.seconds.get(kill.phase, 0.0))
   phase = process.phase()
@@ -101,10 +103,8 @@ def kill_again_and_again(
   number: signal.Signals,
   say: Callable[[str], object],
   ahead: int = 0,
-) -> collections.Counter[str]:
+) -> list[str]:
   """Starts a run and kills it, as often as planned, and lets it end.
-
-  Kills that are still due when the run has ended too early are left out.
 
   Args:
     lab: how runs are started.
@@ -116,27 +116,25 @@ def kill_again_and_again(
     ahead: seconds by which the clock jumps at each start.
 
   Returns:
-    Kills by phase.
+    The phase of each kill; fewer than planned where the run has ended too early.
 
   Raises:
     BrokenError: a process did not go on from the newest checkpoint, lost a line or failed.
   """
-  struck: collections.Counter[str] = collections.Counter()
-  for index, kill in enumerate(kills):
+  struck: list[str] = []
+  for kill in kills:
     saved = saved_step(folder / "run")
-    process = lab.start(folder, ahead=index * ahead)
+    process = lab.start(folder, ahead=len(struck) * ahead)
     phase = strike(process, kill, times, number)
     process.must_have_gone_on_from(saved)
     if phase is None:
-      say(
-        f"{index} kills of {len(kills)}: it has ended before the next one, planned for {kill.phase}"
-      )
-      break
-    struck[phase] += 1
+      say(f"it has ended before the next kill, planned for {kill.phase}")
+      return struck
+    struck.append(phase)
     at = f"after {count_lines(process.workdir)} lines, step {saved_step(process.workdir)} saved"
-    say(f"kill {index + 1} of {len(kills)} by {number.name} while {phase}, {at}")
-  last = lab.start(folder, ahead=len(kills) * ahead)
+    say(f"kill {len(struck)} of {len(kills)} by {number.name} while {phase}, {at}")
   saved = saved_step(folder / "run")
+  last = lab.start(folder, ahead=len(kills) * ahead)
   if last.wait():
     raise BrokenError(f"the last start fails: {' | '.join(last.said()[-3:])}")
   last.must_have_gone_on_from(saved)

@@ -37,6 +37,12 @@ def mount(folder: pathlib.Path, options: str) -> None:
   subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], check=True)
 
 
+def unmount(folder: pathlib.Path) -> None:
+  """Ends what `mount` has mounted, if it has."""
+  if os.path.ismount(folder):
+    subprocess.run(["umount", str(folder)], check=True)
+
+
 def fill_disk(lab: Lab, folder: pathlib.Path, times: Timetable, say: Say, mounts: bool) -> None:
   """A run on a disk that is full, gets half as much room again, is full once more, ... and is done.
 

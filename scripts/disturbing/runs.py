@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from scorelab.run import read_jsonl
 
@@ -21,7 +22,7 @@ _WATCHED = ROOT / "scripts" / "disturbing" / "watched.py"
 _NAME = "run"  # of the workdir, the same for all so that the same command made them
 _VARYING = {"timings.jsonl", "LOCK"}  # the clock's share, and the last process's name
 _PATIENCE = 1800.0  # seconds for whatever is waited for
-_TICK = 0.002
+TICK = 0.004  # seconds between two looks
 
 
 class BrokenError(Exception):
@@ -111,7 +112,7 @@ class Process:
       if time.monotonic() > deadline:
         self.end(signal.SIGKILL)
         raise BrokenError(f"it has hung for {_PATIENCE:.0f} s, waited for while {phase}")
-      time.sleep(_TICK)
+      time.sleep(TICK)
     return False
 
   def end(self, number: signal.Signals) -> int:
@@ -188,12 +189,16 @@ def differences(straight: pathlib.Path, disturbed: pathlib.Path) -> list[str]:
   found = [f"{name} is missing" for name in sorted(old.keys() - new.keys())]
   found += [f"{name} is too much" for name in sorted(new.keys() - old.keys())]
   for name in sorted((old.keys() & new.keys()) - _VARYING):
-    a, b = old[name], new[name]
-    if name == "environment.json":
-      a, b = ({**json.loads(text), "git": None} for text in (a, b))
-    if a != b:
-      found.append(_line_difference(a, b) if name == "metrics.jsonl" else f"{name} differs")
+    if name == "metrics.jsonl" and old[name] != new[name]:
+      found.append(_line_difference(old[name], new[name]))
+    elif _comparable(name, old[name]) != _comparable(name, new[name]):
+      found.append(f"{name} differs")
   return found
+
+
+def _comparable(name: str, content: bytes) -> Any:
+  """What of a file must be the same."""
+  return {**json.loads(content), "git": None} if name == "environment.json" else content
 
 
 def _line_difference(old: bytes, new: bytes) -> str:
