@@ -25,7 +25,6 @@ Exit codes: 0 where all is the same, 1 where anything differs, 2 for a mistake i
 from __future__ import annotations
 
 import argparse
-import collections
 import contextlib
 import os
 import pathlib
@@ -34,10 +33,6 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-  from scripts.disturbing.runs import Lab
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
@@ -90,84 +85,42 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = [f"--config={args.config}"] if args.config else list(DEFAULT)
   name, colon, variant = arguments[0].removeprefix("--config=").partition(":")
   arguments[0] = f"--config={pathlib.Path(name).absolute()}{colon}{variant}"
-  from scripts.disturbing.runs import Lab
-
   with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
     root = (args.keep or pathlib.Path(temporary)).absolute()
-    with contextlib.closing(Lab([*arguments, *rest], root / "cache")) as lab:
-      return disturb(names, lab, root, args)
+    return disturb(names, [*arguments, *rest], root, args)
 
 
-def disturb(names: Sequence[str], lab: Lab, root: pathlib.Path, args: argparse.Namespace) -> int:
-  """Makes the undisturbed run, then each of the others; the exit code."""
-  from scripts.disturbing.kills import kill_again_and_again, plan, watch
-  from scripts.disturbing.others import OTHERS, unmount
-  from scripts.disturbing.runs import BrokenError, differences
-  from scripts.disturbing.states import final_state, state_differences
+def disturb(
+  names: Sequence[str], arguments: Sequence[str], root: pathlib.Path, args: argparse.Namespace
+) -> int:
+  """Makes the undisturbed run and each of the others; the exit code."""
+  from scripts.disturbing.kills import kill_runs
+  from scripts.disturbing.others import fill_disk, forbid_writing, start_twice
+  from scripts.disturbing.runs import BrokenError, Lab
+  from scripts.disturbing.trial import make_trial, say
 
-  def say(text: str) -> None:
-    print(text, flush=True)
-
-  def folder_of(name: str) -> pathlib.Path:
-    folder = root / name
-    folder.mkdir(parents=True)
-    return folder
-
+  number, rng = signal.Signals[args.signal], random.Random(args.seed)
   mounts = bool(os.environ.get(_MOUNTS))
-  rng = random.Random(args.seed)
-  try:
-    say("undisturbed, which compiles; then again, which is timed")
-    watch(lab.start(folder_of("undisturbed")))
-    times = watch(lab.start(folder_of("timed")))
-  except BrokenError as error:
-    say(str(error))
-    return 1
-  straight = root / "undisturbed" / "run"
-  state = final_state(lab.arguments, straight)
-  say(", ".join(f"{phase} {seconds:.2g} s" for phase, seconds in times.seconds.items()))
-
-  def compare(folder: pathlib.Path) -> None:
-    """Raises BrokenError where the run in a folder is not the undisturbed one."""
-    found = differences(straight, folder / "run")
-    found += state_differences(state, final_state(lab.arguments, folder / "run"))
-    if found:
-      raise BrokenError(f"DIFFERS: {'; '.join(found[:10])}")
-    lines = f"{times.lines} lines of metrics, evaluation, samples and figures"
-    say(f"{folder.name}: the same bits in {len(state)} arrays, {lines}")
-
-  def kill(name: str, number: int, ahead: int = 0) -> None:
-    """Kills so often; what a run that ends too early leaves undone falls into the next one."""
-    due, phases, rounds = plan(number, times, rng), [], 0
-    while due:
-      rounds += 1
-      folder = folder_of(f"{name}-{rounds}")
-      struck = kill_again_and_again(
-        lab, folder, due, times, signal.Signals[args.signal], say, ahead
-      )
-      compare(folder)
-      phases, due = [*phases, *struck], due[len(struck) :]
-      if not struck:
-        raise BrokenError(f"no kill falls into {due[0].phase}")
-    counted = ", ".join(f"{phase} {n}" for phase, n in collections.Counter(phases).items())
-    say(f"{name}: {len(phases)} kills by {args.signal} in {rounds} runs, while {counted}")
-
+  disturbances = {
+    "kills": lambda trial: kill_runs(trial, "kills", args.kills, number, rng),
+    "clock": lambda trial: kill_runs(trial, "clock", 6, number, rng, ahead=-_DAY),
+    "full_disk": lambda trial: fill_disk(trial, "full_disk", mounts),
+    "read_only": lambda trial: forbid_writing(trial, "read_only", mounts),
+    "two_starts": lambda trial: start_twice(trial, "two_starts"),
+  }
   failed = False
-  for name in ("timed", *names):
+  with contextlib.closing(Lab(arguments, root / "cache")) as lab:
     try:
-      if name == "kills":
-        kill(name, args.kills)
-      elif name == "clock":
-        kill(name, 6, -_DAY)
-      else:
-        folder = root / name if name == "timed" else folder_of(name)
-        if name != "timed":
-          OTHERS[name](lab, folder, times, say, mounts)
-        compare(folder)
+      trial = make_trial(lab, root)
     except BrokenError as error:
-      failed = True
-      say(f"{name}: {error}")
-    finally:
-      unmount(root / name)
+      say(f"undisturbed: {error}")
+      return 1
+    for name in names:
+      try:
+        disturbances[name](trial)
+      except BrokenError as error:
+        say(f"{name}: {error}")
+        failed = True
   return 1 if failed else 0
 
 

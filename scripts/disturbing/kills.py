@@ -8,10 +8,10 @@ import pathlib
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
 
 from scorelab.run import PREEMPTED_EXIT_CODE
-from scripts.disturbing.runs import TICK, BrokenError, Lab, Process, count_lines, saved_step
+from scripts.disturbing.runs import RUN, BrokenError, Process, count_lines, saved_step
+from scripts.disturbing.trial import Timetable, Trial, say
 
 _TRAINING = ("training", "saving", "training", "saving", "starting")
 _AFTER = ("sampling", "evaluating", "drawing")
@@ -32,19 +32,6 @@ class Kill:
   delay: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Timetable:
-  """What an undisturbed run takes.
-
-  Attributes:
-    seconds: that each phase takes; of saving, a checkpoint.
-    lines: of metrics.jsonl.
-  """
-
-  seconds: Mapping[str, float]
-  lines: int
-
-
 def plan(number: int, times: Timetable, rng: random.Random) -> list[Kill]:
   """Random moments in all phases: three in five while it trains, each further on, then the others.
 
@@ -59,24 +46,6 @@ def plan(number: int, times: Timetable, rng: random.Random) -> list[Kill]:
   after = [late[i % len(late)] for i in range(number - training)]
   rng.shuffle(after)
   return kills + [Kill(phase, 1.0, rng.random()) for phase in after]
-
-
-def watch(process: Process) -> Timetable:
-  """Waits for a run that nobody disturbs."""
-  seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
-  last, saves, before = time.monotonic(), 0, ""
-  while process.popen.poll() is None:
-    time.sleep(TICK)
-    phase, now = process.phase(), time.monotonic()
-    seconds[phase] += min(now - last, 0.1)  # more than that, and we were not running either
-    saves += phase == "saving" != before
-    before, last = phase, now
-  if process.wait():
-    raise BrokenError(f"undisturbed it fails: {' | '.join(process.said()[-3:])}")
-  seconds["saving"] /= max(saves, 1)
-  lines = count_lines(process.workdir)
-  seconds["training"] /= max(lines, 1)
-  return Timetable(seconds, lines)
 
 
 def strike(process: Process, kill: Kill, times: Timetable, number: signal.Signals) -> str | None:
@@ -96,23 +65,15 @@ def strike(process: Process, kill: Kill, times: Timetable, number: signal.Signal
 
 
 def kill_again_and_again(
-  lab: Lab,
-  folder: pathlib.Path,
-  kills: list[Kill],
-  times: Timetable,
-  number: signal.Signals,
-  say: Callable[[str], object],
-  ahead: int = 0,
+  trial: Trial, folder: pathlib.Path, due: list[Kill], number: signal.Signals, ahead: int = 0
 ) -> list[str]:
-  """Starts a run and kills it, as often as planned, and lets it end.
+  """Starts a run and kills it, as often as is due, and lets it end.
 
   Args:
-    lab: how runs are started.
+    trial: of which this is a run.
     folder: empty, of the run.
-    kills: when.
-    times: of an undisturbed run.
+    due: the kills.
     number: the signal.
-    say: is told of each kill.
     ahead: seconds by which the clock jumps at each start.
 
   Returns:
@@ -122,20 +83,36 @@ def kill_again_and_again(
     BrokenError: a process did not go on from the newest checkpoint, lost a line or failed.
   """
   struck: list[str] = []
-  for kill in kills:
-    saved = saved_step(folder / "run")
-    process = lab.start(folder, ahead=len(struck) * ahead)
-    phase = strike(process, kill, times, number)
+  for kill in due:
+    saved = saved_step(folder / RUN)
+    process = trial.lab.start(folder, ahead=len(struck) * ahead)
+    phase = strike(process, kill, trial.times, number)
     process.must_have_gone_on_from(saved)
     if phase is None:
       say(f"it has ended before the next kill, planned for {kill.phase}")
       return struck
     struck.append(phase)
     at = f"after {count_lines(process.workdir)} lines, step {saved_step(process.workdir)} saved"
-    say(f"kill {len(struck)} of {len(kills)} by {number.name} while {phase}, {at}")
-  saved = saved_step(folder / "run")
-  last = lab.start(folder, ahead=len(kills) * ahead)
-  if last.wait():
-    raise BrokenError(f"the last start fails: {' | '.join(last.said()[-3:])}")
+    say(f"kill {len(struck)} of {len(due)} by {number.name} while {phase}, {at}")
+  saved = saved_step(folder / RUN)
+  last = trial.lab.start(folder, ahead=len(due) * ahead)
+  last.must_end_well()
   last.must_have_gone_on_from(saved)
   return struck
+
+
+def kill_runs(
+  trial: Trial, name: str, kills: int, number: signal.Signals, rng: random.Random, ahead: int = 0
+) -> None:
+  """Kills so often; what a run that ends too early leaves undone falls into the next one."""
+  due, phases, rounds = plan(kills, trial.times, rng), [], 0
+  while due:
+    rounds += 1
+    folder = trial.folder(f"{name}-{rounds}")
+    struck = kill_again_and_again(trial, folder, due, number, ahead)
+    trial.compare(folder)
+    if not struck:
+      raise BrokenError(f"no kill falls into {due[0].phase}")
+    phases, due = [*phases, *struck], due[len(struck) :]
+  counted = ", ".join(f"{phase} {n}" for phase, n in collections.Counter(phases).items())
+  say(f"{name}: {len(phases)} kills by {number.name} in {rounds} runs, while {counted}")

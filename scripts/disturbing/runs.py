@@ -1,9 +1,8 @@
-"""Runs of main.py from outside: started, watched, ended, and compared bit for bit."""
+"""Runs of main.py from outside: started, watched and ended."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -13,14 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from scorelab.run import read_jsonl
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 _WATCHED = ROOT / "scripts" / "disturbing" / "watched.py"
-_NAME = "run"  # of the workdir, the same for all so that the same command made them
-_VARYING = {"timings.jsonl", "LOCK"}  # the clock's share, and the last process's name
+RUN = "run"  # the workdir in its folder: the same for all, so that the same command made them
 _PATIENCE = 1800.0  # seconds for whatever is waited for
 TICK = 0.004  # seconds between two looks
 
@@ -63,7 +60,7 @@ class Lab:
     program = [sys.executable, _WATCHED, phase, ahead, ROOT / "main.py"]
     with said.open("w") as stderr:
       process = subprocess.Popen(
-        [*map(str, program), *self.arguments, f"--workdir={_NAME}"],
+        [*map(str, program), *self.arguments, f"--workdir={RUN}"],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -78,7 +75,7 @@ class Lab:
     if largest_file is not None:
       _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
       resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, hard))
-    return Process(process, folder / _NAME, phase, said, time.time())
+    return Process(process, folder / RUN, phase, said, time.time())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +126,11 @@ class Process:
       self.popen.wait()
       raise BrokenError(f"it does not end within {_PATIENCE:.0f} s") from None
 
+  def must_end_well(self) -> None:
+    """Waits for the end; BrokenError where the exit code is not 0."""
+    if code := self.wait():
+      raise BrokenError(f"exit code {code}; it said: {' | '.join(self.said()[-3:])}")
+
   def said(self) -> list[str]:
     """The lines of its stderr."""
     return self._said.read_text(errors="replace").splitlines()
@@ -153,7 +155,7 @@ class Process:
     line = lines[-1] if lines else ""
     if found != code or "Traceback" in "".join(lines):
       raise BrokenError(f"exit code {found}, not {code}; it said: {' | '.join(lines[-3:])}")
-    if missing := [word for word in (_NAME, *words) if word not in line]:
+    if missing := [word for word in (RUN, *words) if word not in line]:
       raise BrokenError(f"its last line does not say {missing[0]!r}: {line}")
     return line
 
@@ -175,34 +177,3 @@ def snapshot(folder: pathlib.Path) -> dict[str, bytes]:
   """Every file's bytes by its path below a folder."""
   files = sorted(path for path in folder.rglob("*") if path.is_file())
   return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def differences(straight: pathlib.Path, disturbed: pathlib.Path) -> list[str]:
-  """What a run's folder has other than the undisturbed run's, but for its checkpoints.
-
-  Every file has the same bytes, except for timings.jsonl, the lock and the git revision.
-  """
-  old, new = (
-    {k: v for k, v in snapshot(path).items() if not k.startswith("checkpoints/")}
-    for path in (straight, disturbed)
-  )
-  found = [f"{name} is missing" for name in sorted(old.keys() - new.keys())]
-  found += [f"{name} is too much" for name in sorted(new.keys() - old.keys())]
-  for name in sorted((old.keys() & new.keys()) - _VARYING):
-    if name == "metrics.jsonl" and old[name] != new[name]:
-      found.append(_line_difference(old[name], new[name]))
-    elif _comparable(name, old[name]) != _comparable(name, new[name]):
-      found.append(f"{name} differs")
-  return found
-
-
-def _comparable(name: str, content: bytes) -> Any:
-  """What of a file must be the same."""
-  return {**json.loads(content), "git": None} if name == "environment.json" else content
-
-
-def _line_difference(old: bytes, new: bytes) -> str:
-  a, b = old.splitlines(), new.splitlines()
-  first = next((i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), None)
-  where = "" if first is None else f"; line {first + 1} is the first that differs"
-  return f"metrics.jsonl has {len(b)} lines, not {len(a)}{where}"
