@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
   # Only now: a mistake on the command line is answered at once.
   import jax
 
-  from scorelab import ensembles, run, sampling, tensorboard
+  from scorelab import ensembles, lock, run, sampling, tensorboard
   from scorelab.checkpoints import CheckpointError, UnreadableError, logged_by_orbax
   from scorelab.checks import check_devices, check_rows
   from scorelab.experiment import Experiment, build
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
       if mode != "eval":
         check_devices(experiment, None if ensemble is None else 1)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    with run.hold(path, off=done or not run.leads()):
+    with lock.hold(path, off=done or not run.leads()):
       workdir = run.open_workdir(path, experiment.config, overrides, read_only=not run.leads())
       run.wait_for_all("workdir")
       with tensorboard.Mirror(workdir, off=not (_TENSORBOARD.value and run.leads())):
@@ -125,11 +125,11 @@ def main(argv: list[str]) -> None:
   except run.Preempted:
     _fail(f"{path}: stopped and saved; the same command goes on", run.PREEMPTED_EXIT_CODE)
   except (run.RefusedError, UnreadableError) as error:
-    _fail(str(error), alone=isinstance(error, run.UnwritableError))
+    _fail(str(error), alone=isinstance(error, lock.UnwritableError))
   except (run.RunError, CheckpointError) as error:
     _fail(str(error), 1)
   except OSError as error:
-    message = run.why_unwritable(path, error)
+    message = lock.why_unwritable(path, error)
     if message is None:
       raise
     _fail(message, 1, alone=True)

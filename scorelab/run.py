@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -13,7 +11,6 @@ import pathlib
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -27,10 +24,6 @@ from jax.experimental import multihost_utils
 # What only evaluation depends on: it may change in a finished folder, and is evaluated again.
 EVALUATION_FIELDS = ("sampler", "evaluation")
 PREEMPTED_EXIT_CODE = 75
-# What may be mended from outside, so that the run goes on: a full disk, a folder that is read-only.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some file systems of clusters
 
 
 class RunError(RuntimeError):
@@ -39,10 +32,6 @@ class RunError(RuntimeError):
 
 class RefusedError(RunError):
   """What was asked does not fit what is in the folder."""
-
-
-class UnwritableError(RefusedError):
-  """Another process holds the folder, or it cannot be written: only its writer finds out."""
 
 
 class Preempted(Exception):  # noqa: N818 (it is no error)
@@ -100,53 +89,6 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
   os.replace(temporary, path)
-
-
-def why_unwritable(path: pathlib.Path, error: OSError) -> str | None:
-  """What to do about a folder that could not be written, in a line; None for any other error."""
-  if error.errno in _FULL:
-    advice = "nothing that was saved is lost: make room, and the same command goes on"
-  elif error.errno in _FORBIDDEN:
-    advice = "make it writable, or give another --workdir"
-  else:
-    return None
-  return f"{path}: cannot be written ({error.strerror}): {advice}"
-
-
-@contextlib.contextmanager
-def hold(path: pathlib.Path, off: bool = False) -> Iterator[None]:
-  """Keeps other processes out of a run's folder, which is made, within a `with` block.
-
-  The lock is the system's own and ends with the process, however that ends: none is ever stale.
-  With `off`, nothing is done.
-
-  Raises:
-    UnwritableError: another process holds the folder, and is named; or it cannot be written.
-  """
-  if off:
-    yield
-    return
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    file = (path / "LOCK").open("a+")
-  except OSError as error:
-    raise UnwritableError(why_unwritable(path, error) or f"{path}: {error.strerror}") from error
-  with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      holder = file.read().strip() or "another process"
-      raise UnwritableError(
-        f"{path}: {holder} is at work here: wait until it ends, or give another --workdir"
-      ) from None
-    except OSError as error:
-      if error.errno not in _NO_LOCKS:
-        raise
-    with contextlib.suppress(OSError):  # on a full disk the holder has no name
-      os.truncate(file.fileno(), 0)
-      os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-    yield
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -108,8 +108,9 @@ def disturb(
     "read_only": lambda trial: forbid_writing(trial, "read_only", mounts),
     "two_starts": lambda trial: start_twice(trial, "two_starts"),
   }
+  cache = pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", root / "cache"))
   failed = False
-  with contextlib.closing(Lab(arguments, root / "cache")) as lab:
+  with contextlib.closing(Lab(arguments, cache)) as lab:
     try:
       trial = make_trial(lab, root)
     except BrokenError as error:

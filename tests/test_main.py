@@ -18,7 +18,8 @@ import pytest
 from configs import ncsn_gmm
 from scorelab import training
 from scorelab.experiment import build
-from scorelab.run import hold, open_workdir
+from scorelab.lock import hold
+from scorelab.run import open_workdir
 
 FAST = "--config=configs/ncsn_gmm.py:fast"
 SMALL = ["--config.network.width=16", "--config.network.depth=1", "--config.training.batch_size=32"]

@@ -1,14 +1,8 @@
 """The run's folder: what is found again, what is refused, and what survives a kill."""
 
-import errno
-import fcntl
 import json
 import os
-import pathlib
 import signal
-import socket
-import subprocess
-import sys
 
 import pytest
 
@@ -93,67 +87,6 @@ def test_a_damaged_config_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(run.RefusedError, match=r"config\.json is damaged"):
       run.open_workdir(tmp_path, CONFIG, {})
-
-
-HOLD = """
-import pathlib, sys
-from scorelab import run
-with run.hold(pathlib.Path(sys.argv[1])):
-  print("held", flush=True)
-  sys.stdin.read()
-"""
-
-
-def test_a_folder_belongs_to_one_process_while_it_lives(tmp_path):
-  folder = tmp_path / "a" / "run"
-  with subprocess.Popen(
-    [sys.executable, "-c", HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-  ) as holder:
-    assert holder.stdout.readline() == b"held\n"
-    before = {path: path.read_bytes() for path in folder.iterdir()}
-    who = f"process {holder.pid} on {socket.gethostname()} is at work here"
-    with pytest.raises(run.UnwritableError, match=who), run.hold(folder):
-      pass
-    with run.hold(folder, off=True):
-      pass
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    holder.kill()
-  with run.hold(folder):  # what it left names a dead process
-    assert f"process {os.getpid()} on" in (folder / "LOCK").read_text()
-    with pytest.raises(run.UnwritableError, match=str(os.getpid())), run.hold(folder):
-      pass
-  with run.hold(folder):
-    pass
-
-
-def test_a_folder_that_cannot_be_locked_or_made(tmp_path, monkeypatch):
-  (tmp_path / "file").write_text("")
-  with pytest.raises(run.UnwritableError, match="file"), run.hold(tmp_path / "file"):
-    pass
-
-  def refuse(code):
-    def lock(*_):
-      raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", lock)
-
-  refuse(errno.ENOSYS)
-  with run.hold(tmp_path / "run"):  # a file system without locks
-    pass
-  refuse(errno.EIO)
-  with pytest.raises(OSError, match="Input/output"), run.hold(tmp_path / "run"):
-    pass
-
-
-@pytest.mark.parametrize(
-  ("code", "advice"),
-  [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EROFS, "make it writable")],
-)
-def test_what_can_be_mended_is_one_line(code, advice):
-  line = run.why_unwritable(pathlib.Path("results/a"), OSError(code, os.strerror(code)))
-  assert line.startswith(f"results/a: cannot be written ({os.strerror(code)})")
-  assert advice in line and "\n" not in line
-  assert run.why_unwritable(pathlib.Path("a"), FileNotFoundError(errno.ENOENT, "none")) is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
