@@ -44,7 +44,7 @@ DEFAULT = [
   "--config.training.checkpoint_every=100",
 ]
 NAMES = ("kills", "clock", "full_disk", "read_only", "two_starts")
-_MOUNTS = "SCORELAB_CHAOS_MOUNTS"  # set in a process that has mounts of its own
+MOUNTS = "SCORELAB_CHAOSMOUNTS"  # set in a process that has mounts of its own
 _DAY = 24 * 3600
 
 
@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error(f"--keep {args.keep}: is not empty")
   from scripts.disturbing.others import mounting
 
-  if {"full_disk", "read_only"} & set(names) and _MOUNTS not in os.environ:
-    os.environ[_MOUNTS] = "1" if (command := mounting()) else ""
+  if {"full_disk", "read_only"} & set(names) and MOUNTS not in os.environ:
+    os.environ[MOUNTS] = "1" if (command := mounting()) else ""
     if command:
       typed = sys.argv[1:] if argv is None else argv
       os.execvp(command[0], [*command, sys.executable, __file__, *typed])
@@ -100,7 +100,7 @@ def disturb(
   from scripts.disturbing.trial import make_trial, say
 
   number, rng = signal.Signals[args.signal], random.Random(args.seed)
-  mounts = bool(os.environ.get(_MOUNTS))
+  mounts = bool(os.environ.get(MOUNTS))
   disturbances = {
     "kills": lambda trial: kill_runs(trial, "kills", args.kills, number, rng),
     "clock": lambda trial: kill_runs(trial, "clock", 6, number, rng, ahead=-_DAY),

@@ -147,3 +147,9 @@ def test_no_disturbance_leaves_a_trace():
     assert f"{name}: the same bits" in said
   if others.mounting():
     assert "read_only: the same bits" in said
+
+
+@pytest.mark.slow
+def test_where_mounts_are_not_allowed_files_are_limited(monkeypatch):
+  monkeypatch.setenv(chaos.MOUNTS, "")
+  assert "full_disk: the same bits" in run_chaos("full_disk")

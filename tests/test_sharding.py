@@ -17,6 +17,7 @@ from configs import ncsn_gmm
 from scorelab import speed, training
 from scorelab.checks import check_devices
 from scorelab.experiment import Stream, build
+from scorelab.lock import hold
 from scorelab.options import ConfigError
 from scorelab.run import open_workdir, read_jsonl
 from scorelab.sharding import ONE_DEVICE, Layout
@@ -232,6 +233,18 @@ def test_one_of_two_processes_is_told_to_stop_and_both_do(tmp_path):
     time.sleep(0.05)
   processes[1].send_signal(signal.SIGTERM)
   assert [process.wait(timeout=300) for process in processes] == [75, 75]
+
+
+@pytest.mark.slow
+def test_two_processes_are_refused_where_another_one_works(tmp_path):
+  """The first one alone asks for the lock, and does not wait for the other one to end."""
+  with hold(tmp_path):
+    processes = start_processes(tmp_path, "--mode=train")
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+  assert processes[0].returncode == 2
+  assert f"process {os.getpid()} on" in errors[0]
+  assert processes[1].returncode not in (0, None)
+  assert not (tmp_path / "config.json").exists()
 
 
 @pytest.mark.slow
