@@ -83,13 +83,13 @@ def main(argv: list[str]) -> None:
   import jax
 
   from scorelab import ensembles, lock, run, sampling, tensorboard
-  from scorelab.checkpoints import CheckpointError, UnreadableError, logged_by_orbax
+  from scorelab.checkpoints import CheckpointError, UnreadableError, silence_orbax
   from scorelab.checks import check_devices, check_rows
   from scorelab.experiment import Experiment, build
   from scorelab.options import ConfigError
 
   logging.set_verbosity(logging.WARNING)
-  logging.get_absl_handler().addFilter(lambda record: not logged_by_orbax(record))
+  silence_orbax()
   config, mode = _CONFIG.value, _MODE.value
   file = _config_flag(sys.argv)
   path = pathlib.Path(_WORKDIR.value or ".")

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
@@ -255,8 +256,19 @@ class _Preserve:
     return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
-def logged_by_orbax(record: logging.logging.LogRecord) -> bool:
-  """Whether a log record is Orbax's own: what fails in its threads is raised here, in one line."""
+def silence_orbax() -> None:
+  """Leaves out what Orbax's threads print where they fail: it is raised here too, in one line."""
+  logging.get_absl_handler().addFilter(lambda record: not _by_orbax(record))
+  tell = sys.unraisablehook
+
+  def tell_others(unraisable: Any) -> None:
+    if "Event loop is closed" not in str(unraisable.exc_value):  # of writes that come too late
+      tell(unraisable)
+
+  sys.unraisablehook = tell_others
+
+
+def _by_orbax(record: logging.logging.LogRecord) -> bool:
   return "orbax" in record.pathname or record.name == "asyncio"
 
 
@@ -287,4 +299,7 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 def _reason(error: BaseException) -> str:
   while error.__cause__ is not None:  # The first of TensorStore's and Orbax's layers says most.
     error = error.__cause__
-  return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+  text = (str(error).splitlines() or [""])[0]
+  if len(text) > 200:  # TensorStore says the cause last
+    text = f"{text[:60]} ... {text[-130:]}"
+  return f"{type(error).__name__}: {text}"

@@ -4,6 +4,7 @@ import collections
 import random
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -37,19 +38,23 @@ def test_kills_are_planned_for_every_phase_and_get_further():
   assert phases == {"starting", "training"}
 
 
-def test_a_phase_is_read_from_the_stack(tmp_path):
-  file = tmp_path / "evaluation.py"
-  file.write_text(
-    "import sys\n"
-    "def draw_sets(): return sys._getframe()\n"
-    "def evaluate(): return draw_sets(), sys._getframe()\n"
-  )
-  names = {"__name__": "evaluation"}
-  exec(compile(file.read_text(), str(file), "exec"), names)  # as a module of that name
-  inner, outer = names["evaluate"]()
-  assert watched.phase_of(inner) == "sampling"
-  assert watched.phase_of(outer) == "evaluating"
-  assert watched.phase_of(sys._getframe()) is None
+def test_a_process_says_its_phase(tmp_path):
+  file, module = tmp_path / "phase", types.SimpleNamespace()
+
+  def read():
+    return file.read_text().strip()
+
+  module.draw_sets = read
+  module.evaluate = lambda fails: (read(), module.draw_sets(), read(), 1 / fails)
+  phase = watched.Phase(str(file))
+  assert read() == "starting"
+  phase.during(module, "evaluate", "evaluating")
+  phase.during(module, "draw_sets", "sampling")
+  assert module.evaluate(1)[:3] == ("evaluating", "sampling", "evaluating")
+  assert read() == "between"
+  with pytest.raises(ZeroDivisionError):
+    module.evaluate(0)
+  assert read() == "between"
 
 
 @pytest.fixture

@@ -153,8 +153,10 @@ class Process:
     """Waits for the end; the line it ended with. BrokenError if code, line or words differ."""
     found, lines = self.wait(), self.said()
     line = lines[-1] if lines else ""
-    if found != code or "Traceback" in "".join(lines):
+    if found != code:
       raise BrokenError(f"exit code {found}, not {code}; it said: {' | '.join(lines[-3:])}")
+    if "Traceback" in "".join(lines):
+      raise BrokenError(f"there is a traceback in {self._said}")
     if missing := [word for word in (RUN, *words) if word not in line]:
       raise BrokenError(f"its last line does not say {missing[0]!r}: {line}")
     return line

@@ -2,54 +2,48 @@
 
   python scripts/disturbing/watched.py FILE SECONDS main.py --config=...
 
-FILE holds one word, the phase that the main thread is in, at most a hundredth of a second old. The
-clock that Python tells is SECONDS ahead of the system's.
+FILE holds one word, the phase that the main thread is in. The clock that Python tells is SECONDS
+ahead of the system's.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import runpy
 import sys
-import threading
 import time
-from types import FrameType
+from typing import Any
 
-# The phase by the file and the name of a function; the innermost one on the stack counts.
-_PHASES = {
-  ("training", "train"): "training",
-  ("checkpoints", "restore"): "restoring",
-  ("checkpoints", "save"): "saving",
-  ("checkpoints", "wait"): "saving",
-  ("evaluation", "draw_sets"): "sampling",
-  ("evaluation", "evaluate"): "evaluating",
-  ("ensemble_evaluation", "evaluate"): "evaluating",
-  ("summary", "draw_run"): "drawing",
-  ("ensembles", "draw_ensemble"): "drawing",
-}
-_WIDTH = 16
+_WIDTH = 16  # of the word in the file, which is written over
 
 
-def phase_of(frame: FrameType | None) -> str | None:
-  """The phase of a thread's stack, if it is in one."""
-  while frame is not None:
-    where = pathlib.Path(frame.f_code.co_filename)
-    if phase := _PHASES.get((where.stem, frame.f_code.co_name)):
-      return phase
-    frame = frame.f_back
-  return None
+class Phase:
+  """The phase that a process is in, in a file."""
 
+  def __init__(self, path: str) -> None:
+    self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    self._set("starting")
 
-def publish(file: int, thread: int) -> None:
-  """Writes the thread's phase again and again."""
-  seen = False
-  while True:
-    phase = phase_of(sys._current_frames().get(thread))
-    seen = seen or phase is not None
-    word = phase or ("between" if seen else "starting")
-    os.pwrite(file, word.ljust(_WIDTH).encode(), 0)
-    time.sleep(0.005)
+  def _set(self, phase: str) -> None:
+    self._now = phase
+    os.pwrite(self._file, phase.ljust(_WIDTH).encode(), 0)
+
+  def during(self, owner: Any, name: str, phase: str) -> None:
+    """Puts a function in the place of a module's or a class's that names its phase."""
+    inner = getattr(owner, name)
+
+    @functools.wraps(inner)
+    def named(*args: Any, **kwargs: Any) -> Any:
+      outer = self._now
+      self._set(phase)
+      try:
+        return inner(*args, **kwargs)
+      finally:
+        self._set("between" if outer == "starting" else outer)
+
+    setattr(owner, name, named)
 
 
 def main() -> None:
@@ -59,11 +53,21 @@ def main() -> None:
   if offset := int(ahead):  # before anything else has taken the functions away
     time.time = lambda: seconds() + offset
     time.time_ns = lambda: nanoseconds() + offset * 10**9
-  file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-  thread = threading.main_thread().ident or 0
-  threading.Thread(target=publish, args=(file, thread), daemon=True).start()
+  phase = Phase(path)
   sys.argv = [program, *arguments]
   sys.path[0] = str(pathlib.Path(program).parent)
+  from scorelab import ensemble_evaluation, evaluation, plotting, training
+  from scorelab.checkpoints import Checkpoints
+
+  phase.during(training, "train", "training")
+  phase.during(Checkpoints, "restore", "restoring")
+  phase.during(Checkpoints, "save", "saving")
+  phase.during(Checkpoints, "wait", "saving")
+  phase.during(ensemble_evaluation, "evaluate", "evaluating")
+  phase.during(evaluation, "evaluate", "evaluating")
+  phase.during(evaluation, "draw_sets", "sampling")
+  phase.during(plotting, "draw_run", "drawing")
+  phase.during(plotting, "draw_ensemble", "drawing")
   runpy.run_path(program, run_name="__main__")
 
 
