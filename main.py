@@ -127,7 +127,7 @@ def main(argv: list[str]) -> None:
   except (run.RefusedError, UnreadableError) as error:
     _fail(str(error), alone=isinstance(error, lock.UnwritableError))
   except (run.RunError, CheckpointError) as error:
-    _fail(str(error), 1)
+    _fail(str(error), 1, alone=isinstance(error, CheckpointError))
   except OSError as error:
     message = lock.why_unwritable(path, error)
     if message is None:
