@@ -45,8 +45,12 @@ _TENSORBOARD = flags.DEFINE_bool(
 flags.mark_flag_as_required("config")
 
 
-def _fail(message: str, code: int = 2) -> NoReturn:
+def _fail(message: str, code: int = 2, alone: bool = False) -> NoReturn:
+  """Ends the program with a line; `alone` where other processes do not end by themselves."""
   print(message, file=sys.stderr)
+  if alone and _DISTRIBUTED.value:
+    sys.stderr.flush()
+    os._exit(code)  # an orderly end waits for all processes
   sys.exit(code)
 
 
@@ -78,13 +82,14 @@ def main(argv: list[str]) -> None:
   # Only now: a mistake on the command line is answered at once.
   import jax
 
-  from scorelab import ensembles, run, sampling, tensorboard
-  from scorelab.checkpoints import CheckpointError
+  from scorelab import ensembles, lock, run, sampling, tensorboard
+  from scorelab.checkpoints import CheckpointError, UnreadableError, silence_orbax
   from scorelab.checks import check_devices, check_rows
   from scorelab.experiment import Experiment, build
   from scorelab.options import ConfigError
 
-  logging.set_verbosity(logging.WARNING)  # Orbax tells much
+  logging.set_verbosity(logging.WARNING)
+  silence_orbax()
   config, mode = _CONFIG.value, _MODE.value
   file = _config_flag(sys.argv)
   path = pathlib.Path(_WORKDIR.value or ".")
@@ -101,32 +106,39 @@ def main(argv: list[str]) -> None:
       path = pathlib.Path("results", name, run.run_id(experiment.config))
     if mode == "eval" and not pretrained and not path.exists():
       raise run.RefusedError(f"{path}: there is no run here to evaluate; train first")
-    if isinstance(experiment, Experiment) and not run.is_done(path, experiment.config):
+    done = run.is_done(path, experiment.config)
+    if isinstance(experiment, Experiment) and not done:
       check_rows(experiment)  # before anything is written
       if mode != "eval":
         check_devices(experiment, None if ensemble is None else 1)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    workdir = run.open_workdir(path, experiment.config, overrides, read_only=not run.leads())
-    run.wait_for_all("workdir")
-    with tensorboard.Mirror(workdir, off=not (_TENSORBOARD.value and run.leads())):
-      if isinstance(experiment, Experiment):
-        execute(experiment, ensemble, workdir, mode)
-      else:
-        sampling.execute(experiment, workdir)
+    with lock.hold(path, off=done or not run.leads()):
+      workdir = run.open_workdir(path, experiment.config, overrides, read_only=not run.leads())
+      run.wait_for_all("workdir")
+      with tensorboard.Mirror(workdir, off=not (_TENSORBOARD.value and run.leads())):
+        if isinstance(experiment, Experiment):
+          execute(experiment, ensemble, workdir, mode)
+        else:
+          sampling.execute(experiment, workdir)
   except ConfigError as error:
     _fail(f"{file}: {error}")
   except run.Preempted:
     _fail(f"{path}: stopped and saved; the same command goes on", run.PREEMPTED_EXIT_CODE)
+  except (run.RefusedError, UnreadableError) as error:
+    _fail(str(error), alone=isinstance(error, lock.UnwritableError))
   except (run.RunError, CheckpointError) as error:
-    _fail(str(error), 2 if isinstance(error, run.RefusedError) else 1)
+    _fail(str(error), 1, alone=isinstance(error, CheckpointError))
+  except OSError as error:
+    message = lock.why_unwritable(path, error)
+    if message is None:
+      raise
+    _fail(message, 1, alone=True)
   except jax.errors.JaxRuntimeError as error:
     if not _DISTRIBUTED.value:
       raise
     said = str(error).splitlines()[0]
     print(f"{path}: another process has ended, or cannot be reached ({said})", file=sys.stderr)
-    print("Start all of them again: they go on from the last checkpoint", file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(1)  # an orderly end waits for all processes
+    _fail("Start all of them again: they go on from the last checkpoint", 1, alone=True)
 
 
 def join_processes() -> None:

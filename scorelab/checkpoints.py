@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
@@ -28,7 +29,11 @@ class CheckpointError(Exception):
   """A checkpoint cannot be used or written; the message is one line that a person can act on."""
 
 
-class DamagedError(CheckpointError):
+class UnreadableError(CheckpointError):
+  """There is nothing to go on from, though there are checkpoints."""
+
+
+class DamagedError(UnreadableError):
   """The files of one checkpoint are not what was written."""
 
 
@@ -140,7 +145,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       (state, step), the state safe to donate; or None where there is no checkpoint at all.
 
     Raises:
-      CheckpointError: a checkpoint is of another state than the template, or none can be read.
+      UnreadableError: a checkpoint is of another state than the template, or none can be read.
     """
     damaged: dict[int, DamagedError] = {}
     for step in reversed(self.steps()):
@@ -155,7 +160,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     if not damaged:
       return None
     newest = max(damaged)
-    raise CheckpointError(
+    raise UnreadableError(
       f"none of the {len(damaged)} checkpoints in {self._directory} can be read (newest: step "
       f"{newest}: {_reason(damaged[newest])}); move the directory away to start again"
     )
@@ -164,12 +169,12 @@ class Checkpoints(contextlib.AbstractContextManager):
     """The state of one step, as `restore` gives it.
 
     Raises:
-      CheckpointError: there is no such step, or it is of another state than the template.
+      UnreadableError: there is no such step, or it is of another state than the template.
       DamagedError: its files are not what was written.
     """
     self.wait()
     if step not in self.steps():
-      raise CheckpointError(f"no checkpoint of step {step} in {self._directory}: {self.steps()}")
+      raise UnreadableError(f"no checkpoint of step {step} in {self._directory}: {self.steps()}")
     where = f"checkpoint of step {step} in {self._directory}"
     try:
       leaves = self._index(step)["leaves"]
@@ -177,13 +182,13 @@ class Checkpoints(contextlib.AbstractContextManager):
       for path in [*expected, *stored]:
         has, wants = stored.get(path, "absent"), expected.get(path, "absent")
         if has != wants:
-          raise CheckpointError(f"{where} is of another state: {path} is {has}, expected {wants}")
+          raise UnreadableError(f"{where} is of another state: {path} is {has}, expected {wants}")
       target = ocp.args.StandardRestore(jax.tree.map(_abstract, template))
       state = self._manager.restore(step, args=ocp.args.Composite(state=target))["state"]
       for path, found in zip(expected, _crcs(state), strict=True):
         if found != leaves[path][1] and None not in (found, leaves[path][1]):
           raise ValueError(f"{path} fails its CRC-32")
-    except CheckpointError:
+    except UnreadableError:
       raise
     except Exception as error:  # Damage shows as almost any type of error.
       raise DamagedError(f"{where} is damaged: {_reason(error)}") from error
@@ -208,7 +213,8 @@ class Checkpoints(contextlib.AbstractContextManager):
       yield
     except Exception as error:
       raise CheckpointError(
-        f"saving a checkpoint in {self._directory} failed: {_reason(error)}"
+        f"saving a checkpoint in {self._directory} failed ({_reason(error)}): those before it are "
+        "kept; make room, or the folder writable, and the same command goes on"
       ) from error
 
   def _best(self, steps: Sequence[int]) -> int | None:
@@ -250,6 +256,22 @@ class _Preserve:
     return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
+def silence_orbax() -> None:
+  """Leaves out what Orbax's threads print where they fail: it is raised here too, in one line."""
+  logging.get_absl_handler().addFilter(lambda record: not _by_orbax(record))
+  tell = sys.unraisablehook
+
+  def tell_others(unraisable: Any) -> None:
+    if "Event loop is closed" not in str(unraisable.exc_value):  # of writes that come too late
+      tell(unraisable)
+
+  sys.unraisablehook = tell_others
+
+
+def _by_orbax(record: logging.logging.LogRecord) -> bool:
+  return "orbax" in record.pathname or record.name == "asyncio"
+
+
 def _kinds(tree: Any) -> dict[str, str]:
   """{path: 'float32[3, 4]'} of every leaf, in flattening order."""
   return {
@@ -277,4 +299,7 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 def _reason(error: BaseException) -> str:
   while error.__cause__ is not None:  # The first of TensorStore's and Orbax's layers says most.
     error = error.__cause__
-  return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+  text = (str(error).splitlines() or [""])[0]
+  if len(text) > 200:  # TensorStore says the cause last
+    text = f"{text[:60]} ... {text[-130:]}"
+  return f"{type(error).__name__}: {text}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -91,20 +92,22 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The objects of a JSONL file, one a line; a torn last line is left out."""
+  """The objects of a JSONL file, one a line; a line that a kill or a full disk tore is left out."""
   objects = []
   for line in path.read_text().splitlines() if path.exists() else ():
-    try:
+    with contextlib.suppress(json.JSONDecodeError):
       objects.append(json.loads(line))
-    except json.JSONDecodeError:
-      break
   return objects
 
 
 def append_jsonl(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-  """Adds one object as one line."""
-  with path.open("a") as file:
-    file.write(json.dumps(value, allow_nan=False) + "\n")
+  """Adds one object as a line of its own, also after a torn one."""
+  line = json.dumps(value, allow_nan=False) + "\n"
+  with path.open("a+b") as file:
+    if file.seek(0, os.SEEK_END):
+      file.seek(-1, os.SEEK_END)
+      line = line if file.read() == b"\n" else "\n" + line
+    file.write(line.encode())
 
 
 def truncate_jsonl(path: pathlib.Path, step: int) -> None:
@@ -224,8 +227,18 @@ def is_done(path: pathlib.Path, config: Mapping[str, Any]) -> bool:
   """Whether the folder holds all that this config asks for."""
   if not Workdir(path).done.exists():
     return False
-  found = json.loads((path / "config.json").read_text())["config"]
-  return _set_fields(found) == _set_fields(config)
+  return _set_fields(_recorded_config(path)) == _set_fields(config)
+
+
+def _recorded_config(path: pathlib.Path) -> dict[str, Any]:
+  """The config of the run in a folder. Raises RefusedError where it is damaged."""
+  file = path / "config.json"
+  try:
+    return json.loads(file.read_text())["config"]
+  except (ValueError, KeyError, TypeError):
+    raise RefusedError(
+      f"{file} is damaged: put back what was there, or give another --workdir"
+    ) from None
 
 
 def open_workdir(
@@ -247,7 +260,8 @@ def open_workdir(
     evaluations of an ensemble's members.
 
   Raises:
-    RefusedError: a field that training depends on differs from the run that is there.
+    RefusedError: a field that training depends on differs from the run that is there, or what that
+      run was cannot be read.
   """
   workdir = Workdir(path.absolute())
   if not read_only:
@@ -255,7 +269,7 @@ def open_workdir(
   record = {"config": config, "overrides": overrides}
   file = path / "config.json"
   if file.exists():
-    found = json.loads(file.read_text())["config"]
+    found = _recorded_config(path)
     old, new = training_fields(found), training_fields(config)
     for name in sorted(old.keys() | new.keys()):
       if old.get(name) != new.get(name):
@@ -271,6 +285,6 @@ def open_workdir(
         of_member.unlink()
   if read_only:
     return workdir
-  write_json(file, json.loads(json.dumps(record)))
   write_json(path / "environment.json", {**environment(), "command": sys.argv})
+  write_json(file, json.loads(json.dumps(record)))  # last: where it is, there is the other
   return workdir

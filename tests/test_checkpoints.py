@@ -17,7 +17,7 @@ import optax
 import pytest
 from absl import logging
 
-from scorelab.checkpoints import CheckpointError, Checkpoints, DamagedError
+from scorelab.checkpoints import CheckpointError, Checkpoints, DamagedError, _by_orbax
 
 # Reading damaged files, Orbax leaves coroutines behind; `warnings` below collects them.
 pytestmark = [
@@ -277,7 +277,7 @@ def test_a_directory_that_vanished_is_reported(run):
     checkpoints.save(3, make_state(3))
 
 
-def test_full_disk_is_reported_and_survived(tmp_path):
+def test_full_disk_is_reported_and_survived(tmp_path, caplog):
   state = {"x": jax.random.normal(jax.random.key(0), (400, 400))}
   _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   with Checkpoints(tmp_path) as checkpoints:
@@ -290,6 +290,8 @@ def test_full_disk_is_reported_and_survived(tmp_path):
         checkpoints.wait()
     finally:
       resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    gc.collect()  # asyncio tells of what nobody has awaited
+    assert caplog.records and all(map(_by_orbax, caplog.records))
     assert checkpoints.steps() == [1] and checkpoints.restore(state)[1] == 1
     checkpoints.save(2, state)
     assert checkpoints.restore(state)[1] == 2

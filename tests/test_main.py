@@ -6,6 +6,7 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 from configs import ncsn_gmm
 from scorelab import training
 from scorelab.experiment import build
+from scorelab.lock import hold
 from scorelab.run import open_workdir
 
 FAST = "--config=configs/ncsn_gmm.py:fast"
@@ -120,6 +122,16 @@ def test_another_training_is_refused_in_the_same_folder(finished):
   assert "seed = 0, not 1" in result.stderr
   assert len(result.stderr.strip().splitlines()) == 1
   assert sorted(path.name for path in workdir.iterdir()) == before
+
+
+def test_a_second_start_is_refused_by_the_first_ones_name(tmp_path):
+  workdir = tmp_path / "run"
+  with hold(workdir):
+    result = main(FAST, *SMALL, f"--workdir={workdir}")
+  assert result.returncode == 2
+  assert f"process {os.getpid()} on {socket.gethostname()} is at work here" in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+  assert [path.name for path in workdir.iterdir()] == ["LOCK"]
 
 
 # Or are no experiment.
@@ -229,6 +241,6 @@ def test_all_damaged_checkpoints_are_refused(finished, tmp_path):
     if file.is_file():
       file.write_bytes(b"")
   result = main(FAST, *SMALL, f"--workdir={workdir}")
-  assert result.returncode == 1
+  assert result.returncode == 2
   assert "Traceback" not in result.stderr
   assert "can be read" in result.stderr.strip().splitlines()[-1]

@@ -73,6 +73,22 @@ def test_jsonl_drops_a_torn_line_and_what_is_later(tmp_path):
   run.truncate_jsonl(tmp_path / "none.jsonl", 2)
 
 
+def test_a_line_after_a_torn_one_is_whole(tmp_path):
+  path = tmp_path / "m.jsonl"
+  run.append_jsonl(path, {"step": 1})
+  path.write_text(path.read_text() + '{"step": 2')
+  run.append_jsonl(path, {"step": 3})
+  run.append_jsonl(path, {"step": 4})
+  assert [line["step"] for line in run.read_jsonl(path)] == [1, 3, 4]
+
+
+def test_a_damaged_config_is_refused_by_name(tmp_path):
+  for text in ("", '{"config": ', "[]", "{}"):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(run.RefusedError, match=r"config\.json is damaged"):
+      run.open_workdir(tmp_path, CONFIG, {})
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_signals_are_noted_and_handlers_put_back(number):
   before = signal.getsignal(number)

@@ -18,6 +18,7 @@ from configs import ncsn_gmm
 from scorelab import speed, training
 from scorelab.checks import check_devices
 from scorelab.experiment import Stream, build
+from scorelab.lock import hold
 from scorelab.options import ConfigError
 from scorelab.run import open_workdir, read_jsonl
 from scorelab.sharding import ONE_DEVICE, Layout
@@ -264,3 +265,15 @@ def test_two_processes_evaluate(batched, tmp_path):
   drawn = [dict(np.load(tmp_path / name / "samples.npz")) for name in ("two", "one")]
   assert len(drawn[0]) >= 3  # rows, exact samples and the reference
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *drawn)
+
+
+@pytest.mark.slow
+def test_two_processes_are_refused_where_another_one_works(tmp_path):
+  """The first one alone asks for the lock, and does not wait for the other one to end."""
+  with hold(tmp_path):
+    processes = start_processes(tmp_path, "--mode=train")
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+  assert processes[0].returncode == 2
+  assert f"process {os.getpid()} on" in errors[0]
+  assert processes[1].returncode not in (0, None)
+  assert not (tmp_path / "config.json").exists()

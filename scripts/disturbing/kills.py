@@ -1,0 +1,118 @@
+"""Where kills fall, and a run that is killed again and again."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import pathlib
+import random
+import signal
+import time
+
+from scorelab.run import PREEMPTED_EXIT_CODE
+from scripts.disturbing.runs import RUN, BrokenError, Process, count_lines, saved_step
+from scripts.disturbing.trial import Timetable, Trial, say
+
+_TRAINING = ("training", "saving", "training", "saving", "starting")
+_AFTER = ("sampling", "evaluating", "drawing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kill:
+  """The moment of a kill.
+
+  Attributes:
+    phase: what the run is to be at.
+    progress: how much of the training is to be logged by then, from 0 to 1.
+    delay: when in the phase, as a share of the time that it takes undisturbed.
+  """
+
+  phase: str
+  progress: float
+  delay: float
+
+
+def plan(number: int, times: Timetable, rng: random.Random) -> list[Kill]:
+  """Random moments in all phases: three in five while it trains, each further on, then the others.
+
+  So the run gets on, however often it is killed and however rarely it saves.
+  """
+  early, late = ([p for p in phases if p in times.seconds] for phases in (_TRAINING, _AFTER))
+  training = -(-3 * number // 5) if late else number
+  kills = [
+    Kill(early[i % len(early)], (i + rng.random()) / (training + 1), rng.random())
+    for i in range(training)
+  ]
+  after = [late[i % len(late)] for i in range(number - training)]
+  rng.shuffle(after)
+  return kills + [Kill(phase, 1.0, rng.random()) for phase in after]
+
+
+def strike(process: Process, kill: Kill, times: Timetable, number: signal.Signals) -> str | None:
+  """Kills a process as planned; the phase that it was at, None where it ended before."""
+  due = int(kill.progress * times.lines) if kill.phase in ("training", "saving") else 0
+  if not process.reaches(kill.phase, due):
+    return None
+  time.sleep(kill.delay * times.seconds.get(kill.phase, 0.0))
+  phase = process.phase()
+  if process.popen.poll() is not None:
+    return None
+  code = process.end(number)
+  if code not in (0, -number, PREEMPTED_EXIT_CODE) or "Traceback" in "".join(process.said()):
+    said = " | ".join(process.said()[-3:])
+    raise BrokenError(f"exit code {code} after {number.name} while {phase}: {said}")
+  return None if code == 0 else phase
+
+
+def kill_again_and_again(
+  trial: Trial, folder: pathlib.Path, due: list[Kill], number: signal.Signals, ahead: int = 0
+) -> list[str]:
+  """Starts a run and kills it, as often as is due, and lets it end.
+
+  Args:
+    trial: of which this is a run.
+    folder: empty, of the run.
+    due: the kills.
+    number: the signal.
+    ahead: seconds by which the clock jumps at each start.
+
+  Returns:
+    The phase of each kill; fewer than planned where the run has ended too early.
+
+  Raises:
+    BrokenError: a process did not go on from the newest checkpoint, lost a line or failed.
+  """
+  struck: list[str] = []
+  for kill in due:
+    saved = saved_step(folder / RUN)
+    process = trial.lab.start(folder, ahead=len(struck) * ahead)
+    phase = strike(process, kill, trial.times, number)
+    process.must_have_gone_on_from(saved)
+    if phase is None:
+      say(f"it has ended before the next kill, planned for {kill.phase}")
+      return struck
+    struck.append(phase)
+    at = f"after {count_lines(process.workdir)} lines, step {saved_step(process.workdir)} saved"
+    say(f"kill {len(struck)} of {len(due)} by {number.name} while {phase}, {at}")
+  saved = saved_step(folder / RUN)
+  last = trial.lab.start(folder, ahead=len(due) * ahead)
+  last.must_end_well()
+  last.must_have_gone_on_from(saved)
+  return struck
+
+
+def kill_runs(
+  trial: Trial, name: str, kills: int, number: signal.Signals, rng: random.Random, ahead: int = 0
+) -> None:
+  """Kills so often; what a run that ends too early leaves undone falls into the next one."""
+  due, phases, rounds = plan(kills, trial.times, rng), [], 0
+  while due:
+    rounds += 1
+    folder = trial.folder(f"{name}-{rounds}")
+    struck = kill_again_and_again(trial, folder, due, number, ahead)
+    trial.compare(folder)
+    if not struck:
+      raise BrokenError(f"no kill falls into {due[0].phase}")
+    phases, due = [*phases, *struck], due[len(struck) :]
+  counted = ", ".join(f"{phase} {n}" for phase, n in collections.Counter(phases).items())
+  say(f"{name}: {len(phases)} kills by {number.name} in {rounds} runs, while {counted}")
