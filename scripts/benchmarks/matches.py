@@ -133,6 +133,7 @@ def _compare(match: Match, workers: Mapping[str, Worker]) -> dict[str, float]:
     return {}
   ours, *_ = match.sides
   expected, found = workers[ours].output(), {}
+  assert expected is not None
   for label in match.sides:
     if label == ours or label not in workers or (value := workers[label].output()) is None:
       continue

@@ -39,6 +39,11 @@ SIZES = (20, 100, 2000, 100_000)
 _CHAIN_STEP = 1e-2
 
 
+def sizes(quick: bool) -> tuple[int, ...]:
+  """Points that are sampled."""
+  return SIZES[:1] if quick else SIZES
+
+
 def flops(params: Params, size: int, calls: int) -> dict[str, float]:
   """Of the network's matrix products."""
   weights = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
@@ -214,7 +219,7 @@ def chains(size: int, steps: int, loop: bool = False) -> Task:
 def match(sampler: str, size: int, quick: bool, bars: tuple[Bar, ...] = ()) -> Match:
   """A sampler from so many points, against all that has it."""
   steps = 4 if quick else 100 if size <= 2000 else 10
-  options = {"sampler": sampler, "size": min(size, 50) if quick else size, "steps": steps}
+  options = {"sampler": sampler, "size": size, "steps": steps}
   options["quick"] = quick
   sides = {"ours": Side(ours, options), "Python loop": Side(notebook, options)}
   if sampler != "dpmpp_2m":
@@ -238,25 +243,25 @@ def sample_ddim(quick: bool) -> list[Match]:
     20: (Bar("ratio", "diffusers", 4.5),),
     2000: (Bar("ratio", "diffusers", 1.5), Bar("share", "ours", 0.9)),
   }
-  return [match("ddim", size, quick, bars.get(size, ())) for size in SIZES]
+  return [match("ddim", size, quick, bars.get(size, ())) for size in sizes(quick)]
 
 
 def sample_heun(quick: bool) -> list[Match]:
   """Heun's method on the probability flow, its last step Euler's."""
-  return [match("heun", size, quick) for size in SIZES]
+  return [match("heun", size, quick) for size in sizes(quick)]
 
 
 def sample_dpmpp_2m(quick: bool) -> list[Match]:
   """DPM-Solver++(2M)."""
-  return [match("dpmpp_2m", size, quick) for size in SIZES]
+  return [match("dpmpp_2m", size, quick) for size in sizes(quick)]
 
 
 def sample_langevin(quick: bool) -> list[Match]:
   """Annealed Langevin dynamics, 5 steps at each level; and ULA on the data's own score."""
   matches = []
-  for size in SIZES:
+  for size in sizes(quick):
     levels = 2 if quick or size > 2000 else 20
-    options = {"size": min(size, 50) if quick else size, "levels": levels, "quick": quick}
+    options = {"size": size, "levels": levels, "quick": quick}
     sides = {
       "ours": Side(langevin, options),
       "Python loop": Side(langevin, {**options, "loop": True}),

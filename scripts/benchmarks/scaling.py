@@ -60,10 +60,10 @@ def _match(
 
 def scaling(quick: bool) -> list[Match]:
   """Cost against batch, steps, dimension, seeds and fake devices, with the fitted exponent."""
-  batches = (16, 32, 64) if quick else (64, 256, 1024, 4096, 16_384)
-  steps = (2, 4, 8) if quick else (10, 30, 100, 300)
-  dims = (2, 8, 32) if quick else (2, 16, 128, 1024)
-  seeds = (1, 2, 4) if quick else ensembles.SEEDS
+  batches = (16, 32) if quick else (64, 256, 1024, 4096, 16_384)
+  steps = (2, 4) if quick else (10, 30, 100, 300)
+  dims = (2, 8) if quick else (2, 16, 128, 1024)
+  seeds = (1, 2) if quick else ensembles.SEEDS
   of_ddim = {"sampler": "ddim", "size": 20 if quick else 2000, "quick": quick}
   of_seeds = {"config": "ncsn_gmm", "steps": 2 if quick else 10, "quick": quick}
   return [

@@ -81,6 +81,7 @@ class Worker(contextlib.AbstractContextManager):
   """
 
   def __init__(self, side: Side) -> None:
+    self._name = f"{side.make.__qualname__}({dict(side.options)})"
     command = [sys.executable, "-m", "scripts.benchmarks.worker"]
     self._process = subprocess.Popen(
       [*command, side.make.__module__, side.make.__qualname__, json.dumps(dict(side.options))],
@@ -127,7 +128,7 @@ class Worker(contextlib.AbstractContextManager):
     assert self._process.stdout
     line = self._process.stdout.readline()
     if not line:
-      raise SideError(f"{' '.join(map(str, self._process.args[3:]))} has failed")  # ty: ignore
+      raise SideError(f"{self._name} has failed")
     answer = json.loads(line)
     if missing := answer.get("missing"):
       raise MissingError(missing)

@@ -135,6 +135,11 @@ def _state(megabytes: float) -> dict[str, jax.Array]:
   return {f"a{i}": jnp.full(size, i, jnp.float32) for i in range(10)}
 
 
+def _savez(file: pathlib.Path, state: dict[str, jax.Array]) -> None:
+  arrays: Any = {name: np.asarray(value) for name, value in state.items()}
+  np.savez(file, **arrays)
+
+
 class _Folder:
   """Checkpoints in a folder that is emptied before each save."""
 
@@ -156,7 +161,7 @@ def saving(megabytes: float, what: str) -> Task:
   size = {"byte": megabytes * 2**20}
   if what == "numpy":
     file = folder.path / "state.npz"
-    return Task(lambda: np.savez(file, **{k: np.asarray(v) for k, v in state.items()}))
+    return Task(lambda: _savez(file, state))
 
   def call() -> float:
     with folder.fresh() as checkpoints:
@@ -174,7 +179,7 @@ def restoring(megabytes: float, what: str) -> Task:
   state, folder = _state(megabytes), _Folder()
   if what == "numpy":
     file = folder.path / "state.npz"
-    np.savez(file, **{k: np.asarray(v) for k, v in state.items()})
+    _savez(file, state)
 
     def load() -> None:
       with np.load(file) as arrays:

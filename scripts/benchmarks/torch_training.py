@@ -1,7 +1,7 @@
 """A training step of an experiment in PyTorch: the same network, loss, optimiser and average.
 
-Of MLPs, with the parameterizations 'score', 'edm' and 'noise'. Data, levels and noise are drawn at
-every step from PyTorch's generator, and the loss is read after the last.
+Of MLPs, with the parameterizations 'edm' and, weighted by sigma squared, 'score'. Data, levels and
+noise are drawn at every step from PyTorch's generator, and the loss is read after the last.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from scorelab.experiment import Experiment
 from scorelab.optimizers import learning_rate_shape
 from scorelab.schedules import Level
-from scorelab.typing import Params
+from scorelab.typing import Array, Params
 
 _LEVELS = 4096  # quantiles of the levels' distribution that are kept
 
@@ -38,13 +38,20 @@ def device() -> str:
 
 
 def make(
-  experiment: Experiment, params: Params, steps: int, rows: int, compiled: bool
-) -> tuple[Callable[[], None], Callable[[np.ndarray, Level], np.ndarray]]:
-  """(a call of so many steps, `(x, level) -> x0` of the network before the first).
+  experiment: Experiment,
+  params: Params,
+  noisy: Array,
+  level: Level,
+  steps: int,
+  rows: int,
+  compiled: bool,
+) -> tuple[Callable[[], None], np.ndarray]:
+  """(a call of so many steps, the network's x0 at noisy points before the first).
 
   Args:
     experiment: its parts are read from its config.
     params: the network's, in Flax.
+    noisy, level: the points [n, *event] and their levels [n].
     steps: in a call.
     rows: noisy points in a step.
     compiled: whether loss and gradient go through `torch.compile`.
@@ -74,22 +81,13 @@ def make(
     return torch.tensor(np.asarray(array), dtype=torch.float32, device=where)
 
   with torch.no_grad():
-
-    def predict(x: np.ndarray, level: Level) -> np.ndarray:
-      given, alpha, sigma = tensor(x), tensor(level.alpha)[:, None], tensor(level.sigma)[:, None]
-      shown, told, skip, out = scales(alpha, sigma)
-      flat = given.flatten(1)
-      if edm:
-        found = skip * flat + out * network(shown * flat, told)
-      else:
-        found = (flat + sigma**2 * network(flat, told)) / alpha
-      return found.detach().cpu().numpy().reshape(x.shape)
-
-  # Read before training changes the parameters.
-  known: dict[bytes, np.ndarray] = {}
-
-  def first(x: np.ndarray, level: Level) -> np.ndarray:
-    return known.setdefault(x.tobytes(), predict(x, level))
+    x, alpha, sigma = (tensor(a) for a in (noisy, level.alpha[:, None], level.sigma[:, None]))
+    x, (shown, told, skip, out) = x.flatten(1), scales(alpha, sigma)
+    if edm:
+      x0 = skip * x + out * network(shown * x, told)
+    else:
+      x0 = (x + sigma**2 * network(x, told)) / alpha
+    found = x0.cpu().numpy().reshape(noisy.shape)
 
   assert experiment.loss_levels is not None
   table = experiment.loss_levels((jnp.arange(_LEVELS) + 0.5) / _LEVELS)
@@ -134,7 +132,7 @@ def make(
       done += 1
     assert loss is not None and math.isfinite(loss.item())
 
-  return call, first
+  return call, found
 
 
 def sampler_of(experiment: Experiment, rows: int, where: str) -> Callable[[], Any]:

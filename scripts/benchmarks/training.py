@@ -48,12 +48,12 @@ def some_params(experiment: Experiment) -> Params:
   return jax.tree.map(lambda a: a + 0.02 * rng.normal(size=a.shape).astype(a.dtype), params)
 
 
-def probe(experiment: Experiment, n: int = 64) -> tuple[np.ndarray, Level]:
+def probe(experiment: Experiment, n: int = 64) -> tuple[jax.Array, Level]:
   """Noisy points [n, *event] and their levels [n], the same on every side."""
   rng = np.random.default_rng(1)
   level = experiment.schedule.at(jnp.linspace(0.1, 0.9, n))
-  x = rng.normal(size=(n, *experiment.target.event_shape)).astype(np.float32)
-  return np.asarray(level.like(x).sigma * x), level
+  x = jnp.asarray(rng.normal(size=(n, *experiment.target.event_shape)), jnp.float32)
+  return level.like(x).sigma * x, level
 
 
 def flops_of_step(experiment: Experiment) -> float:
@@ -106,11 +106,9 @@ def ours(config: str, steps: int, quick: bool, loop: bool = False) -> Task:
 def theirs(config: str, steps: int, quick: bool, compiled: bool) -> Task:
   """The same steps in PyTorch."""
   experiment = build(config_of(config, quick))
-  call, predict_x0 = torch_training.make(
-    experiment, some_params(experiment), steps, rows_of_step(experiment), compiled
-  )
-  x, level = probe(experiment)
-  return Task(call, lambda: predict_x0(x, level), {"FLOP": flops_of_step(experiment) * steps})
+  params, rows = some_params(experiment), rows_of_step(experiment)
+  call, x0 = torch_training.make(experiment, params, *probe(experiment), steps, rows, compiled)
+  return Task(call, lambda: x0, {"FLOP": flops_of_step(experiment) * steps})
 
 
 def match(config: str, name: str, steps: int, quick: bool, bars: tuple[Bar, ...] = ()) -> Match:
