@@ -167,7 +167,10 @@ def main() -> int:
       print(f"{name:24}{case(name).__doc__.splitlines()[0]}")
     return 0
   if arguments.table:
-    table.write(ROOT / "README.md", arguments.out or RESULTS, list(CASES))
+    try:
+      table.write(ROOT / "README.md", arguments.out or RESULTS, list(CASES))
+    except ValueError as error:
+      parser.error(str(error))
     return 0
   out, sound = arguments.out or RESULTS, True
   out.mkdir(parents=True, exist_ok=True)

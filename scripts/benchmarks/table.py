@@ -19,7 +19,7 @@ def write(readme: pathlib.Path, folder: pathlib.Path, cases: Sequence[str]) -> N
     cases: the order of the table; one without JSON is left out.
 
   Raises:
-    ValueError: the marks are not there.
+    ValueError: the marks are not there, or there is no JSON.
   """
   text = readme.read_text()
   if not all(text.count(mark) == 1 for mark in MARKS):
@@ -28,6 +28,8 @@ def write(readme: pathlib.Path, folder: pathlib.Path, cases: Sequence[str]) -> N
   after = rest.split(MARKS[1])[1]
   files = (folder / f"{case}.json" for case in cases)
   records = [json.loads(file.read_text()) for file in files if file.exists()]
+  if not records:
+    raise ValueError(f"{folder} has no JSON of a case: run scripts/benchmark.py first")
   body = "\n".join([MARKS[0], *rows(records), MARKS[1]])
   readme.write_text(f"{before}{body}{after}")
 
