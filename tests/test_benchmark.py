@@ -105,6 +105,8 @@ def test_the_table_is_written_between_its_marks(tmp_path):
   assert (lines[0], lines[-1]) == ("above", "below")
   assert "| `case` | toy | theirs 2.5 (2.5 to 2.5) | 2 |  |  |" in lines
   assert "exponent 1.32" in lines[-3]
+  ours = (ROOT / "README.md").read_text()
+  assert all(ours.count(mark) == 1 for mark in table.MARKS)
   readme.write_text("no marks")
   with pytest.raises(ValueError, match="must have"):
     table.write(readme, tmp_path, ["case"])

@@ -53,7 +53,7 @@ def match(config: str, quick: bool) -> Match:
   for seeds in (1, 4) if quick else SEEDS:
     sides[f"{seeds} in one program"] = Side(together, {**options, "seeds": seeds})
   sides["16 in turn"] = Side(in_turn, {**options, "seeds": 4 if quick else 16})
-  return Match(config, sides)
+  return Match(config, sides, rounds=10)
 
 
 def ensemble(quick: bool) -> list[Match]:

@@ -37,8 +37,13 @@ def directions_of(num: int) -> np.ndarray:
 
 
 def timed(value: Callable[[], Any], amounts: dict[str, float] | None = None) -> Task:
-  """A task that gives one number, waited for."""
-  return Task(lambda: float(value()), lambda: float(value()), amounts or {})
+  """A task that finds one number."""
+  found: list[float] = []
+
+  def call() -> None:
+    found[:] = [float(value())]  # which waits for it
+
+  return Task(call, lambda: found[0], amounts or {})
 
 
 def sliced(n: int, num: int, name: str, engine: str | None = None) -> Task:

@@ -108,7 +108,7 @@ class Worker(contextlib.AbstractContextManager):
     self._process.wait()
 
   def turn(self) -> float:
-    """Seconds of a call; of a short one the mean over some fiftieth of a second."""
+    """Seconds of a call; of a short one the mean over a twentieth of a second."""
     self._ask({"do": "turn"})
     return self._answer()["seconds"]
 
