@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from scorelab.options import ConfigError
@@ -120,7 +121,7 @@ def check_pure_noise(config: ConfigDict, rows: Sequence[Row]) -> None:
     ("conditioning", ("log_sigma",), "signal_level or time"),
   ):
     for row in rows:
-      starts_in_noise = row.grid is not None and not row.grid.levels.alpha[0]
+      starts_in_noise = row.grid is not None and not np.asarray(row.grid.levels.alpha)[0]
       if starts_in_noise and section.name != "exact" and section[field] in refused:
         raise ConfigError(
           f"parameterization.{field} = {section[field]!r} has no value at alpha = 0, where the "

@@ -672,8 +672,10 @@ def _make_evaluation(config: ConfigDict, target: Any, parts: Mapping[str, Any]) 
       f"evaluation.likelihood_points = {section.likelihood_points} needs a network that is also "
       "told no class: network.label_dropout > 0"
     )
-  quartiles = jnp.array([0.25, 0.75])
-  many_levels = loss_levels is None or bool(np.ptp(loss_levels(quartiles).log_snr) > 0)
+  many_levels = True
+  if loss_levels is not None:  # one program: op by op, each would be compiled
+    quartiles = jax.jit(lambda u: loss_levels(u).log_snr)(jnp.array([0.25, 0.75]))
+    many_levels = bool(np.ptp(quartiles) > 0)
   return Evaluation(
     rows=rows,
     metrics=metrics,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from scorelab.clipping import CLIPPINGS
 from scorelab.guidance import GUIDANCES, Guidance, Sources
@@ -178,10 +179,15 @@ def _make_grid_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -
     grid = jax.jit(functools.partial(make_grid, schedule, num_steps, **of_grid))()
   except ValueError as error:
     raise ConfigError(f"{path}: {error}") from error
-  ratios = grid.levels.sigma / grid.levels.alpha
-  if not is_traced(ratios) and not (ratios[1:] < ratios[:-1]).all():
-    shown = ", ".join(f"{ratio:g}" for ratio in ratios[:3])
-    raise ConfigError(f"{path}: the grid's sigma / alpha must fall towards the data: {shown}, ...")
+  sigma, alpha = grid.levels.sigma, grid.levels.alpha
+  if not (is_traced(sigma) or is_traced(alpha)):
+    with np.errstate(divide="ignore"):  # pure noise
+      ratios = np.asarray(sigma) / np.asarray(alpha)  # on the host: nothing is compiled for it
+    if not (ratios[1:] < ratios[:-1]).all():
+      shown = ", ".join(f"{ratio:g}" for ratio in ratios[:3])
+      raise ConfigError(
+        f"{path}: the grid's sigma / alpha must fall towards the data: {shown}, ..."
+      )
   shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps")}
   guiding = options_of(guidance.options, settings) if guidance else {}
   clipping = options_of(clip, settings) if clip else {}

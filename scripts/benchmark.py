@@ -1,13 +1,19 @@
-"""Paired timings: two ways to do the same work, in turn, in one process.
+"""Timings of ours beside other ways to do the same, side by side.
 
-  python scripts/benchmark.py                        # all cases
-  python scripts/benchmark.py train_chunk --repeats 10
+  python scripts/benchmark.py --list
+  python scripts/benchmark.py                        # all cases, about two hours on two idle cores
+  python scripts/benchmark.py train_ncsn --repeats 40
+  python scripts/benchmark.py --quick --out /tmp/q   # tiny sizes, to see that everything runs
+  python scripts/benchmark.py --table                # writes the README's table from the JSON
 
-Absolute times depend on the machine and on what else it does; ratios taken side by side hardly do.
-Each line gives the median over the repeats of time(theirs) / time(ours), with its quartiles.
+Absolute times depend on the machine and on what else it does; ratios of times taken in turn hardly
+do. Each side of a match has its own process, which is built and called once before anything counts;
+then the sides take turns, with a pause between, and each round gives one ratio. Printed is the
+median over the rounds with its quartiles. Shares are of what the machine can do at best (a matrix
+product, memory traffic, a sort), timed in the same rounds.
 
-Cases beside other libraries need them. One requirement of k-diffusion asks for NumPy 1, which it
-does without, so that it is installed apart:
+Sides that need other libraries are left out where these are not installed. One requirement of
+k-diffusion asks for NumPy 1, which it does without, so that it is installed apart:
 
   pip install -e '.[parity]' && pip install --no-deps clip-anytorch dctorch k-diffusion
 """
@@ -15,292 +21,169 @@ does without, so that it is installed apart:
 from __future__ import annotations
 
 import argparse
-import functools
+import difflib
+import importlib
 import json
+import os
 import pathlib
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from importlib import metadata
 from typing import Any
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from ml_collections import ConfigDict
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from configs import ddpm_circles, ncsn_gmm
-from scorelab import ensembles, metrics, training
-from scorelab.experiment import build
-from scorelab.samplers.langevin import ula, ula_step
-from scorelab.sharding import ONE_DEVICE
-from scorelab.targets.mixtures import nine_modes
-from scripts.libraries import side_by_side
+from scripts.benchmarks import table
+from scripts.benchmarks.matches import Match, ValuesError, run
+from scripts.benchmarks.sides import ROOT, MissingError, SideError
 
-Work = Callable[[], object]
-
-
-def train_chunk() -> dict[str, tuple[Work, Work]]:
-  """100 training steps of ncsn_gmm: a Python loop over jitted steps against one scanned chunk.
-
-  Both read the loss: the loop after every step, as a notebook's progress bar does.
-  """
-  experiment = build(ncsn_gmm.get_config())
-  chunk = training.make_chunk(experiment)
-  step = jax.jit(
-    lambda root, state: training.train_step(experiment, root, state, experiment.data),
-    donate_argnums=1,
-  )
-
-  def loop() -> None:
-    state = training.init_state(experiment)
-    for _ in range(100):
-      state, line = step(experiment.root, state)
-      float(line["loss"])
-    jax.block_until_ready(state)
-
-  def scanned() -> None:
-    state, line = chunk(training.init_state(experiment), experiment.data, length=100)
-    training.summarise(line)
-    jax.block_until_ready(state)
-
-  return {"Python loop / scanned chunk": (loop, scanned)}
+CASES = {  # each a function `(quick) -> matches` of its module in scripts/benchmarks
+  "train_ncsn": "training",
+  "train_circles": "training",
+  "train_digits": "training",
+  "train_unet": "training",
+  "ensemble": "ensembles",
+  "sample_ddim": "sampling",
+  "sample_heun": "sampling",
+  "sample_dpmpp_2m": "sampling",
+  "sample_langevin": "sampling",
+  "sliced_wasserstein": "metrics",
+  "max_sliced_wasserstein": "metrics",
+  "energy_distance": "metrics",
+  "mmd": "metrics",
+  "mixture_score": "mixtures",
+  "import_time": "startup",
+  "first": "startup",
+  "checkpoint": "startup",
+  "scaling": "scaling",
+}
+LIBRARIES = (
+  *("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "orbax-checkpoint", "diffrax", "pot"),
+  *("numpyro", "scikit-learn", "ott-jax", "torch", "diffusers", "k-diffusion"),
+)
+RESULTS = ROOT / "results" / "reference" / "benchmarks"
 
 
-def max_sliced_wasserstein() -> dict[str, tuple[Work, Work]]:
-  """2000 v 10,000 points under 1000 projections: POT against ours, without and with a Reference.
+def case(name: str) -> Any:
+  """The function of a case."""
+  return getattr(importlib.import_module(f"scripts.benchmarks.{CASES[name]}"), name)
 
-  POT's engine is NumPy here, its fastest on a CPU. Its value is taken in float64: in float32 it
-  differs from its own by 6e-4.
-  """
-  import ot
 
-  rng = np.random.default_rng(0)
-  x = rng.normal(size=(2000, 2)).astype(np.float32)
-  y = rng.normal(size=(10_000, 2)).astype(np.float32)
-  directions = rng.normal(size=(2, 1000)).astype(np.float32)
-  directions /= np.linalg.norm(directions, axis=0)
-  kept = metrics.Reference(y)
+def versions() -> dict[str, str]:
+  """Of Python and of the libraries that are installed."""
 
-  def theirs() -> Any:
-    return ot.sliced.max_sliced_wasserstein_distance(x, y, projections=directions)
+  def installed() -> Iterator[tuple[str, str]]:
+    for name in LIBRARIES:
+      try:
+        yield name, metadata.version(name)
+      except metadata.PackageNotFoundError:
+        continue
 
-  def ours(reference: np.ndarray | metrics.Reference) -> float:
-    return metrics.max_sliced_wasserstein(None, x, reference, p=2, projections=directions)
+  return {"python": platform.python_version(), **dict(installed())}
 
-  in_double = [a.astype(np.float64) for a in (x, y)]
-  value: Any = ot.sliced.max_sliced_wasserstein_distance(*in_double, projections=directions)
-  np.testing.assert_allclose([ours(y), ours(kept)], value, rtol=1e-5)
+
+def tell(name: str, result: Mapping[str, Any]) -> None:
+  """Prints what a match found; seconds here alone, for whoever watches."""
+
+  def shown(value: Mapping[str, Any], unit: str = "") -> str:
+    low, high = value["quartiles"]
+    return f"{value['median']:.3g}{unit} ({low:.3g} to {high:.3g})"
+
+  print(f"{name}, {result['match']}, n = {result['n']}, {result['device']}", flush=True)
+  for side, ratio in result["ratios"].items():
+    print(f"  {side} / {result['ours']} = {shown(ratio)}")
+  for side, share in result["shares"].items():
+    print(f"  {side}: {shown(share)} of {share['of']}")
+  if "exponent" in result:
+    last = shown(result["exponent"]["last"])
+    print(f"  exponent {shown(result['exponent'])}, between the last two sizes {last}")
+  memory = [f"{side} {value / 2**20:.0f}" for side, value in result["memory_bytes"].items()]
+  print(f"  MiB: {', '.join(memory)}")
+  print("  s:", ", ".join(f"{side} {value:.3g}" for side, value in result["seconds"].items()))
+  for bar in result["bars"]:
+    met = "met" if bar["met"] else "NOT MET"
+    print(f"  bar: {bar['kind']} of {bar['side']}, {bar['bound']:g}: {met}")
+  for side, package in result["left_out"].items():
+    print(f"  {side} is left out: {package} is missing")
+  sys.stdout.flush()
+
+
+def measure(name: str, matches: list[Match], repeats: int) -> tuple[list[dict[str, Any]], bool]:
+  """The results of a case's matches that ran, and whether all did."""
+  results, sound = [], True
+  for match in matches:
+    try:
+      result = run(match, repeats)
+    except MissingError as error:
+      print(f"{name}, {match.name}: not run, {error} is missing", flush=True)
+    except (SideError, ValuesError) as error:
+      print(f"{name}, {match.name}: {error}", file=sys.stderr, flush=True)
+      sound = False
+    else:
+      tell(name, result)
+      results.append(result)
+  return results, sound
+
+
+def record(name: str, results: list[dict[str, Any]], command: str) -> dict[str, Any]:
+  """What the JSON of a case holds; of a CPU no seconds, which mean nothing elsewhere."""
+  on_cpu = results[0]["device"].startswith("cpu")
+  kept = [{k: v for k, v in r.items() if not (on_cpu and k == "seconds")} for r in results]
   return {
-    "POT / ours": (theirs, lambda: ours(y)),
-    "POT / ours, reference kept": (theirs, lambda: ours(kept)),
+    "case": name,
+    "command": command,
+    "device": f"{results[0]['device']}; {platform.machine()}, {os.cpu_count()} cores",
+    "date": time.strftime("%Y-%m-%d"),
+    "versions": versions(),
+    "matches": kept,
   }
 
 
-def langevin() -> dict[str, tuple[Work, Work]]:
-  """20 chains of 1000 steps of ULA with the exact score: a Python loop over jitted steps, or ours.
-
-  The loop keeps every state, as a notebook does for its animation; so does ours.
-  """
-  target = nine_modes()
-  key, start_key = jax.random.split(jax.random.key(0))
-  start = 10 * jax.random.normal(start_key, (20, 2))
-
-  @jax.jit
-  def step(key: jax.Array, x: jax.Array) -> jax.Array:
-    return ula_step(x, target.score(x), 1e-2, jax.random.normal(key, x.shape))
-
-  def loop() -> np.ndarray:
-    x, path = start, []
-    for k in jax.random.split(key, 1000):
-      x = step(k, x)
-      path.append(x)
-    return np.stack(path)
-
-  chain = jax.jit(lambda key, x: ula(key, target.score, x, step_size=1e-2, num_steps=1000).path)
-  np.testing.assert_allclose(loop(), chain(key, start), atol=1e-3)
-  return {"Python loop / scanned chains": (loop, lambda: jax.block_until_ready(chain(key, start)))}
-
-
-def unet_step(side: int = 32, batch: int = 16, dim: int = 32) -> dict[str, tuple[Work, Work]]:
-  """A training step of the published U-Net, dim 32 and ResNet blocks, 16 images of 32 x 32.
-
-  PyTorch's, where it is installed (`pip install torch`), against ours: from the same weights, with
-  the same Adam, loss and data; first the two predictions are compared. On a CPU ours is slower, by
-  XLA's convolutions: they are Eigen's, which run at about 70 of two cores' 177 GFLOP/s, and
-  PyTorch's are oneDNN's. Linear attention is about 30 % of the step, normalisations 10 %.
-  `python scripts/throughput.py --costs` names the largest costs.
-  """
-  import optax
-  import torch
-
-  from scorelab.networks import UNet
-  from scorelab.pretrained import unet_params
-  from scripts.torch_unet import TorchUNet
-
-  torch.manual_seed(0)
-  mults = (1, 2, 4, 8)
-  model, network = TorchUNet(dim, mults), UNet(dim, mults)
-  state_dict = {k: v.detach().numpy().copy() for k, v in model.state_dict().items()}
-  params = unet_params(network, state_dict)
-  rng = np.random.default_rng(0)
-  x, noise = rng.normal(size=(2, batch, side, side, 3)).astype(np.float32)
-  t = rng.integers(0, 1000, batch).astype(np.float32)
-  x_torch, noise_torch = (
-    torch.from_numpy(np.moveaxis(a, -1, 1).copy()).contiguous(memory_format=torch.channels_last)
-    for a in (x, noise)
-  )
-  t_torch = torch.from_numpy(t)
-  with torch.no_grad():
-    theirs_out = np.moveaxis(model(x_torch, t_torch).numpy(), 1, -1)
-  ours_out = jax.jit(network.apply)({"params": params}, x, t)
-  np.testing.assert_allclose(ours_out, theirs_out, atol=1e-3)  # float32, through 40 layers
-
-  model = model.to(memory_format=torch.channels_last)
-  adam = torch.optim.Adam(model.parameters(), lr=1e-3)
-  optimizer = optax.adam(1e-3)
-
-  def theirs() -> float:
-    adam.zero_grad()
-    loss = torch.nn.functional.smooth_l1_loss(model(x_torch, t_torch), noise_torch)
-    loss.backward()
-    adam.step()
-    return float(loss.detach())
-
-  @jax.jit
-  def step(params: Any, state: Any) -> tuple[Any, Any, jax.Array]:
-    def loss(params: Any) -> jax.Array:
-      out: Any = network.apply({"params": params}, x, t)
-      return optax.huber_loss(out, noise).mean()
-
-    value, grads = jax.value_and_grad(loss)(params)
-    updates, state = optimizer.update(grads, state)
-    return optax.apply_updates(params, updates), state, value
-
-  held = params, optimizer.init(params)
-
-  def ours() -> float:
-    nonlocal held
-    *held, value = step(*held)
-    return float(value)
-
-  return {"PyTorch / ours": (theirs, ours)}
-
-
-def samplers() -> dict[str, tuple[Work, Work]]:
-  """100 steps of diffusers' and k-diffusion's loops in PyTorch against ours, at 20 and 2000 points.
-
-  DDIM, Euler's and Heun's methods and DPM-Solver++(2M), which give the same samples; and the share
-  of the matrix products' peak that ours reaches. See scripts/libraries.py.
-  """
-  return side_by_side()
-
-
-def ensemble() -> dict[str, tuple[Work, Work]]:
-  """10 training steps of ncsn_gmm and ddpm_circles: seeds in one program against seeds in turn.
-
-  Sixteen in one program against sixteen single runs, which share a compiled one; and 1, 4, 16 and
-  64 in one program against one single run.
-  """
-  models = {"ncsn_gmm": ncsn_gmm.get_config(), "ddpm_circles": ddpm_circles.get_config()}
-  pairs: dict[str, tuple[Work, Work]] = {}
-  for name, config in models.items():
-    pairs |= {f"{name}, {label}": pair for label, pair in _seeds(config).items()}
-  return pairs
-
-
-def _seeds(config: ConfigDict, steps: int = 10) -> dict[str, tuple[Work, Work]]:
-  experiment = build(config)
-  chunk = training.make_chunk(experiment)
-
-  first = training.init_state(experiment)
-
-  def in_turn(number: int) -> object:
-    lines = []
-    for seed in range(number):
-      state = jax.tree.map(jnp.copy, first)
-      lines.append(chunk.func(jax.random.key(seed), state, experiment.data, length=steps)[1])
-    return jax.block_until_ready(lines)
-
-  def together(number: int) -> Work:
-    config.ensemble.seeds = number
-    program = ensembles.make_program(ensembles.build(config), ONE_DEVICE)
-    first = program.init()
-    fed = program.feed(first).take(steps)
-
-    def work() -> object:
-      return jax.block_until_ready(
-        program.chunk(jax.tree.map(jnp.copy, first), *fed, length=steps)[1]
-      )
-
-    return work
-
-  programs: dict[int, Work] = {number: together(number) for number in (1, 4, 16, 64)}
-  one, sixteen = functools.partial(in_turn, 1), functools.partial(in_turn, 16)
-  pairs: dict[str, tuple[Work, Work]] = {"16 runs / 16 in one program": (sixteen, programs[16])}
-  return pairs | {f"{n} in one program / one run": (work, one) for n, work in programs.items()}
-
-
-CASES: dict[str, Callable[[], dict[str, tuple[Work, Work]]]] = {
-  "ensemble": ensemble,
-  "langevin": langevin,
-  "max_sliced_wasserstein": max_sliced_wasserstein,
-  "samplers": samplers,
-  "train_chunk": train_chunk,
-  "unet_step": unet_step,
-}
-
-
-def seconds(work: Work) -> float:
-  """How long one call takes."""
-  begun = time.perf_counter()
-  work()
-  return time.perf_counter() - begun
-
-
-def compare(theirs: Work, ours: Work, repeats: int) -> list[float]:
-  """time(theirs) / time(ours), alternating, after one call of each that is not counted."""
-  theirs(), ours()
-  return [seconds(theirs) / seconds(ours) for _ in range(repeats)]
-
-
-def main() -> None:
-  """Runs the cases asked for."""
+def main() -> int:
+  """Runs the cases asked for; 1 where one failed."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)} [all]")
-  parser.add_argument("--repeats", type=int, default=20, help="alternations [20]")
-  parser.add_argument("--out", type=pathlib.Path, help="a JSON file to write the ratios to")
+  parser.add_argument("--list", action="store_true", help="say what each case times, and end")
+  parser.add_argument("--table", action="store_true", help="write the README's table, and end")
+  parser.add_argument("--quick", action="store_true", help="tiny sizes, two rounds")
+  parser.add_argument("--repeats", type=int, help="rounds [20]; of long matches fewer")
+  parser.add_argument("--out", type=pathlib.Path, help=f"folder for the JSON [{RESULTS.name}]")
   arguments = parser.parse_args()
   for name in arguments.cases:
     if name not in CASES:
-      parser.error(f"{name!r} is not a case (known: {', '.join(CASES)})")
-  results = []
-  for name in arguments.cases or CASES:
+      near = difflib.get_close_matches(name, CASES, 1)
+      meant = f"; did you mean {near[0]}?" if near else ""
+      parser.error(f"{name!r} is not a case{meant} (known: {', '.join(CASES)})")
+  if arguments.repeats is not None and arguments.repeats < 1:
+    parser.error(f"--repeats {arguments.repeats}, must be at least 1")
+  if arguments.quick and arguments.out is None:
+    parser.error("--quick needs --out: tiny sizes are no results")
+  if arguments.list:
+    for name in CASES:
+      print(f"{name:24}{case(name).__doc__.splitlines()[0]}")
+    return 0
+  if arguments.table:
     try:
-      pairs = CASES[name]()
-    except ImportError as error:
-      print(f"{name}: not run, {error.name} is missing: see --help", flush=True)
-      continue
-    for label, (theirs, ours) in pairs.items():
-      ratios = compare(theirs, ours, arguments.repeats)
-      low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-      print(f"{name}: {label} = {median:.2f} ({low:.2f} to {high:.2f})", flush=True)
-      results.append({"case": name, "ratio": label, "median": median, "quartiles": [low, high]})
-  if arguments.out:
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {
-      "command": f"python scripts/benchmark.py {' '.join(sys.argv[1:])}".strip(),
-      "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
-      "jax": jax.__version__,
-      "repeats": arguments.repeats,
-      "results": results,
-    }
-    arguments.out.write_text(json.dumps(record, indent=2) + "\n")
+      table.write(ROOT / "README.md", arguments.out or RESULTS, list(CASES))
+    except ValueError as error:
+      parser.error(str(error))
+    return 0
+  out, sound = arguments.out or RESULTS, True
+  out.mkdir(parents=True, exist_ok=True)
+  repeats = arguments.repeats or (2 if arguments.quick else 20)
+  command = f"python scripts/benchmark.py {' '.join(sys.argv[1:])}".strip()
+  for name in arguments.cases or CASES:
+    results, ran = measure(name, case(name)(arguments.quick), repeats)
+    sound = sound and ran
+    if results:
+      text = json.dumps(record(name, results, command), indent=2)
+      (out / f"{name}.json").write_text(text + "\n")
+  return 0 if sound else 1
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

@@ -120,7 +120,7 @@ def kernel_distance(
     key: ignored; here because every metric takes one.
     x: the samples, [n] or [n, ...], trailing axes flattened.
     y: the reference points, or a Reference, which remembers the mean of k(y, y').
-    degree: at least 1; 3 is KID's.
+    degree: at least 1, whole; 3 is KID's.
     unbiased: leaves the pairs of a point with itself out, which needs n, m >= 2; else all pairs
       count, and the distance is that of the two empirical distributions, never negative.
 
@@ -128,12 +128,13 @@ def kernel_distance(
     The distance; nan where a sample is not finite.
 
   Raises:
-    ValueError: the dimensions differ, degree < 1, a set is too small, or there are no points.
+    ValueError: the dimensions differ, the degree is none, a set is too small, or there are no
+      points.
   """
   del key
   x, points = as_pair(x, y.require_points() if isinstance(y, Reference) else y)
-  if degree < 1:
-    raise ValueError(f"degree = {degree}, must be at least 1")
+  if degree < 1 or degree % 1:
+    raise ValueError(f"degree = {degree}, must be at least 1 and whole")
   if unbiased and min(len(x), len(points)) < 2:
     raise ValueError(f"unbiased = True with {len(x)} and {len(points)} points, must be at least 2")
   if not np.isfinite(x).all():
@@ -142,16 +143,24 @@ def kernel_distance(
   def mean(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a.astype(np.float64), b.astype(np.float64)
     blocks = np.array_split(a, len(a) * len(b) // 2**24 + 1)
-    total = sum(((rows @ b.T / a.shape[1] + 1) ** degree).sum() for rows in blocks)
+    total = sum(_power(rows @ b.T / a.shape[1] + 1, degree).sum() for rows in blocks)
     return float(total / (len(a) * len(b)))
 
   def self_mean(a: np.ndarray) -> float:
     if not unbiased:
       return mean(a, a)
-    own = float((((a.astype(np.float64) ** 2).mean(1) + 1) ** degree).mean())
+    own = float(_power((a.astype(np.float64) ** 2).mean(1) + 1, degree).mean())
     return (len(a) * mean(a, a) - own) / (len(a) - 1)
 
   name = ("mean kernel", degree, unbiased)
   kept = isinstance(y, Reference)
   y_self = y.cached(name, lambda: self_mean(points)) if kept else self_mean(points)
   return self_mean(x) + y_self - 2 * mean(x, points)
+
+
+def _power(x: np.ndarray, degree: int) -> np.ndarray:
+  """x^degree by products: NumPy's own power takes about twenty times as long."""
+  result = x
+  for _ in range(int(degree) - 1):
+    result = result * x
+  return result

@@ -102,5 +102,7 @@ def test_kernel_distance_has_no_bias():
 def test_kernel_distance_refuses():
   with pytest.raises(ValueError, match="degree = 0, must be at least 1"):
     kernel_distance(None, np.ones(3), np.ones(3), degree=0)
+  with pytest.raises(ValueError, match=r"degree = 2\.5, must be at least 1 and whole"):
+    kernel_distance(None, np.ones(3), np.ones(3), degree=2.5)
   with pytest.raises(ValueError, match="unbiased = True with 1 and 3 points"):
     kernel_distance(None, np.ones(1), np.ones(3))

@@ -1,0 +1,5 @@
+"""What scripts/benchmark.py times: a file for each group of cases, and what times them.
+
+`sides` are built in processes of their own (`worker`), `matches` time them in turn, beside `limits`
+of the machine; `table` puts what came of it into the README.
+"""
