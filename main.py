@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from configs import base
 from scorelab.command_line import explain, missing_file
+from scorelab.options import check_fields
 
 if TYPE_CHECKING:
   from scorelab.ensembles import Ensemble
@@ -62,10 +64,14 @@ def _config_flag(argv: list[str]) -> str:
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; a mistake ends the program with one line and code 2."""
   config = _config_flag(argv)
+  if sum(argument.partition("=")[0].lstrip("-") == "config" for argument in argv) > 1:
+    _fail("main.py: --config is given more than once")
   if config and (message := missing_file(config)):
     _fail(message)
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv)
+    check_fields(_CONFIG.value, base.get_config())
+    return rest
   except Exception as error:  # whatever a config module or ml_collections raises
     _fail(explain(error, config, argv))
 
@@ -87,6 +93,8 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)  # Orbax tells much
   config, mode = _CONFIG.value, _MODE.value
   file = _config_flag(sys.argv)
+  if not (_WORKDIR.value or "").isprintable():
+    _fail(f"main.py: --workdir={_WORKDIR.value!r} must be one line")
   path = pathlib.Path(_WORKDIR.value or ".")
   pretrained = config.get("pretrained") is not None and config.pretrained.path is not None
   try:
@@ -106,7 +114,10 @@ def main(argv: list[str]) -> None:
       if mode != "eval":
         check_devices(experiment, None if ensemble is None else 1)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    workdir = run.open_workdir(path, experiment.config, overrides, read_only=not run.leads())
+    try:
+      workdir = run.open_workdir(path, experiment.config, overrides, read_only=not run.leads())
+    except OSError as error:
+      raise run.RefusedError(f"{path}: cannot be the workdir: {error.strerror}") from error
     run.wait_for_all("workdir")
     with tensorboard.Mirror(workdir, off=not (_TENSORBOARD.value and run.leads())):
       if isinstance(experiment, Experiment):

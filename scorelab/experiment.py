@@ -385,6 +385,10 @@ def assemble(config: ConfigDict, target: Any) -> Experiment:
     )
   monitors = ("val_loss", "score_error")
   choose(_named(monitors), config.training.monitor, "training.monitor", "validation")
+  if config.training.monitor == "score_error" and parts["loss_levels"] is None:
+    raise ConfigError(
+      f"training.monitor = 'score_error' needs levels, and loss.name = {config.loss.name!r} has none"
+    )
   return Experiment(
     config=json.loads(config.to_json()),
     target=target,

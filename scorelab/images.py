@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab.image_files import ImageStream, decode, open_images
+from scorelab.image_files import ImageStream, open_images, read_image
+from scorelab.options import check_memory
 from scorelab.typing import Array, Key
 
 SPACING = 2 / 255
@@ -131,6 +132,8 @@ def images(
     ("test", test, held_out),
   ):
     if len(index) and most:
+      number = min(len(index), most)
+      check_memory(8 * number * side * side * channels, f"side = {side} of {number} images")
       pixels, missed = _read_all(files, index[:most], side, channels)
       if not len(pixels):
         raise ValueError(f"path = {path!r}: no image of the {name} split can be read")
@@ -155,6 +158,6 @@ def _read_all(
 ) -> tuple[np.ndarray, int]:
   """The images of an index, uint8 [n, side, side, channels], and how many were damaged."""
   with ThreadPoolExecutor() as pool:  # decoding lets other threads run
-    found = list(pool.map(lambda i: decode(files[int(i)], side, channels), index))
+    found = list(pool.map(lambda i: read_image(files, int(i), side, channels), index))
   good = [image for image in found if image is not None]
   return np.stack(good) if good else np.zeros((0, side, side, channels)), len(found) - len(good)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
-import jax
 from ml_collections import ConfigDict
 
 Section: TypeAlias = Mapping[str, Any] | ConfigDict
@@ -54,7 +54,51 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 def is_traced(value: Any) -> bool:
   """Whether a number is an argument of a program that is being traced: it has no value yet."""
+  import jax  # not above: what is wrong with a command line is said before it is there
+
   return isinstance(value, jax.core.Tracer)
+
+
+def check_fields(config: Any, known: ConfigDict, section: str = "") -> None:
+  """Checks what a config file may have made of its config: other fields, values of other types.
+
+  Args:
+    config: what `get_config` gave.
+    known: the config with every field; one that may be None has a placeholder there.
+    section: whose fields these are; "" is the whole config.
+
+  Raises:
+    ConfigError: a field is missing or unknown, or its value is not of the known one's type.
+  """
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f"{section or 'the config'} = {_short(config)} must be a ConfigDict")
+  for name in dict.fromkeys((*config, *known)):
+    field = f"{section}.{name}".lstrip(".")
+    if name not in known:
+      raise ConfigError(f"{field} is not a field{did_you_mean(str(name), [*known])}")
+    if name not in config:
+      raise ConfigError(f"{field} is missing")
+    value, kind = config[name], known.get_type(name)
+    if kind is ConfigDict:
+      check_fields(value, known[name], field)
+    elif not (value is None and known[name] is None) and not _fits(value, kind):
+      raise ConfigError(f"{field} = {_short(value)}, must be of type {kind.__name__}")
+
+
+def _fits(value: Any, kind: type) -> bool:
+  if kind is tuple:
+    plain = (int, float, str, type(None))
+    return isinstance(value, (tuple, list)) and all(
+      isinstance(item, plain) or _fits(item, tuple) for item in value
+    )
+  if kind in (int, float):
+    return isinstance(value, (int, kind)) and not isinstance(value, bool)
+  return isinstance(value, kind)
+
+
+def _short(value: Any) -> str:
+  text = repr(value).partition("\n")[0]
+  return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def accepted_options(*functions: Callable[..., Any]) -> set[str]:
@@ -104,8 +148,17 @@ def make(
   refuse_unused(section, path, section["name"], (function,), also)
   try:
     return function(**options_of(function, section))
-  except (TypeError, ValueError) as error:
+  except (OSError, TypeError, ValueError) as error:
     raise ConfigError(f"{path}: {error}") from error
+
+
+def check_memory(size: float, what: str) -> None:
+  """Raises ConfigError where so many bytes are more than the machine's memory."""
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  if size > memory:
+    raise ConfigError(
+      f"{what} takes {size / 2**30:.3g} GiB, and the machine has {memory / 2**30:.3g}"
+    )
 
 
 # What numbers are allowed: (the words, the test), by field.
@@ -276,14 +329,25 @@ BOUNDS: dict[str, Bound] = {
 
 def check_bound(field: str, value: Any, shown: str | None = None) -> None:
   """Raises ConfigError where a number, or one of a tuple's, is outside what its field allows."""
-  if field not in BOUNDS or value is None:
-    return
-  words, allowed = BOUNDS[field]
-  for number in value if isinstance(value, tuple) else (value,):
-    if is_traced(number):  # its values were checked before
+  words, allowed = BOUNDS.get(field, ("", None))
+  for number in value if isinstance(value, (tuple, list)) else (value,):
+    if value is None or is_traced(number):  # the values of those were checked before
       continue
-    if not isinstance(number, (int, float)) or not allowed(number):
+    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+    if allowed and not (is_number and allowed(number)):
       raise ConfigError(f"{shown or field} = {value!r}, must be {words}")
+    if is_number and not abs(number) <= _largest(field, number):
+      most = _largest(field, number)
+      raise ConfigError(
+        f"{shown or field} = {value!r}, must be between -{most:.10g} and {most:.10g}"
+      )
+
+
+def _largest(field: str, number: float) -> float:
+  """What float32 and int32 hold."""
+  if isinstance(number, float):
+    return 3.4e38
+  return 2**32 - 1 if field.endswith("seed") else 2**31 - 1
 
 
 def check_bounds(config: ConfigDict) -> None:
