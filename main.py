@@ -63,6 +63,7 @@ def _config_flag(argv: list[str]) -> str:
 
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; a mistake ends the program with one line and code 2."""
+  logging.set_verbosity(logging.ERROR)
   config = _config_flag(argv)
   if sum(argument.partition("=")[0].lstrip("-") == "config" for argument in argv) > 1:
     _fail("main.py: --config is given more than once")
