@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
 
   from scorelab import ensembles, run, sampling, tensorboard
   from scorelab.checkpoints import CheckpointError
-  from scorelab.checks import check_devices, check_rows
+  from scorelab.checks import check_devices, check_metrics, check_rows
   from scorelab.experiment import Experiment, build
   from scorelab.options import ConfigError
 
@@ -112,6 +112,7 @@ def main(argv: list[str]) -> None:
       raise run.RefusedError(f"{path}: there is no run here to evaluate; train first")
     if isinstance(experiment, Experiment) and not run.is_done(path, experiment.config):
       check_rows(experiment)  # before anything is written
+      check_metrics(experiment)
       if mode != "eval":
         check_devices(experiment, None if ensemble is None else 1)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])

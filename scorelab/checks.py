@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
+from scorelab.metrics import CLASS_METRICS, LABEL_METRICS, Reference
+from scorelab.metrics.wasserstein import MAX_EXACT_POINTS
 from scorelab.options import ConfigError
 from scorelab.predictions import Exact
 from scorelab.rows import Row
@@ -146,6 +149,32 @@ def check_rows(experiment: Experiment) -> None:
         jax.eval_shape(functools.partial(run, row, bind))
       except ValueError as error:
         raise ConfigError(f"{row.sampler}: {error}") from error
+
+
+def check_metrics(experiment: Experiment) -> None:
+  """Refuses a metric that cannot measure so many samples, or so, by trying it on held-out points.
+
+  Metrics in features of a network, and of classes, are left out: they would load or train one.
+  """
+  protocol, target = experiment.evaluation, experiment.target
+  if protocol.reference == "fresh":
+    against = protocol.num_reference
+  else:
+    against = len(splits_of(target).get(protocol.reference, experiment.data.get("x", ())))
+  sizes = protocol.num_samples, against
+  points = np.asarray(experiment.validation["x"])
+  x, y = (np.resize(points, (min(size, 512), *points.shape[1:])) for size in sizes)
+  reference = Reference(y, target)
+  for spec, metric in protocol.metrics.items():
+    name = spec.partition(":")[0]
+    if "features=" in spec or name in {**CLASS_METRICS, **LABEL_METRICS}:
+      continue
+    try:
+      if name == "wasserstein" and max(sizes) > MAX_EXACT_POINTS:
+        raise ValueError(f"{max(sizes)} points are more than {MAX_EXACT_POINTS}")
+      metric(experiment.root, x, reference)
+    except (TypeError, ValueError) as error:
+      raise ConfigError(f"evaluation.metrics, {spec!r}: {error}") from error
 
 
 def check_devices(experiment: Experiment, devices: int | None = None) -> None:

@@ -47,6 +47,7 @@ from scorelab.options import (
   accepted_options,
   check_bounds,
   choose,
+  is_traced,
   make,
   options_of,
   refuse_unused,
@@ -518,7 +519,10 @@ def _named(names: tuple[str, ...]) -> dict[str, str]:
 def _std_of(target: Any) -> float:
   """The target's std: its value, also where numbers of the config are traced."""
   with jax.ensure_compile_time_eval():
-    return float(target.scale)
+    std = float(target.scale)
+  if not std > 0:
+    raise ConfigError(f"data_std is {std}, the target's own, and must be above 0: set it")
+  return std
 
 
 def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
@@ -551,8 +555,8 @@ def _make_parameterization(
     section, "parameterization", section.name, (construct, conditioning), ("conditioning",)
   )
   options = options_of(construct, section)
-  if "data_std" in accepted_options(construct):
-    options.setdefault("data_std", _std_of(target))
+  if "data_std" in accepted_options(construct) and "data_std" not in options:
+    options["data_std"] = _std_of(target)
   if "schedule" in inspect.signature(construct).parameters:
     options["schedule"] = schedule
   conditioning = functools.partial(conditioning, **options_of(conditioning, section))
@@ -570,6 +574,12 @@ def _make_loss(
   construct = choose(LOSSES, section.name, "loss.name", "loss")
   if section.spacing is not None:
     choose(GRIDS, section.spacing, "loss.spacing", "grid")
+  for low, high in (("sigma_min", "sigma_max"), ("t_min", "t_max")):
+    ends = section[low], section[high]
+    if None not in ends and not any(map(is_traced, ends)) and ends[0] >= ends[1]:
+      raise ConfigError(
+        f"loss: {low} = {ends[0]} and {high} = {ends[1]} must satisfy {low} < {high}"
+      )
   parts: dict[str, Callable[..., Any]] = {}
   for field, known, what in (
     ("levels", LEVELS, "level distribution"),
@@ -593,8 +603,8 @@ def _make_loss(
 
   def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = options_of(function, section)
-    if "data_std" in accepted_options(function):
-      options.setdefault("data_std", _std_of(target))
+    if "data_std" in accepted_options(function) and "data_std" not in options:
+      options["data_std"] = _std_of(target)
     own = inspect.signature(function).parameters.get("schedule")
     if own is not None and own.kind is inspect.Parameter.KEYWORD_ONLY:
       options["schedule"] = schedule

@@ -170,6 +170,7 @@ def _at_least(low: float) -> Bound:
 
 
 _POSITIVE: Bound = ("above 0", lambda v: v > 0)
+_TIME: Bound = ("in [0, 1]", lambda v: 0 <= v <= 1)
 _FRACTION: Bound = ("in [0, 1)", lambda v: 0 <= v < 1)
 
 BOUNDS: dict[str, Bound] = {
@@ -247,6 +248,8 @@ BOUNDS: dict[str, Bound] = {
   "parameterization.num_train_steps": _at_least(1),
   "loss.sigma_min": _POSITIVE,
   "loss.sigma_max": _POSITIVE,
+  "loss.t_min": _TIME,
+  "loss.t_max": _TIME,
   "loss.level_std": _POSITIVE,
   "loss.num_levels": _at_least(1),
   "loss.levels_per_point": _at_least(1),
@@ -285,6 +288,8 @@ BOUNDS: dict[str, Bound] = {
   "sampler.sigma_min": _POSITIVE,
   "sampler.sigma_max": _POSITIVE,
   "sampler.rho": _POSITIVE,
+  "sampler.t_min": _TIME,
+  "sampler.t_max": _TIME,
   "sampler.steps_offset": _at_least(0),
   "sampler.num_levels": _at_least(1),
   "sampler.eta": _at_least(0),
