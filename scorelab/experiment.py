@@ -388,7 +388,7 @@ def assemble(config: ConfigDict, target: Any) -> Experiment:
   choose(_named(monitors), config.training.monitor, "training.monitor", "validation")
   if config.training.monitor == "score_error" and parts["loss_levels"] is None:
     raise ConfigError(
-      f"training.monitor = 'score_error' needs levels, and loss.name = {config.loss.name!r} has none"
+      f"training.monitor = 'score_error' needs a loss of levels, not {config.loss.name!r}"
     )
   return Experiment(
     config=json.loads(config.to_json()),

@@ -146,11 +146,13 @@ def test_what_a_pickle_would_do_is_not_done(tmp_path):
 def test_a_bomb_is_refused_by_its_header(tmp_path):
   """A gigabyte of zeros in a megabyte, which claims more than there is memory: hardly unpacked."""
   path = tmp_path / "bomb.npz"
-  with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-    with archive.open("a.npy", "w", force_zip64=True) as member:
-      member.write(npy(np.zeros(0), shape=(HUGE,)))
-      for _ in range(64):
-        member.write(bytes(2**24))
+  with (
+    zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+    archive.open("a.npy", "w", force_zip64=True) as member,
+  ):
+    member.write(npy(np.zeros(0), shape=(HUGE,)))
+    for _ in range(64):
+      member.write(bytes(2**24))
   assert path.stat().st_size < 2**21
   tracemalloc.start()
   check_refused(path, "takes 1.49e.06 GiB")
@@ -267,7 +269,7 @@ def test_a_run_refuses_them_in_one_line(tmp_path):
   (tmp_path / "a.npz").write_bytes(BAD["a claim in a zip"][1])
   for path in (tmp_path / "a.npz", "x" * 5000 + ".csv", tmp_path):
     config.target.update(name="points", path=str(path))
-    with pytest.raises(ConfigError, match="^target: path = ") as error:
+    with pytest.raises(ConfigError, match=r"^target: path = ") as error:
       build(config)
     assert "\n" not in str(error.value)
 

@@ -1,13 +1,14 @@
 """Configs and command lines that nobody would write: each runs, or is refused in one line.
 
-Each case, known by its number, changes one to three things of a config that runs; the whole of
-main.py is the judge, in a process of its own. See `forked_main`.
+Each case changes one to three things of a config that runs, and is known by its number: `make_case`
+makes it again. The whole of main.py is the judge, in a process of its own; see `forked_main`.
 """
 
 import functools
-import json
 import os
 import random
+import shlex
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -19,11 +20,8 @@ from configs import base
 from scorelab import losses, metrics, networks, predictions, rows, samplers, schedules, targets
 from scorelab.data import FILES
 from scorelab.optimizers import DECAYS, RULES
-from scorelab.options import ConfigError
 from scorelab.sharding import SHARDINGS
-
-sys.path.insert(0, os.path.dirname(__file__))
-from forked_main import Forked
+from tests.forked_main import Forked, Result
 
 # Configs by how their smallest network is asked for.
 TINY = ("width=8", "depth=1", "num_features=4")
@@ -379,15 +377,62 @@ def verdict(result, workdir):
   return f"code {result.returncode}: {lines}"
 
 
-def judge(forked, case, folder):
-  """The verdict on a case, in an empty folder."""
-  arguments, text = case
+def prepare(number, folder):
+  """The arguments of a case whose files are in a folder."""
+  arguments, text = make_case(number)
+  folder.mkdir()
   (folder / "file").write_text("no config\n")
   arguments = [argument.replace("{}", str(folder)) for argument in arguments]
-  workdir = folder / "run"
-  arguments.insert(1, f"--workdir={workdir}")
   if text is not None:
     (folder / "typed.py").write_bytes(text)
     arguments[0] = f"--config={folder / 'typed.py'}:fast"
-  result = forked.run(arguments)
-  return verdict(result, workdir), result, arguments
+  return [arguments[0], f"--workdir={folder / 'run'}", *arguments[1:]]
+
+
+FINE = ("ran", "refused", "stopped")
+
+
+def wrong(run, numbers, folder):
+  """What is wrong with which of the cases, each with its command."""
+  found = []
+  for number in numbers:
+    arguments = prepare(number, folder / str(number))
+    said = verdict(run(arguments), folder / str(number) / "run")
+    if said not in FINE:
+      found.append(f"case {number}: {said}\n  main.py {shlex.join(arguments)}")
+    shutil.rmtree(folder / str(number))
+  return found
+
+
+@pytest.fixture(scope="module")
+def forked():
+  with Forked() as processes:
+    yield processes
+
+
+def test_a_few_cases(forked, tmp_path):
+  assert not wrong(forked.run, range(24), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(20))
+def test_two_thousand_cases(block, forked, tmp_path):
+  assert not wrong(forked.run, range(100 * block, 100 * (block + 1)), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_process_that_was_not_forked_says_the_same(forked, tmp_path):
+  """The verdicts of plain command lines are those of the forked ones."""
+
+  def plain(arguments):
+    command = [sys.executable, "main.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    return Result(done.returncode, done.stdout, done.stderr, timed_out=False)
+
+  for number in range(40):
+    said = []
+    for run in (plain, forked.run):
+      folder = tmp_path / str(number)
+      said.append(verdict(run(prepare(number, folder)), folder / "run"))
+      shutil.rmtree(folder)
+    assert said[0] == said[1] in FINE

@@ -26,8 +26,8 @@ from scorelab.schedules import (
   Level,
   LinearFlow,
   Shifted,
-  Sigmoid,
   SigmaPower,
+  Sigmoid,
   SubVP,
   VarianceExploding,
   VariancePreserving,
@@ -62,7 +62,7 @@ CONTINUOUS = st.one_of(
   ordered(0.05, 30).map(lambda s: VariancePreserving(*s)),
   ordered(0.05, 30).map(lambda s: SubVP(*s)),
   numbers(0, 0.1).map(Cosine),
-  st.builds(lambda a, b, tau: Sigmoid(-a, b, tau), numbers(0.5, 4), numbers(0.5, 4), numbers(0.5, 2)),
+  st.builds(lambda a, b, c: Sigmoid(-a, b, c), *[numbers(0.5, 4)] * 2, numbers(0.5, 2)),
   st.builds(Laplace, numbers(-2, 2), numbers(0.2, 2)),
   st.just(LinearFlow()),
   st.just(CosineFlow()),
@@ -184,9 +184,7 @@ class TestGrids:
   def test_arrays_make_the_same_grid(self, schedule, num_steps, with_times):
     grid = GRIDS["uniform_log_snr"](schedule, num_steps)
     t = grid.levels.t if with_times and grid.levels.t[-2] > 0 else None
-    same = Grid.from_arrays(
-      grid.levels.alpha, grid.levels.sigma, process=schedule.process, t=t
-    )
+    same = Grid.from_arrays(grid.levels.alpha, grid.levels.sigma, process=schedule.process, t=t)
     np.testing.assert_array_equal(same.levels.sigma, grid.levels.sigma)
     for level, own in zip(grid, same, strict=True):
       if level.sigma > 0:
@@ -218,7 +216,7 @@ class TestPredictions:
     x0, noise, level = truth
     x, known = mixed(x0, noise, level)
     told = Prediction.of(x, level, kind, **{kind: known.view(kind)})
-    size = float(jnp.max(jnp.abs(x)) + 1) * float(jnp.max(jnp.maximum(1 / level.alpha, 1 / level.sigma)))
+    size = jnp.max(jnp.abs(x) + 1) * jnp.max(jnp.maximum(1 / level.alpha, 1 / level.sigma))
     for view in VIEWS:
       found = told.view(view)
       assert found.shape == x.shape
@@ -324,7 +322,7 @@ class TestDistances:
   @quick
   @given(clouds())
   def test_one_is_below_the_other(self, sets):
-    """Means below maxima, projections below the whole, orders 1 below 2; SciPy's in one dimension."""
+    """Means below maxima, projections below the whole, order 1 below 2; SciPy's on the line."""
     x, y = sets
     by = {key: measure(*known, x, y) for key, known in DISTANCES.items()}
     for p in (1, 2):
@@ -348,11 +346,12 @@ class TestDistances:
   def test_turned_and_moved(self, sets, seed):
     """What does not project is the same after a rotation; a set and its translate are |c| apart."""
     x, y = sets
-    turn = scipy.stats.ortho_group.rvs(x.shape[1], random_state=seed) if x.shape[1] > 1 else [[-1.0]]
+    rng, dim = np.random.default_rng(seed), x.shape[1]
+    turn = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
     for name in ("wasserstein", "energy_distance", "frechet"):
       found = measure(name, {}, x, y)
       np.testing.assert_allclose(measure(name, {}, x @ turn, y @ turn), found, 1e-6, 1e-7)
-    c = np.random.default_rng(seed).normal(size=x.shape[1])
+    c = rng.normal(size=dim)
     length = np.linalg.norm(c)
     np.testing.assert_allclose(measure("wasserstein", {"p": 1}, x, x + c), length, 1e-6)
     np.testing.assert_allclose(measure("wasserstein", {"p": 2}, x, x + c), length, 1e-6)
