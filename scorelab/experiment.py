@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -673,8 +672,10 @@ def _make_evaluation(config: ConfigDict, target: Any, parts: Mapping[str, Any]) 
       f"evaluation.likelihood_points = {section.likelihood_points} needs a network that is also "
       "told no class: network.label_dropout > 0"
     )
-  quartiles = jnp.array([0.25, 0.75])
-  many_levels = loss_levels is None or bool(np.ptp(loss_levels(quartiles).log_snr) > 0)
+  many_levels = True
+  if loss_levels is not None:
+    low, high = loss_levels(jnp.array([0.25, 0.75])).log_snr  # infinite at the data
+    many_levels = bool(low != high)
   return Evaluation(
     rows=rows,
     metrics=metrics,
