@@ -132,10 +132,12 @@ def main(argv: list[str]) -> None:
     _fail(f"{path}: stopped and saved; the same command goes on", run.PREEMPTED_EXIT_CODE)
   except (run.RunError, CheckpointError) as error:
     _fail(str(error), 2 if isinstance(error, run.RefusedError) else 1)
-  except jax.errors.JaxRuntimeError as error:
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    said = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
+      _fail(f"{path}: out of memory: {said}", 1)
     if not _DISTRIBUTED.value:
       raise
-    said = str(error).splitlines()[0]
     print(f"{path}: another process has ended, or cannot be reached ({said})", file=sys.stderr)
     print("Start all of them again: they go on from the last checkpoint", file=sys.stderr)
     sys.stderr.flush()

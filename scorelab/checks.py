@@ -6,7 +6,8 @@ Each raises a ConfigError of one line, before anything is computed or written.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 
 from scorelab.metrics import CLASS_METRICS, LABEL_METRICS, Reference
 from scorelab.metrics.wasserstein import MAX_EXACT_POINTS
-from scorelab.options import ConfigError
+from scorelab.options import ConfigError, check_memory
 from scorelab.predictions import Exact
 from scorelab.rows import Row
 from scorelab.targets import has_truth, splits_of, truth_of
@@ -175,6 +176,27 @@ def check_metrics(experiment: Experiment) -> None:
       metric(experiment.root, x, reference)
     except (TypeError, ValueError) as error:
       raise ConfigError(f"evaluation.metrics, {spec!r}: {error}") from error
+
+
+def check_sizes(experiment: Experiment) -> None:
+  """Refuses points, or a network, that are larger than the machine's memory."""
+  config, event_size = experiment.config, math.prod(experiment.target.event_shape)
+  training, repeats = config["training"], config["training"]["validation_repeats"] or 1
+  for path, number in (
+    ("target.num_train", config["target"]["num_train"]),
+    ("training.batch_size", training["batch_size"]),
+    ("training.num_validation", training["num_validation"] * repeats),
+  ):
+    check_memory(4 * number * event_size, f"{path} = {number} points")
+  if any(isinstance(field, int) and field > 10_000 for field in _sizes(config["network"])):
+    params = jax.eval_shape(experiment.init_params, experiment.root)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    check_memory(4 * size, "network: training it")  # with its gradient and Adam's averages
+
+
+def _sizes(section: Mapping[str, Any]) -> Iterator[Any]:
+  for value in section.values():
+    yield from value if isinstance(value, list) else (value,)
 
 
 def check_devices(experiment: Experiment, devices: int | None = None) -> None:

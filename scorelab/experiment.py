@@ -21,6 +21,7 @@ from scorelab.checks import (
   check_labels,
   check_network,
   check_pure_noise,
+  check_sizes,
   check_target,
 )
 from scorelab.data import FILES
@@ -364,6 +365,7 @@ def build(config: ConfigDict) -> Experiment:
   target = make(TARGETS | FILES, config.target, "target", "target", also=("num_train",))
   check_target(config, target)
   experiment = assemble(config, target)
+  check_sizes(experiment)
   return with_points(experiment, jax.jit(experiment.draw_data, static_argnums=1))
 
 

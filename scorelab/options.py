@@ -169,13 +169,17 @@ def _at_least(low: float) -> Bound:
   return f"at least {low}", lambda v: v >= low
 
 
+def _count(most: int) -> Bound:
+  return f"from 1 to {most}", lambda v: 1 <= v <= most
+
+
 _POSITIVE: Bound = ("above 0", lambda v: v > 0)
 _TIME: Bound = ("in [0, 1]", lambda v: 0 <= v <= 1)
 _FRACTION: Bound = ("in [0, 1)", lambda v: 0 <= v < 1)
 
 BOUNDS: dict[str, Bound] = {
   "seed": ("from 0 to 4294967295", lambda v: 0 <= v < 2**32),
-  "ensemble.seeds": _at_least(1),
+  "ensemble.seeds": _count(10_000),
   "target.num_train": _at_least(0),
   "target.num_modes": _at_least(1),
   "target.num_points": _at_least(1),
@@ -210,13 +214,13 @@ BOUNDS: dict[str, Bound] = {
   "schedule.offset": _at_least(0),
   "schedule.tau": _POSITIVE,
   "schedule.b": _POSITIVE,
-  "schedule.num_levels": _at_least(1),
+  "schedule.num_levels": _count(1_000_000),
   "schedule.clip": ("in (0, 1]", lambda v: 0 < v <= 1),
   "network.widths": _at_least(1),
   "network.head_widths": _at_least(1),
   "network.num_heads": _at_least(1),
   "network.width": _at_least(1),
-  "network.depth": _at_least(1),
+  "network.depth": _count(1_000),
   "network.num_features": _at_least(1),
   "network.output_limit": _POSITIVE,
   "network.point_scale": _POSITIVE,
@@ -230,7 +234,7 @@ BOUNDS: dict[str, Bound] = {
   "network.num_classes": _at_least(0),
   "network.label_dropout": ("in [0, 1]", lambda v: 0 <= v <= 1),
   "network.block_out_channels": _at_least(4),
-  "network.layers_per_block": _at_least(1),
+  "network.layers_per_block": _count(1_000),
   "network.attention_head_dim": _at_least(1),
   "network.norm_num_groups": _at_least(1),
   "network.attn_norm_num_groups": _at_least(1),
@@ -251,7 +255,7 @@ BOUNDS: dict[str, Bound] = {
   "loss.t_min": _TIME,
   "loss.t_max": _TIME,
   "loss.level_std": _POSITIVE,
-  "loss.num_levels": _at_least(1),
+  "loss.num_levels": _count(1_000_000),
   "loss.levels_per_point": _at_least(1),
   "loss.gamma": _POSITIVE,
   "loss.snr_offset": _POSITIVE,
@@ -284,14 +288,14 @@ BOUNDS: dict[str, Bound] = {
   "training.num_validation": _at_least(1),
   "training.validation_repeats": _at_least(1),
   "training.patience": _at_least(0),
-  "sampler.num_steps": _at_least(1),
+  "sampler.num_steps": _count(1_000_000),
   "sampler.sigma_min": _POSITIVE,
   "sampler.sigma_max": _POSITIVE,
   "sampler.rho": _POSITIVE,
   "sampler.t_min": _TIME,
   "sampler.t_max": _TIME,
   "sampler.steps_offset": _at_least(0),
-  "sampler.num_levels": _at_least(1),
+  "sampler.num_levels": _count(1_000_000),
   "sampler.eta": _at_least(0),
   "sampler.churn": _at_least(0),
   "sampler.s_tmin": _at_least(0),
@@ -302,7 +306,7 @@ BOUNDS: dict[str, Bound] = {
   "sampler.uncorrected": _at_least(0),
   "sampler.snr": _POSITIVE,
   "sampler.corrector_steps": _at_least(0),
-  "sampler.steps_per_level": _at_least(1),
+  "sampler.steps_per_level": _count(1_000_000),
   "sampler.step_size": _POSITIVE,
   "sampler.sigma": _at_least(0),
   "sampler.start_std": _POSITIVE,

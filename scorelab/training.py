@@ -249,7 +249,7 @@ def check_finite(
   """Raises RunError naming the first step of a chunk, ending at last_step, with a NaN or Inf."""
   numbers = {name: metrics[name] for name in ("loss", "grad_norm", "param_norm")}
   for name, given in (numbers | dict(validation)).items():
-    values = np.atleast_1d(given)
+    values = np.atleast_1d(np.asarray(given))
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
       step = last_step - len(values) + 1 + int(bad[0])

@@ -358,6 +358,9 @@ def typed(rng, name):
   ).encode()
 
 
+STOPS = ("training stopped: ", "out of memory: ")
+
+
 def verdict(result, workdir):
   """'ran', 'refused', 'stopped' (a run that says why, code 1), or what is wrong."""
   lines = [line for line in result.stderr.splitlines() if line.strip()]
@@ -372,7 +375,7 @@ def verdict(result, workdir):
     if len(lines) != 1:
       return f"{len(lines)} lines: {lines}"
     return f"leaves {left}" if left else "refused"
-  if result.returncode == 1 and "training stopped: " in result.stderr:
+  if result.returncode == 1 and any(words in lines[-1] for words in STOPS):
     return "stopped"
   return f"code {result.returncode}: {lines}"
 

@@ -222,6 +222,24 @@ def test_a_batch_larger_than_the_data_draws_again(tmp_path):
   trained(experiment, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+  ("changes", "line"),
+  [
+    ({"training.num_validation": 2 * 10**9, "training.validation_repeats": 1000}, "num_validation"),
+    ({"target.num_train": 2 * 10**9, "target.name": "grid25", "target.dim": 1000}, "num_train = 2"),
+    ({"training.batch_size": 2 * 10**9, "target.name": "grid25", "target.dim": 1000}, "batch_size"),
+    ({"network.width": 10**6}, "network: training it takes"),
+    ({"network.depth": 10**6}, "network.depth = 1000000, must be from 1 to 1000"),
+    ({"sampler.num_steps": 10**9}, "sampler.num_steps = 1000000000, must be from 1 to 1000000"),
+  ],
+)
+def test_what_is_larger_than_the_machine_is_refused_before_it_is_made(changes, line):
+  config = small()
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(ConfigError, match=re.escape(line)):
+    build(config)
+
+
 def test_the_fewest_points(tmp_path):
   """Two to train on are the fewest."""
   target = split(np.arange(8.0).reshape(4, 2), validation_fraction=0.25, test_fraction=0.25)
