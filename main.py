@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from configs import base
 from scorelab.command_line import explain, missing_file
+from scorelab.options import check_fields
 
 if TYPE_CHECKING:
   from scorelab.ensembles import Ensemble
@@ -65,11 +67,16 @@ def _config_flag(argv: list[str]) -> str:
 
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; a mistake ends the program with one line and code 2."""
+  logging.set_verbosity(logging.ERROR)
   config = _config_flag(argv)
+  if sum(argument.partition("=")[0].lstrip("-") == "config" for argument in argv) > 1:
+    _fail("main.py: --config is given more than once")
   if config and (message := missing_file(config)):
     _fail(message)
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv)
+    check_fields(_CONFIG.value, base.get_config())
+    return rest
   except Exception as error:  # whatever a config module or ml_collections raises
     _fail(explain(error, config, argv))
 
@@ -84,7 +91,7 @@ def main(argv: list[str]) -> None:
 
   from scorelab import ensembles, lock, run, sampling, tensorboard
   from scorelab.checkpoints import CheckpointError, UnreadableError, silence_orbax
-  from scorelab.checks import check_devices, check_rows
+  from scorelab.checks import check_devices, check_metrics, check_rows
   from scorelab.experiment import Experiment, build
   from scorelab.options import ConfigError
 
@@ -92,6 +99,8 @@ def main(argv: list[str]) -> None:
   silence_orbax()
   config, mode = _CONFIG.value, _MODE.value
   file = _config_flag(sys.argv)
+  if not (_WORKDIR.value or "").isprintable():
+    _fail(f"main.py: --workdir={_WORKDIR.value!r} must be one line")
   path = pathlib.Path(_WORKDIR.value or ".")
   pretrained = config.get("pretrained") is not None and config.pretrained.path is not None
   try:
@@ -109,6 +118,7 @@ def main(argv: list[str]) -> None:
     done = run.is_done(path, experiment.config)
     if isinstance(experiment, Experiment) and not done:
       check_rows(experiment)  # before anything is written
+      check_metrics(experiment)
       if mode != "eval":
         check_devices(experiment, None if ensemble is None else 1)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
@@ -133,10 +143,12 @@ def main(argv: list[str]) -> None:
     if message is None:
       raise
     _fail(message, 1, alone=True)
-  except jax.errors.JaxRuntimeError as error:
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    said = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said:
+      _fail(f"{path}: out of memory: {said}", 1, alone=True)
     if not _DISTRIBUTED.value:
       raise
-    said = str(error).splitlines()[0]
     print(f"{path}: another process has ended, or cannot be reached ({said})", file=sys.stderr)
     _fail("Start all of them again: they go on from the last checkpoint", 1, alone=True)
 

@@ -6,7 +6,8 @@ Each raises a ConfigError of one line, before anything is computed or written.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from scorelab.options import ConfigError
+from scorelab.metrics import CLASS_METRICS, LABEL_METRICS, Reference
+from scorelab.metrics.wasserstein import MAX_EXACT_POINTS
+from scorelab.options import ConfigError, check_memory
 from scorelab.predictions import Exact
 from scorelab.rows import Row
 from scorelab.targets import has_truth, splits_of, truth_of
@@ -149,6 +152,53 @@ def check_rows(experiment: Experiment) -> None:
         jax.eval_shape(functools.partial(run, row, bind))
       except ValueError as error:
         raise ConfigError(f"{row.sampler}: {error}") from error
+
+
+def check_metrics(experiment: Experiment) -> None:
+  """Refuses a metric that cannot measure so many samples, or so, by trying it on held-out points.
+
+  Metrics in features of a network, and of classes, are left out: they would load or train one.
+  """
+  protocol, target = experiment.evaluation, experiment.target
+  if protocol.reference == "fresh":
+    against = protocol.num_reference
+  else:
+    against = len(splits_of(target).get(protocol.reference, experiment.data.get("x", ())))
+  sizes = protocol.num_samples, against
+  points = np.asarray(experiment.validation["x"])
+  x, y = (np.resize(points, (min(size, 512), *points.shape[1:])) for size in sizes)
+  reference = Reference(y, target)
+  for spec, metric in protocol.metrics.items():
+    name = spec.partition(":")[0]
+    if "features=" in spec or name in {**CLASS_METRICS, **LABEL_METRICS}:
+      continue
+    try:
+      if name == "wasserstein" and max(sizes) > MAX_EXACT_POINTS:
+        raise ValueError(f"{max(sizes)} points are more than {MAX_EXACT_POINTS}")
+      metric(experiment.root, x, reference)
+    except (TypeError, ValueError) as error:
+      raise ConfigError(f"evaluation.metrics, {spec!r}: {error}") from error
+
+
+def check_sizes(experiment: Experiment) -> None:
+  """Refuses points, or a network, that are larger than the machine's memory."""
+  config, event_size = experiment.config, math.prod(experiment.target.event_shape)
+  training, repeats = config["training"], config["training"]["validation_repeats"] or 1
+  for path, number in (
+    ("target.num_train", config["target"]["num_train"]),
+    ("training.batch_size", training["batch_size"]),
+    ("training.num_validation", training["num_validation"] * repeats),
+  ):
+    check_memory(4 * number * event_size, f"{path} = {number} points")
+  if any(isinstance(field, int) and field > 10_000 for field in _sizes(config["network"])):
+    params = jax.eval_shape(experiment.init_params, experiment.root)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    check_memory(4 * size, "network: training it")  # with its gradient and Adam's averages
+
+
+def _sizes(section: Mapping[str, Any]) -> Iterator[Any]:
+  for value in section.values():
+    yield from value if isinstance(value, list) else (value,)
 
 
 def check_devices(experiment: Experiment, devices: int | None = None) -> None:

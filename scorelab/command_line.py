@@ -48,7 +48,8 @@ def missing_file(config: str) -> str | None:
 def explain(error: Exception, config: str, argv: Sequence[str]) -> str:
   """What parsing raised, in one line; of an unknown field, which was probably meant."""
   # A config that fails brings its traceback along: the last line says what it is.
-  message = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  message = lines[-1].removeprefix("ValueError: ")
   if config and isinstance(error, (AttributeError, KeyError, flags.UnrecognizedFlagError)):
     message = _unknown_field(config, argv) or message
   return message if message.startswith(config) else f"{config or 'main.py'}: {message}"
@@ -59,7 +60,12 @@ def _unknown_field(config: str, argv: Sequence[str]) -> str | None:
   values = flags.FlagValues()
   bare = [argv[0], f"--config={config}"]
   flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=bare)
-  values(bare)
+  try:
+    values(bare)
+  except Exception:  # the config itself fails
+    return None
+  if not isinstance(flag.value, ConfigDict):
+    return None
   sections = flag.value.to_dict()
   known = [f"config.{name}" for name in sections]
   known += [

@@ -6,15 +6,17 @@ What is wrong with a file is a ValueError of one line that begins with its path.
 from __future__ import annotations
 
 import csv
+import math
 import pathlib
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from scorelab.images import images
-from scorelab.options import did_you_mean
+from scorelab.options import ConfigError, check_memory, did_you_mean
 from scorelab.targets.data_set import DataSet, split
 
 
@@ -79,6 +81,8 @@ def read_points(
       raise ValueError(f"columns = {columns} is no option of a {suffix} file")
     if array is not None and suffix != ".npz":
       raise ValueError(f"array = {array!r} is no option of a {suffix} file")
+    if file.exists() and not file.is_file():
+      raise ValueError("is no regular file")
     if suffix in (".npy", ".npz"):
       values = _read_numpy(file, array)
     else:
@@ -102,26 +106,49 @@ def read_points(
 
 def _read_numpy(file: pathlib.Path, array: str | None) -> np.ndarray:
   try:
-    loaded = np.load(file, allow_pickle=False)  # a pickle may run anything
-  except (zipfile.BadZipFile, EOFError, ValueError) as error:
+    if file.suffix.lower() == ".npy":
+      with file.open("rb") as stream:
+        return _read_array(stream, file.stat().st_size, "it")
+    with zipfile.ZipFile(file) as archive:
+      member = _member(archive, array)
+      with archive.open(member) as stream:
+        named = f"array {member.filename.removesuffix('.npy')!r}"
+        return _read_array(stream, member.file_size, named)
+  except (ConfigError, OSError):
+    raise
+  except Exception as error:  # zipfile, zlib and NumPy have many
     raise ValueError(f"is no {file.suffix} file of plain arrays") from error
-  if isinstance(loaded, np.lib.npyio.NpzFile):
-    with loaded:
-      names = loaded.files
-      if array is None and len(names) != 1:
-        raise ValueError(f"holds {len(names)} arrays ({', '.join(names)}): give target.array")
-      name = names[0] if array is None else array
-      if name not in names:
-        raise ValueError(
-          f"array = {name!r} is not in it{did_you_mean(name, names)} (known: {', '.join(names)})"
-        )
-      try:
-        loaded = loaded[name]
-      except ValueError as error:
-        raise ValueError(f"array {name!r} holds pickled objects, which are not read") from error
-  if loaded.dtype.kind not in "biuf":
-    raise ValueError(f"holds {loaded.dtype}, not real numbers")
-  return loaded.astype(float)
+
+
+def _member(archive: zipfile.ZipFile, array: str | None) -> zipfile.ZipInfo:
+  names = [name.removesuffix(".npy") for name in archive.namelist()]
+  if array is None and len(names) != 1:
+    raise ConfigError(f"holds {len(names)} arrays ({', '.join(names)}): give target.array")
+  name = names[0] if array is None else array
+  if name not in names:
+    raise ConfigError(
+      f"array = {name!r} is not in it{did_you_mean(name, names)} (known: {', '.join(names)})"
+    )
+  return archive.infolist()[names.index(name)]
+
+
+def _read_array(stream: IO[bytes], size: int, named: str) -> np.ndarray:
+  """The array of a stream of so many bytes; what its header asks for is checked before it is made.
+
+  Nothing is unpickled: that may run anything.
+  """
+  readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+  shape, _, dtype = readers[npy.read_magic(stream)](stream)
+  if dtype.hasobject:
+    raise ConfigError(f"{named} holds pickled objects, which are not read")
+  if dtype.kind not in "biuf":
+    raise ConfigError(f"{named} holds {dtype}, not real numbers")
+  number, left = math.prod(shape), size - stream.tell()
+  check_memory(16 * number, f"{named}, of shape {shape},")
+  if min(shape, default=1) < 0 or number * dtype.itemsize > left:
+    raise ConfigError(f"{named} is of shape {shape}, and holds only {left} bytes")
+  stream.seek(0)
+  return npy.read_array(stream, allow_pickle=False).astype(float)
 
 
 def _read_text(file: pathlib.Path, columns: Sequence[str] | None, delimiter: str) -> np.ndarray:
@@ -144,10 +171,9 @@ def _read_text(file: pathlib.Path, columns: Sequence[str] | None, delimiter: str
     if names is None:
       raise ValueError(f"columns = {tuple(columns)} need a first line of names")
     for column in columns:
-      if column not in names:
-        raise ValueError(
-          f"column {column!r} is not in it{did_you_mean(column, names)} (known: {', '.join(names)})"
-        )
+      if names.count(column) != 1:
+        said = "twice in it" if column in names else f"not in it{did_you_mean(str(column), names)}"
+        raise ValueError(f"column {column!r} is {said} (known: {', '.join(names)})")
     index = [names.index(column) for column in columns]
   width = len(rows[0][1]) if names is None and rows else len(names or ())
   values = []

@@ -287,11 +287,11 @@ def make_program(ensemble: Ensemble, layout: Layout) -> training.Program:
     lines = []
     for slot, member in enumerate(trained):
       own = jax.tree.map(lambda a, slot=slot: a[:, slot], metrics)
+      own_found = {name: float(values[slot]) for name, values in found.items()}
       try:
-        training.check_finite(own, last)
+        training.check_finite(own, last, own_found)
       except RunError as error:
         raise RunError(f"member {member.name}: {error}") from error
-      own_found = {name: float(values[slot]) for name, values in found.items()}
       lines.append({**training.summarise(own), **own_found})
     return mean_line(lines)
 

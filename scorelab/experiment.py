@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -22,6 +21,7 @@ from scorelab.checks import (
   check_labels,
   check_network,
   check_pure_noise,
+  check_sizes,
   check_target,
 )
 from scorelab.data import FILES
@@ -47,6 +47,7 @@ from scorelab.options import (
   accepted_options,
   check_bounds,
   choose,
+  is_traced,
   make,
   options_of,
   refuse_unused,
@@ -372,6 +373,7 @@ def build(config: ConfigDict) -> Experiment:
   target = make(TARGETS | FILES, config.target, "target", "target", also=("num_train",))
   check_target(config, target)
   experiment = assemble(config, target)
+  check_sizes(experiment)
   return with_points(experiment, jax.jit(experiment.draw_data, static_argnums=1))
 
 
@@ -393,6 +395,10 @@ def assemble(config: ConfigDict, target: Any) -> Experiment:
     )
   monitors = ("val_loss", "score_error")
   choose(_named(monitors), config.training.monitor, "training.monitor", "validation")
+  if config.training.monitor == "score_error" and parts["loss_levels"] is None:
+    raise ConfigError(
+      f"training.monitor = 'score_error' needs a loss of levels, not {config.loss.name!r}"
+    )
   return Experiment(
     config=json.loads(config.to_json()),
     target=target,
@@ -522,7 +528,10 @@ def _named(names: tuple[str, ...]) -> dict[str, str]:
 def _std_of(target: Any) -> float:
   """The target's std: its value, also where numbers of the config are traced."""
   with jax.ensure_compile_time_eval():
-    return float(target.scale)
+    std = float(target.scale)
+  if not std > 0:
+    raise ConfigError(f"data_std is {std}, the target's own, and must be above 0: set it")
+  return std
 
 
 def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
@@ -555,8 +564,8 @@ def _make_parameterization(
     section, "parameterization", section.name, (construct, conditioning), ("conditioning",)
   )
   options = options_of(construct, section)
-  if "data_std" in accepted_options(construct):
-    options.setdefault("data_std", _std_of(target))
+  if "data_std" in accepted_options(construct) and "data_std" not in options:
+    options["data_std"] = _std_of(target)
   if "schedule" in inspect.signature(construct).parameters:
     options["schedule"] = schedule
   conditioning = functools.partial(conditioning, **options_of(conditioning, section))
@@ -574,6 +583,12 @@ def _make_loss(
   construct = choose(LOSSES, section.name, "loss.name", "loss")
   if section.spacing is not None:
     choose(GRIDS, section.spacing, "loss.spacing", "grid")
+  for low, high in (("sigma_min", "sigma_max"), ("t_min", "t_max")):
+    ends = section[low], section[high]
+    if None not in ends and not any(map(is_traced, ends)) and ends[0] >= ends[1]:
+      raise ConfigError(
+        f"loss: {low} = {ends[0]} and {high} = {ends[1]} must satisfy {low} < {high}"
+      )
   parts: dict[str, Callable[..., Any]] = {}
   for field, known, what in (
     ("levels", LEVELS, "level distribution"),
@@ -597,8 +612,8 @@ def _make_loss(
 
   def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = options_of(function, section)
-    if "data_std" in accepted_options(function):
-      options.setdefault("data_std", _std_of(target))
+    if "data_std" in accepted_options(function) and "data_std" not in options:
+      options["data_std"] = _std_of(target)
     own = inspect.signature(function).parameters.get("schedule")
     if own is not None and own.kind is inspect.Parameter.KEYWORD_ONLY:
       options["schedule"] = schedule
@@ -674,8 +689,8 @@ def _make_evaluation(config: ConfigDict, target: Any, parts: Mapping[str, Any]) 
     )
   many_levels = True
   if loss_levels is not None:  # one program: op by op, each would be compiled
-    quartiles = jax.jit(lambda u: loss_levels(u).log_snr)(jnp.array([0.25, 0.75]))
-    many_levels = bool(np.ptp(quartiles) > 0)
+    low, high = jax.jit(lambda u: loss_levels(u).log_snr)(jnp.array([0.25, 0.75]))
+    many_levels = bool(low != high)  # infinite at the data
   return Evaluation(
     rows=rows,
     metrics=metrics,

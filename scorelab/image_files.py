@@ -20,6 +20,7 @@ from absl import flags
 from PIL import Image
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # EPS would start a program
 _HUB = "hub:"
 
 
@@ -27,7 +28,8 @@ class Folder(Sequence):
   """The images anywhere under a folder, in the order of their paths.
 
   Args:
-    path: the folder; what has none of SUFFIXES is passed over.
+    path: the folder; what has none of SUFFIXES, or is no file, is passed over. Links to files are
+      followed, links to folders are not.
     labelled: whether each folder in it is a class, in the order of their names.
 
   Attributes:
@@ -40,7 +42,9 @@ class Folder(Sequence):
 
   def __init__(self, path: str, labelled: bool = False) -> None:
     found = (pathlib.Path(top, name) for top, _, names in os.walk(path) for name in names)
-    self.names = sorted(str(file) for file in found if file.suffix.lower() in SUFFIXES)
+    self.names = sorted(
+      str(file) for file in found if file.suffix.lower() in SUFFIXES and file.is_file()
+    )
     self.labels: np.ndarray | None = None
     self.class_names: tuple[str, ...] = ()
     if labelled and self.names:
@@ -102,6 +106,8 @@ class Table(Sequence):
 
   def __getitem__(self, index: Any) -> bytes:
     found: Any = self._table[int(index)][self._column]
+    if found is None or (found["bytes"] is None and not found["path"]):
+      raise OSError(f"{self.names[index]} has no image")
     return found["bytes"] if found["bytes"] is not None else _read(found["path"])
 
 
@@ -139,6 +145,8 @@ class _Rows(Sequence):
 
 
 def _read(path: str) -> bytes:
+  if not pathlib.Path(path).is_file():
+    raise FileNotFoundError(path)
   return pathlib.Path(path).read_bytes()
 
 
@@ -165,7 +173,8 @@ def open_images(
     except ImportError as error:
       raise ValueError(f"path = {path!r} needs datasets: pip install 'scorelab[images]'") from error
     except Exception as error:  # of any type: Arrow's, the hub's, the network's
-      raise ValueError(f"path = {path!r}: {str(error).splitlines()[0]}") from error
+      said = (str(error).splitlines() or [type(error).__name__])[0]
+      raise ValueError(f"path = {path!r}: {said}") from error
   else:
     images = Folder(path, label_column is not None)
   if not len(images):
@@ -176,10 +185,15 @@ def open_images(
 def decode(data: bytes, side: int, channels: int) -> np.ndarray | None:
   """The middle square of an encoded image, uint8 [side, side, channels]; None for a damaged one.
 
-  The shorter edge is brought to `side`, by a bicubic filter as wide as an output pixel.
+  The shorter edge is brought to `side`, by a bicubic filter as wide as an output pixel. Of an
+  animation it is the first picture; of 16 bits the upper eight; transparency is dropped. One of
+  more than twice Pillow's MAX_IMAGE_PIXELS counts as damaged, and is not decoded.
   """
   try:
-    image = Image.open(io.BytesIO(data)).convert("L" if channels == 1 else "RGB")
+    image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    if image.mode.startswith("I"):  # which Pillow clips at 255
+      image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("L" if channels == 1 else "RGB")
   except Exception:  # Pillow's decoders raise whatever they like
     return None
   square = min(image.size)
@@ -187,6 +201,15 @@ def decode(data: bytes, side: int, channels: int) -> np.ndarray | None:
   box = (left, top, left + square, top + square)
   image = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
   return np.asarray(image).reshape(side, side, channels)
+
+
+def read_image(images: Sequence[bytes], index: int, side: int, channels: int) -> np.ndarray | None:
+  """`decode` of one of the images; None also for one that went away, or cannot be read."""
+  try:
+    data = images[index]
+  except OSError:
+    return None
+  return decode(data, side, channels)
 
 
 @dataclasses.dataclass
@@ -237,11 +260,7 @@ class ImageStream(Sequence):
 
   def __getitem__(self, item: Any) -> tuple[int, np.ndarray | None]:
     index = self.place(self.start + int(item))
-    try:
-      data = self.images[index]
-    except OSError:  # a file that went away, or cannot be read
-      return index, None
-    return index, decode(data, self.side, self.channels)
+    return index, read_image(self.images, index, self.side, self.channels)
 
 
 class Batches:
@@ -302,7 +321,7 @@ class Batches:
       self.damaged, missed = self.damaged + 1, missed + 1
       if self.position <= stream.per_epoch:  # once: later epochs meet the same ones
         name = stream.images.names[index]
-        print(f"{name}: damaged, left out ({self.damaged} so far)", file=sys.stderr)
+        print(f"{name!r}: damaged, left out ({self.damaged} so far)", file=sys.stderr)
       if missed >= stream.per_epoch:
         raise ValueError(f"none of {stream.per_epoch} images can be read")
     batches: dict[str, np.ndarray] = {"x": x.reshape(*shape, *x.shape[1:])}

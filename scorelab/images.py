@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab.image_files import ImageStream, decode, open_images
+from scorelab.image_files import ImageStream, open_images, read_image
+from scorelab.options import check_memory
 from scorelab.targets.data_set import index_of_class
 from scorelab.typing import Array, Key
 
@@ -156,6 +157,8 @@ def images(
     ("test", test, held_out),
   ):
     if len(index) and most:
+      number = min(len(index), most)
+      check_memory(8 * number * side * side * channels, f"side = {side} of {number} images")
       pixels, good = _read_all(files, index[:most], side, channels)
       if not len(pixels):
         raise ValueError(f"path = {path!r}: no image of the {name} split can be read")
@@ -185,7 +188,7 @@ def _read_all(
 ) -> tuple[np.ndarray, np.ndarray]:
   """The good images of an index, uint8 [n, side, side, channels], and which of it are good."""
   with ThreadPoolExecutor() as pool:  # decoding lets other threads run
-    found = list(pool.map(lambda i: decode(files[int(i)], side, channels), index))
+    found = list(pool.map(lambda i: read_image(files, int(i), side, channels), index))
   good = np.array([image is not None for image in found], bool)
   empty = np.zeros((0, side, side, channels), np.uint8)
   return np.concatenate([empty, *(image[None] for image in found if image is not None)]), good

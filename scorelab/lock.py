@@ -53,7 +53,8 @@ def hold(path: pathlib.Path, off: bool = False) -> Iterator[None]:
     path.mkdir(parents=True, exist_ok=True)
     file = (path / "LOCK").open("a+")
   except OSError as error:
-    raise UnwritableError(why_unwritable(path, error) or f"{path}: {error.strerror}") from error
+    reason = why_unwritable(path, error) or f"{path}: cannot be the workdir: {error.strerror}"
+    raise UnwritableError(reason) from error
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
-import jax
 from ml_collections import ConfigDict
 
 Section: TypeAlias = Mapping[str, Any] | ConfigDict
@@ -54,7 +54,51 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 def is_traced(value: Any) -> bool:
   """Whether a number is an argument of a program that is being traced: it has no value yet."""
+  import jax  # not above: what is wrong with a command line is said before it is there
+
   return isinstance(value, jax.core.Tracer)
+
+
+def check_fields(config: Any, known: ConfigDict, section: str = "") -> None:
+  """Checks what a config file may have made of its config: other fields, values of other types.
+
+  Args:
+    config: what `get_config` gave.
+    known: the config with every field; one that may be None has a placeholder there.
+    section: whose fields these are; "" is the whole config.
+
+  Raises:
+    ConfigError: a field is missing or unknown, or its value is not of the known one's type.
+  """
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f"{section or 'the config'} = {_short(config)} must be a ConfigDict")
+  for name in dict.fromkeys((*config, *known)):
+    field = f"{section}.{name}".lstrip(".")
+    if name not in known:
+      raise ConfigError(f"{field} is not a field{did_you_mean(str(name), [*known])}")
+    if name not in config:
+      raise ConfigError(f"{field} is missing")
+    value, kind = config[name], known.get_type(name)
+    if kind is ConfigDict:
+      check_fields(value, known[name], field)
+    elif not (value is None and known[name] is None) and not _fits(value, kind):
+      raise ConfigError(f"{field} = {_short(value)}, must be of type {kind.__name__}")
+
+
+def _fits(value: Any, kind: type) -> bool:
+  if kind is tuple:
+    plain = (int, float, str, type(None))
+    return isinstance(value, (tuple, list)) and all(
+      isinstance(item, plain) or _fits(item, tuple) for item in value
+    )
+  if kind in (int, float):
+    return isinstance(value, (int, kind)) and not isinstance(value, bool)
+  return isinstance(value, kind)
+
+
+def _short(value: Any) -> str:
+  text = repr(value).partition("\n")[0]
+  return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def accepted_options(*functions: Callable[..., Any]) -> set[str]:
@@ -104,8 +148,17 @@ def make(
   refuse_unused(section, path, section["name"], (function,), also)
   try:
     return function(**options_of(function, section))
-  except (TypeError, ValueError) as error:
+  except (OSError, TypeError, ValueError) as error:
     raise ConfigError(f"{path}: {error}") from error
+
+
+def check_memory(size: float, what: str) -> None:
+  """Raises ConfigError where so many bytes are more than the machine's memory."""
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  if size > memory:
+    raise ConfigError(
+      f"{what} takes {size / 2**30:.3g} GiB, and the machine has {memory / 2**30:.3g}"
+    )
 
 
 # What numbers are allowed: (the words, the test), by field.
@@ -116,12 +169,17 @@ def _at_least(low: float) -> Bound:
   return f"at least {low}", lambda v: v >= low
 
 
+def _count(most: int) -> Bound:
+  return f"from 1 to {most}", lambda v: 1 <= v <= most
+
+
 _POSITIVE: Bound = ("above 0", lambda v: v > 0)
+_TIME: Bound = ("in [0, 1]", lambda v: 0 <= v <= 1)
 _FRACTION: Bound = ("in [0, 1)", lambda v: 0 <= v < 1)
 
 BOUNDS: dict[str, Bound] = {
   "seed": ("from 0 to 4294967295", lambda v: 0 <= v < 2**32),
-  "ensemble.seeds": _at_least(1),
+  "ensemble.seeds": _count(10_000),
   "target.num_train": _at_least(0),
   "target.num_modes": _at_least(1),
   "target.num_points": _at_least(1),
@@ -156,13 +214,13 @@ BOUNDS: dict[str, Bound] = {
   "schedule.offset": _at_least(0),
   "schedule.tau": _POSITIVE,
   "schedule.b": _POSITIVE,
-  "schedule.num_levels": _at_least(1),
+  "schedule.num_levels": _count(1_000_000),
   "schedule.clip": ("in (0, 1]", lambda v: 0 < v <= 1),
   "network.widths": _at_least(1),
   "network.head_widths": _at_least(1),
   "network.num_heads": _at_least(1),
   "network.width": _at_least(1),
-  "network.depth": _at_least(1),
+  "network.depth": _count(1_000),
   "network.num_features": _at_least(1),
   "network.output_limit": _POSITIVE,
   "network.point_scale": _POSITIVE,
@@ -176,7 +234,7 @@ BOUNDS: dict[str, Bound] = {
   "network.num_classes": _at_least(0),
   "network.label_dropout": ("in [0, 1]", lambda v: 0 <= v <= 1),
   "network.block_out_channels": _at_least(4),
-  "network.layers_per_block": _at_least(1),
+  "network.layers_per_block": _count(1_000),
   "network.attention_head_dim": _at_least(1),
   "network.norm_num_groups": _at_least(1),
   "network.attn_norm_num_groups": _at_least(1),
@@ -194,8 +252,10 @@ BOUNDS: dict[str, Bound] = {
   "parameterization.num_train_steps": _at_least(1),
   "loss.sigma_min": _POSITIVE,
   "loss.sigma_max": _POSITIVE,
+  "loss.t_min": _TIME,
+  "loss.t_max": _TIME,
   "loss.level_std": _POSITIVE,
-  "loss.num_levels": _at_least(1),
+  "loss.num_levels": _count(1_000_000),
   "loss.levels_per_point": _at_least(1),
   "loss.gamma": _POSITIVE,
   "loss.snr_offset": _POSITIVE,
@@ -228,12 +288,14 @@ BOUNDS: dict[str, Bound] = {
   "training.num_validation": _at_least(1),
   "training.validation_repeats": _at_least(1),
   "training.patience": _at_least(0),
-  "sampler.num_steps": _at_least(1),
+  "sampler.num_steps": _count(1_000_000),
   "sampler.sigma_min": _POSITIVE,
   "sampler.sigma_max": _POSITIVE,
   "sampler.rho": _POSITIVE,
+  "sampler.t_min": _TIME,
+  "sampler.t_max": _TIME,
   "sampler.steps_offset": _at_least(0),
-  "sampler.num_levels": _at_least(1),
+  "sampler.num_levels": _count(1_000_000),
   "sampler.eta": _at_least(0),
   "sampler.churn": _at_least(0),
   "sampler.s_tmin": _at_least(0),
@@ -244,7 +306,7 @@ BOUNDS: dict[str, Bound] = {
   "sampler.uncorrected": _at_least(0),
   "sampler.snr": _POSITIVE,
   "sampler.corrector_steps": _at_least(0),
-  "sampler.steps_per_level": _at_least(1),
+  "sampler.steps_per_level": _count(1_000_000),
   "sampler.step_size": _POSITIVE,
   "sampler.sigma": _at_least(0),
   "sampler.start_std": _POSITIVE,
@@ -276,14 +338,25 @@ BOUNDS: dict[str, Bound] = {
 
 def check_bound(field: str, value: Any, shown: str | None = None) -> None:
   """Raises ConfigError where a number, or one of a tuple's, is outside what its field allows."""
-  if field not in BOUNDS or value is None:
-    return
-  words, allowed = BOUNDS[field]
-  for number in value if isinstance(value, tuple) else (value,):
-    if is_traced(number):  # its values were checked before
+  words, allowed = BOUNDS.get(field, ("", None))
+  for number in value if isinstance(value, (tuple, list)) else (value,):
+    if value is None or is_traced(number):  # the values of those were checked before
       continue
-    if not isinstance(number, (int, float)) or not allowed(number):
+    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+    if allowed and not (is_number and allowed(number)):
       raise ConfigError(f"{shown or field} = {value!r}, must be {words}")
+    if is_number and not abs(number) <= _largest(field, number):
+      most = _largest(field, number)
+      raise ConfigError(
+        f"{shown or field} = {value!r}, must be between -{most:.10g} and {most:.10g}"
+      )
+
+
+def _largest(field: str, number: float) -> float:
+  """What float32 and int32 hold."""
+  if isinstance(number, float):
+    return 3.4e38
+  return 2**32 - 1 if field.endswith("seed") else 2**31 - 1
 
 
 def check_bounds(config: ConfigDict) -> None:

@@ -11,6 +11,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -242,10 +243,13 @@ def summarise(metrics: Metrics) -> dict[str, Any]:
   return {name: null_for_nan(mean(value)) for name, value in metrics.items()}
 
 
-def check_finite(metrics: Metrics, last_step: int) -> None:
+def check_finite(
+  metrics: Metrics, last_step: int, validation: Mapping[str, Any] = MappingProxyType({})
+) -> None:
   """Raises RunError naming the first step of a chunk, ending at last_step, with a NaN or Inf."""
-  for name in ("loss", "grad_norm", "param_norm"):
-    values = np.asarray(metrics[name])
+  numbers = {name: metrics[name] for name in ("loss", "grad_norm", "param_norm")}
+  for name, given in (numbers | dict(validation)).items():
+    values = np.atleast_1d(np.asarray(given))
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
       step = last_step - len(values) + 1 + int(bad[0])
@@ -328,7 +332,7 @@ def make_program(experiment: Experiment, layout: Layout) -> Program:
   validate, held_out = make_validate(experiment, layout)
 
   def line(metrics: Metrics, last: int, validation: dict[str, np.ndarray]) -> dict[str, Any]:
-    check_finite(metrics, last)
+    check_finite(metrics, last, validation)
     return {**summarise(metrics), **{name: float(value) for name, value in validation.items()}}
 
   return Program(

@@ -96,7 +96,7 @@ BAD = {
     "array = 'point' is not in it; did you mean 'points'",
   ),
   "pickle": ("a.npz", {"a": np.array([{}, []], object)}, {}, "holds pickled objects"),
-  "pickled array": ("a.npy", np.array([{}], object), {}, "is no .npy file of plain arrays"),
+  "pickled array": ("a.npy", np.array([{}], object), {}, "it holds pickled objects"),
   "text array": ("a.npz", {"a": np.array(["x"])}, {}, "holds <U1, not real numbers"),
   "torn": ("a.npz", b"PK\x03\x04 and nothing else", {}, "is no .npz file of plain arrays"),
   "scalar": ("a.npy", np.array(1.0), {}, "holds no points"),

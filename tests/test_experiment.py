@@ -19,7 +19,7 @@ from scorelab.evaluation import draw_sets
 from scorelab.experiment import Stream, build
 from scorelab.losses import LOSSES
 from scorelab.optimizers import learning_rate_shape
-from scorelab.options import ConfigError
+from scorelab.options import ConfigError, check_fields
 from scorelab.run import StopFlag
 from scorelab.schedules import GRIDS
 from scorelab.targets import TARGETS
@@ -249,6 +249,20 @@ BAD = {
     {"target.name": "moons", "training.monitor": "score_error"},
     "training.monitor = 'score_error' needs an exact score, and target.name = 'moons' has none",
   ),
+  "no levels to monitor": (
+    {
+      **{"loss.name": "consistency", "loss.weighting": None, "training.monitor": "score_error"},
+      "parameterization.name": "consistency",
+    },
+    "training.monitor = 'score_error' needs a loss of levels, not 'consistency'",
+  ),
+  "infinite": ({"sampler.sigma_max": float("inf")}, "sigma_max = inf, must be between -3.4e.38"),
+  "too large": ({"training.log_every": 2**31}, "= 2147483648, must be between .* and 2147483647"),
+  "times": ({"sampler.t_max": 1.5}, r"sampler.t_max = 1.5, must be in \[0, 1\]"),
+  "loss's limits": (
+    {"loss.sigma_min": 2.0, "loss.sigma_max": 1.0},
+    "loss: sigma_min = 2.0 and sigma_max = 1.0 must satisfy sigma_min < sigma_max",
+  ),
   "noise": ({"target.name": "moons", "target.noise": -0.1}, "noise = -0.1, must be at least 0"),
   "reference": ({"evaluation.reference": "train"}, "'train' needs target.num_train"),
   "precision": ({"matmul_precision": "tf32"}, "matmul_precision = 'tf32'"),
@@ -288,6 +302,35 @@ def test_bad_configs_are_refused_by_name(changes, message):
   config.update_from_flattened_dict(changes)
   with pytest.raises(ConfigError, match=message) as error:
     check_rows(build(config))
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("change", "line"),
+  [
+    (
+      lambda c: c.training.update(num_steps="two"),
+      "training.num_steps = 'two', must be of type int",
+    ),
+    (
+      lambda c: c.training.update(batch_size=True),
+      "training.batch_size = True, must be of type int",
+    ),
+    (lambda c: c.update(seed=None), "seed = None, must be of type int"),
+    (lambda c: c.network.update(widths=(object(),)), "network.widths = .*, must be of type tuple"),
+    (lambda c: c.update(loss=3), "loss = 3 must be a ConfigDict"),
+    (lambda c: c.training.update(nosuch=1), "training.nosuch is not a field"),
+    (lambda c: c.training.__delattr__("log_every"), "training.log_every is missing"),
+  ],
+)
+def test_fields_and_types_are_the_base_config_s(change, line):
+  """Also where a config file has set them with their types ignored."""
+  config = ncsn_gmm.get_config("fast")
+  check_fields(config, base.get_config())
+  with config.unlocked(), config.ignore_type():
+    change(config)
+  with pytest.raises(ConfigError, match=line) as error:
+    check_fields(config, base.get_config())
   assert "\n" not in str(error.value)
 
 

@@ -47,6 +47,8 @@ BAD = {
   "no config": ([], "--config must have a value"),
   "flag": ([FAST, "--nosuchflag=1"], "nosuchflag"),
   "mode": ([FAST, "--mode=trian"], "--mode=trian"),
+  "twice": ([FAST, "--config=configs/edm_gmm.py"], "--config is given more than once"),
+  "workdir": ([FAST, "--workdir=main.py/run"], "main.py/run: cannot be the workdir: Not a dir"),
   "bare word": ([FAST, "configs/ncsn_gmm.py"], "'configs/ncsn_gmm.py' is not a flag"),
   "sub-dict": ([FAST, "--config.training=3"], "--config.training=3"),
   "sampler": ([FAST, "--config.sampler.name=nosuch"], "sampler.name = 'nosuch' is not a sampler"),
@@ -61,7 +63,7 @@ BAD = {
 @pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
 def test_bad_command_lines_are_one_line_and_code_2(arguments, message, tmp_path):
   workdir = tmp_path / "run"
-  result = main(*arguments, f"--workdir={workdir}")
+  result = main(f"--workdir={workdir}", *arguments)
   assert result.returncode == 2
   assert message in result.stderr
   assert len(result.stderr.strip().splitlines()) == 1
