@@ -215,7 +215,7 @@ def test_patches_are_killed_and_go_on_to_their_samples(tmp_path):
   assert 0 < (killed / "metrics.jsonl").read_text().count("\n") < 10
   errors = []
   for workdir in (killed, straight):
-    result = main(*flags, f"--workdir={workdir}")
+    result = main(*flags, f"--workdir={workdir}", timeout=900)
     assert result.returncode == 0, result.stderr
     errors.append(result.stderr)
   assert "going on from step" in errors[0]

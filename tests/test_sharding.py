@@ -255,7 +255,10 @@ def test_one_of_two_processes_is_told_to_stop_and_both_do(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("batched", [False, True])
 def test_two_processes_evaluate(batched, tmp_path):
-  """What one process alone draws and measures, to 1e-5, in batches of which each draws a half."""
+  """What one process alone draws, in batches of which each draws a half.
+
+  To 1e-5, of the data's extent where coordinates are small: it is 10.
+  """
   option = ["--config.evaluation.batch_size=64"] * batched
   run_all(tmp_path / "two", *option)
   assert (tmp_path / "two" / "DONE").exists()
@@ -264,7 +267,7 @@ def test_two_processes_evaluate(batched, tmp_path):
   run_all(tmp_path / "one", *option, count=1)
   drawn = [dict(np.load(tmp_path / name / "samples.npz")) for name in ("two", "one")]
   assert len(drawn[0]) >= 3  # rows, exact samples and the reference
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *drawn)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), *drawn)
 
 
 @pytest.mark.slow
