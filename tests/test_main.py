@@ -210,7 +210,7 @@ def test_a_damaged_checkpoint_is_passed_over_in_one_line(finished, tmp_path):
   (workdir / "DONE").unlink(missing_ok=True)
   newest = workdir / "checkpoints" / "000000060"
   largest = max(newest.rglob("*"), key=lambda path: path.stat().st_size)
-  largest.write_bytes(largest.read_bytes()[:-100])
+  largest.write_bytes(largest.read_bytes()[:1000])
   result = main(FAST, *SMALL, "--mode=train", f"--workdir={workdir}")
   assert result.returncode == 0, result.stderr
   warning, going_on, *_ = result.stderr.splitlines()
