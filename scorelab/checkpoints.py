@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
@@ -259,10 +260,13 @@ class _Preserve:
 def silence_orbax() -> None:
   """Leaves out what Orbax's threads print where they fail: it is raised here too, in one line."""
   logging.get_absl_handler().addFilter(lambda record: not _by_orbax(record))
+  warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
   tell = sys.unraisablehook
 
   def tell_others(unraisable: Any) -> None:
-    if "Event loop is closed" not in str(unraisable.exc_value):  # of writes that come too late
+    code = getattr(unraisable.object, "cr_code", None)
+    late = "Event loop is closed" in str(unraisable.exc_value)  # a write that ends after its save
+    if not late and (code is None or "orbax" not in code.co_filename):
       tell(unraisable)
 
   sys.unraisablehook = tell_others

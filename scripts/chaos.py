@@ -44,7 +44,7 @@ DEFAULT = [
   "--config.training.checkpoint_every=100",
 ]
 NAMES = ("kills", "clock", "full_disk", "read_only", "two_starts")
-MOUNTS = "SCORELAB_CHAOSMOUNTS"  # set in a process that has mounts of its own
+MOUNTS = "SCORELAB_CHAOS_MOUNTS"  # set in a process that has mounts of its own
 _DAY = 24 * 3600
 
 

@@ -234,6 +234,23 @@ def test_every_config_runs(name, tmp_path):
   assert (tmp_path / "DONE").exists()
 
 
+def test_a_damaged_checkpoint_is_passed_over_in_one_line(finished, tmp_path):
+  source, _ = finished
+  workdir = shutil.copytree(source, tmp_path / "run")
+  (workdir / "DONE").unlink(missing_ok=True)
+  newest = workdir / "checkpoints" / "000000060"
+  largest = max(newest.rglob("*"), key=lambda path: path.stat().st_size)
+  largest.write_bytes(largest.read_bytes()[:1000])
+  result = main(FAST, *SMALL, "--mode=train", f"--workdir={workdir}")
+  assert result.returncode == 0, result.stderr
+  warning, going_on, *_ = result.stderr.splitlines()
+  assert "step 60" in warning and "is damaged" in warning and "trying an older one" in warning
+  assert going_on.endswith("going on from step 40")
+  assert "Traceback" not in result.stderr and "Exception" not in result.stderr
+  for name in ("metrics.jsonl", "evaluation.json"):
+    assert (workdir / name).read_bytes() == (source / name).read_bytes()
+
+
 def test_all_damaged_checkpoints_are_refused(finished, tmp_path):
   source, _ = finished
   workdir = tmp_path / "run"
