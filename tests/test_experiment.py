@@ -319,6 +319,7 @@ def test_bad_configs_are_refused_by_name(changes, message):
       lambda c: c.training.update(batch_size=True),
       "training.batch_size = True, must be of type int",
     ),
+    (lambda c: c.evaluation.update(metrics=(7,)), r"metrics = \(7,\), must be a tuple of str"),
     (lambda c: c.update(seed=None), "seed = None, must be of type int"),
     (lambda c: c.network.update(widths=(object(),)), "network.widths = .*, must be of type tuple"),
     (lambda c: setattr(c, "loss", 3), "loss = 3 must be a ConfigDict"),
