@@ -370,3 +370,5 @@ def check_bounds(config: ConfigDict) -> None:
     if isinstance(section, ConfigDict):
       for field, value in section.items():
         check_bound(f"{name}.{field}", value)
+        if name == "network" and isinstance(value, tuple) and float in map(type, value):
+          raise ConfigError(f"network.{field} = {value!r}, must be whole numbers")
