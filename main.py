@@ -102,6 +102,10 @@ def main(argv: list[str]) -> None:
   if not (_WORKDIR.value or "").isprintable():
     _fail(f"main.py: --workdir={_WORKDIR.value!r} must be one line")
   path = pathlib.Path(_WORKDIR.value or ".")
+  try:
+    path.exists()
+  except OSError as error:
+    _fail(f"main.py: --workdir: {error.strerror}")
   pretrained = config.get("pretrained") is not None and config.pretrained.path is not None
   try:
     ensemble = ensembles.build(config) if ensembles.asked(config) else None

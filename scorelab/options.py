@@ -83,6 +83,10 @@ def check_fields(config: Any, known: ConfigDict, section: str = "") -> None:
       check_fields(value, known[name], field)
     elif not (value is None and known[name] is None) and not _fits(value, kind):
       raise ConfigError(f"{field} = {_short(value)}, must be of type {kind.__name__}")
+    elif kind is tuple and known[name]:
+      item_kind = type(known[name][0])
+      if not all(_fits(item, item_kind) for item in value):
+        raise ConfigError(f"{field} = {_short(value)}, must be a tuple of {item_kind.__name__}")
 
 
 def _fits(value: Any, kind: type) -> bool:
@@ -366,3 +370,5 @@ def check_bounds(config: ConfigDict) -> None:
     if isinstance(section, ConfigDict):
       for field, value in section.items():
         check_bound(f"{name}.{field}", value)
+        if name == "network" and isinstance(value, tuple) and float in map(type, value):
+          raise ConfigError(f"network.{field} = {value!r}, must be whole numbers")

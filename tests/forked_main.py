@@ -5,7 +5,6 @@ there, no backend of JAX is up before the fork. Run as a program it is the proce
 """
 
 import dataclasses
-import faulthandler
 import json
 import os
 import pathlib
@@ -15,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 MEMORY = 8 << 30  # of address space: what asks for more fails here, and spares the machine
 
@@ -46,7 +46,7 @@ class Forked:
     self._server.stdin.close()
     self._server.wait()
 
-  def run(self, argv, timeout=60.0):
+  def run(self, argv, timeout=120.0):
     print(json.dumps([argv, timeout]), file=self._server.stdin, flush=True)
     return Result(*json.loads(self._server.stdout.readline()))
 
@@ -88,7 +88,6 @@ def become(argv, out, err, main, parse):
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
   os.dup2(out, 1)
   os.dup2(err, 2)
-  faulthandler.dump_traceback_later(50, exit=False)
   resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
   code = 1
   try:
@@ -96,8 +95,6 @@ def become(argv, out, err, main, parse):
   except SystemExit as end:
     code = end.code if isinstance(end.code, int) else int(end.code is not None)
   except BaseException:
-    import traceback
-
     traceback.print_exc()
   finally:
     sys.stdout.flush()

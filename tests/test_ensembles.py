@@ -164,7 +164,7 @@ def test_what_is_no_single_program_is_refused(over, message):
     ("training.patience", 2, "training.patience = 2 must be 0 in an ensemble, .* sweep it"),
     ("evaluation.checkpoint", "best", "evaluation.checkpoint = 'best' must be 'last' in an ens"),
     ("training.sharding", "fsdp", "training.sharding = 'fsdp' must be 'replicated'"),
-    ("ensemble.seeds", 0, "ensemble.seeds = 0, must be at least 1"),
+    ("ensemble.seeds", 0, "ensemble.seeds = 0, must be from 1 to 10000"),
   ],
 )
 def test_what_members_cannot_do_together_is_refused(field, value, message):

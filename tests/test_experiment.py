@@ -215,7 +215,10 @@ BAD = {
   "row's sampler": ({"evaluation.rows": ("hun:3",)}, "'hun' is not a sampler; did you mean 'heun'"),
   "row's option": ({"evaluation.rows": ("heun:3:eta=1",)}, "rows.0..eta = 1 is no option of heun"),
   "row's value": ({"evaluation.rows": ("ddim:3:eta=-1",)}, "rows.0..eta = -1, must be at least 0"),
-  "row's steps": ({"evaluation.rows": ("ddim:0",)}, "rows.0..num_steps = 0, must be at least 1"),
+  "row's steps": (
+    {"evaluation.rows": ("ddim:0",)},
+    "rows.0..num_steps = 0, must be from 1 to 1000000",
+  ),
   "metric": ({"evaluation.metrics": ("fid",)}, "evaluation.metrics = 'fid' is not a metric"),
   "metric's option": (
     {"evaluation.metrics": ("energy_distance:p=1",)},
@@ -316,9 +319,10 @@ def test_bad_configs_are_refused_by_name(changes, message):
       lambda c: c.training.update(batch_size=True),
       "training.batch_size = True, must be of type int",
     ),
+    (lambda c: c.evaluation.update(metrics=(7,)), r"metrics = \(7,\), must be a tuple of str"),
     (lambda c: c.update(seed=None), "seed = None, must be of type int"),
     (lambda c: c.network.update(widths=(object(),)), "network.widths = .*, must be of type tuple"),
-    (lambda c: c.update(loss=3), "loss = 3 must be a ConfigDict"),
+    (lambda c: setattr(c, "loss", 3), "loss = 3 must be a ConfigDict"),
     (lambda c: c.training.update(nosuch=1), "training.nosuch is not a field"),
     (lambda c: c.training.__delattr__("log_every"), "training.log_every is missing"),
   ],

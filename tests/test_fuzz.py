@@ -364,8 +364,9 @@ STOPS = ("training stopped: ", "out of memory: ")
 def verdict(result, workdir):
   """'ran', 'refused', 'stopped' (a run that says why, code 1), or what is wrong."""
   lines = [line for line in result.stderr.splitlines() if line.strip()]
-  if result.timed_out:
-    return "hangs"
+  if result.timed_out:  # asked for many steps it would still go on
+    lines = workdir / "metrics.jsonl"
+    return "ran" if lines.exists() and len(lines.read_text().splitlines()) >= 2 else "hangs"
   if "Traceback" in result.stderr or result.returncode < 0:
     return f"code {result.returncode}: {lines[-1][:200] if lines else ''}"
   if result.returncode == 0:

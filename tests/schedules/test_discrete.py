@@ -199,7 +199,10 @@ class TestConfigs:
         "schedule.offset = 0.1 is no option of linear_betas",
       ),
       ({"name": "linear_betas", "beta_max": 1.5}, "schedule: betas must be a row of numbers"),
-      ({"name": "linear_betas", "num_levels": 0}, "schedule.num_levels = 0, must be at least 1"),
+      (
+        {"name": "linear_betas", "num_levels": 0},
+        "schedule.num_levels = 0, must be from 1 to 1000000",
+      ),
       ({"name": "sigma_power", "base": 1.0}, "schedule.base = 1.0, must be above 1"),
       ({"name": "sigmoid", "start": 4.0}, "schedule: start = 4.0 and end = 3.0 must satisfy"),
     ],
