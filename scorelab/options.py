@@ -85,7 +85,7 @@ def check_fields(config: Any, known: ConfigDict, section: str = "") -> None:
       raise ConfigError(f"{field} = {_short(value)}, must be of type {kind.__name__}")
     elif kind is tuple and known[name]:
       item_kind = type(known[name][0])
-      if not all(_fits(item, item_kind) for item in value):
+      if not all(_fits(item, item_kind) for item in value or ()):
         raise ConfigError(f"{field} = {_short(value)}, must be a tuple of {item_kind.__name__}")
 
 
