@@ -208,7 +208,7 @@ def test_patches_are_killed_and_go_on_to_their_samples(tmp_path):
   with subprocess.Popen(
     command(*flags, f"--workdir={killed}"), stderr=subprocess.DEVNULL, start_new_session=True
   ) as process:
-    while process.poll() is None and not list((killed / "checkpoints").glob("0*")):
+    while process.poll() is None and not list((killed / "checkpoints").glob("[0-9]" * 9)):
       time.sleep(0.01)
     process.kill()
   assert process.returncode == -signal.SIGKILL
