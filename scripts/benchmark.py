@@ -27,6 +27,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -149,6 +150,7 @@ def main() -> int:
   parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)} [all]")
   parser.add_argument("--list", action="store_true", help="say what each case times, and end")
   parser.add_argument("--table", action="store_true", help="write the README's table, and end")
+  parser.add_argument("--only", metavar="TEXT", help="matches whose name has it: '2,000 points'")
   parser.add_argument("--quick", action="store_true", help="tiny sizes, two rounds")
   parser.add_argument("--repeats", type=int, help="rounds [20]; of long matches fewer")
   parser.add_argument("--out", type=pathlib.Path, help=f"folder for the JSON [{RESULTS.name}]")
@@ -175,9 +177,10 @@ def main() -> int:
   out, sound = arguments.out or RESULTS, True
   out.mkdir(parents=True, exist_ok=True)
   repeats = arguments.repeats or (2 if arguments.quick else 20)
-  command = f"python scripts/benchmark.py {' '.join(sys.argv[1:])}".strip()
+  command = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])
   for name in arguments.cases or CASES:
-    results, ran = measure(name, case(name)(arguments.quick), repeats)
+    matches = [m for m in case(name)(arguments.quick) if (arguments.only or "") in m.name]
+    results, ran = measure(name, matches, repeats)
     sound = sound and ran
     if results:
       text = json.dumps(record(name, results, command), indent=2)
