@@ -24,7 +24,7 @@ from scorelab.run import (
   run_id,
 )
 from scorelab.sharding import ONE_DEVICE
-from scorelab.tables import format_table
+from scorelab.tables import BUDGET, format_table
 from tests.stopping import StopAfter
 
 OVER = "optimizer.learning_rate=1e-3,1e-2 optimizer.weight_decay=0.1;sampler.eta=0,0.5"
@@ -245,7 +245,7 @@ def test_errors_are_those_of_the_members_tables(evaluated):
     assert group["rows"] == [row]
     folders = [workdir.members / f"eta={eta},seed={seed}" for seed in range(3)]
     tables = [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
-    for part in ("value", *evaluation.BUDGET):
+    for part in ("value", *BUDGET):
       values = [table["rows"][0]["metrics"]["energy_distance"][part] for table in tables]
       numbers = row["metrics"]["energy_distance"]
       np.testing.assert_allclose(numbers[part], np.mean(values))

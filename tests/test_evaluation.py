@@ -12,7 +12,7 @@ from scorelab import evaluation, plotting
 from scorelab.experiment import build
 from scorelab.options import ConfigError
 from scorelab.run import Preempted, StopFlag, open_workdir
-from scorelab.tables import format_table, row_labels
+from scorelab.tables import BUDGET, format_table, row_labels
 
 
 def config_of(**evaluation_fields):
@@ -58,7 +58,7 @@ def test_budgets_add_up_and_are_written(tmp_path):
   for row in result["rows"]:
     assert row["metrics"].keys() == set(experiment.config["evaluation"]["metrics"])
     for numbers in row["metrics"].values():
-      parts = sum(numbers[part] for part in evaluation.BUDGET)
+      parts = sum(numbers[part] for part in BUDGET)
       # The parts are means of differences in float64: rounding only.
       np.testing.assert_allclose(parts, numbers["value"], rtol=1e-9)
   floors = {row["metrics"]["energy_distance"]["floor"] for row in result["rows"]}
@@ -133,7 +133,7 @@ def test_without_an_exact_score_there_are_a_value_and_a_floor(tmp_path):
       # Its velocity is 0, so that its samples are noise, of std 1 about 0; the moons are not.
       assert numbers["value"] > 3 * numbers["floor"]
   header, first = format_table(result).splitlines()[:2]
-  assert header.split()[-4:] == list(evaluation.BUDGET)
+  assert header.split()[-4:] == list(BUDGET)
   assert first.split()[-3:] == ["-", "-", "-"]
   params = experiment.init_params(jax.random.key(0))
   numbers = experiment.validate(params, jax.random.key(1), experiment.validation, None)

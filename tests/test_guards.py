@@ -15,6 +15,7 @@ from scorelab.experiment import build
 from scorelab.options import ConfigError
 from scorelab.run import RunError, StopFlag, open_workdir, read_jsonl
 from scorelab.schedules import GRIDS, VarianceExploding
+from scorelab.tables import format_table
 from scorelab.targets.data_set import split
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -92,7 +93,7 @@ def test_a_sampler_that_explodes_is_null_in_the_table(tmp_path):
   numbers = found["rows"][0]["metrics"]["energy_distance"]
   assert numbers["value"] is None and numbers["floor"] is not None
   assert evaluation.read(workdir) == found
-  assert "energy_distance" in evaluation.format_table(found)
+  assert "energy_distance" in format_table(found)
 
 
 def points_config(tmp_path, points, **options):
