@@ -270,15 +270,21 @@ def run(experiment, path, stop=None):
   return training.train(experiment, workdir, stop or StopFlag()), workdir
 
 
-def test_a_streamed_run_is_resumed_to_the_bit(folder, tmp_path):
-  """Stopped between two checkpoints; parameters, optimiser, the stream's place and all lines."""
-  experiment = build(small_config(folder, cache_gib=0.0, held_out=16))
-  straight, straight_dir = run(experiment, tmp_path / "straight")
+def resumes_to_the_bit(experiment, path):
+  """A run stopped between two checkpoints has the bits of a straight one, which is given back."""
+  straight, straight_dir = run(experiment, path / "straight")
   with pytest.raises(Preempted):
-    run(experiment, tmp_path / "stopped", StopAfter(2))
-  resumed, resumed_dir = run(experiment, tmp_path / "stopped")
+    run(experiment, path / "stopped", StopAfter(2))
+  resumed, resumed_dir = run(experiment, path / "stopped")
   jax.tree.map(np.testing.assert_array_equal, straight, resumed)
   assert straight_dir.metrics.read_text() == resumed_dir.metrics.read_text()
+  return straight, straight_dir
+
+
+def test_a_streamed_run_is_resumed_to_the_bit(folder, tmp_path):
+  """Parameters, optimiser, the stream's place and all lines."""
+  experiment = build(small_config(folder, cache_gib=0.0, held_out=16))
+  straight, straight_dir = resumes_to_the_bit(experiment, tmp_path)
   read = np.asarray(straight.extra["read"])[0, :, 1]
   assert read[0] - read[1] == 12 * 32  # all that was read, less the damaged ones
   assert all(np.isfinite(line["loss"]) for line in read_jsonl(straight_dir.metrics))
@@ -295,12 +301,7 @@ def conditional_config(folder, **target):
 def test_a_labelled_run_is_resumed_and_sampled_by_class(folder, tmp_path):
   """To the bit, with guidance; a quarter of the labels are dropped, each by its step's key."""
   experiment = build(conditional_config(folder))
-  straight, straight_dir = run(experiment, tmp_path / "straight")
-  with pytest.raises(Preempted):
-    run(experiment, tmp_path / "stopped", StopAfter(2))
-  resumed, resumed_dir = run(experiment, tmp_path / "stopped")
-  jax.tree.map(np.testing.assert_array_equal, straight, resumed)
-  assert straight_dir.metrics.read_text() == resumed_dir.metrics.read_text()
+  straight, straight_dir = resumes_to_the_bit(experiment, tmp_path)
   evaluation.evaluate(experiment, straight.params, straight_dir, StopFlag())
   with np.load(straight_dir.samples) as arrays:
     assert set(arrays["labels"]) <= set(range(7))

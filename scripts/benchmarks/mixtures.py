@@ -5,6 +5,7 @@ Of so few points as a sampler's batch has, at a level where several components c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,38 +37,40 @@ def amounts(components: int, dim: int) -> dict[str, float]:
   return {"FLOP": 4.0 * _POINTS * components * dim, "byte": 4.0 * components * dim}
 
 
+def task(score: Callable[..., jax.Array], components: int, dim: int, *given: Any) -> Task:
+  """The score as one program of what it is given."""
+  program = jax.jit(score)
+
+  def work() -> jax.Array:
+    return jax.block_until_ready(program(*given))
+
+  return Task(work, work, amounts(components, dim))
+
+
 def mixture(components: int, dim: int) -> Task:
   """GaussianMixture, from differences."""
   means, x, std = problem(components, dim)
   target = GaussianMixture(np.ones(components), means, np.full(components, std**2))
-  score = jax.jit(lambda target, x: target.score(x))
-  given = jnp.asarray(x)
-  work = lambda: jax.block_until_ready(score(target, given))  # noqa: E731
-  return Task(work, work, amounts(components, dim))
+  return task(lambda target, x: target.score(x), components, dim, target, jnp.asarray(x))
 
 
 def empirical(components: int, dim: int) -> Task:
   """Empirical, from differences: equal components of no width, seen at a noise level."""
   means, x, std = problem(components, dim)
-  target, given = Empirical(means), jnp.asarray(x)
   level = Level(None, jnp.float32(1), jnp.float32(std))
-  score = jax.jit(lambda target, x: target.predict(x, level).score)
-  work = lambda: jax.block_until_ready(score(target, given))  # noqa: E731
-  return Task(work, work, amounts(components, dim))
+  score = lambda target, x: target.predict(x, level).score  # noqa: E731
+  return task(score, components, dim, Empirical(means), jnp.asarray(x))
 
 
 def expanded(components: int, dim: int) -> Task:
   """|x|^2 - 2 x.m + |m|^2 as two matrix products: fastest, and loses digits at little noise."""
   means, x, std = problem(components, dim)
 
-  @jax.jit
   def score(means: jax.Array, x: jax.Array) -> jax.Array:
     weights = jax.nn.softmax((x @ means.T - (means**2).sum(1) / 2) / std**2)
     return (weights @ means - x) / std**2
 
-  held, given = jnp.asarray(means), jnp.asarray(x)
-  work = lambda: jax.block_until_ready(score(held, given))  # noqa: E731
-  return Task(work, work, amounts(components, dim))
+  return task(score, components, dim, jnp.asarray(means), jnp.asarray(x))
 
 
 def by_numpyro(components: int, dim: int) -> Task:
@@ -76,16 +79,13 @@ def by_numpyro(components: int, dim: int) -> Task:
 
   means, x, std = problem(components, dim)
 
-  @jax.jit
   def score(means: jax.Array, x: jax.Array) -> jax.Array:
     law: Any = dist.MixtureSameFamily(
       dist.Categorical(logits=jnp.zeros(components)), dist.Normal(means, std).to_event(1)
     )
     return jax.grad(lambda x: law.log_prob(x).sum())(x)
 
-  held, given = jnp.asarray(means), jnp.asarray(x)
-  work = lambda: jax.block_until_ready(score(held, given))  # noqa: E731
-  return Task(work, work, amounts(components, dim))
+  return task(score, components, dim, jnp.asarray(means), jnp.asarray(x))
 
 
 def mixture_score(quick: bool) -> list[Match]:
