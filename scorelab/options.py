@@ -349,8 +349,7 @@ def check_bound(field: str, value: Any, shown: str | None = None) -> None:
     is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
     if allowed and not (is_number and allowed(number)):
       raise ConfigError(f"{shown or field} = {value!r}, must be {words}")
-    if is_number and not abs(number) <= _largest(field, number):
-      most = _largest(field, number)
+    if is_number and not abs(number) <= (most := _largest(field, number)):
       raise ConfigError(
         f"{shown or field} = {value!r}, must be between -{most:.10g} and {most:.10g}"
       )
