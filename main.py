@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import base
+from scorelab import last_words
 from scorelab.command_line import explain, missing_file
 from scorelab.options import check_fields
 
@@ -45,6 +46,7 @@ _TENSORBOARD = flags.DEFINE_bool(
   "tensorboard", False, "Also leave scalars and figures as events, in <workdir>/tensorboard."
 )
 flags.mark_flag_as_required("config")
+_AGAIN = "Start all of them again: they go on from the last checkpoint"
 
 
 def _fail(message: str, code: int = 2, alone: bool = False) -> NoReturn:
@@ -52,6 +54,7 @@ def _fail(message: str, code: int = 2, alone: bool = False) -> NoReturn:
   print(message, file=sys.stderr)
   if alone and _DISTRIBUTED.value:
     sys.stderr.flush()
+    last_words.take_back()
     os._exit(code)  # an orderly end waits for all processes
   sys.exit(code)
 
@@ -154,7 +157,7 @@ def main(argv: list[str]) -> None:
     if not _DISTRIBUTED.value:
       raise
     print(f"{path}: another process has ended, or cannot be reached ({said})", file=sys.stderr)
-    _fail("Start all of them again: they go on from the last checkpoint", 1, alone=True)
+    _fail(_AGAIN, 1, alone=True)
 
 
 def join_processes() -> None:
@@ -169,6 +172,9 @@ def join_processes() -> None:
     _fail(f"main.py: {', '.join(named)} must come with --distributed and all of {list(given)}")
   if not _DISTRIBUTED.value:
     return
+  last_words.leave(
+    f"main.py: process {os.getpid()} was aborted, most likely since another one has died\n{_AGAIN}"
+  )
   import jax
 
   from scorelab import run
