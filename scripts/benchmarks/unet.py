@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ def ours(side: int, batch: int, dim: int) -> Task:
   params: Any = jax.tree.map(jax.numpy.asarray, weights(network))
   first = jax.jit(network.apply)({"params": params}, x, t)
 
-  @jax.jit
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
   def step(params: Any, state: Any) -> tuple[Any, Any, jax.Array]:
     def loss(params: Any) -> jax.Array:
       out: Any = network.apply({"params": params}, x, t)
