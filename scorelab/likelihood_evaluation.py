@@ -22,9 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab.experiment import Experiment, LikelihoodProtocol, Stream
+from scorelab.experiment import Experiment, Stream
 from scorelab.likelihood import STATUSES, adaptive_log_likelihood, log_likelihood
 from scorelab.losses.variational import bits_per_dim, bound_terms
+from scorelab.parts import LikelihoodProtocol
 from scorelab.predictions import noised
 from scorelab.run import StopFlag
 from scorelab.schedules import Grid, uniform_log_snr

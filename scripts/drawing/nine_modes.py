@@ -13,8 +13,8 @@ import numpy as np
 
 from scorelab import likelihood_evaluation, predictions
 from scorelab.evaluation import budget as budget_of
-from scorelab.experiment import LikelihoodProtocol
 from scorelab.metrics import has_modes, mode_weights
+from scorelab.parts import LikelihoodProtocol
 from scorelab.plotting import animations, fields, save, style, summary, trajectories, write_csv
 from scorelab.run import StopFlag, read_jsonl
 from scorelab.samplers.ddim import ddim_inference
