@@ -19,6 +19,7 @@ from scorelab.typing import Array, Key
 
 _DIRECT_DIMENSIONS = 8  # above it, one matrix product is faster than a sum over coordinates
 _BLOCK = 2**13  # points of x and of y at a time: 256 MiB of distances where they are stored
+_IN_CACHE = 2**20  # kernel values at a time: 8 MiB, which are worked on where they are
 
 
 @jax.jit
@@ -141,10 +142,10 @@ def kernel_distance(
     return float("nan")
 
   def mean(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    blocks = np.array_split(a, len(a) * len(b) // 2**24 + 1)
-    total = sum(_power(rows @ b.T / a.shape[1] + 1, degree).sum() for rows in blocks)
-    return float(total / (len(a) * len(b)))
+    a, b = a.astype(np.float64), b.T.astype(np.float64) / a.shape[1]
+    blocks = np.array_split(a, len(a) * b.shape[1] // _IN_CACHE + 1)
+    total = sum(_power(rows @ b + 1, degree).sum() for rows in blocks)
+    return float(total / (len(a) * b.shape[1]))
 
   def self_mean(a: np.ndarray) -> float:
     if not unbiased:
@@ -160,7 +161,7 @@ def kernel_distance(
 
 def _power(x: np.ndarray, degree: int) -> np.ndarray:
   """x^degree by products: NumPy's own power takes about twenty times as long."""
-  result = x
+  result = x.copy()
   for _ in range(int(degree) - 1):
-    result = result * x
+    result *= x
   return result

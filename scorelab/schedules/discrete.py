@@ -53,8 +53,9 @@ class Discrete(Tabulated):
     ends_in_noise = betas.size > 1 and bool(betas.flat[-1] == 1)
     inner = betas[: betas.size - ends_in_noise]
     if betas.ndim != 1 or not betas.size or not ((inner > 0) & (inner < 1)).all():
+      extent = f"from {betas.min():g} to {betas.max():g}" if betas.size else "none"
       raise ValueError(
-        f"betas must be a row of numbers in (0, 1), a last one of 1 apart, not {betas}"
+        f"betas must be a row of numbers in (0, 1), a last one of 1 apart, not {extent}"
       )
     if zero_terminal_snr and betas.size < 2:
       raise ValueError("one beta alone cannot be rescaled to zero terminal SNR")

@@ -78,7 +78,8 @@ class GaussianMixture:
     variances, basis = xp.linalg.eigh(covariances) if full else (covariances.reshape(k, -1), None)
     if not traced:
       if not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
-        raise ValueError(f"weights must be finite, >= 0 and not all 0, not {weights}")
+        extent = f"from {weights.min():g} to {weights.max():g}"
+        raise ValueError(f"weights must be finite, >= 0 and not all 0, not {extent}")
       if not variances.min() >= -1e-6 * variances.max():  # float32 may leave a -1e-7
         raise ValueError("covariances must be positive semi-definite")
       if full and not np.allclose(covariances, covariances.swapaxes(1, 2), rtol=1e-5):

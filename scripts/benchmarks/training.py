@@ -124,7 +124,14 @@ def match(config: str, name: str, steps: int, quick: bool, bars: tuple[Bar, ...]
 
 
 def train_ncsn(quick: bool) -> list[Match]:
-  """Training steps of NCSN on the nine modes: the published network, and ours."""
+  """Training steps of NCSN on the nine modes: the published network, and ours.
+
+  By a profile on two cores, the wide products of the published network's step take 21 of 31 ms, at
+  the speed of the large product that is the limit here. The rest are passes over memory, one after
+  the other: layer normalisation and the leaky ReLU with their gradients, Adam, the average; and the
+  narrow products of the plane's coordinates, 2 ms. In two parts (`training.accumulate=2`), which
+  stay in the caches, a step takes 5 % less.
+  """
   bars = (
     Bar("share", "ours", 0.65),
     Bar("ratio", "PyTorch", 1.1),
