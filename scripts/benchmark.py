@@ -2,7 +2,7 @@
 
   python scripts/benchmark.py --list
   python scripts/benchmark.py                        # all cases, about two hours on two idle cores
-  python scripts/benchmark.py train_ncsn --repeats 40
+  python scripts/benchmark.py train_ncsn --repeats 40 --only residual   # others stay in the JSON
   python scripts/benchmark.py --quick --out /tmp/q   # tiny sizes, to see that everything runs
   python scripts/benchmark.py --table                # writes the README's table from the JSON
 
@@ -128,18 +128,28 @@ def measure(name: str, matches: list[Match], repeats: int) -> tuple[list[dict[st
   return results, sound
 
 
-def record(name: str, results: list[dict[str, Any]], command: str) -> dict[str, Any]:
-  """What the JSON of a case holds; of a CPU no seconds, which mean nothing elsewhere."""
+def record(
+  name: str, results: list[dict[str, Any]], command: str, before: Mapping[str, Any] | None
+) -> dict[str, Any]:
+  """What the JSON of a case holds; of a CPU no seconds, which mean nothing elsewhere.
+
+  Matches that were measured before, and not now, stay where the machine and the libraries are the
+  same.
+  """
   on_cpu = results[0]["device"].startswith("cpu")
-  kept = [{k: v for k, v in r.items() if not (on_cpu and k == "seconds")} for r in results]
-  return {
+  told = {"command": command, "date": time.strftime("%Y-%m-%d")}
+  fresh = [
+    {**{k: v for k, v in r.items() if not (on_cpu and k == "seconds")}, **told} for r in results
+  ]
+  now = {
     "case": name,
-    "command": command,
     "device": f"{results[0]['device']}; {platform.machine()}, {os.cpu_count()} cores",
-    "date": time.strftime("%Y-%m-%d"),
     "versions": versions(),
-    "matches": kept,
   }
+  measured = {match["match"] for match in fresh}
+  same = before is not None and all(before[field] == value for field, value in now.items())
+  kept = [match for match in before["matches"] if match["match"] not in measured] if same else []
+  return {**now, "matches": kept + fresh}
 
 
 def main() -> int:
@@ -183,8 +193,9 @@ def main() -> int:
     results, ran = measure(name, matches, repeats)
     sound = sound and ran
     if results:
-      text = json.dumps(record(name, results, command), indent=2)
-      (out / f"{name}.json").write_text(text + "\n")
+      file = out / f"{name}.json"
+      before = json.loads(file.read_text()) if file.exists() else None
+      file.write_text(json.dumps(record(name, results, command, before), indent=2) + "\n")
   return 0 if sound else 1
 
 

@@ -94,7 +94,14 @@ def test_the_table_is_written_between_its_marks(tmp_path):
   matches = [Match("toy", sides), Match("grows", {**sides}, sizes=(1, 2))]
   results, sound = benchmark.measure("case", matches, 2)
   assert sound
-  record = benchmark.record("case", results, "command")
+  first, second = (
+    benchmark.record("case", [result], f"--only {i}", None) for i, result in enumerate(results)
+  )
+  record = benchmark.record("case", results[1:], "--only 1", first)
+  assert record["matches"] == first["matches"] + second["matches"]
+  assert [match["command"] for match in record["matches"]] == ["--only 0", "--only 1"]
+  elsewhere = first | {"device": "another machine"}
+  assert benchmark.record("case", results[1:], "--only 1", elsewhere) == second
   assert record["versions"]["jax"] and "seconds" not in record["matches"][0]
   (tmp_path / "case.json").write_text(json.dumps(record))
   readme = tmp_path / "README.md"
