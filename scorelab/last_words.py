@@ -1,4 +1,4 @@
-"""A line about a process that is ended from outside Python.
+"""Words about a process that is ended from outside Python.
 
 Where one of several processes dies, JAX's runtime aborts the others in the middle of a call: no
 handler of theirs runs, and they can say nothing themselves.
@@ -20,7 +20,7 @@ def leave(message: str) -> None:
   An orderly end takes it back. To be called before there are threads.
 
   Args:
-    message: a line.
+    message: a line or two.
   """
   parent = os.getpid()
   if child := os.fork():

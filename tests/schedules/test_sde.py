@@ -89,18 +89,12 @@ def test_a_level_without_time_is_refused():
     reverse_drift(grid.schedule, grid[0], jnp.ones(2), jnp.ones(2))
 
 
-def clean_point(schedule, t):
-  """1.5, less where alpha starts above 1: what the steps miss of a mean is in proportion to it."""
-  return 1.5 / jnp.maximum(schedule.alpha(t), 1)
-
-
 @functools.partial(jax.jit, static_argnums=3)
 def simulate(key, schedule, times, num_points):
-  """Many points, all from `clean_point` where times[0] = 0, else from the law there."""
+  """Many points, all from 1.5 where times[0] = 0, else from the law there."""
   start, key = jax.random.split(key)
   level = schedule.at(times[0])
-  mean = level.alpha * clean_point(schedule, times[0])
-  x = mean + level.sigma * jax.random.normal(start, (num_points,))
+  x = level.alpha * 1.5 + level.sigma * jax.random.normal(start, (num_points,))
   return forward_path(key, schedule, x, times)
 
 
@@ -118,19 +112,20 @@ OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in EVERY if name n
 
 @pytest.mark.parametrize("name", [*SIMULATED, *OTHERS])
 def test_forward_simulation_has_the_marginals(name):
-  """Mean and std half-way and late, of 20,000 points after 400 steps in all.
+  """Mean and std half-way and late, of 20,000 points after 400 steps in all, or more.
 
   4 standard errors are 0.028 of sigma for the mean and 0.020 for the std; the method's bias, which
   is of first order, adds at most 0.015.
   """
   schedule, num_steps = EVERY[name], 400
+  if name == "gaussian_channel":
+    num_steps = 6400  # its mean starts at 125 sigma, and what a step misses is in proportion to it
   times = jnp.linspace(0.0 if name in FROM_DATA else 0.02, 0.96, num_steps + 1)
   x, path = simulate(KEY, schedule, times, 20_000)
   np.testing.assert_array_equal(x, path[-1])
   for i in (num_steps // 2, num_steps):
     level, points = schedule.at(times[i]), np.asarray(path[i - 1])
-    mean = level.alpha * clean_point(schedule, times[0])
-    np.testing.assert_allclose(points.mean(), mean, 0, 0.035 * level.sigma)
+    np.testing.assert_allclose(points.mean(), 1.5 * level.alpha, 0, 0.035 * level.sigma)
     np.testing.assert_allclose(points.std(), level.sigma, 0.035)
 
 
