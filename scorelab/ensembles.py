@@ -43,6 +43,7 @@ from scorelab.experiment import (
 from scorelab.experiment import build as build_single
 from scorelab.feeding import Feed
 from scorelab.options import ConfigError, check_bound, check_bounds, did_you_mean
+from scorelab.progress import check_finite, summarise
 from scorelab.run import RunError
 from scorelab.sharding import Layout
 from scorelab.targets import splits_of
@@ -289,10 +290,10 @@ def make_program(ensemble: Ensemble, layout: Layout) -> training.Program:
       own = jax.tree.map(lambda a, slot=slot: a[:, slot], metrics)
       own_found = {name: float(values[slot]) for name, values in found.items()}
       try:
-        training.check_finite(own, last, own_found)
+        check_finite(own, last, own_found)
       except RunError as error:
         raise RunError(f"member {member.name}: {error}") from error
-      lines.append({**training.summarise(own), **own_found})
+      lines.append({**summarise(own), **own_found})
     return mean_line(lines)
 
   return training.Program(

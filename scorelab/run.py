@@ -65,12 +65,18 @@ class StopFlag:
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
-  """Ends the program with what `main` returns; with PREEMPTED_EXIT_CODE where it was stopped."""
+  """Ends the program with what `main` returns; with PREEMPTED_EXIT_CODE where it was stopped.
+
+  A run that was refused, or could not go on, is a line and code 2 or 1.
+  """
   try:
     sys.exit(main())
   except Preempted:
     print("stopped and saved; the same command goes on", file=sys.stderr)
     sys.exit(PREEMPTED_EXIT_CODE)
+  except RunError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2 if isinstance(error, RefusedError) else 1)
 
 
 def leads() -> bool:

@@ -16,13 +16,14 @@ from ml_collections import ConfigDict
 
 from configs import ncsn_gmm
 from scorelab import training
-from scorelab.experiment import Experiment, build
+from scorelab.experiment import Experiment
 from scorelab.metrics import METRICS, Reference, max_sliced_wasserstein
-from scorelab.run import StopFlag, append_jsonl, open_workdir, read_jsonl
+from scorelab.run import StopFlag, append_jsonl, read_jsonl
 from scorelab.schedules import Grid, VarianceExploding, karras, uniform_log_snr
 from scorelab.targets import has_truth
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array, Key
+from scripts import studies
 
 
 class Protocol(NamedTuple):
@@ -223,9 +224,9 @@ class Subject:
 def open_subject(name: str, runs: pathlib.Path, protocol: Protocol) -> Subject:
   """Trains a target's network, unless that is done; of the fast protocol, hardly."""
   target = TARGETS[name]
-  experiment = build(configure(target, protocol is FAST))
-  workdir = open_workdir(runs / "networks" / name, experiment.config, {})
-  with StopFlag() as stop:
+  config = configure(target, protocol is FAST)
+  folder = runs / "networks" / name
+  with studies.opened(config, folder) as (experiment, workdir), StopFlag() as stop:
     params = training.evaluated_params(training.train(experiment, workdir, stop))
   law, models = experiment.target, {"learned": (params, jnp.asarray(experiment.target.scale))}
   names = ["max_sliced_wasserstein", "energy_distance"]

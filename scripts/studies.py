@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from scorelab import evaluation, training
-from scorelab.experiment import build
-from scorelab.run import StopFlag, open_workdir
+from scorelab import evaluation, lock, training
+from scorelab.experiment import Experiment, build
+from scorelab.run import StopFlag, Workdir, open_workdir
+
+
+@contextlib.contextmanager
+def opened(config: ConfigDict, path: pathlib.Path) -> Iterator[tuple[Experiment, Workdir]]:
+  """The experiment and its folder, which other processes are kept out of within the `with` block.
+
+  Raises:
+    RefusedError: another process is at work there, or it holds another run.
+  """
+  experiment = build(config)
+  with lock.hold(path):
+    yield experiment, open_workdir(path, experiment.config, {})
 
 
 def run(config: ConfigDict, path: pathlib.Path) -> None:
   """Trains and measures in this folder, unless that is done; goes on where it was stopped."""
-  experiment = build(config)
-  workdir = open_workdir(path, experiment.config, {})
-  if workdir.done.exists():
-    return
-  with StopFlag() as stop:
+  with opened(config, path) as (experiment, workdir), StopFlag() as stop:
+    if workdir.done.exists():
+      return
     state = training.train(experiment, workdir, stop)
     evaluation.evaluate(experiment, training.evaluated_params(state), workdir, stop)
-  workdir.done.touch()
+    workdir.done.touch()

@@ -25,9 +25,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 from configs import ncsn_gmm_published
 from scorelab import evaluation, training
 from scorelab.checkpoints import Checkpoints
-from scorelab.experiment import build
 from scorelab.plotting import write_csv
-from scorelab.run import StopFlag, exit_with, open_workdir
+from scorelab.run import StopFlag, exit_with
+from scripts import studies
 
 METRICS = ("max_sliced_wasserstein", "off_mode_share")
 
@@ -47,9 +47,8 @@ def configure(seed: int, fast: bool) -> ConfigDict:
 
 def measure(config: ConfigDict, path: pathlib.Path, stop: StopFlag) -> list[dict[str, float]]:
   """Trains, unless that is done, and measures each checkpoint of the last third."""
-  experiment = build(config)
-  workdir = open_workdir(path, experiment.config, {})
-  training.train(experiment, workdir, stop)
+  with studies.opened(config, path) as (experiment, workdir):
+    training.train(experiment, workdir, stop)
   template, table = training.init_state(experiment), []
   with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
     for step in checkpoints.steps():

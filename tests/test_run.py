@@ -100,7 +100,7 @@ def test_signals_are_noted_and_handlers_put_back(number):
   assert signal.getsignal(number) is before
 
 
-def test_a_stopped_script_says_so_and_exits_75(capsys):
+def test_a_script_says_in_a_line_why_it_ends(capsys):
   def stopped():
     raise run.Preempted
 
@@ -111,3 +111,12 @@ def test_a_stopped_script_says_so_and_exits_75(capsys):
   with pytest.raises(SystemExit) as ended:
     run.exit_with(lambda: 3)
   assert ended.value.code == 3
+
+  for error, code in ((run.RefusedError("held"), 2), (run.RunError("loss is nan"), 1)):
+
+    def fails(error=error):
+      raise error
+
+    with pytest.raises(SystemExit) as ended:
+      run.exit_with(fails)
+    assert (ended.value.code, capsys.readouterr().err) == (code, f"{error}\n")

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from configs import ddpm_digits, ncsn_gmm
-from scorelab import training
+from scorelab import progress, training
 from scorelab.experiment import build
 from scorelab.predictions import Prediction
 from scorelab.run import Preempted, RunError, StopFlag, open_workdir, read_jsonl
+from scorelab.typing import Average
 from tests.stopping import StopAfter
 
 
@@ -137,7 +138,7 @@ def test_check_finite_names_the_first_bad_step():
   bad = np.array([1, 1, np.inf, np.nan, 1])
   metrics = {"loss": good, "grad_norm": bad, "param_norm": good}
   with pytest.raises(RunError, match="grad_norm is inf at step 8"):
-    training.check_finite(metrics, 10)
+    progress.check_finite(metrics, 10)
 
 
 def test_training_learns(tmp_path):
@@ -159,10 +160,10 @@ def test_training_learns(tmp_path):
 def test_summary_pools_bands_and_leaves_empty_ones_out():
   total = np.array([[2.0, 0.0], [4.0, 0.0]])
   count = np.array([[1.0, 0.0], [3.0, 0.0]])
-  line = training.summarise(
+  line = progress.summarise(
     {
       "loss": np.array([1.0, 3.0]),
-      "band_loss": training.Average(total, count),
+      "band_loss": Average(total, count),
     }
   )
   assert line == {"loss": 2.0, "band_loss": [1.5, None]}

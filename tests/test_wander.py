@@ -2,8 +2,16 @@
 
 import pytest
 
+from scorelab import lock
 from scorelab.plotting import read_csv
 from scripts import wander
+
+
+def test_a_study_keeps_out_of_a_folder_that_is_at_work(tmp_path):
+  folder = tmp_path / "runs" / "seed-0"
+  with lock.hold(folder), pytest.raises(lock.UnwritableError, match="is at work here"):
+    wander.main(["--seeds=1", "--fast", f"--runs={tmp_path / 'runs'}", f"--out={tmp_path}"])
+  assert not (folder / "config.json").exists()
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from configs import ddpm_circles, ncsn_gmm, ncsn_gmm_published, sbgm_digits
 from scorelab import training
 from scorelab.experiment import Experiment, build
+from scorelab.progress import summarise
 from scorelab.schedules import Level
 from scorelab.typing import Params
 from scripts.benchmarks import torch_training, unet
@@ -93,7 +94,7 @@ def ours(config: str, steps: int, quick: bool, loop: bool = False) -> Task:
         float(line["loss"])
     else:
       state, line = chunk(state, experiment.data, length=steps)
-      training.summarise(line)
+      summarise(line)
     jax.block_until_ready(state)
 
   def output() -> jax.Array:
