@@ -9,16 +9,13 @@ so that whatever follows the exact score memorises: its samples are the points t
 that was trained on the points is told apart from that optimum by how far it is from memorising.
 
 Reference: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
-NeurIPS 2022 (arXiv 2206.00364), appendix B.3, eq. 57: the ideal denoiser of a finite data set. The
-running softmax is that of Milakov and Gimelshein, "Online normalizer calculation for softmax"
-(arXiv 1805.02867), algorithm 3.
+NeurIPS 2022 (arXiv 2206.00364), appendix B.3, eq. 57: the ideal denoiser of a finite data set.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,17 +27,7 @@ from scorelab.schedules import Level
 from scorelab.typing import Array, Key
 
 _EXACT = jax.lax.Precision.HIGHEST  # the truth is not computed in TF32
-_NUMBERS = 2**20  # of differences, in memory at a time
-
-
-class _Sums(NamedTuple):
-  """Sums over some of the points, for one noisy point: weights are relative to exp(top)."""
-
-  top: Array  # [], the largest exponent so far
-  total: Array  # [], of the weights
-  points: Array  # [d], of weight (p - middle)
-  squares: Array  # [d], of weight (p - middle)^2
-  gaps: Array  # [d], of weight (alpha p - x)
+_WEIGHTS = 2**20  # in memory at a time: of some noisy points, for every point
 
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False)
@@ -49,8 +36,8 @@ class Empirical:
 
   Attributes:
     points: [n, *event].
-    chunk_size: how many points at a time a noisy point is compared with: beside the points
-      themselves a prediction needs some 20 MB, whatever n and d, or a chunk's size. Static.
+    chunk_size: how many points at a time are summed: beside the points themselves a prediction
+      needs some 20 MB, whatever n and d, or twice a chunk's size. Static.
   """
 
   points: Array
@@ -120,56 +107,65 @@ class Empirical:
     """
     batch = x.shape[: x.ndim - len(self.event_shape)]
     alpha, sigma = (jnp.broadcast_to(a, batch).reshape(-1) for a in (level.alpha, level.sigma))
-    chunk = min(self.chunk_size, len(self.points)) * self.dim
-    rows = max(1, _NUMBERS // chunk)  # noisy points at a time
-    sums = jax.lax.map(
-      lambda row: self._sums(*row), (x.reshape(-1, self.dim), alpha, sigma), batch_size=rows
+    score, x0, variance, log_density = jax.lax.map(
+      lambda row: self._at(*row),
+      (x.reshape(-1, self.dim), alpha, sigma),
+      batch_size=max(1, _WEIGHTS // len(self.points)),
     )
-    mean = sums.points / sums.total[:, None]
-    # About the middle of the points, so that little is lost to cancellation.
-    variance = jnp.maximum(sums.squares / sums.total[:, None] - mean**2, 0)
-    score = sums.gaps / (sums.total * sigma**2)[:, None]
-    log_density = sums.top + jnp.log(sums.total / len(self.points))
-    log_density -= self.dim / 2 * jnp.log(2 * jnp.pi * sigma**2)
     return Prediction.of(
       x,
       level,
       "score",
       score=score.reshape(x.shape),
-      x0=(self._middle + mean).reshape(x.shape),
+      x0=x0.reshape(x.shape),
       x0_variance=variance.reshape(x.shape),
       log_density=log_density.reshape(batch),
     )
 
+  def _at(self, x: Array, alpha: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
+    """Score [d], E[x_0 | x] [d], its variances [d] and the log-density [] at one point x [d].
+
+    Sums over k are about the nearest point p_j: E[x_0 | x] - p_j = sum_{k != j} r_k (p_k - p_j), so
+    that a product's rounding errors have the others' weight, which is little at little noise.
+    """
+    points = self._flat
+    squares = jax.lax.map(
+      lambda p: jnp.sum((alpha * p - x) ** 2), points, batch_size=self.chunk_size
+    )
+    exponents = -squares / (2 * sigma**2)
+    j = jnp.argmax(exponents)
+    r = jnp.where(jnp.arange(len(points)) == j, 0, jax.nn.softmax(exponents))
+    share, sums, spread = jnp.sum(r), *self._sums(r)
+    nearest = points[j] - self._middle
+    apart = sums - share * nearest
+    variance = spread - 2 * sums * nearest + share * nearest**2 - apart**2
+    score = (alpha * points[j] - x + alpha * apart) / sigma**2
+    log_density = jax.nn.logsumexp(exponents) - jnp.log(len(points))
+    log_density -= self.dim / 2 * jnp.log(2 * jnp.pi * sigma**2)
+    return score, points[j] + apart, jnp.maximum(variance, 0), log_density
+
+  @property
+  def _flat(self) -> Array:
+    """The points, [n, d]."""
+    return self.points.reshape(len(self.points), -1)
+
   @property
   def _middle(self) -> Array:
-    """The mean of the points, flat: [d]."""
-    return jnp.mean(self.points, axis=0).reshape(-1)
+    """Their mean, [d]: little is lost to cancellation of what is measured from there."""
+    return jnp.mean(self._flat, axis=0)
 
-  def _sums(self, x: Array, alpha: Array, sigma: Array) -> _Sums:
-    """Sums over all points for one noisy point x [d], a chunk of them at a time."""
-    n, size = len(self.points), min(self.chunk_size, len(self.points))
-    points, middle = self.points.reshape(n, -1), self._middle
+  def _sums(self, weights: Array) -> tuple[Array, Array]:
+    """Sums of weight (p - middle) and of weight (p - middle)^2, [d]: a chunk at a time."""
+    n, size, middle = len(self.points), min(self.chunk_size, len(self.points)), self._middle
 
-    def add(sums: _Sums, p: Array) -> _Sums:
-      gaps = alpha * p - x
-      exponents = -jnp.sum(gaps**2, axis=1) / (2 * sigma**2)
-      top = jnp.maximum(sums.top, jnp.max(exponents))
-      weights, shrink = jnp.exp(exponents - top), jnp.exp(sums.top - top)
+    def add(start: Array | int, size: int, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+      w, p = (jax.lax.dynamic_slice_in_dim(a, start, size) for a in (weights, self._flat))
+      products = (jnp.matmul(w, a, precision=_EXACT) for a in (p - middle, (p - middle) ** 2))
+      return jax.tree.map(jnp.add, sums, tuple(products))
 
-      def summed(a: Array) -> Array:
-        return jnp.matmul(weights, a, precision=_EXACT)
-
-      found = (jnp.sum(weights), summed(p - middle), summed((p - middle) ** 2), summed(gaps))
-      return _Sums(top, *(shrink * a + b for a, b in zip(sums[1:], found, strict=True)))
-
-    def add_chunk(i: int, sums: _Sums) -> _Sums:
-      return add(sums, jax.lax.dynamic_slice_in_dim(points, i * size, size))
-
-    nothing = jnp.zeros_like(x)
-    start = _Sums(jnp.full_like(alpha, -jnp.inf), jnp.zeros_like(alpha), *[nothing] * 3)
-    sums = jax.lax.fori_loop(0, n // size, add_chunk, start)
-    return add(sums, points[n - n % size :]) if n % size else sums
+    sums = (jnp.zeros_like(middle), jnp.zeros_like(middle))
+    sums = jax.lax.fori_loop(0, n // size, lambda i, sums: add(i * size, size, sums), sums)
+    return add(n - n % size, n % size, sums) if n % size else sums
 
 
 def nearest_distance(x: np.ndarray, points: np.ndarray) -> np.ndarray:

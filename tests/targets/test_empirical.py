@@ -44,6 +44,24 @@ def test_float32_at_little_noise():
   np.testing.assert_allclose(got.x0, points, 1e-6)
 
 
+def test_float32_between_two_points():
+  """Where two points of twenty count, a hundred times closer to each other than to their middle.
+
+  For +- h about the origin: E[x_0 | x] = h tanh(h . x / sigma^2), its variance h^2 - E[x_0 | x]^2.
+  """
+  h, sigma = np.array([0.05, 0.1]), 0.1
+  away = RNG.normal(0, 10, (18, 2)) + 30
+  x = np.outer(np.linspace(-1, 1, 9), h)
+  want = h * np.tanh(x @ h / sigma**2)[:, None]
+  points = np.concatenate([[h, -h], away]).astype(np.float32)
+  level = Level(None, jnp.array(1.0), jnp.array(sigma, jnp.float32))
+  got = jax.jit(Empirical(points).predict)(jnp.asarray(x, jnp.float32), level)
+  np.testing.assert_allclose(got.x0, want, 1e-5, 1e-6)
+  # Squares of the distance to the middle, 40, are rounded.
+  np.testing.assert_allclose(got.x0_variance, h**2 - want**2, atol=40**2 * 2**-24)
+  np.testing.assert_allclose(got.score, (want - x) / sigma**2, 1e-4, 1e-4)
+
+
 def test_large_sets_fit_in_memory():
   """60,000 points of 784 numbers take 188 MB: beside them only what 64 noisy points need."""
   points = jax.ShapeDtypeStruct((60_000, 28, 28, 1), jnp.float32)
