@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -96,14 +95,13 @@ def neighbours(
     text: the caption.
     bounds: as for `albums`.
   """
-  figure = style.new_figure(8.6, 3.3)
+  figure = style.new_figure(8.6, 3.1 + 0.2 * len(distances))
   ax, *others = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
   colours = (style.GREY, style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE)
   for (name, values), colour in zip(distances.items(), colours, strict=False):
-    label = textwrap.fill(f"{name}: median {np.median(values):.2f}", 38)
-    ax.ecdf(values, color=colour, label=label)
+    ax.ecdf(values, color=colour, label=f"{name}: median {np.median(values):.2f}")
   ax.set(xlabel="distance to the nearest training image", ylabel="share of images", xlim=(0, None))
-  ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+  figure.legend(loc="outside upper left")
   for other, page in zip(others, pairs, strict=True):
     draw_tiles(other, page.images, 4, bounds)
     other.set_title(page.title)
