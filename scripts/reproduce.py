@@ -104,12 +104,14 @@ class Study:
     fast: the same, for seconds a run.
     folder: of results/reference/ that it writes to.
     keeps_runs: whether it takes --runs.
+    of: the config whose run it takes as its --workdir, or ''.
   """
 
   arguments: tuple[str, ...] = ()
   fast: tuple[str, ...] = ("--seeds=1", "--fast")
   folder: str = "."
   keeps_runs: bool = True
+  of: str = ""
 
 
 _SMALL = ("--iterations=2", "--keys=2", "--size=50")
@@ -118,7 +120,7 @@ STUDIES = {
   "wander": Study(folder="ncsn_gmm_published"),
   "score_matching": Study(),
   "circles": Study(),
-  "optimise_grid": Study(_GRID, _SMALL, "optimised_grid", keeps_runs=False),
+  "optimise_grid": Study(_GRID, _SMALL, "optimised_grid", keeps_runs=False, of="ncsn_gmm"),
   "pareto": Study(fast=("--fast",), folder="pareto"),
 }
 
@@ -206,8 +208,11 @@ class Places:
     arguments = [f"scripts/{name}.py", *(study.fast if self.fast else study.arguments)]
     if study.keeps_runs and self.runs != RESULTS:
       arguments.append(f"--runs={self.runs / name}")
+    of = (self.run(study.of),) if study.of else ()
+    for run in of:
+      arguments += ["--workdir", run.task.shown()]
     arguments += self.to(study.folder)
-    return self.step(f"study {name}", arguments)
+    return self.step(f"study {name}", arguments, of)
 
   def steps(self, system: System) -> list[Step]:
     """Every command of a system, in order."""
