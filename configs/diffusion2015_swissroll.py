@@ -11,8 +11,8 @@ batch, the learning rate is higher and decays, and an average of the parameters 
 
 Expect, with the KL averaged over t = 2..40 and both dimensions (half the loss), 0.0886 nats against
 0.0878, the least that any Gaussian of diagonal covariance can have: 0.105 after 1000 steps and
-0.090 after 4000; the published form is at 0.76 after 32,000. Sliced W2 of 5000 samples 0.0208
-+- 0.0019, where the floor is 0.0177 +- 0.0015.
+0.090 after 4000; the published form is at 0.76 after 32,000. Sliced W2 of 5000 samples 0.0214
++- 0.0020, where the floor is 0.0177 +- 0.0018.
 
 The chain ends at x_1, whose noise has std 0.003: from there no step was ever learned.
 """

@@ -4,7 +4,7 @@
   python main.py --config=configs/hutchinson_gmm.py:fast    # seconds, for tests
 
 Expect a relative score error below 0.005 over each of the nine modes (`at sigma = 0`): over five
-seeds the worst mode has 0.0013 on average and at most 0.0016 (scripts/score_matching.py). What it
+seeds the worst mode has 0.0014 on average and at most 0.0017 (scripts/score_matching.py). What it
 takes is said in base.score_matching.
 """
 

@@ -4,7 +4,7 @@
   python main.py --config=configs/ssm_gmm.py:fast    # seconds, for tests
 
 Expect a relative score error below 0.005 over each of the nine modes (`at sigma = 0`): over five
-seeds the worst mode has 0.0033 on average and at most 0.0043 (scripts/score_matching.py). What it
+seeds the worst mode has 0.0035 on average and at most 0.0043 (scripts/score_matching.py). What it
 takes is said in base.score_matching. Its variance-reduced form is ssm_vr_gmm.py.
 """
 

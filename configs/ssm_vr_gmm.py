@@ -4,7 +4,7 @@
   python main.py --config=configs/ssm_vr_gmm.py:fast    # seconds, for tests
 
 Expect a relative score error below 0.005 over each of the nine modes (`at sigma = 0`): over five
-seeds the worst mode has 0.0016 on average and at most 0.0021 (scripts/score_matching.py). What it
+seeds the worst mode has 0.0017 on average and at most 0.0027 (scripts/score_matching.py). What it
 takes is said in base.score_matching. The expression is that of hutchinson_gmm.py, whose probes are
 signs; here they are Gaussian, as in the paper's theory.
 """

@@ -126,7 +126,7 @@ def summarise(
 
 
 def as_markdown(table: list[dict[str, Any]]) -> str:
-  """The table as the README has it: mean and standard error over the seeds."""
+  """The table in Markdown: mean and standard error over the seeds."""
   header = ["study", "loss", "steps", "score error, median", "worst", "worst of any seed"]
   header += ["max-SW2", "energy distance", "mode-weight TV", "off-mode", "ms a step", "KL bound"]
   lines = [header, ["---"] * len(header)]
