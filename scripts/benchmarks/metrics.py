@@ -101,7 +101,8 @@ def _sliced_matches(name: str, quick: bool, bars: tuple[Bar, ...]) -> list[Match
         f"{n:,} v {n:,} points, {size['num']} projections",
         sides,
         {"sorting": Side(sorting, {"rows": size["num"], "columns": n})},
-        rtol=1e-3,  # POT's own float32 and float64 differ by 6e-4
+        # POT's own float32 and float64 differ by 6e-4, at a million points by 5e-3.
+        rtol=1e-3 if n < 10**6 else 1e-2,
         rounds=5,
         bars=bars,
       )
