@@ -157,6 +157,16 @@ def test_training_learns(tmp_path):
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+def test_an_xla_without_the_option_is_not_given_it(monkeypatch):
+  def refuse(*_, **__):
+    raise jax.errors.JaxRuntimeError("No such compile option")
+
+  training.own_sums.cache_clear()
+  monkeypatch.setattr(jax, "jit", refuse)
+  assert training.own_sums() == {}
+  training.own_sums.cache_clear()
+
+
 def test_summary_pools_bands_and_leaves_empty_ones_out():
   total = np.array([[2.0, 0.0], [4.0, 0.0]])
   count = np.array([[1.0, 0.0], [3.0, 0.0]])
