@@ -183,7 +183,8 @@ def best_stock(rows: list[dict[str, Any]], problem: str, measure_name: str) -> d
 def least_gain(rows: list[dict[str, Any]], problem: str, measure_name: str) -> float:
   """The least of the gains over the stock grids, each in its own standard errors."""
   chosen = [r for r in rows if r["on"] == problem and r["measure"] == measure_name]
-  return min(r["gain"] / r["gain_sem"] for r in chosen if r["grid"] != NEW)
+  # A grid that the descent did not leave has neither a gain nor an error.
+  return min(r["gain"] / (r["gain_sem"] or 1) for r in chosen if r["grid"] != NEW)
 
 
 def main(argv: list[str] | None = None) -> int:
