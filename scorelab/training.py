@@ -227,8 +227,7 @@ def repeated(step: Callable[..., tuple[TrainState, Metrics]], experiment: Experi
 def own_sums() -> dict[str, str]:
   """Compiler options by which XLA keeps the sums that it hands to a library on a CPU.
 
-  A step of a network with convolutions then takes a tenth to a fifth less; of others it may take
-  more.
+  A step of a network with convolutions then takes a tenth to a fifth less; others may take more.
   Nothing on other devices, or where XLA has no such option: it is an experimental one.
   """
   if jax.default_backend() != "cpu":

@@ -208,11 +208,12 @@ class Places:
     arguments = [f"scripts/{name}.py", *(study.fast if self.fast else study.arguments)]
     if study.keeps_runs and self.runs != RESULTS:
       arguments.append(f"--runs={self.runs / name}")
-    of = (self.run(study.of),) if study.of else ()
-    for run in of:
-      arguments += ["--workdir", run.task.shown()]
+    after: tuple[Step, ...] = ()
+    if study.of:
+      after = (self.run(study.of),)
+      arguments += ["--workdir", after[0].task.shown()]
     arguments += self.to(study.folder)
-    return self.step(f"study {name}", arguments, of)
+    return self.step(f"study {name}", arguments, after)
 
   def steps(self, system: System) -> list[Step]:
     """Every command of a system, in order."""
