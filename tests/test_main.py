@@ -21,6 +21,7 @@ from scorelab.experiment import build
 from scorelab.lock import hold
 from scorelab.run import open_workdir
 
+pytestmark = pytest.mark.e2e
 FAST = "--config=configs/ncsn_gmm.py:fast"
 SMALL = ["--config.network.width=16", "--config.network.depth=1", "--config.training.batch_size=32"]
 
