@@ -17,31 +17,57 @@ from numpy.typing import ArrayLike
 from scorelab.metrics.reference import Reference, as_pair
 from scorelab.typing import Array, Key
 
-_DIRECT_DIMENSIONS = 8  # above it, one matrix product is faster than a sum over coordinates
-_BLOCK = 2**13  # points of x and of y at a time: 256 MiB of distances where they are stored
+_COORDINATES = 8  # summed in one loop, without an [n, m] array between them
+_BLOCK = 2**13  # points of x and of y at a time
 _IN_CACHE = 2**20  # kernel values at a time: 8 MiB, which are worked on where they are
+_SQUARES = 2**18  # squared distances at a time: 1 MiB in float32, which stays in a core's cache
 
 
 @jax.jit
 def mean_distances(x: Array, y: Array) -> Array:
-  """mean_j |x_i - y_j| of x [n, d] and y [m, d], of shape [n]. Jittable.
+  """Returns mean_j |x_i - y_j| of x [n, d] and y [m, d], of shape [n]. Jittable.
 
-  Above 8 dimensions it cancels |x|^2 + |y|^2 against 2 x.y: centre points far from the origin.
+  Differences are formed in the points' own precision, in every dimension: |x|^2 + |y|^2 - 2 x.y
+  would cancel for modes that are tight and far apart. Means are in float64 where JAX has it
+  enabled: a float32 sum of distances of about one size rounds all of them the same way.
   """
-  if x.shape[1] <= _DIRECT_DIMENSIONS:
+  n, d = x.shape
+  if d <= _COORDINATES:
     # Written out over the coordinates, XLA fuses it all into one loop: no [n, m] array is made.
-    squared = sum((x[:, i, None] - y[None, :, i]) ** 2 for i in range(x.shape[1]))
-  else:
-    products = jnp.matmul(x, y.T, precision="highest")
-    squared = jnp.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * products, 0)
-  return jnp.sqrt(squared).mean(1)
+    return _mean_root(sum((x[:, i, None] - y[None, :, i]) ** 2 for i in range(d)))
+  y = _by_coordinates(y)
+  size = min(n, max(1, _SQUARES // y.shape[-1]))
+
+  def mean_of(x: Array) -> Array:
+    x = _by_coordinates(x)
+
+    def add(i: Array, squares: Array) -> Array:
+      # Indexed one coordinate at a time: XLA vectorises this, and not a loop over x[i] and y[i].
+      return squares + sum((x[i, j][:, None] - y[i, j]) ** 2 for j in range(_COORDINATES))
+
+    zeros = jnp.zeros((size, y.shape[-1]), x.dtype)
+    return _mean_root(jax.lax.fori_loop(0, len(x), add, zeros))
+
+  blocks = jnp.pad(x, ((0, -n % size), (0, 0))).reshape(-1, size, d)
+  return jax.lax.map(mean_of, blocks).reshape(-1)[:n]
+
+
+def _by_coordinates(x: Array) -> Array:
+  """Splits [n, d] into [ceil(d / c), c, n], c coordinates at a time; zeros fill the last group."""
+  padded = jnp.pad(x, ((0, 0), (0, -x.shape[1] % _COORDINATES)))
+  return padded.T.reshape(-1, _COORDINATES, len(x))
+
+
+def _mean_root(squares: Array) -> Array:
+  """Returns the means [n] of the roots of [n, m]."""
+  return jnp.sqrt(squares).mean(1, dtype=jnp.result_type(float))
 
 
 def mean_pairwise_distance(x: ArrayLike, y: ArrayLike | None = None) -> float:
-  """mean_ij |x_i - y_j|, Euclidean, over all pairs; y = x where it is left out.
+  """Returns mean_ij |x_i - y_j|, Euclidean, over all pairs; y = x by default.
 
-  Computed in float64 if x or y is, else in float32 with the outer mean in float64; by blocks, so
-  that beside copies of the points at most 256 MiB of distances (float64: 512) are in memory.
+  Distances are in float64 if x or y is, else in float32; means are in float64. Works on blocks of
+  pairs, so that memory does not grow with n m.
 
   Args:
     x: [n] or [n, ...], trailing axes flattened.
@@ -51,16 +77,15 @@ def mean_pairwise_distance(x: ArrayLike, y: ArrayLike | None = None) -> float:
     ValueError: the dimensions differ, or a set is empty.
   """
   x, y = as_pair(x, x if y is None else y)
-  dtype, centre = np.result_type(x, y), y.mean(0, dtype=np.float64)
-  x, y = x - centre, y - centre
+  dtype = np.result_type(x, y)
   total = 0.0
-  with jax.enable_x64(dtype == np.float64):
+  with jax.enable_x64(True):
     # One block more of y than of x: XLA makes square products several times slower on the CPU.
     x_blocks = np.array_split(x, len(x) // _BLOCK + 1)
     y_blocks = np.array_split(y, min(len(y), len(y) // _BLOCK + 2))
     for rows, columns in itertools.product(x_blocks, y_blocks):
       means = mean_distances(jnp.asarray(rows, dtype), jnp.asarray(columns, dtype))
-      total += np.asarray(means, np.float64).sum() * len(columns)
+      total += float(np.asarray(means).sum()) * len(columns)
   return float(total / (len(x) * len(y)))
 
 
