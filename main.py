@@ -19,15 +19,18 @@ from ml_collections import config_flags
 
 from configs import base
 from scorelab import last_words
-from scorelab.command_line import explain, missing_file
-from scorelab.options import check_fields
+from scorelab.command_line import expand_flagfiles, explain, import_beside, missing_file
+from scorelab.options import ConfigError, check_fields
 
 if TYPE_CHECKING:
   from scorelab.ensembles import Ensemble
   from scorelab.experiment import Experiment
   from scorelab.run import Workdir
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: configs/NAME.py[:fast].")
+_ARGV: list[str] = []  # as typed, but for flag files, whose flags stand in their place
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "The experiment: configs/NAME.py[:fast].", sys_argv=_ARGV
+)
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where the run leaves what it leaves [results/<config>/<run id>]."
 )
@@ -71,11 +74,16 @@ def _config_flag(argv: list[str]) -> str:
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; a mistake ends the program with one line and code 2."""
   logging.set_verbosity(logging.ERROR)
+  try:
+    argv = _ARGV[:] = expand_flagfiles(argv)
+  except ConfigError as error:
+    _fail(str(error))
   config = _config_flag(argv)
   if sum(argument.partition("=")[0].lstrip("-") == "config" for argument in argv) > 1:
     _fail("main.py: --config is given more than once")
   if config and (message := missing_file(config)):
     _fail(message)
+  import_beside(config)
   try:
     rest = flags.FLAGS(argv)
     check_fields(_CONFIG.value, base.get_config())
@@ -96,12 +104,11 @@ def main(argv: list[str]) -> None:
   from scorelab.checkpoints import CheckpointError, UnreadableError, silence_orbax
   from scorelab.checks import check_devices, check_metrics, check_rows
   from scorelab.experiment import Experiment, build
-  from scorelab.options import ConfigError
 
   logging.set_verbosity(logging.WARNING)
   silence_orbax()
   config, mode = _CONFIG.value, _MODE.value
-  file = _config_flag(sys.argv)
+  file = _config_flag(_ARGV)
   if not (_WORKDIR.value or "").isprintable():
     _fail(f"main.py: --workdir={_WORKDIR.value!r} must be one line")
   path = pathlib.Path(_WORKDIR.value or ".")

@@ -5,13 +5,30 @@ Nothing here imports JAX: a mistake on the command line is answered at once.
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from scorelab.importing import make_importable
 from scorelab.options import ConfigError, did_you_mean
+
+
+def expand_flagfiles(argv: Sequence[str]) -> list[str]:
+  """Returns the command line with every --flagfile=FILE replaced by the flags in that file.
+
+  Raises:
+    ConfigError: a file cannot be read, or is not text.
+  """
+  values = flags.FlagValues()
+  values.set_gnu_getopt()
+  try:
+    return [*argv[:1], *values.read_flags_from_files(list(argv[1:]))]
+  except (flags.Error, OSError, UnicodeDecodeError) as error:
+    said = str(error).removeprefix("ERROR:: Unable to open flagfile: ")
+    raise ConfigError(f"main.py: --flagfile: {said}") from error
 
 
 def read_config(config: str, arguments: Sequence[str] = ()) -> ConfigDict:
@@ -26,6 +43,7 @@ def read_config(config: str, arguments: Sequence[str] = ()) -> ConfigDict:
   """
   if message := missing_file(config):
     raise ConfigError(message)
+  import_beside(config)
   values = flags.FlagValues()
   argv = ["", f"--config={config}", *arguments]
   flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
@@ -34,6 +52,12 @@ def read_config(config: str, arguments: Sequence[str] = ()) -> ConfigDict:
   except Exception as error:  # whatever a config module or ml_collections raises
     raise ConfigError(explain(error, config, argv)) from error
   return flag.value
+
+
+def import_beside(config: str) -> None:
+  """Lets a config file import what is next to it and in the current directory."""
+  make_importable(pathlib.Path(config.partition(":")[0]).parent)
+  make_importable(os.getcwd())
 
 
 def missing_file(config: str) -> str | None:

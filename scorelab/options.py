@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
+from scorelab.importing import import_attribute
+
 Section: TypeAlias = Mapping[str, Any] | ConfigDict
 """A sub-config: options by name, None where the named function's own default holds."""
 
@@ -23,14 +25,33 @@ class ConfigError(ValueError):
   """A config that makes no experiment; the message is one line without the config's name."""
 
 
-def choose(known: Mapping[str, Any], name: Any, path: str, what: str) -> Any:
-  """known[name].
+def choose(known: Mapping[str, Any], name: Any, path: str, what: str, own: bool = True) -> Any:
+  """Returns known[name], or the part of one's own that a dotted name imports.
+
+  Args:
+    known: a registry.
+    name: a key of it, or 'module.attribute'.
+    path: the field, for messages.
+    what: the kind of part, for messages.
+    own: whether a part from outside the registry is allowed.
 
   Raises:
-    ConfigError: there is none; says which are, and which was probably meant.
+    ConfigError: there is none; says which are known and which was probably meant.
   """
   if name in known:
     return known[name]
+  example = next(iter(known.values()), "")
+  dotted = "." in str(name) and all(part.isidentifier() for part in str(name).split("."))
+  if own and dotted and not isinstance(example, str):  # strings are choices, not parts
+    try:
+      found = import_attribute(name)
+    except ImportError as error:
+      raise ConfigError(f"{path} = {name!r}: {error}") from error
+    if callable(example) and not callable(found):
+      raise ConfigError(f"{path} = {name!r} is not a function or a class")
+    if not (callable(example) or isinstance(found, type(example))):
+      raise ConfigError(f"{path} = {name!r} must be a {type(example).__name__}")
+    return found
   article = "an" if what[0] in "aeiou" else "a"
   raise ConfigError(
     f"{path} = {name!r} is not {article} {what}{did_you_mean(str(name), known)} "

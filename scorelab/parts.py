@@ -33,6 +33,7 @@ from scorelab.metrics import (
   in_features,
   needed_by,
 )
+from scorelab.metrics.features import batched
 from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES, NETWORKS
 from scorelab.optimizers import DECAYS, RULES, make_optimizer
 from scorelab.options import (
@@ -50,7 +51,6 @@ from scorelab.predictions import (
   Exact,
   Parameterization,
 )
-from scorelab.pretrained.features import imported_features
 from scorelab.pretrained.files import PretrainedError
 from scorelab.pretrained.inception import inception_features
 from scorelab.rows import Row, make_row, parse_changes, parse_row
@@ -191,7 +191,7 @@ def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
     ("level_features", LEVEL_FEATURES, "kind of features"),
   ):
     if section[field] is not None:
-      choose(known, section[field], f"network.{field}", what)
+      choose(known, section[field], f"network.{field}", what, own=False)
   network = make(NETWORKS, section, "network", "network")
   norms, widths = getattr(network, "norms", None), getattr(network, "widths", ())
   if norms is not None and len(norms) != len(widths):
@@ -232,7 +232,7 @@ def _make_loss(
   section = config.loss
   construct = choose(LOSSES, section.name, "loss.name", "loss")
   if section.spacing is not None:
-    choose(GRIDS, section.spacing, "loss.spacing", "grid")
+    choose(GRIDS, section.spacing, "loss.spacing", "grid", own=False)
   for low, high in (("sigma_min", "sigma_max"), ("t_min", "t_max")):
     ends = section[low], section[high]
     if None not in ends and not any(map(is_traced, ends)) and ends[0] >= ends[1]:
@@ -285,7 +285,7 @@ def optimizer_of(config: ConfigDict) -> optax.GradientTransformation:
   """The rule of config.optimizer, its rate decaying over the training."""
   section = config.optimizer
   rule = choose(RULES, section.name, "optimizer.name", "optimizer")
-  choose(DECAYS, section.decay, "optimizer.decay", "decay")
+  choose(DECAYS, section.decay, "optimizer.decay", "decay", own=False)
   own = accepted_options(make_optimizer) - {"num_steps"}
   refuse_unused(section, "optimizer", section.name, (rule,), {*own, "ema_decays"})
   return make_optimizer(
@@ -367,10 +367,10 @@ def _in_features(
 ) -> Callable[..., float]:
   """The metric in the features of this name, or of a function by its dotted name."""
   if "." in name:
-    try:
-      extract = imported_features(name)
-    except ValueError as error:
-      raise ConfigError(f"{path}: {error}") from error
+    # The function takes images [n, h, w, c] in float32, -1 to 1, gives features [n, d], and is
+    # jitted: it reads its weights where it is traced.
+    own = choose({"": batched}, name, f"{path}: features", "function of images")
+    extract = batched(jax.jit(own))
     return in_features(metric, name, lambda _: extract)
   known = {**FEATURES, "inception": lambda _: inception_features(inception_path)}
   make_extractor = choose(known, name, f"{path}: features", "network of features")

@@ -113,9 +113,9 @@ def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
       f"{path} = {spec!r} must read 'name:num_steps' or 'name:num_steps:field=value'"
     )
   name, num_steps, *changes = parts
-  choose(SAMPLERS | KERNELS, name, path, "sampler")
+  part = choose(SAMPLERS | KERNELS, name, path, "sampler")
   shared = accepted_options(*GRIDS.values()) | {"grid"} | _PREDICTION_FIELDS
-  shared = set() if name in KERNELS else shared
+  shared = set() if _is_kernel(part) else shared
   kept = {k: v for k, v in main.items() if name == main["name"] or k in shared}
   row = {**kept, "name": name, "num_steps": int(num_steps)}
   return row | parse_changes(changes, f"{path} = {spec!r}")
@@ -146,15 +146,21 @@ def make_row(settings: Mapping[str, Any], path: str, schedule: Schedule, has_den
   """
   for field, value in settings.items():
     check_bound(f"sampler.{field}", value, shown=f"{path}.{field}")
-  choose(SAMPLERS | KERNELS, settings["name"], f"{path}.name", "sampler")
-  if settings["name"] in KERNELS:
-    return _make_chain_row(settings, path, schedule, has_density)
-  return _make_grid_row(settings, path, schedule)
+  part = choose(SAMPLERS | KERNELS, settings["name"], f"{path}.name", "sampler")
+  if _is_kernel(part):
+    return _make_chain_row(part, settings, path, schedule, has_density)
+  return _make_grid_row(part, settings, path, schedule)
 
 
-def _make_grid_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -> Row:
+def _is_kernel(part: Callable[..., Any]) -> bool:
+  """Whether a part is a Langevin kernel, which takes a score and no grid."""
+  return "score" in inspect.signature(part).parameters
+
+
+def _make_grid_row(
+  sampler: Callable[..., Samples], settings: Mapping[str, Any], path: str, schedule: Schedule
+) -> Row:
   name, num_steps = settings["name"], settings["num_steps"]
-  sampler = SAMPLERS[name]
   make_grid = choose(GRIDS, settings["grid"], f"{path}.grid", "grid")
   guidance = None
   named, parts = f"{name} on the {settings['grid']} grid", [sampler, make_grid]
@@ -206,11 +212,14 @@ def _make_grid_row(settings: Mapping[str, Any], path: str, schedule: Schedule) -
 
 
 def _make_chain_row(
-  settings: Mapping[str, Any], path: str, schedule: Schedule, has_density: bool
+  kernel: Callable[..., Any],
+  settings: Mapping[str, Any],
+  path: str,
+  schedule: Schedule,
+  has_density: bool,
 ) -> Row:
   """A Langevin kernel on the law at one level: `sigma`, or the data themselves."""
   name, num_steps = settings["name"], settings["num_steps"]
-  kernel = KERNELS[name]
   own = {"num_steps", "start_std", "sigma"}
   refuse_unused(settings, path, name, (kernel,), {*own, "grid"})
   if "step_size" not in settings:

@@ -279,9 +279,11 @@ def open_workdir(
     old, new = training_fields(found), training_fields(config)
     for name in sorted(old.keys() | new.keys()):
       if old.get(name) != new.get(name):
+        advice = "give another --workdir, or that value"
+        if name == "training.num_steps":  # its learning-rate schedule depends on it
+          advice = "to train longer or shorter, start from scratch in another --workdir"
         raise RefusedError(
-          f"{path}: holds a run with {name} = {old.get(name)!r}, not {new.get(name)!r}: "
-          "give another --workdir, or that value"
+          f"{path}: holds a run with {name} = {old.get(name)!r}, not {new.get(name)!r}: {advice}"
         )
     if _set_fields(found) == _set_fields(config):
       return workdir

@@ -22,6 +22,7 @@ from scorelab.lock import hold
 from scorelab.run import open_workdir
 
 pytestmark = pytest.mark.e2e
+ROOT = pathlib.Path(__file__).absolute().parent.parent
 FAST = "--config=configs/ncsn_gmm.py:fast"
 SMALL = ["--config.network.width=16", "--config.network.depth=1", "--config.training.batch_size=32"]
 
@@ -57,6 +58,10 @@ BAD = {
   "number": ([FAST, "--config.training.num_steps=-5"], "must be at least 0"),
   "size": ([FAST, "--config.training.batch_size=-1"], "must be at least 0"),
   "ensemble": ([FAST, "--config.ensemble.over=network.width=16,32"], "sweep it with scripts/sweep"),
+  "flag file": (["--flagfile=nosuch"], "--flagfile: [Errno 2] No such file or directory: 'nosuch'"),
+  "flag file's name": ([FAST, "--flagfile"], "--flagfile with no argument"),
+  "flag folder": (["--flagfile=docs"], "Is a directory: 'docs'"),
+  "own part": ([FAST, "--config.sampler.name=nosuch.part"], "there is no module 'nosuch'"),
   "whole": ([FAST, "--config.training.batch_size=0"], "has no fixed ones"),
 }
 
@@ -125,6 +130,40 @@ def test_another_training_is_refused_in_the_same_folder(finished):
   assert "seed = 0, not 1" in result.stderr
   assert len(result.stderr.strip().splitlines()) == 1
   assert sorted(path.name for path in workdir.iterdir()) == before
+
+
+def test_a_longer_training_is_told_how(finished):
+  workdir, _ = finished
+  result = main(FAST, *SMALL, "--config.training.num_steps=120", f"--workdir={workdir}")
+  assert result.returncode == 2
+  assert result.stderr == (
+    f"{workdir}: holds a run with training.num_steps = 60, not 120: "
+    "to train longer or shorter, start from scratch in another --workdir\n"
+  )
+  assert (workdir / "DONE").exists()
+
+
+def test_files_next_to_a_config_and_in_the_current_directory_are_imported(tmp_path):
+  """A config that imports its neighbour, flags from a file, and a sampler of one's own."""
+  there = tmp_path / "there"
+  there.mkdir()
+  (there / "neighbour.py").write_text("WIDTH = 16\n")
+  config = "from configs import ncsn_gmm\nfrom neighbour import WIDTH\n\n"
+  config += "def get_config(arg=''):\n  config = ncsn_gmm.get_config(arg)\n"
+  config += "  config.network.width = WIDTH\n  return config\n"
+  (there / "mine.py").write_text(config)
+  (tmp_path / "flags").write_text("--config=there/mine.py:fast\n# a comment\n--mode=train\n")
+  own = "from scorelab.samplers.ddim import ddim\n\n"
+  own += "def own(key, predict, x, grid):\n  return ddim(key, predict, x, grid)\n"
+  (tmp_path / "own_sampler.py").write_text(own)
+  arguments = ["--flagfile=flags", *SMALL[1:], "--config.sampler.name=own_sampler.own"]
+  arguments = [sys.executable, ROOT / "main.py", *arguments, "--config.evaluation.rows=()"]
+  result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+  assert result.returncode == 0, result.stderr
+  (run,) = tmp_path.glob("results/mine/*/config.json")
+  recorded = json.loads(run.read_text())["config"]
+  assert recorded["network"]["width"] == 16
+  assert recorded["sampler"]["name"] == "own_sampler.own"
 
 
 def test_a_second_start_is_refused_by_the_first_ones_name(tmp_path):

@@ -84,7 +84,7 @@ def config_of(metric, target="digits"):
   ("metric", "target", "message"),
   [
     ("frechet:features=clasifier", "digits", "did you mean 'classifier'"),
-    ("frechet:features=nothing.of_mine", "digits", "No module named 'nothing'"),
+    ("frechet:features=nothing.of_mine", "digits", "there is no module 'nothing'"),
     ("frechet:features=classifier", "patches", "needs labelled images"),
     ("frechet:features=rotations", "moons", "needs training images"),
     ("class_count:features=classifier", "digits", "features are for metrics of points"),
