@@ -29,15 +29,28 @@ NAMES = sorted(f.stem for f in pathlib.Path("configs").glob("*.py") if f.stem !=
 CONFIGS = {name: importlib.import_module(f"configs.{name}") for name in NAMES}
 
 
-def resolved(name: str) -> str:
-  config = json.loads(CONFIGS[name].get_config().to_json())
-  return json.dumps(config, indent=2, sort_keys=True) + "\n"
+def fields_of(config):
+  """Every field by its dotted name, as JSON values."""
+  return {
+    f"{section}.{name}" if name else section: value
+    for section, values in json.loads(config.to_json()).items()
+    for name, value in (values.items() if isinstance(values, dict) else [("", values)])
+  }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+def changed(name: str) -> str:
+  """The fields of a config that are not at their defaults, one a line; 'base': those that are set."""
+  fields = fields_of((base if name == "base" else CONFIGS[name]).get_config())
+  defaults = dict.fromkeys(fields) if name == "base" else fields_of(base.get_config())
+  assert fields.keys() == defaults.keys()
+  differing = {k: v for k, v in fields.items() if v != defaults[k]}
+  return json.dumps(differing, indent=2, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize("name", ["base", *CONFIGS])
 def test_golden(name):
-  """A changed default shows as a diff: `python tests/test_experiment.py` writes the files anew."""
-  assert resolved(name) == (GOLDEN / f"{name}.json").read_text()
+  """A changed config shows as a diff: `PYTHONPATH=. python tests/test_experiment.py` writes them."""
+  assert changed(name) == (GOLDEN / f"{name}.json").read_text()
 
 
 NEED_FILES = {"cond_cifar10", "ddpm_cifar10", "ddpm_flowers"}  # images that are not brought along
@@ -389,5 +402,5 @@ def test_learning_rate_warms_up_and_decays():
 if __name__ == "__main__":
   sys.path.insert(0, ".")
   GOLDEN.mkdir(exist_ok=True)
-  for config_name in CONFIGS:
-    (GOLDEN / f"{config_name}.json").write_text(resolved(config_name))
+  for config_name in ["base", *CONFIGS]:
+    (GOLDEN / f"{config_name}.json").write_text(changed(config_name))
