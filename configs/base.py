@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     dict(
       path=placeholder(str),  # a directory, or a hub id
       revision=placeholder(str),  # of a hub id
+      variant=placeholder(str),  # of the weights: 'fp16', 'non_ema', 'ema'
       image_size=placeholder(int),  # None is the model's own
       label=placeholder(int),  # the class; None takes all in turn
       clip=placeholder(bool),  # False leaves x0 unclipped where the model's scheduler clips it

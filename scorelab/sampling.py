@@ -70,7 +70,7 @@ def build(config: ConfigDict, mode: str) -> Sampling:
   jax.config.update("jax_default_matmul_precision", config.matmul_precision)
   section = config.pretrained
   try:
-    pipeline = load_pipeline(section.path, section.revision)
+    pipeline = load_pipeline(section.path, section.revision, section.variant)
   except PretrainedError as error:
     raise ConfigError(f"pretrained.path = {section.path!r}: {error}") from error
   height, width, channels = pipeline.event_shape

@@ -39,7 +39,7 @@ def fields_of(config):
 
 
 def changed(name: str) -> str:
-  """The fields of a config that are not at their defaults, one a line; 'base': those that are set."""
+  """The fields of a config that differ from the defaults; of 'base', the defaults that are set."""
   fields = fields_of((base if name == "base" else CONFIGS[name]).get_config())
   defaults = dict.fromkeys(fields) if name == "base" else fields_of(base.get_config())
   assert fields.keys() == defaults.keys()
@@ -49,7 +49,7 @@ def changed(name: str) -> str:
 
 @pytest.mark.parametrize("name", ["base", *CONFIGS])
 def test_golden(name):
-  """A changed config shows as a diff: `PYTHONPATH=. python tests/test_experiment.py` writes them."""
+  """A changed config shows as a diff; `PYTHONPATH=. python tests/test_experiment.py` writes all."""
   assert changed(name) == (GOLDEN / f"{name}.json").read_text()
 
 

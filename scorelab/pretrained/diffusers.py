@@ -2,7 +2,10 @@
 
     pipeline layout   model_index.json   unet/config.json   unet/*.safetensors
                       scheduler/scheduler_config.json
+    averaged          the same with unet_ema/ in the place of unet/, or next to it
     flat layout       config.json   *.safetensors   scheduler_config.json
+
+Weights may also be `.bin` files, shards and variants: see `scorelab.pretrained.layout`.
 
 von Platen et al., "Diffusers: State-of-the-art diffusion models", 2022,
 https://github.com/huggingface/diffusers.
@@ -24,8 +27,9 @@ from safetensors.numpy import save_file
 
 from scorelab.networks.unet2d import UNet2D
 from scorelab.predictions import Parameterization, Prediction, noise_ratio, time_index
-from scorelab.pretrained.files import PretrainedError, find_weights, read_settings, shown
+from scorelab.pretrained.files import PretrainedError, read_settings, shown
 from scorelab.pretrained.hub import resolve
+from scorelab.pretrained.layout import find_weights
 from scorelab.pretrained.names import torch_weights
 from scorelab.pretrained.schedulers import read_scheduler, write_scheduler
 from scorelab.pretrained.unet2d import WEIGHTS, read_params, read_unet2d, write_unet2d
@@ -33,7 +37,8 @@ from scorelab.run import write_json
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Params, Predict
 
-_STEMS = (WEIGHTS, f"{WEIGHTS}.fp16", "model")
+_STEMS = (WEIGHTS, "model")
+_AVERAGED = "ema"  # the variant of a folder of its own, unet_ema
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,20 +113,26 @@ class Pipeline:
     return np.moveaxis(np.asarray(out), -1, 1)
 
 
-def load_pipeline(path: str | pathlib.Path, revision: str | None = None) -> Pipeline:
-  """Reads a pretrained image model; nothing in its files is ever run.
+def load_pipeline(
+  path: str | pathlib.Path, revision: str | None = None, variant: str | None = None
+) -> Pipeline:
+  """Reads a pretrained image model; no code in its files is ever run.
 
   Args:
-    path: a directory in either layout, or a hub id: see `hub.resolve`.
+    path: a directory in any of the layouts above, or a hub id: see `hub.resolve`.
     revision: of a hub id.
+    variant: of the weights, such as 'fp16' or 'non_ema'; 'ema' is the folder unet_ema, if there is
+      one. None takes unet's own weights in the highest precision there is.
 
   Raises:
     PretrainedError: the files are missing or damaged, or hold what is not known here; the message
       is one line and names the file.
   """
   directory = resolve(str(path), revision)
-  nested = (directory / "unet" / "config.json").is_file()
-  unet, scheduler = (directory / n if nested else directory for n in ("unet", "scheduler"))
+  unet = _unet_folder(directory, variant)
+  if unet.name == f"unet_{_AVERAGED}" and variant == _AVERAGED:
+    variant = None  # the folder is the variant
+  scheduler = directory if unet == directory else directory / "scheduler"
   if (directory / "model_index.json").is_file():
     _check_index(directory / "model_index.json")
   file = scheduler / "scheduler_config.json"
@@ -134,7 +145,7 @@ def load_pipeline(path: str | pathlib.Path, revision: str | None = None) -> Pipe
       f"{file}: out_channels = {network.out_channels} does not go with in_channels = {channels} "
       f"and a scheduler that has {'a' if process.learned_variance else 'no'} learned variance"
     )
-  weights = find_weights(unet, _STEMS)
+  weights = find_weights(unet, _STEMS, variant)
   params = _named(unet, read_params, network, channels, weights)
   conditioning = noise_ratio
   if process.num_train_steps is not None:
@@ -156,6 +167,15 @@ def load_pipeline(path: str | pathlib.Path, revision: str | None = None) -> Pipe
     bounds=process.bounds,
     clip=process.clip,
   )
+
+
+def _unet_folder(directory: pathlib.Path, variant: str | None) -> pathlib.Path:
+  """Returns the folder of the network's config and weights; the directory itself if it is flat."""
+  folders = ["unet", f"unet_{_AVERAGED}"]
+  for name in reversed(folders) if variant == _AVERAGED else folders:
+    if (directory / name / "config.json").is_file():
+      return directory / name
+  return directory
 
 
 def _named(file: pathlib.Path, function: Callable[..., Any], *args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Files of weights and of settings, read with nothing taken on trust.
+"""Reads files of weights and settings, taking nothing in them on trust.
 
 safetensors: 8 bytes that say how long the header is, the header, a JSON object of dtype, shape and
 place of each tensor, and the tensors end to end (https://huggingface.co/docs/safetensors). The
@@ -33,11 +33,6 @@ _INTEGERS = {
 }
 _MAX_HEADER = 100_000_000  # the library's own limit
 _MAX_SETTINGS = 10_000_000
-PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".pickle")
-CONVERT = (
-  "is a pickle, which can run any code: convert it where you trust it, in Python with torch and "
-  "safetensors by save_file(torch.load(file, weights_only=True), 'model.safetensors')"
-)
 
 
 class PretrainedError(ValueError):
@@ -173,39 +168,3 @@ def shown(value: Any, most: int = 120) -> str:
     text = f"a {type(value).__name__}"
   text = text[: most + 1].encode("unicode_escape").decode()
   return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def find_weights(directory: pathlib.Path, stems: tuple[str, ...]) -> Weights:
-  """The weights of a directory: one safetensors file, or those that its index names.
-
-  Args:
-    directory: where they are.
-    stems: names without endings, tried in turn.
-
-  Raises:
-    PretrainedError: there are none, they are pickles, or the index is no index of them.
-  """
-  for stem in stems:
-    if (file := directory / f"{stem}.safetensors").is_file():
-      return Weights(file)
-    if (index := directory / f"{stem}.safetensors.index.json").is_file():
-      return _sharded(index)
-  for file in sorted(directory.iterdir()) if directory.is_dir() else ():
-    if file.suffix in PICKLES:
-      raise PretrainedError(f"{file}: {CONVERT}")
-  raise PretrainedError(f"{directory}: there is no {stems[0]}.safetensors")
-
-
-def _sharded(index: pathlib.Path) -> Weights:
-  places = read_settings(index).get("weight_map")
-  if not isinstance(places, dict) or not places:
-    raise PretrainedError(f"{index}: there is no weight_map")
-  for name in places.values():
-    plain = isinstance(name, str) and pathlib.PurePath(name).name == name and "\\" not in name
-    if not plain or not name.endswith(".safetensors"):
-      raise PretrainedError(f"{index}: {shown(name)} is no safetensors file of this directory")
-  weights = Weights(*(index.parent / name for name in sorted(set(places.values()))))
-  if weights.keys() != places.keys():
-    differing = sorted(weights.keys() ^ places.keys())
-    raise PretrainedError(f"{index}: {shown(differing[0])} is in the index or a file, not in both")
-  return weights

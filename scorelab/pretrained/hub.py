@@ -1,4 +1,4 @@
-"""Where a model's files are: a directory, or a name on a hub whose files are then kept."""
+"""Resolves a model's path to a directory: a local one, or a hub repository's cached files."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import pathlib
 import re
 from typing import Any
 
-from scorelab.pretrained.files import CONVERT, PICKLES, PretrainedError
+from scorelab.pretrained.files import PretrainedError
+from scorelab.pretrained.layout import has_safetensors
+from scorelab.pretrained.pickled import PICKLES, refuse_pickle
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_WANTED = ("*.json", "*.safetensors")
+_WANTED = ["*.json", "*.safetensors"]
+_PICKLED = ["*diffusion_pytorch_model*.bin"]  # fetched only from repositories without safetensors
 
 
 def resolve(path: str, revision: str | None = None) -> pathlib.Path:
-  """The directory of a model's files.
+  """Returns the directory of a model's files.
 
   Args:
-    path: a directory; or where there is none, a hub id such as 'google/ddpm-celebahq-256', whose
-      JSON and safetensors files are fetched by `huggingface_hub`, or found where it left them.
+    path: a directory; or if there is none, a hub id such as 'google/ddpm-ema-celebahq-256', whose
+      files are fetched by `huggingface_hub`, or found in its cache: JSON and safetensors, and
+      `.bin` if there are no safetensors.
     revision: of a hub id, a branch, tag or commit.
 
   Raises:
@@ -28,8 +32,11 @@ def resolve(path: str, revision: str | None = None) -> pathlib.Path:
   if directory.is_dir():
     return directory
   if directory.suffix in PICKLES:
-    why = "; EDM's also hold their network as source text" if directory.suffix == ".pkl" else ""
-    raise PretrainedError(f"{path}: {CONVERT}{why}")
+    if directory.suffix == ".pkl":
+      raise PretrainedError(
+        f"{path}: is a pickle, which can run any code; EDM's also hold their network as source text"
+      )
+    raise refuse_pickle(directory)
   if directory.exists():
     raise PretrainedError(f"{path}: is a file, and a directory is wanted")
   if not _HUB_ID.fullmatch(path):
@@ -43,7 +50,10 @@ def resolve(path: str, revision: str | None = None) -> pathlib.Path:
     )
   hub: Any = importlib.import_module("huggingface_hub")
   try:
-    return pathlib.Path(hub.snapshot_download(path, revision=revision, allow_patterns=_WANTED))
+    fetched = pathlib.Path(hub.snapshot_download(path, revision=revision, allow_patterns=_WANTED))
+    if not has_safetensors(fetched):
+      hub.snapshot_download(path, revision=revision, allow_patterns=_PICKLED)
   except Exception as error:  # whatever the hub's client or the network raises
     why = str(error).strip().splitlines() or [type(error).__name__]
     raise PretrainedError(f"{path}: could not be fetched ({why[0][:160]}); {by_hand}") from None
+  return fetched

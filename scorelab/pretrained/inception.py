@@ -21,8 +21,9 @@ import numpy as np
 
 from scorelab.metrics.features import Extractor, batched
 from scorelab.networks.inception import Inception
-from scorelab.pretrained.files import CONVERT, PICKLES, Arrays, PretrainedError, Weights
+from scorelab.pretrained.files import Arrays, PretrainedError, Weights
 from scorelab.pretrained.names import params_from
+from scorelab.pretrained.pickled import PICKLES, refuse_pickle
 from scorelab.typing import Array, Params
 
 SIDE = 299
@@ -38,7 +39,7 @@ def read_inception(path: str) -> Params:
   """
   file = pathlib.Path(path)
   if file.suffix in PICKLES:
-    raise PretrainedError(f"{file}: {CONVERT}")
+    raise refuse_pickle(file)
   if not file.is_file():
     raise PretrainedError(f"{file}: there is no such file")
   stored = _read_npz(file) if file.suffix == ".npz" else Weights(file)

@@ -54,15 +54,18 @@ def read_bin(file: pathlib.Path) -> Arrays:
     why = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise PretrainedError(f"{file}: torch cannot read it safely ({shown(why)})") from None
   if not isinstance(state, dict) or not state:
-    raise PretrainedError(f"{file}: holds a {type(state).__name__} where tensors by name are wanted")
-  arrays = Arrays()
+    raise PretrainedError(
+      f"{file}: holds a {type(state).__name__} where tensors by name are wanted"
+    )
+  arrays, size = Arrays(), 0
   for name, tensor in state.items():
     plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
     if not isinstance(name, str) or not plain or not tensor.is_floating_point():
       raise PretrainedError(f"{file}: {shown(name)} is no floating-point tensor")
+    size += tensor.numel() * tensor.element_size()
+    if size > file.stat().st_size:  # views of one storage, before they are copied
+      raise PretrainedError(f"{file}: its tensors are larger than the file")
     arrays[name] = np.array(tensor.detach().to(torch.float32).numpy())
-  if sum(array.nbytes for array in arrays.values()) > 8 * file.stat().st_size:
-    raise PretrainedError(f"{file}: its tensors are larger than the file")
   return arrays
 
 

@@ -19,7 +19,8 @@ from flax import linen as nn
 from safetensors.numpy import save_file
 
 from scorelab.networks import NETWORKS
-from scorelab.pretrained.files import PretrainedError, find_weights, read_settings
+from scorelab.pretrained.files import PretrainedError, read_settings
+from scorelab.pretrained.layout import find_weights
 from scorelab.pretrained.names import listed
 from scorelab.run import write_json
 from scorelab.typing import Params

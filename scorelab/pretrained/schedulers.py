@@ -1,6 +1,7 @@
 """scheduler_config.json of diffusers, to and from our schedules, parameterizations and samplers.
 
-A scheduler there is a process, a reading of the network's output, a grid and a sampler in one.
+A scheduler there is a process, a reading of the network's output, a grid and a sampler in one. Each
+of its fields is read, or listed as one that is of no consequence here, or refused.
 """
 
 from __future__ import annotations
@@ -64,6 +65,25 @@ _SIGMAS = {
   "use_lu_lambdas": "geometric",
 }
 _EXPLODING = "ScoreSdeVeScheduler"
+# Fields by older names: diffusers renames them when it loads a file, too.
+_RENAMED = {"clip_predicted_image": "clip_sample"}
+_PREDICT_EPSILON = "predict_epsilon"  # before prediction_type: whether it is 'epsilon' or 'sample'
+_KNOWN = {
+  *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
+  *("prediction_type", "variance_type", "rescale_betas_zero_snr"),
+  *("timestep_spacing", "steps_offset", "set_alpha_to_one", "final_sigmas_type"),
+  *("use_beta_sigmas", "use_flow_sigmas", *_SIGMAS, "sigma_min", "sigma_max"),
+  *("thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
+  *("clip_sample", "clip_sample_range", "snr", "correct_steps"),
+  *("algorithm_type", "solver_order", "solver_type", "predict_x0", "lower_order_final"),
+  *("skip_prk_steps", "interpolation_type"),
+}
+# Fields of no consequence here: a run's own numbers, and guards of another arithmetic.
+_WITHOUT_EFFECT = {
+  *("tensor_format", "timestep_values", "timesteps", "timestep_type", "flow_shift"),
+  *("lambda_min_clipped", "euler_at_final", "disable_corrector", "solver_p", "sampling_eps"),
+  *("use_dynamic_shifting", "time_shift_type"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +116,7 @@ def read_scheduler(config: Mapping[str, Any]) -> Scheduler:
     PretrainedError: its class, or an option, is not known here.
   """
   name = config.get("_class_name")
+  config = _current_fields(config)
   if name == _EXPLODING:
     return _exploding(config)
   if not isinstance(name, str) or name not in _SAMPLERS:
@@ -104,7 +125,7 @@ def read_scheduler(config: Mapping[str, Any]) -> Scheduler:
       f"_class_name = {shown(name)} is no scheduler known here (known: {known})"
     )
   steps = _number(config, "num_train_timesteps", 1000, 1, _MAX_STEPS, whole=True)
-  sampler = {**_SAMPLERS[name], **_grid(config, name, steps)}
+  sampler = {**_SAMPLERS[name], **_solver(config, name), **_grid(config, name, steps)}
   sampler["num_steps"] = min(sampler["num_steps"], steps)
   kind = _choice(config, "prediction_type", "epsilon", _KINDS)
   variance = _choice(config, "variance_type", "fixed_small", (*_VARIANCES, None)) or "fixed_small"
@@ -124,6 +145,75 @@ def read_scheduler(config: Mapping[str, Any]) -> Scheduler:
     clip=_clip(config, name),
     bounds=(-1.0, 1.0),
   )
+
+
+def _current_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config with old fields by their present names.
+
+  Raises:
+    PretrainedError: a field is not known here, or an old one contradicts its present one.
+  """
+  fields: dict[str, Any] = {}
+  for field, value in config.items():
+    if field.startswith("_") or field in _WITHOUT_EFFECT:
+      continue
+    if field == _PREDICT_EPSILON:
+      if not isinstance(value, bool):
+        raise PretrainedError(f"{field} = {shown(value)} must be true or false")
+      present, current = "prediction_type", "epsilon" if value else "sample"
+    else:
+      present, current = _RENAMED.get(field, field), value
+    if present not in _KNOWN:
+      if value is None:
+        continue
+      raise PretrainedError(
+        f"{field} = {shown(value)} is not known here; remove it from the file if it has no effect"
+      )
+    if present in config and config[present] != current:
+      raise PretrainedError(
+        f"{field} = {shown(value)} contradicts {present} = {shown(config[present])}"
+      )
+    fields[present] = current
+  return fields
+
+
+def _solver(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """The sampler of a scheduler that is several solvers by its options: its name and options."""
+  if name == "PNDMScheduler":
+    return {"warm_up": "heun" if config.get("skip_prk_steps") else "runge_kutta"}
+  if name not in _MULTISTEP:
+    _only(config, "interpolation_type", "linear")
+    return {}
+  order = _number(config, "solver_order", 2, 1, 3, whole=True)
+  # One of another solver stands for a solver's own default, as diffusers has it.
+  kind = _choice(config, "solver_type", "", ("", "midpoint", "heun", "logrho", "bh1", "bh2"))
+  if name == "DEISMultistepScheduler":
+    _only(config, "algorithm_type", "deis")
+    return {"order": order}
+  if name == "UniPCMultistepScheduler":
+    view = "x0" if config.get("predict_x0", True) else "noise"
+    return {"order": order, "solver_type": "bh1" if kind == "bh1" else "bh2", "view": view}
+  options = {"solver_type": kind if kind == "heun" else "midpoint"}
+  if name == "DPMSolverSinglestepScheduler":
+    _only(config, "algorithm_type", "dpmsolver++")
+    return {"order": order, **options}
+  algorithms = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "deis")
+  algorithm = _choice(config, "algorithm_type", "dpmsolver++", algorithms)
+  if algorithm == "sde-dpmsolver++":
+    _only(config, "solver_order", 2)
+    return {"name": "dpmpp_2m_sde", **options}
+  if order == 1:
+    return {"name": "ddim"}
+  view = "noise" if algorithm == "dpmsolver" else "x0"
+  if order == 3:
+    return {"name": "dpmpp_3m", "curvature": 0.5, "view": view, **options}
+  return {"view": view, **options}
+
+
+def _only(config: Mapping[str, Any], field: str, known: Any) -> None:
+  """Refuses a field's values but one, which is its default too."""
+  if (value := config.get(field, known)) != known:
+    raise PretrainedError(f"{field} = {shown(value)} is not known here (known: {known})")
 
 
 def _grid(config: Mapping[str, Any], name: str, steps: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.networks.unet2d import UNet2D
-from scorelab.pretrained.files import PretrainedError, Weights, shown
+from scorelab.pretrained.files import Arrays, PretrainedError, Weights, shown
 from scorelab.pretrained.names import params_from
 from scorelab.typing import Params
 
@@ -21,6 +21,11 @@ _MAX_STAGES, _MAX_LAYERS, _MAX_NUMBER = 16, 64, 1 << 20
 _TUPLES = ("block_out_channels", "down_block_types", "up_block_types")
 _NUMBERS = ("mid_block_scale_factor", "norm_eps", "freq_shift", "dropout")
 _FLAGS = ("add_attention", "center_input_sample", "flip_sin_to_cos")
+# Recorded by diffusers' EMAModel next to an averaged network's own options.
+_OF_AVERAGING = {
+  *("decay", "min_decay", "update_after_step", "use_ema_warmup", "inv_gamma", "power"),
+  "optimization_step",
+}
 _DOWNSAMPLE_PADDING = "downsample_padding"  # the one whole number that may be 0
 
 
@@ -38,7 +43,7 @@ def read_unet2d(config: Mapping[str, Any]) -> tuple[UNet2D, tuple[int | None, in
   known = {field.name for field in dataclasses.fields(UNet2D)} - _OWN
   options: dict[str, Any] = {}
   for field, value in config.items():
-    if field.startswith("_") or field in ("sample_size", "in_channels"):
+    if field.startswith("_") or field in {"sample_size", "in_channels", *_OF_AVERAGING}:
       continue
     if field not in known:
       if value is None:
@@ -120,7 +125,7 @@ def write_unet2d(network: UNet2D, event_shape: tuple[int, int, int]) -> dict[str
   }
 
 
-def read_params(network: UNet2D, channels: int, weights: Weights) -> Params:
+def read_params(network: UNet2D, channels: int, weights: Weights | Arrays) -> Params:
   """The network's parameters from weights by their names in PyTorch.
 
   Raises:

@@ -122,7 +122,7 @@ def test_one_field_takes_inception_for_the_small_network(file):
   [
     (None, {}, "need a file of its weights, safetensors or NPZ"),
     ("nosuch.safetensors", None, "there is no such file"),
-    ("inception.pth", {}, r"is a pickle, which can run any code: convert it .*weights_only=True"),
+    ("inception.pth", {}, r"is a pickle, which can run any code; convert it.*weights_only=True"),
     ("inception.npz", {"fc.weight": np.zeros((1000, 2048), np.float32)}, "has 1000 classes"),
     ("inception.npz", {"fc.weight": np.zeros((1008, 2048), np.float32)}, "no weights for"),
     ("objects.npz", {"a": np.array([{}])}, "no NPZ of plain arrays"),
