@@ -24,23 +24,31 @@ from typing import Any
 import jax.numpy as jnp
 
 from scorelab.predictions import Exact
-from scorelab.targets import circles, digits, mixtures, patches, points
+from scorelab.targets import digits, patches
+from scorelab.targets.circles import Circles, two_circles, two_circles_points
+from scorelab.targets.data_set import DataSet
+from scorelab.targets.digits import DequantisedDigits, Digits
+from scorelab.targets.empirical import Empirical
+from scorelab.targets.gaussian_mixture import GaussianMixture
+from scorelab.targets.mixtures import grid25, nine_modes, ring, two_modes_1d
+from scorelab.targets.patches import DequantisedPatches, Patches
+from scorelab.targets.points import Points, checkerboard, moons, pinwheel, spirals, swiss_roll
 from scorelab.typing import Array
 
 TARGETS: dict[str, Callable[..., Any]] = {
-  "nine_modes": mixtures.nine_modes,
-  "ring": mixtures.ring,
-  "grid25": mixtures.grid25,
-  "two_modes_1d": mixtures.two_modes_1d,
-  "two_circles": circles.two_circles,
-  "two_circles_points": circles.two_circles_points,
-  "swiss_roll": points.swiss_roll,
-  "moons": points.moons,
-  "spirals": points.spirals,
-  "checkerboard": points.checkerboard,
+  "nine_modes": nine_modes,
+  "ring": ring,
+  "grid25": grid25,
+  "two_modes_1d": two_modes_1d,
+  "two_circles": two_circles,
+  "two_circles_points": two_circles_points,
+  "swiss_roll": swiss_roll,
+  "moons": moons,
+  "spirals": spirals,
+  "checkerboard": checkerboard,
   "digits": digits.digits,
   "patches": patches.patches,
-  "pinwheel": points.pinwheel,
+  "pinwheel": pinwheel,
 }
 
 
@@ -63,3 +71,32 @@ def labelled_splits_of(target: Any) -> Mapping[str, tuple[Array, Array]]:
 def splits_of(target: Any) -> Mapping[str, Array]:
   """The points [n, *event_shape] that a target brings as 'train', 'validation' or 'test'."""
   return getattr(target, "splits", {})
+
+
+__all__ = [
+  "TARGETS",
+  "Circles",
+  "DataSet",
+  "DequantisedDigits",
+  "DequantisedPatches",
+  "Digits",
+  "Empirical",
+  "GaussianMixture",
+  "Patches",
+  "Points",
+  "checkerboard",
+  "grid25",
+  "has_truth",
+  "labelled_splits_of",
+  "moons",
+  "nine_modes",
+  "pinwheel",
+  "ring",
+  "spirals",
+  "splits_of",
+  "swiss_roll",
+  "truth_of",
+  "two_circles",
+  "two_circles_points",
+  "two_modes_1d",
+]
