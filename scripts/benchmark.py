@@ -4,7 +4,10 @@
   python scripts/benchmark.py                        # all cases, about two hours on two idle cores
   python scripts/benchmark.py train_ncsn --repeats 40 --only residual   # others stay in the JSON
   python scripts/benchmark.py --quick --out /tmp/q   # tiny sizes, to see that everything runs
-  python scripts/benchmark.py --table                # writes the README's table from the JSON
+  python scripts/benchmark.py --table --reference    # writes the README's table from the JSON
+
+JSON goes to results/benchmarks/, or to --out; --reference writes the committed one,
+results/reference/benchmarks/. Without --reference, --table only prints.
 
 Absolute times depend on the machine and on what else it does; ratios of times taken in turn hardly
 do. Each side of a match has its own process, which is built and called once before anything counts;
@@ -36,6 +39,7 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
+from scripts import outputs
 from scripts.benchmarks import table
 from scripts.benchmarks.matches import Match, ValuesError, run
 from scripts.benchmarks.sides import ROOT, MissingError, SideError
@@ -64,7 +68,6 @@ LIBRARIES = (
   *("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "orbax-checkpoint", "diffrax", "pot"),
   *("numpyro", "scikit-learn", "ott-jax", "torch", "diffusers", "k-diffusion"),
 )
-RESULTS = ROOT / "results" / "reference" / "benchmarks"
 
 
 def case(name: str) -> Any:
@@ -159,11 +162,11 @@ def main() -> int:
   )
   parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)} [all]")
   parser.add_argument("--list", action="store_true", help="say what each case times, and end")
-  parser.add_argument("--table", action="store_true", help="write the README's table, and end")
+  parser.add_argument("--table", action="store_true", help="print the table, or write the README's")
   parser.add_argument("--only", metavar="TEXT", help="matches whose name has it: '2,000 points'")
   parser.add_argument("--quick", action="store_true", help="tiny sizes, two rounds")
   parser.add_argument("--repeats", type=int, help="rounds [20]; of long matches fewer")
-  parser.add_argument("--out", type=pathlib.Path, help=f"folder for the JSON [{RESULTS.name}]")
+  outputs.add_arguments(parser, "results/benchmarks", "benchmarks")
   arguments = parser.parse_args()
   for name in arguments.cases:
     if name not in CASES:
@@ -178,13 +181,17 @@ def main() -> int:
     for name in CASES:
       print(f"{name:24}{case(name).__doc__.splitlines()[0]}")
     return 0
+  folder = outputs.RESULTS / "benchmarks"
+  out, sound = outputs.directory(parser, arguments, folder, "benchmarks"), True
   if arguments.table:
     try:
-      table.write(ROOT / "README.md", arguments.out or RESULTS, list(CASES))
+      if arguments.reference:
+        table.write(ROOT / "README.md", out, list(CASES))
+      else:
+        print(table.table(out, list(CASES)))
     except ValueError as error:
       parser.error(str(error))
     return 0
-  out, sound = arguments.out or RESULTS, True
   out.mkdir(parents=True, exist_ok=True)
   repeats = arguments.repeats or (2 if arguments.quick else 20)
   command = shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]])

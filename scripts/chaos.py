@@ -4,7 +4,7 @@
   python scripts/chaos.py kills --kills 20 --signal SIGTERM
   python scripts/chaos.py full_disk read_only clock two_starts  # or all
   python scripts/chaos.py --config=configs/ncsn_gmm.py --kills 200 --seed 1
-  python scripts/chaos.py --config=configs/digits.py:fast --config.seed=3 --keep=runs
+  python scripts/chaos.py --config=configs/vp_digits.py:fast --config.seed=3 --keep=results/chaos
 
 kills        ended at random moments of every phase: starting, training, saving, sampling,
              evaluating, drawing; after each the same command is given again

@@ -4,9 +4,9 @@
   python scripts/circles.py --seeds 1 --fast    # seconds a run, to try it
 
 Each seed is a training of its own: the notebook's numbers of two keys differ by more than sampling
-explains. Runs go to results/circles/, and what is there is not run again; the table to
-results/reference/circles.csv. Losses are means over the 5,000 steps before, per coordinate, and
-distances those of 1000 samples to the circles.
+explains. Runs go to results/circles/, and what is there is not run again. The table, circles.csv,
+goes there too, or to --out; --reference writes the committed one. Losses are means over the 5,000
+steps before, per coordinate, and distances those of 1000 samples to the circles.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scorelab import evaluation
 from scorelab.plotting import write_csv
 from scorelab.run import Workdir, exit_with, read_jsonl
 from scorelab.tables import row_labels
-from scripts import published
+from scripts import outputs, published
 from scripts.drawing.circles import PUBLISHED_LOSS
 from scripts.studies import run
 
@@ -99,10 +99,11 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--config", choices=sorted(ROWS), help="this one alone, and no table")
   parser.add_argument("--fast", action="store_true", help="runs of seconds")
   parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("results/circles"))
-  parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("results/reference"))
+  outputs.add_arguments(parser, "the folder of the runs", ".")
   args = parser.parse_args(argv)
   if args.seeds < 1:
     parser.error(f"--seeds {args.seeds}: must be at least 1")
+  out = outputs.directory(parser, args, args.runs, ".")
   args.runs.mkdir(parents=True, exist_ok=True)
   jax.config.update("jax_compilation_cache_dir", str(args.runs.absolute() / "compiled"))
   table = []
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     table += tabulate(name, [Workdir(path) for path in runs])
   if not args.config:
     command = f"python scripts/circles.py --seeds {args.seeds}"
-    write_csv(args.out / "circles.csv", table, command)
+    write_csv(out / "circles.csv", table, command)
   for line in table:
     shown = " ".join(f"{k}={v:.4g}" for k, v in line.items() if isinstance(v, float))
     print(line["config"], line["quantity"], line["row"], shown)

@@ -6,7 +6,8 @@
   python scripts/figures.py schedules
   python scripts/figures.py flow_1d
 
-Figures go to results/reference/<name>/, or to --out. A PNG says its command in its Description, a
+Figures go to <workdir>/reproduced, those without a run to results/<name>, or to --out; --reference
+writes the committed ones, results/reference/<name>. A PNG says its command in its Description, a
 GIF and an MP4 in their comment, a CSV in its first line.
 """
 
@@ -23,6 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 from scorelab.checkpoints import CheckpointError
 from scorelab.options import ConfigError
 from scorelab.run import RunError
+from scripts import outputs
 from scripts.drawing import (
   circles,
   digits,
@@ -77,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     help="what to draw: a config's name, or what needs no run",
   )
   parser.add_argument("--workdir", type=pathlib.Path, help="a finished run of main.py")
-  parser.add_argument("--out", type=pathlib.Path, help="folder [results/reference/NAME]")
+  outputs.add_arguments(parser, "WORKDIR/reproduced or results/NAME", "NAME")
   parser.add_argument("--only", metavar="FIGURE", help="this one alone")
   parser.add_argument("--keys", type=int, default=10, help="sampling keys of 'steps' [10]")
   parser.add_argument("--list", action="store_true", help="list the figures and end")
@@ -94,12 +96,15 @@ def main(argv: list[str] | None = None) -> int:
   chosen = [args.only] if args.only else list(FIGURES[args.name])
   if args.only and args.only not in FIGURES[args.name]:
     parser.error(f"--only {args.only}: no such figure (known: {', '.join(FIGURES[args.name])})")
+  own = args.workdir / "reproduced" if args.workdir else outputs.RESULTS / args.name
+  out = outputs.directory(parser, args, own, args.name)
+  others = outputs.REFERENCE if out == own else out.parent
   try:
     if args.name in OF_NO_RUN:
-      source = open_sheet(args.name, args.out)
+      source = open_sheet(args.name, out, others=others)
     else:
       metrics = steps.METRICS if "steps" in FIGURES[args.name] else ()
-      source = open_source(args.name, args.workdir, args.out, args.keys, metrics)
+      source = open_source(args.name, args.workdir, out, args.keys, metrics, others)
   except (RunError, CheckpointError, ConfigError) as error:
     print(error, file=sys.stderr)
     return 1

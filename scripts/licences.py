@@ -1,12 +1,14 @@
 """The table of dependencies and their licences in docs/dependencies.md.
 
-  python scripts/licences.py     # writes it, from the packages installed here
+  python scripts/licences.py             # prints it, from the packages installed here
+  python scripts/licences.py --write     # puts it into the page
 
 Every package of constraints.txt, with the licence that its metadata state, or else its own file.
 """
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 import re
 import sys
@@ -50,8 +52,13 @@ def pinned() -> list[str]:
   return re.findall(r"^([\w.-]+)==", PINS.read_text(), re.MULTILINE)
 
 
-def main() -> int:
-  """Writes the table; 1 where a package is not installed."""
+def main(argv: list[str] | None = None) -> int:
+  """Prints or writes the table; returns 1 if a package is not installed."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--write", action="store_true", help="put the table into the page")
+  args = parser.parse_args(argv)
   try:
     rows = [f"| {name} | {licence(name)} |" for name in pinned()]
   except metadata.PackageNotFoundError as error:
@@ -59,7 +66,10 @@ def main() -> int:
     return 1
   before, _, after = PAGE.read_text().split(MARK)
   table = "\n".join(["| package | licence |", "|---|---|", *rows])
-  PAGE.write_text(f"{before}{MARK}\n{table}\n{MARK}{after}")
+  if args.write:
+    PAGE.write_text(f"{before}{MARK}\n{table}\n{MARK}{after}")
+  else:
+    print(table)
   return 0
 
 

@@ -13,7 +13,7 @@ The stock grids are all those of scorelab.schedules, with several sigma_min and 
 the mean distance to where many steps lead is 0.113, the best stock grid's 0.222, and the energy
 distance 0.019 for 0.022: by 11 and 4 standard errors or more over every one of them. Max-sliced W2
 is as good as theirs. On the ring and the 25 modes, for which it was not made, it is worse. Numbers
-and a figure go to results/reference/optimised_grid/, or to --out.
+and a figure go to results/optimised_grid/, or to --out; --reference writes the committed ones.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from scorelab.samplers import SAMPLERS
 from scorelab.schedules import GRIDS, VarianceExploding, given_log_snrs, uniform_log_snr
 from scorelab.targets import TARGETS
 from scorelab.typing import Array, Key, Predict, Sampler
+from scripts import outputs
 from scripts.drawing.source import open_source
 
 SCHEDULE = VarianceExploding(0.02, 80.0, 7.0)  # that of configs/ncsn_gmm.py
@@ -198,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--keys", type=int, default=20, help="of the comparison, at least 2 [20]")
   parser.add_argument("--size", type=int, default=2000, help="samples of a key [2000]")
   parser.add_argument("--workdir", type=pathlib.Path, help="a finished run of configs/ncsn_gmm.py")
-  parser.add_argument("--out", type=pathlib.Path, help="[results/reference/optimised_grid]")
+  outputs.add_arguments(parser, "results/optimised_grid", "optimised_grid")
   args = parser.parse_args(argv)
   for option, value, least in (
     ("num-steps", args.num_steps, 2), ("iterations", args.iterations, 1), ("keys", args.keys, 2),
@@ -206,7 +207,8 @@ def main(argv: list[str] | None = None) -> int:
   ):  # fmt: skip
     if value < least:
       parser.error(f"--{option} {value}: must be at least {least}")
-  out = args.out or pathlib.Path("results/reference/optimised_grid")
+  own = outputs.RESULTS / "optimised_grid"
+  out = outputs.directory(parser, args, own, "optimised_grid")
   command = "python scripts/optimise_grid.py"
   for option in ("sampler", "num_steps", "iterations", "keys", "size"):
     if getattr(args, option) != parser.get_default(option):

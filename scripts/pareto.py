@@ -15,8 +15,9 @@ keys.
 
 Networks are trained first, as configs/ncsn_gmm.py says but for the target, the largest level and
 the number of steps. Every cell is kept in results/pareto/ as soon as it is measured, and not
-measured again: the same command goes on where it was stopped, and several may run side by side on
-targets of their own. NumPy's threads gain nothing here: set OPENBLAS_NUM_THREADS=1 where cores are
+measured again: the same command resumes where it was stopped, and several may run side by side on
+targets of their own. The table and the figure go there too, or to --out; --reference writes the
+committed ones. NumPy's threads gain nothing here: set OPENBLAS_NUM_THREADS=1 where cores are
 shared.
 """
 
@@ -42,6 +43,7 @@ from scorelab.samplers import SAMPLERS
 from scorelab.samplers.adaptive import adaptive_ode
 from scorelab.schedules import Grid
 from scorelab.typing import Array, Key, Predict
+from scripts import outputs
 from scripts.drawing import pareto as drawing
 from scripts.pareto_study import (
   ENTRIES,
@@ -235,16 +237,15 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--report", action="store_true", help="measure nothing")
   parser.add_argument("--fast", action="store_true", help="few keys, small sets, two budgets")
   parser.add_argument("--runs", type=pathlib.Path, help="[results/pareto]")
-  parser.add_argument("--out", type=pathlib.Path, help="[results/reference/pareto]")
+  outputs.add_arguments(parser, "the folder of the runs", "pareto")
   args = parser.parse_args(argv)
   entries = [e for e in ENTRIES if args.samplers is None or e.sampler in args.samplers]
   if unknown := set(args.samplers or ()) - {entry.sampler for entry in ENTRIES}:
     known = ", ".join(dict.fromkeys(entry.sampler for entry in ENTRIES))
     parser.error(f"--samplers {' '.join(sorted(unknown))}: not in the table (known: {known})")
   protocol = FAST if args.fast else Protocol()
-  root = pathlib.Path("results")
-  runs = args.runs or root / ("pareto_fast" if args.fast else "pareto")
-  out = args.out or (runs if args.fast else root / "reference" / "pareto")
+  runs = args.runs or outputs.RESULTS / ("pareto_fast" if args.fast else "pareto")
+  out = outputs.directory(parser, args, runs, "pareto")
   runs.mkdir(parents=True, exist_ok=True)
   if not args.report:
     jax.config.update("jax_compilation_cache_dir", str(runs.absolute() / "compiled"))

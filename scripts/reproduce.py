@@ -6,15 +6,16 @@
   python scripts/reproduce.py --all --dry-run     # the commands of what is missing, in order
   python scripts/reproduce.py --all --fast        # runs of seconds, to try it: no verdicts
   python scripts/reproduce.py --report            # the verdicts from the CSVs that are there
+  python scripts/reproduce.py --report --reference    # from the committed ones
 
-Runs go to results/<config>/<run id>, as main.py has them, and figures to results/reference/ (or
-below --runs and to --out; with --fast to results/fast/). What is done is not done again: a run that
-has its DONE, figures that are younger than their run, a study that has ended. Ctrl-C and SIGTERM
-let the run save, and the same command goes on; what failed is tried again.
+Runs go to results/<config>/<run id>, as main.py has them, and figures, tables and verdicts.csv to
+results/reproduced/ (or below --runs and to --out; with --fast to results/fast/); --reference writes
+the committed ones, results/reference/. What is done is not done again: a run that has its DONE,
+figures that are younger than their run, a study that has ended. Ctrl-C and SIGTERM let the run
+save, and the same command resumes; what failed is tried again.
 
-The published numbers are in scripts/published.csv, and the verdicts go to
-results/reference/verdicts.csv. Exit codes: 0, 1 where something failed, 75 where it was stopped,
-2 for a mistake in the command.
+The published numbers are in scripts/published.csv. Exit codes: 0, 1 where something failed, 75
+where it was stopped, 2 for a mistake in the command.
 """
 
 from __future__ import annotations
@@ -31,11 +32,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 
 from scorelab.plotting import write_csv
 from scorelab.run import PREEMPTED_EXIT_CODE
-from scripts import published
+from scripts import outputs, published
+from scripts.outputs import REFERENCE, RESULTS
 from scripts.sweeping.plan import Row, SweepError, Task, make_rows
 from scripts.sweeping.tasks import Signals, make_slots, run_task
-
-RESULTS = pathlib.Path("results")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +183,8 @@ class Places:
     return Step(name, Task(tuple(arguments), cwd, folder, 0), after=after)
 
   def to(self, folder: str) -> list[str]:
-    """--out of a script, where it is not the script's own default."""
-    return [] if self.out == RESULTS / "reference" else [f"--out={self.out / folder}"]
+    """The option of a script that says where its results go."""
+    return ["--reference"] if self.out == REFERENCE else [f"--out={self.out / folder}"]
 
   def run(self, config: str) -> Step:
     """A run of main.py."""
@@ -295,7 +295,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--report", action="store_true", help="run nothing: only the verdicts")
   parser.add_argument("--fast", action="store_true", help="runs of seconds, and no verdicts")
   parser.add_argument("--runs", type=pathlib.Path, help="[results, or results/fast]")
-  parser.add_argument("--out", type=pathlib.Path, help="[results/reference, or RUNS/reference]")
+  outputs.add_arguments(parser, "RUNS/reproduced", ".")
   args = parser.parse_args(argv)
   for name in args.systems:
     if name not in SYSTEMS:
@@ -308,9 +308,10 @@ def main(argv: list[str] | None = None) -> int:
   if args.report and args.fast:
     return refuse("--report: runs of --fast have no verdicts")
   runs = args.runs or (RESULTS / "fast" if args.fast else RESULTS)
-  places = Places(runs, args.out or runs / "reference", args.fast)
-  if args.fast and places.out.absolute() == (RESULTS / "reference").absolute():
+  out = REFERENCE if args.reference else args.out or runs / "reproduced"
+  if args.fast and out.absolute() == REFERENCE.absolute():
     return refuse("--fast: results/reference is not for runs of seconds; give another --out")
+  places = Places(runs, out, args.fast)
   try:
     if args.list:
       show(places, chosen)

@@ -9,8 +9,8 @@ from points alone by the implicit losses, sampled by ULA from N(0, 100 I). `leve
 all levels of noise from 0.02 to 80, all losses weighted alike, so that they share the expected
 gradient and differ in its variance and its cost; sampled by annealed Langevin dynamics.
 
-Runs go to results/score_matching/, and what is there is not run again; the table and the figure to
-results/reference/.
+Runs go to results/score_matching/, and what is there is not run again. The table and the figure go
+there too, or to --out; --reference writes the committed ones.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from scorelab.experiment import build
 from scorelab.plotting import save, write_csv
 from scorelab.plotting.studies import Line, loss_comparison
 from scorelab.run import Workdir, exit_with
+from scripts import outputs
 from scripts.studies import run
 
 BUDGETS = (1000, 4000)
@@ -169,10 +170,11 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--fast", action="store_true", help="runs of seconds")
   parser.add_argument("--list", action="store_true", help="list the runs and end")
   parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("results/score_matching"))
-  parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("results/reference"))
+  outputs.add_arguments(parser, "the folder of the runs", ".")
   args = parser.parse_args(argv)
   if args.seeds < 1:
     parser.error(f"--seeds {args.seeds}: must be at least 1")
+  out = outputs.directory(parser, args, args.runs, ".")
   chosen = [args.study] if args.study else list(STUDIES)
   cells = [(s, loss, b) for b in BUDGETS[::-1] for s in chosen for loss in STUDIES[s][1]]
   runs: dict[tuple[str, str, int], list[dict[str, Any]]] = {cell: [] for cell in cells}
@@ -190,8 +192,8 @@ def main(argv: list[str] | None = None) -> int:
   seconds = {s: seconds_per_step(s, args.fast) for s in chosen}
   table = [summarise(*cell, of_seeds, seconds[cell[0]][cell[1]]) for cell, of_seeds in runs.items()]
   command = f"python scripts/score_matching.py --seeds {args.seeds}"
-  write_csv(args.out / "score_matching.csv", table, command)
-  save(loss_comparison(curves(runs), args.seeds), args.out / "score_matching.png", command)
+  write_csv(out / "score_matching.csv", table, command)
+  save(loss_comparison(curves(runs), args.seeds), out / "score_matching.png", command)
   print(as_markdown(table))
   return 0
 

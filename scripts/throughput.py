@@ -1,13 +1,14 @@
 """Training images a second of the published U-Net: utilisation, memory and the largest costs.
 
-  python scripts/throughput.py --out results/reference/benchmarks/throughput.json    # on a GPU
+  python scripts/throughput.py                                     # on a GPU
   python scripts/throughput.py --torch --precisions bfloat16       # PyTorch's, compiled, beside it
   python scripts/throughput.py --batches 192 --precisions bfloat16 --costs    # a profile of a step
   python scripts/throughput.py --side 16 --dim 8 --batches 2 --steps 2        # tiny, for any CPU
 
 The model is that of configs/ddpm_flowers.py: dim 128, stages (1, 2, 4), 32,009,619 parameters, 128
 x 128 pixels, with Adam and L1 loss. Utilisation is the program's FLOPs a second, as XLA counts
-them, over those of a large matrix product in the same precision on the same device.
+them, over those of a large matrix product in the same precision on the same device. Rows go to
+results/benchmarks/throughput.json, or to --out; --reference writes the committed file.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import optax
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from scorelab.networks import UNet
+from scripts import outputs
 
 # The matrix products' precision, and the network's dtype.
 PRECISIONS = {
@@ -196,18 +198,18 @@ def main() -> None:
   parser.add_argument("--remat", action="store_true", help="compute blocks again for the gradient")
   parser.add_argument("--torch", action="store_true", help="PyTorch beside it")
   parser.add_argument("--costs", action="store_true", help="profile a step of each")
-  parser.add_argument("--out", type=pathlib.Path, help="a JSON file for the rows")
+  file = "benchmarks/throughput.json"
+  outputs.add_arguments(parser, f"results/{file}", file)
   args = parser.parse_args()
-  rows = measure(args)
-  if args.out:
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {
-      "command": f"python scripts/throughput.py {' '.join(sys.argv[1:])}".strip(),
-      "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
-      "jax": jax.__version__,
-      "rows": rows,
-    }
-    args.out.write_text(json.dumps(record, indent=2) + "\n")
+  out = outputs.directory(parser, args, outputs.RESULTS / file, file)
+  record = {
+    "command": f"python scripts/throughput.py {' '.join(sys.argv[1:])}".strip(),
+    "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
+    "jax": jax.__version__,
+    "rows": measure(args),
+  }
+  out.parent.mkdir(parents=True, exist_ok=True)
+  out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
 The notebook's network is that of its last step, at a constant learning rate and without an average.
 Each seed is trained as in configs/ncsn_gmm_published.py with a checkpoint at every hundredth step;
 those of the last third are sampled over the published 100 levels, 5 steps at each. Runs go to
-results/wander/, where they go on and are not done twice; the table to
-results/reference/ncsn_gmm_published/wander.csv.
+results/wander/, where they are resumed and not done twice. The table, wander.csv, goes there too,
+or to --out; --reference writes the committed one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scorelab import evaluation, training
 from scorelab.checkpoints import Checkpoints
 from scorelab.plotting import write_csv
 from scorelab.run import StopFlag, exit_with
-from scripts import studies
+from scripts import outputs, studies
 
 METRICS = ("max_sliced_wasserstein", "off_mode_share")
 
@@ -71,16 +71,16 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--seeds", type=int, default=3, help="[3]")
   parser.add_argument("--fast", action="store_true", help="runs of seconds")
   parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("results/wander"))
-  parser.add_argument("--out", type=pathlib.Path, help="[results/reference/ncsn_gmm_published]")
+  outputs.add_arguments(parser, "the folder of the runs", "ncsn_gmm_published")
   args = parser.parse_args(argv)
   if args.seeds < 1:
     parser.error(f"--seeds {args.seeds}: must be at least 1")
+  out = outputs.directory(parser, args, args.runs, "ncsn_gmm_published")
   args.runs.mkdir(parents=True, exist_ok=True)
   jax.config.update("jax_compilation_cache_dir", str(args.runs.absolute() / "compiled"))
   with StopFlag() as stop:
     paths = [args.runs / f"seed-{seed}" for seed in range(args.seeds)]
     tables = [measure(configure(i, args.fast), path, stop) for i, path in enumerate(paths)]
-  out = args.out or pathlib.Path("results/reference/ncsn_gmm_published")
   command = f"python scripts/wander.py --seeds {args.seeds}"
   write_csv(out / "wander.csv", [row for table in tables for row in table], command)
   values = [[row[METRICS[0]] for row in table] for table in tables]

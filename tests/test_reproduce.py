@@ -48,16 +48,17 @@ def test_prints_the_commands_in_order(capsys, tmp_path):
     assert run.startswith("python main.py --config=configs/") and workdir.startswith(str(tmp_path))
     assert drawn.startswith("python scripts/figures.py ") and f"--workdir {workdir} " in drawn
   assert lines[12] == (
-    f"python scripts/circles.py --runs={tmp_path}/circles --out={tmp_path}/reference"
+    f"python scripts/circles.py --runs={tmp_path}/circles --out={tmp_path}/reproduced"
   )
   assert lines[-2].startswith("python scripts/figures.py digits --out=")
   assert not any(tmp_path.iterdir())
 
 
 def test_commands_are_short_where_nothing_is_set(capsys):
-  assert reproduce.main(["A", "--dry-run"]) == 0
+  assert reproduce.main(["A", "--dry-run", "--reference"]) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert {"python scripts/wander.py", "python scripts/pareto.py"} <= set(lines)
+  studies = {f"python scripts/{name}.py --reference" for name in ("wander", "pareto")}
+  assert studies <= set(lines)
   assert not any("--out" in line or "--runs" in line or "fast" in line for line in lines)
 
 
@@ -69,14 +70,15 @@ def test_fast_runs_go_elsewhere(capsys):
     if "main.py" in line:
       assert ":fast " in line and "--workdir=results/fast/" in line
     else:
-      assert "--out=results/fast/reference" in line
+      assert "--out=results/fast/reproduced" in line
 
 
 def test_scripts_take_what_they_are_given():
   """Each study's own parser has the options."""
   for name, study in reproduce.STUDIES.items():
     text = pathlib.Path(f"scripts/{name}.py").read_text()
-    options = [*study.fast, *study.arguments, "--out", *["--runs"] * study.keeps_runs]
+    assert "outputs.add_arguments(parser," in text  # --out and --reference
+    options = [*study.fast, *study.arguments, *["--runs"] * study.keeps_runs]
     for option in options:
       assert f'"{option.partition("=")[0]}"' in text
 
@@ -89,7 +91,7 @@ def test_scripts_take_what_they_are_given():
     ([], "give systems, --all, --list or --report"),
     (["C", "--all"], "give systems or --all, not both"),
     (
-      ["C", "--fast", "--runs=results"],
+      ["C", "--fast", "--reference"],
       "--fast: results/reference is not for runs of seconds; give another --out",
     ),
     (["--report", "--fast"], "--report: runs of --fast have no verdicts"),
@@ -187,7 +189,7 @@ def test_a_small_system_in_full_and_again(tmp_path):
   assert first.returncode == 0, first.stderr
   assert "no verdicts" in first.stdout and first.stdout.count(" s\n") == 4
   for config in SYSTEMS["C"].configs:
-    drawn = {path.stem for path in (tmp_path / "reference" / config).iterdir()}
+    drawn = {path.stem for path in (tmp_path / "reproduced" / config).iterdir()}
     assert set(figures.FIGURES[config]) <= drawn
   again = subprocess.run(command, capture_output=True, text=True, check=True)
   assert again.stdout.count("done already") == 4

@@ -26,12 +26,21 @@ def write(readme: pathlib.Path, folder: pathlib.Path, cases: Sequence[str]) -> N
     raise ValueError(f"{readme} must have {' and '.join(MARKS)}, once each")
   before, rest = text.split(MARKS[0])
   after = rest.split(MARKS[1])[1]
+  body = "\n".join([MARKS[0], table(folder, cases), MARKS[1]])
+  readme.write_text(f"{before}{body}{after}")
+
+
+def table(folder: pathlib.Path, cases: Sequence[str]) -> str:
+  """Returns the table of the cases that have JSON in the folder, in this order.
+
+  Raises:
+    ValueError: none has.
+  """
   files = (folder / f"{case}.json" for case in cases)
   records = [json.loads(file.read_text()) for file in files if file.exists()]
   if not records:
     raise ValueError(f"{folder} has no JSON of a case: run scripts/benchmark.py first")
-  body = "\n".join([MARKS[0], *rows(records), MARKS[1]])
-  readme.write_text(f"{before}{body}{after}")
+  return "\n".join(rows(records))
 
 
 def rows(records: Sequence[Mapping[str, Any]]) -> list[str]:

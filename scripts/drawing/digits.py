@@ -222,7 +222,7 @@ def processes(sheet: Sheet) -> None:
 
 def _summary(sheet: Sheet, name: str) -> list[dict[str, Any]]:
   """The best row of a config by Frechet distance, and its bits; none where it was not drawn."""
-  folder = sheet.out.parent / name
+  folder = sheet.others / name
   if not (folder / "evaluation.json").exists():
     return []
   result = json.loads((folder / "evaluation.json").read_text())

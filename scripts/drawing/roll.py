@@ -100,7 +100,7 @@ def learning(source: Source) -> None:
   write_csv(source.out / "learning_steps.csv", rows, source.command)
   forms = []
   for name, (label, colour, marker) in FORMS.items():
-    folder = source.out if name == source.name else source.out.parent / name
+    folder = source.out if name == source.name else source.others / name
     if (folder / "learning_steps.csv").exists():
       of_steps = [row["kl_per_dim"] for row in read_csv(folder / "learning_steps.csv")]
       history = read_csv(folder / "learning.csv")

@@ -24,11 +24,13 @@ class Sheet:
   Attributes:
     name: of the system, or of the config that was run.
     out: the figures' folder.
+    others: folder of the folders of other configs' figures, for comparisons.
     command: what a reader types to get the figures.
   """
 
   name: str
   out: pathlib.Path
+  others: pathlib.Path
   command: str
 
 
@@ -83,23 +85,31 @@ class Source(Sheet):
     return row, row.grid
 
 
-def open_sheet(name: str, out: pathlib.Path | None, options: str = "") -> Sheet:
-  """The sheet of this name; figures go to `out`, or to results/reference/<name>."""
-  out = pathlib.Path("results/reference") / name if out is None else out
-  return Sheet(name, out, f"python scripts/figures.py {name}{options}")
+def open_sheet(
+  name: str, out: pathlib.Path, options: str = "", others: pathlib.Path | None = None
+) -> Sheet:
+  """Returns the sheet of this name; its command has these options, `others` is out's parent."""
+  command = f"python scripts/figures.py {name}{options}"
+  return Sheet(name, out, others or out.parent, command)
 
 
 def open_source(
-  name: str, path: pathlib.Path, out: pathlib.Path | None, keys: int, metrics: Sequence[str] = ()
+  name: str,
+  path: pathlib.Path,
+  out: pathlib.Path,
+  keys: int,
+  metrics: Sequence[str] = (),
+  others: pathlib.Path | None = None,
 ) -> Source:
-  """A finished run of main.py, read only.
+  """Opens a finished run of main.py for reading.
 
   Args:
     name: of its config.
     path: its workdir.
-    out: where figures go; None is results/reference/<name>.
+    out: where figures go.
     keys: sampling keys of what is measured here.
-    metrics: what is measured here, beside what the run measured.
+    metrics: what is measured here, in addition to what the run measured.
+    others: folder of the folders of other configs' figures [out's parent].
 
   Raises:
     RunError: there is no finished run.
@@ -116,7 +126,7 @@ def open_source(
   options = f" --workdir results/{name}/{run.run_id(recorded)}"
   if keys != 10:
     options += f" --keys {keys}"
-  sheet = open_sheet(name, out, options)
+  sheet = open_sheet(name, out, options, others)
   return Source(
     **vars(sheet), config=config, experiment=experiment, params=params, workdir=workdir, keys=keys
   )
