@@ -126,9 +126,15 @@ def main(argv: list[str]) -> None:
       experiment = sampling.build(config, mode) if pretrained else build(config)
     if not _WORKDIR.value:
       name = pathlib.Path(file.partition(":")[0]).stem
-      path = pathlib.Path("results", name, run.run_id(experiment.config))
+      path = run.find(pathlib.Path("results", name), experiment.config)
+    other = (
+      "" if _WORKDIR.value or path.exists() else run.on_other_data(path.parent, experiment.config)
+    )
     if mode == "eval" and not pretrained and not path.exists():
-      raise run.RefusedError(f"{path}: there is no run here to evaluate; train first")
+      also = f"; {other}" if other else ""
+      raise run.RefusedError(f"{path}: there is no run here to evaluate; train first{also}")
+    if other and run.leads():
+      print(other, file=sys.stderr)
     done = run.is_done(path, experiment.config)
     if isinstance(experiment, Experiment) and not done:
       check_rows(experiment)  # before anything is written

@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
       # Of points in a file: see scorelab/data.py.
       path=placeholder(str),
       columns=placeholder(tuple),
+      header=placeholder(bool),  # None decides by the first line's cells
       array=placeholder(str),
       validation_fraction=placeholder(float),
       test_fraction=placeholder(float),

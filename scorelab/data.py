@@ -1,23 +1,26 @@
-"""Files of points, and the targets that they are: the one place where data come from outside.
+"""Targets in files: points from CSV, TSV, NPY and NPZ files, and images.
 
-What is wrong with a file is a ValueError of one line that begins with its path.
+Raises a ValueError of one line that begins with the file's path where a file cannot be used.
 """
 
 from __future__ import annotations
 
-import csv
+import dataclasses
 import math
 import pathlib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 
+from scorelab.fingerprints import of_images, of_points
+from scorelab.image_files import open_images
 from scorelab.images import images
-from scorelab.options import ConfigError, check_memory, did_you_mean
+from scorelab.options import ConfigError, check_memory, did_you_mean, say
 from scorelab.targets.data_set import DataSet, split
+from scorelab.text_tables import TextTable, read_text_table
 
 
 def points(
@@ -28,42 +31,102 @@ def points(
   test_fraction: float = 0.2,
   split_seed: int = 0,
   standardise: bool = False,
+  header: bool | None = None,
 ) -> DataSet:
-  """The points of a CSV, TSV, NPY or NPZ file, dealt out by `split`, whose options these are.
+  """Reads points from a CSV, TSV, NPY or NPZ file and splits them.
+
+  Says on stderr, in one line, what was read.
 
   Args:
     path: the file.
-    columns: of a CSV or TSV, the names of the coordinates in its first line; None for all columns.
+    columns: of a CSV or TSV, the names of the coordinates in its first line, or their positions
+      '0', '1', ... where it has no names; None for all columns.
     array: of an NPZ, the name of the array [n, *event_shape]; None for its only one.
     validation_fraction, test_fraction, split_seed, standardise: as for `split`.
+    header: of a CSV or TSV, whether the first line has names; None decides by its cells.
 
   Raises:
     ValueError: the file cannot be read, or holds no such points; see `read_points`.
   """
-  found = read_points(path, columns, array)
+  table = read_table(path, columns, array, header)
+  fingerprint = of_points(table.values, table.names)
   try:
-    return split(
-      found,
+    found = split(
+      table.values,
       validation_fraction=validation_fraction,
       test_fraction=test_fraction,
       split_seed=split_seed,
       standardise=standardise,
+      names=table.names,
+      fingerprint=fingerprint,
     )
   except ValueError as error:
     raise ValueError(f"path = {path!r}: {error}") from error
+  say(_summary(path, table))
+  return found
 
 
 # Targets that are files, by their config names.
 FILES: dict[str, Callable[..., Any]] = {"images": images, "points": points}
 
 
-def read_points(
-  path: str, columns: Sequence[str] | None = None, array: str | None = None
-) -> np.ndarray:
-  """The points of a file, [n, *event_shape] in float64, all finite; numbers alone are points [1].
+def fingerprint(section: Mapping[str, Any]) -> dict[str, Any] | None:
+  """Returns the fingerprint of the data that a target's section names; None for no data in files.
+
+  It is that of `points(...).fingerprint` or `images(...).fingerprint`, without decoding images.
 
   Args:
-    path, columns, array: as for `points`. A first line with a name in it is a header.
+    section: config.target, as a mapping of JSON values.
+
+  Raises:
+    ValueError: the data cannot be read.
+  """
+  given = {name: value for name, value in section.items() if value is not None}
+
+  def chosen(*names: str) -> dict[str, Any]:
+    return {name: given[name] for name in names if name in given}
+
+  if given["name"] == "points":
+    table = read_table(**chosen("path", "columns", "array", "header"))
+    return of_points(table.values, table.names)
+  if given["name"] == "images":
+    label_column = given.get("label_column", "label") if given.get("labelled") else None
+    return of_images(open_images(**chosen("path", "column", "part"), label_column=label_column))
+  return None
+
+
+def _summary(path: str, table: TextTable) -> str:
+  """What was read, in one line."""
+  number, *shape = table.values.shape
+  names = table.names
+  if names is None:
+    of = f"{shape[0]} numbers" if len(shape) == 1 else f"shape {tuple(shape)}"
+  else:
+    of = ", ".join(names if len(names) <= 8 else (*names[:6], "...", names[-1]))
+    of += f" ({len(names)} columns)" if len(names) > 8 else ""
+  return "; ".join((f"{path}: {number} points of {of}", *table.remarks))
+
+
+def read_points(
+  path: str,
+  columns: Sequence[str] | None = None,
+  array: str | None = None,
+  header: bool | None = None,
+) -> np.ndarray:
+  """Returns the points of a file, [n, *event_shape] in float64, all finite: see `read_table`."""
+  return read_table(path, columns, array, header).values
+
+
+def read_table(
+  path: str = "",
+  columns: Sequence[str] | None = None,
+  array: str | None = None,
+  header: bool | None = None,
+) -> TextTable:
+  """Reads the points of a file, [n, *event_shape] in float64, all finite; numbers are points [1].
+
+  Args:
+    path, columns, array, header: as for `points`.
 
   Raises:
     ValueError: there is no such file; it is of another kind, or not what its name says; a column or
@@ -79,29 +142,32 @@ def read_points(
       raise ValueError(f"must end in one of {', '.join(sorted(known))}")
     if columns is not None and suffix in (".npy", ".npz"):
       raise ValueError(f"columns = {columns} is no option of a {suffix} file")
+    if header is not None and suffix in (".npy", ".npz"):
+      raise ValueError(f"header = {header} is no option of a {suffix} file")
     if array is not None and suffix != ".npz":
       raise ValueError(f"array = {array!r} is no option of a {suffix} file")
     if file.exists() and not file.is_file():
       raise ValueError("is no regular file")
     if suffix in (".npy", ".npz"):
-      values = _read_numpy(file, array)
+      table = TextTable(_read_numpy(file, array), None)
     else:
-      values = _read_text(file, columns, "," if suffix == ".csv" else "\t")
-    values = values[:, None] if values.ndim == 1 else values
+      table = read_text_table(file, columns, header)
+    values = table.values[:, None] if table.values.ndim == 1 else table.values
     if values.ndim == 0 or not values.size:
       raise ValueError("holds no points")
     bad = np.argwhere(~(np.abs(values) <= np.finfo(np.float32).max))
     if len(bad):
       index = bad[0].tolist()
       raise ValueError(
-        f"{len(bad)} of {values.size} numbers are not finite in float32, the first at {index}"
+        f"{len(bad)} of {values.size} numbers are not finite in float32, the first at {index}: "
+        "drop these points, as pandas.DataFrame.dropna does"
       )
   except FileNotFoundError:
     raise ValueError(f"path = {path!r}: there is no such file") from None
   except (OSError, ValueError) as error:
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise ValueError(f"path = {path!r}: {line}") from error
-  return values
+  return dataclasses.replace(table, values=values)
 
 
 def _read_numpy(file: pathlib.Path, array: str | None) -> np.ndarray:
@@ -149,47 +215,3 @@ def _read_array(stream: IO[bytes], size: int, named: str) -> np.ndarray:
     raise ConfigError(f"{named} is of shape {shape}, and holds only {left} bytes")
   stream.seek(0)
   return npy.read_array(stream, allow_pickle=False).astype(float)
-
-
-def _read_text(file: pathlib.Path, columns: Sequence[str] | None, delimiter: str) -> np.ndarray:
-  with file.open(newline="", encoding="utf-8-sig") as lines:
-    try:
-      rows = [
-        (number, [cell.strip() for cell in row])
-        for number, row in enumerate(csv.reader(lines, delimiter=delimiter), start=1)
-        if any(cell.strip() for cell in row) and not row[0].startswith("#")
-      ]
-    except (csv.Error, UnicodeDecodeError) as error:
-      raise ValueError("is no text of numbers") from error
-  if not rows:
-    raise ValueError("holds no points")
-  names: list[str] | None = None
-  if any(_number(cell) is None for cell in rows[0][1]):
-    names = rows.pop(0)[1]
-  index = None
-  if columns is not None:
-    if names is None:
-      raise ValueError(f"columns = {tuple(columns)} need a first line of names")
-    for column in columns:
-      if names.count(column) != 1:
-        said = "twice in it" if column in names else f"not in it{did_you_mean(str(column), names)}"
-        raise ValueError(f"column {column!r} is {said} (known: {', '.join(names)})")
-    index = [names.index(column) for column in columns]
-  width = len(rows[0][1]) if names is None and rows else len(names or ())
-  values = []
-  for number, row in rows:
-    if len(row) != width:
-      raise ValueError(f"line {number} has {len(row)} columns, not {width}")
-    chosen = row if index is None else [row[i] for i in index]
-    numbers = [_number(cell) for cell in chosen]
-    if None in numbers:
-      raise ValueError(f"line {number}: {chosen[numbers.index(None)]!r} is not a number")
-    values.append(numbers)
-  return np.array(values, float)
-
-
-def _number(text: str) -> float | None:
-  try:
-    return float(text)
-  except ValueError:
-    return None

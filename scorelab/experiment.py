@@ -22,6 +22,7 @@ from scorelab.checks import (
   check_target,
 )
 from scorelab.data import FILES
+from scorelab.fingerprints import record
 from scorelab.metrics import (
   class_score_error,
   score_error,
@@ -73,7 +74,7 @@ class Experiment:
   """The parts that a config names.
 
   Attributes:
-    config: the resolved config, JSON values.
+    config: the resolved config, JSON values; of data in files also their fingerprint, `data`.
     target: the distribution to sample from.
     schedule: the forward process.
     parameterization: reads the network.
@@ -323,7 +324,7 @@ def assemble(config: ConfigDict, target: Any) -> Experiment:
       f"training.monitor = 'score_error' needs a loss of levels, not {config.loss.name!r}"
     )
   return Experiment(
-    config=json.loads(config.to_json()),
+    config=json.loads(config.to_json()) | ({"data": data} if (data := record(target)) else {}),
     target=target,
     **parts,
     data={},  # both later: they are drawn with the experiment's keys

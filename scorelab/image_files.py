@@ -1,4 +1,4 @@
-"""Images in files: read, decoded, cropped, and dealt out epoch by epoch, in worker processes.
+"""Images in files, read and batched epoch by epoch in worker processes.
 
 A folder, Parquet files, or a data set of the Hugging Face hub; each is a sequence of encoded
 images. NumPy, Pillow and Grain alone: workers start without JAX.
@@ -6,45 +6,63 @@ images. NumPy, Pillow and Grain alone: workers start without JAX.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import io
 import math
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # EPS would start a program
+from scorelab.image_decoding import SUFFIXES, decode
+
 _HUB = "hub:"
+_TOOL_FOLDERS = {"__MACOSX", "__pycache__", "@eaDir", "lost+found"}
 
 
 class Folder(Sequence):
   """The images anywhere under a folder, in the order of their paths.
 
+  Links to files are followed, links to folders are not. Hidden files and folders, whose names begin
+  with a dot, and those of tools, such as __MACOSX, are passed over.
+
   Args:
-    path: the folder; what has none of SUFFIXES, or is no file, is passed over. Links to files are
-      followed, links to folders are not.
+    path: the folder.
     labelled: whether each folder in it is a class, in the order of their names.
 
   Attributes:
     labels: the class of each image, [n] integers; None where they have none.
     class_names: of the classes.
+    skipped: numbers of files and folders that are passed over, by kind: a suffix, 'hidden files' or
+      the name of a hidden folder.
 
   Raises:
     ValueError: an image that should have a class is in none of those folders.
   """
 
   def __init__(self, path: str, labelled: bool = False) -> None:
-    found = (pathlib.Path(top, name) for top, _, names in os.walk(path) for name in names)
-    self.names = sorted(
-      str(file) for file in found if file.suffix.lower() in SUFFIXES and file.is_file()
-    )
+    self._path = path
+    self.names: list[str] = []
+    self.skipped: collections.Counter[str] = collections.Counter()
+    for top, folders, names in os.walk(path):
+      hidden = [name for name in folders if name.startswith(".") or name in _TOOL_FOLDERS]
+      folders[:] = [name for name in folders if name not in hidden]
+      self.skipped.update(f"folder {name}" for name in hidden)
+      for name in names:
+        suffix = pathlib.Path(name).suffix.lower()
+        if name.startswith("."):
+          self.skipped["hidden files"] += 1
+        elif suffix not in SUFFIXES:
+          self.skipped[suffix or "without a suffix"] += 1
+        elif pathlib.Path(top, name).is_file():
+          self.names.append(str(pathlib.Path(top, name)))
+        else:
+          self.skipped["that are no files"] += 1
+    self.names.sort()
     self.labels: np.ndarray | None = None
     self.class_names: tuple[str, ...] = ()
     if labelled and self.names:
@@ -52,6 +70,10 @@ class Folder(Sequence):
       if loose := [place for place in places if len(place.parts) == 1]:
         raise ValueError(f"labelled = True, and {loose[0]} is in no folder of a class")
       self.class_names, self.labels = _numbered([place.parts[0] for place in places])
+
+  def files(self) -> list[tuple[str, str]]:
+    """(path within the folder, path) of every file of images."""
+    return [(pathlib.Path(name).relative_to(self._path).as_posix(), name) for name in self.names]
 
   def __len__(self) -> int:
     return len(self.names)
@@ -71,6 +93,7 @@ class Table(Sequence):
 
   Attributes:
     labels, class_names: as for `Folder`.
+    skipped: nothing is.
 
   Raises:
     ValueError: there is no such column, or it holds no classes.
@@ -79,12 +102,17 @@ class Table(Sequence):
   def __init__(self, path: str, column: str, part: str, label_column: str | None = None) -> None:
     import datasets
 
+    self.skipped: collections.Counter[str] = collections.Counter()
+    self._files: list[tuple[str, str]] = []
     if path.startswith(_HUB):
       table = datasets.load_dataset(path.removeprefix(_HUB), split=part)
     else:
       file = pathlib.Path(path)
-      files: Any = [str(f) for f in sorted(file.glob("*.parquet"))] if file.is_dir() else path
-      table = datasets.Dataset.from_parquet(files)
+      if file.is_dir():
+        self._files = [(found.name, str(found)) for found in sorted(file.glob("*.parquet"))]
+      else:
+        self._files = [("", path)]
+      table = datasets.Dataset.from_parquet([found for _, found in self._files])
     for field, name in (("column", column), ("label_column", label_column)):
       if name is not None and name not in table.column_names:
         known = ", ".join(table.column_names)
@@ -100,6 +128,10 @@ class Table(Sequence):
   def names(self) -> Sequence[str]:
     """Of every image, for people."""
     return _Rows(self._path, len(self))
+
+  def files(self) -> list[tuple[str, str]]:
+    """(name in the folder, path) of every Parquet file; none of a data set of the hub."""
+    return self._files
 
   def __len__(self) -> int:
     return len(self._table)
@@ -178,29 +210,16 @@ def open_images(
   else:
     images = Folder(path, label_column is not None)
   if not len(images):
-    raise ValueError(f"path = {path!r}: holds no images ({', '.join(sorted(SUFFIXES))})")
+    found = f"; found: {listed(images.skipped)}" if images.skipped else ""
+    raise ValueError(f"path = {path!r}: holds no images ({', '.join(sorted(SUFFIXES))}){found}")
   return images
 
 
-def decode(data: bytes, side: int, channels: int) -> np.ndarray | None:
-  """The middle square of an encoded image, uint8 [side, side, channels]; None for a damaged one.
-
-  The shorter edge is brought to `side`, by a bicubic filter as wide as an output pixel. Of an
-  animation it is the first picture; of 16 bits the upper eight; transparency is dropped. One of
-  more than twice Pillow's MAX_IMAGE_PIXELS counts as damaged, and is not decoded.
-  """
-  try:
-    image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    if image.mode.startswith("I"):  # which Pillow clips at 255
-      image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("L" if channels == 1 else "RGB")
-  except Exception:  # Pillow's decoders raise whatever they like
-    return None
-  square = min(image.size)
-  left, top = ((edge - square) / 2 for edge in image.size)
-  box = (left, top, left + square, top + square)
-  image = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
-  return np.asarray(image).reshape(side, side, channels)
+def listed(counts: Mapping[str, int], most: int = 12) -> str:
+  """Returns counts as '3 .txt, 2 hidden files', in the order of their names."""
+  parts = [f"{number} {name}" for name, number in sorted(counts.items())]
+  left = len(parts) - most
+  return ", ".join(parts if left <= 0 else [*parts[:most], f"and {left} more"])
 
 
 def read_image(images: Sequence[bytes], index: int, side: int, channels: int) -> np.ndarray | None:

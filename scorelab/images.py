@@ -1,19 +1,22 @@
-"""Images of yours as a target: held in memory where they fit, else read anew in every epoch."""
+"""Images in files as a target: held in memory if they fit, else streamed in every epoch."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab.image_files import ImageStream, open_images, read_image
-from scorelab.options import check_memory
+from scorelab.fingerprints import of_images
+from scorelab.image_decoding import why_unreadable
+from scorelab.image_files import Folder, ImageStream, Table, listed, open_images, read_image
+from scorelab.options import check_memory, say
 from scorelab.targets.data_set import index_of_class
 from scorelab.typing import Array, Key
 
@@ -34,6 +37,7 @@ class Images:
     damaged: images that were left out of `splits`.
     labels: the classes of the images in `splits`, of the same names, [n] integers; {} for none.
     class_names: of the classes.
+    fingerprint: of the files (scorelab.fingerprints), or None.
   """
 
   splits: Mapping[str, Array]
@@ -44,6 +48,7 @@ class Images:
   damaged: int = 0
   labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   class_names: tuple[str, ...] = ()
+  fingerprint: Mapping[str, Any] | None = None
 
   @property
   def num_classes(self) -> int:
@@ -115,7 +120,9 @@ def images(
   flip: bool = False,
   dequantise: bool = False,
 ) -> Images:
-  """The images of a folder, of Parquet files or of a data set on the hub, dealt out at random.
+  """Reads the images of a folder, of Parquet files or of a data set on the hub, and splits them.
+
+  Says on stderr, in one line, what was read: see `_summary`.
 
   Args:
     path: a folder, which may have folders in it; a Parquet file or a folder of them; or
@@ -150,7 +157,8 @@ def images(
   validation, test, train = np.split(order, np.cumsum(sizes))
   gib = len(train) * side * side * channels * 4 / 2**30
   streams = gib > cache_gib
-  splits, labels, damaged = {}, {}, 0
+  splits, labels = {}, {}
+  left_out: collections.Counter[str] = collections.Counter()
   for name, index, most in (
     ("train", train, held_out if streams else len(train)),
     ("validation", validation, held_out),
@@ -160,16 +168,17 @@ def images(
       number = min(len(index), most)
       check_memory(8 * number * side * side * channels, f"side = {side} of {number} images")
       pixels, good = _read_all(files, index[:most], side, channels)
+      left_out.update(_reason(files, int(i)) for i in index[:most][~good])
       if not len(pixels):
-        raise ValueError(f"path = {path!r}: no image of the {name} split can be read")
+        raise ValueError(
+          f"path = {path!r}: no image of the {name} split can be read ({listed(left_out)})"
+        )
       splits[name] = jnp.asarray(SPACING * pixels.astype(np.float32) - 1)
-      damaged += np.sum(~good)
       if files.labels is not None:
         labels[name] = files.labels[index[:most]][good]
   if "train" not in splits:
     raise ValueError(f"path = {path!r}: {len(files)} images leave none to train on")
-  if damaged:
-    print(f"{path}: {damaged} images are damaged and left out", file=sys.stderr)
+  say(_summary(path, files, left_out))
   variance = float(np.asarray(splits["train"]).var(0).mean())
   return (DequantisedImages if dequantise else Images)(
     splits,
@@ -177,10 +186,36 @@ def images(
     flip,
     ImageStream(files, np.sort(train), side, channels, seed=0) if streams else None,
     num_workers,
-    int(damaged),
+    left_out.total(),
     labels,
     files.class_names,
+    of_images(files),
   )
+
+
+def _reason(files: Folder | Table, index: int) -> str:
+  """Why an image cannot be read."""
+  try:
+    return why_unreadable(files[index])
+  except OSError:
+    return "cannot be opened"
+
+
+def _summary(path: str, files: Folder | Table, left_out: Mapping[str, int]) -> str:
+  """What was read in one line: the number, classes by name, what was passed over and why."""
+  said = [f"{path}: {len(files)} images"]
+  if files.labels is not None:
+    counts = np.bincount(files.labels, minlength=len(files.class_names))
+    named = dict(zip(files.class_names, counts.tolist(), strict=True))
+    classes = ", ".join(f"{name} {number}" for name, number in list(named.items())[:12])
+    more = f", and {len(named) - 12} more" if len(named) > 12 else ""
+    said[0] += f" in {len(named)} classes ({classes}{more})"
+  if files.skipped:
+    said.append(f"passed over: {listed(files.skipped)}")
+  if left_out:
+    reasons = ", ".join(f"{number} ({reason})" for reason, number in left_out.items())
+    said.append(f"left out: {reasons}")
+  return "; ".join(said)
 
 
 def _read_all(

@@ -10,6 +10,7 @@ import ast
 import difflib
 import inspect
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -65,6 +66,12 @@ def literal(text: str) -> Any:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
     return text
+
+
+def say(text: str) -> None:
+  """Prints one line on stderr; what is not printable, as in a file's name, is escaped."""
+  line = text if text.isprintable() else text.encode("unicode_escape").decode()
+  print(line, file=sys.stderr)
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:

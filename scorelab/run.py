@@ -21,9 +21,12 @@ from typing import Any, NoReturn
 import jax
 from jax.experimental import multihost_utils
 
+from scorelab.fingerprints import changes
+
 # What only evaluation depends on: it may change in a finished folder, and is evaluated again.
 EVALUATION_FIELDS = ("sampler", "evaluation")
 PREEMPTED_EXIT_CODE = 75
+_FINGERPRINT = "data.sha256"
 
 
 class RunError(RuntimeError):
@@ -135,9 +138,10 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def training_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields that are set and that training depends on, by dotted name, as JSON values.
+  """Returns the fields that are set and that training depends on, by dotted name, as JSON values.
 
-  Of an ensemble of so many seeds, ensemble.over without the values of its samplers.
+  Of an ensemble of so many seeds, ensemble.over without the values of its samplers. Data in files
+  are told apart by their fingerprint, wherever they are.
   """
   fields = _set_fields({k: v for k, v in config.items() if k not in EVALUATION_FIELDS})
   if "ensemble.seeds" in fields and "ensemble.over" in fields:
@@ -149,14 +153,56 @@ def training_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _set_fields(config: Mapping[str, Any]) -> dict[str, Any]:
   """The fields that are not None, by dotted name, as JSON values: new ones change no old run."""
-  fields = _flatten(json.loads(json.dumps(config)))
-  return {name: value for name, value in fields if value is not None}
+  fields = dict(_flatten(json.loads(json.dumps(config))))
+  if _FINGERPRINT in fields:
+    told = {_FINGERPRINT: fields[_FINGERPRINT]}
+    fields = {k: v for k, v in fields.items() if not k.startswith("data.") and k != "target.path"}
+    fields |= told
+  return {name: value for name, value in fields.items() if value is not None}
+
+
+def without_data(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a config without its data's fingerprint, as runs were recorded before it existed."""
+  return {name: value for name, value in config.items() if name != "data"}
+
+
+def _comparable(
+  old: Mapping[str, Any], new: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+  """Two configs, with their data where both know them: else only the path can be compared."""
+  if ("data" in old) == ("data" in new):
+    return old, new
+  return without_data(old), without_data(new)
 
 
 def run_id(config: Mapping[str, Any]) -> str:
   """A short hash of what training depends on: the same command finds its run again."""
   text = json.dumps(training_fields(config), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def find(root: pathlib.Path, config: Mapping[str, Any]) -> pathlib.Path:
+  """Returns a run's default directory under `root`: its run id.
+
+  A run on data in files that is there by its id from before data had fingerprints is found too.
+  """
+  path, older = root / run_id(config), root / run_id(without_data(config))
+  return older if older.exists() and not path.exists() else path
+
+
+def on_other_data(root: pathlib.Path, config: Mapping[str, Any]) -> str:
+  """Returns a line about a run under `root` that differs in its data alone; '' if there is none."""
+  if "data" not in config:
+    return ""
+  wanted = training_fields(config) | {_FINGERPRINT: None}
+  for file in sorted(root.glob("*/config.json")):
+    with contextlib.suppress(RefusedError):
+      found = _recorded_config(file.parent)
+      if "data" in found and training_fields(found) | {_FINGERPRINT: None} == wanted:
+        return (
+          f"{file.parent} is the same run on other data: {changes(found['data'], config['data'])}"
+        )
+  return ""
 
 
 def environment() -> dict[str, Any]:
@@ -233,7 +279,8 @@ def is_done(path: pathlib.Path, config: Mapping[str, Any]) -> bool:
   """Whether the folder holds all that this config asks for."""
   if not Workdir(path).done.exists():
     return False
-  return _set_fields(_recorded_config(path)) == _set_fields(config)
+  old, new = _comparable(_recorded_config(path), config)
+  return _set_fields(old) == _set_fields(new)
 
 
 def _recorded_config(path: pathlib.Path) -> dict[str, Any]:
@@ -245,6 +292,22 @@ def _recorded_config(path: pathlib.Path) -> dict[str, Any]:
     raise RefusedError(
       f"{file} is damaged: put back what was there, or give another --workdir"
     ) from None
+
+
+def check_data(path: pathlib.Path, found: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+  """Raises RefusedError where two configs have fingerprints of different data.
+
+  Args:
+    path: of the run, for the message.
+    found: its config.
+    config: the one asked for.
+  """
+  old, new = found.get("data"), config.get("data")
+  if old and new and old["sha256"] != new["sha256"]:
+    raise RefusedError(
+      f"{path}: holds a run on other data ({changes(old, new)}): give another --workdir, or those "
+      "data by --config.target.path"
+    )
 
 
 def open_workdir(
@@ -275,9 +338,9 @@ def open_workdir(
   record = {"config": config, "overrides": overrides}
   file = path / "config.json"
   if file.exists():
-    found = _recorded_config(path)
-    old, new = training_fields(found), training_fields(config)
-    for name in sorted(old.keys() | new.keys()):
+    found, asked = _comparable(_recorded_config(path), config)
+    old, new = training_fields(found), training_fields(asked)
+    for name in sorted((old.keys() | new.keys()) - {_FINGERPRINT}):
       if old.get(name) != new.get(name):
         advice = "give another --workdir, or that value"
         if name == "training.num_steps":  # its learning-rate schedule depends on it
@@ -285,7 +348,14 @@ def open_workdir(
         raise RefusedError(
           f"{path}: holds a run with {name} = {old.get(name)!r}, not {new.get(name)!r}: {advice}"
         )
-    if _set_fields(found) == _set_fields(config):
+    check_data(path, found, asked)
+    if "data" in config and "data" not in asked and leads():
+      print(
+        f"{path}: holds a run from before data had fingerprints: whether its data have changed "
+        "since is not known",
+        file=sys.stderr,
+      )
+    if _set_fields(found) == _set_fields(asked):
       return workdir
     if not read_only:
       workdir.done.unlink(missing_ok=True)

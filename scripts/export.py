@@ -23,6 +23,7 @@ from scorelab.experiment import Experiment, build
 from scorelab.options import ConfigError
 from scorelab.predictions import Exact
 from scorelab.pretrained import PretrainedError, save_model, save_pipeline
+from scorelab.recorded import build_without_data
 from scorelab.run import RunError, Workdir
 from scorelab.typing import Params
 
@@ -73,8 +74,10 @@ def main(argv: list[str] | None = None) -> None:
     if not file.is_file():
       raise PretrainedError(f"{arguments.workdir}: there is no run here")
     config = base.get_config()
-    _update(config, json.loads(file.read_text())["config"])
-    experiment = build(config)
+    recorded = json.loads(file.read_text())["config"]
+    data = recorded.pop("data", None)
+    _update(config, recorded)
+    experiment = build(config) if data is None else build_without_data(config, data)
     state = training.restore_trained(experiment, workdir)
     params = training.evaluated_params(state, experiment.evaluation.ema)
     export(experiment, params, arguments.to, arguments.format)

@@ -9,6 +9,7 @@ import pytest
 from configs import flow_moons
 from scorelab import data, likelihood_evaluation, training
 from scorelab.experiment import build
+from scorelab.fingerprints import changes, of_points
 from scorelab.options import ConfigError
 from scorelab.run import StopFlag
 from scorelab.targets.data_set import split
@@ -110,6 +111,137 @@ def test_bad_files_are_one_line(write, name, content, options, line):
     data.read_points(path, **options)
   assert str(error.value).startswith(f"path = {path!r}: ")
   assert "\n" not in str(error.value)
+
+
+ROWS = "".join(f"{x!r},{y!r}\n" for x, y in POINTS[:6].tolist())
+NUMBERED = "".join(f"{i},{line}" for i, line in enumerate(ROWS.splitlines(keepends=True)))
+INDEX = "dropped: the first column, a row index without a name"
+# What is read of POINTS[:6], and what is said of it.
+WRITTEN = {
+  "pandas without names": ("0,1\n" + ROWS, {}, "6 points of 0, 1"),
+  "its columns": ("0,1\n" + ROWS, {"columns": ("0", "1")}, "6 points of 0, 1"),
+  "its index": (",x,y\n" + NUMBERED, {}, f"6 points of x, y; {INDEX}"),
+  "both": (",0,1\n" + NUMBERED, {}, f"6 points of 0, 1; {INDEX}"),
+  "its index read again": ("Unnamed: 0,x,y\n" + NUMBERED, {}, f"6 points of x, y; {INDEX}"),
+  "an index of filtered rows": (
+    ",x,y\n" + re.sub(r"(?m)^(\d)", r"1\1", NUMBERED),
+    {},
+    f"6 points of x, y; {INDEX}",
+  ),
+  "index chosen away": ("id,x,y\n" + NUMBERED, {"columns": ("x", "y")}, "6 points of x, y"),
+  "positions": (NUMBERED, {"columns": ("1", "2")}, "6 points of 2 numbers"),
+  "a header by name": ("0,7\n" + ROWS, {"header": True}, "6 points of 0, 7"),
+  "an empty column": (
+    ROWS.replace("\n", ",\n"),
+    {},
+    "6 points of 2 numbers; dropped: column 3, which is empty",
+  ),
+  "comments": ("# a\n# b\n" + ROWS, {}, "6 points of 2 numbers; 2 lines of comments passed over"),
+}
+
+
+@pytest.mark.parametrize(("content", "options", "said"), WRITTEN.values(), ids=WRITTEN)
+def test_tables_as_programs_write_them(write, content, options, said, capsys):
+  path = write("a.csv", content)
+  np.testing.assert_array_equal(data.read_points(path, **options), POINTS[:6])
+  data.points(path, **options)
+  assert capsys.readouterr().err == f"{path}: {said}\n"
+
+
+def test_what_pandas_writes(write, tmp_path):
+  pandas = pytest.importorskip("pandas")
+  for names in (None, ["x", "y"]):
+    for index in (False, True):
+      pandas.DataFrame(POINTS, columns=names).to_csv(tmp_path / "a.csv", index=index)
+      np.testing.assert_array_equal(data.read_points(str(tmp_path / "a.csv")), POINTS)
+
+
+def test_a_column_that_numbers_the_rows_is_said(write, capsys):
+  target = data.points(write("a.csv", "id,x,y\n" + NUMBERED))
+  assert target.dim == 3
+  assert (
+    "column 'id' only numbers the rows: target.columns = ('x', 'y',)" in capsys.readouterr().err
+  )
+
+
+# What is refused, with the remedy in the same line.
+REMEDIES = {
+  "names or a point": ("0,1\n1,2\n3,4\n", {}, "line 1, '0,1', may be .* target.header = True or"),
+  "one column": ("0\n0.5\n0.7\n", {}, "line 1, '0', may be names.* target.header"),
+  "an empty first cell": (",2.5\n" + ROWS, {}, "line 1: '' .*column '0' has gaps in 1 of 7 lines"),
+  "gaps": ("x,y\n1,2\n3,\n5,NA\n", {}, "line 3: '' .*column 'y' has gaps in 2 of 3 .*dropna"),
+  "nan": ("x,y\n1,2\n3,nan\n", {}, "not finite in float32, the first at .*dropna"),
+  "semicolons": ("x;y\n1.5;2\n", {}, r"line 2: '1.5;2' .* sep=';'\)\.to_csv"),
+  "decimal commas": ("x;y\n1,5;2,5\n", {}, r"line 2 has 3 columns, .* sep=';', decimal=','\)"),
+  "tabs": ("x\ty\n1\t2\n", {}, r"sep='\\t'\)"),
+  "spaces": ("1 2\n3 4\n", {}, "separate columns by commas, not by spaces"),
+  "labels": ("x,y,kind\n1,2,a\n3,4,b\n", {}, r"'kind' is text; .* target.columns = \('x', 'y'\)"),
+  "text alone": ("a,b\nc,d\ne,f\n", {}, "no column of this table is all numbers"),
+  "no name": ("x,\n1,2\n3,4\n", {}, "column 2 has no name: name it, or choose"),
+  "no such position": ("5,6\n7,8\n", {"columns": ("2",)}, "without one they are '0' to '1'"),
+  "header of arrays": (POINTS, {"header": True}, "header = True is no option of a .npy file"),
+}
+
+
+@pytest.mark.parametrize(("content", "options", "line"), REMEDIES.values(), ids=REMEDIES)
+def test_refusals_name_the_remedy(write, content, options, line):
+  path = write("a.csv" if isinstance(content, str) else "a.npy", content)
+  with pytest.raises(ValueError, match=line) as error:
+    data.read_points(path, **options)
+  assert "\n" not in str(error.value)
+
+
+SECONDS = np.stack([1.7e12 + 1000.0 * np.arange(200), POINTS[:, 0]], 1)  # milliseconds since 1970
+
+
+def test_numbers_that_float32_cannot_tell_apart(write):
+  path = write("a.csv", as_csv(SECONDS, "time,x\n"))
+  with pytest.raises(
+    ValueError, match=r"'time' has 200 values about 1.7e\+12, and float32 tells 2"
+  ):
+    data.points(path)
+  target = data.points(path, standardise=True)
+  dealt = np.concatenate(list(target.splits.values()))
+  assert len(np.unique(dealt[:, 0])) == 200
+  # In float64 the standardised values give the milliseconds back to float32's 1e-7 of their range.
+  location, spread = 1.7e12 + 1000 * 99.5, 1000 * 200 / 12**0.5
+  np.testing.assert_allclose(np.asarray(target.location)[0], location, 1e-7)
+  np.testing.assert_allclose(np.asarray(target.spread)[0], spread, 0.1)
+  gaps = np.diff(np.sort(np.asarray(dealt[:, 0], float))) * np.asarray(target.spread)[0]
+  np.testing.assert_allclose(gaps, 1000, rtol=1e-3)
+  with pytest.raises(ValueError, match="coordinate 0 has 200 values"):
+    split(SECONDS)
+  split(POINTS * [1.5e4, 10] + [5e4, 35])  # an income and an age
+  split(np.concatenate([SECONDS[:, 1:], np.full((200, 1), 1e9 + 0.3)], 1))  # a constant
+
+
+class TestFingerprints:
+  def test_are_of_the_numbers_alone(self, write):
+    same = [
+      {"path": write("a.csv", as_csv(POINTS))},
+      {"path": write("b.tsv", as_csv(POINTS, "u\tv\n", "\t"))},
+      {"path": write("c.npy", POINTS)},
+      {"path": write("d.csv", "name" + as_csv(POINTS)), "columns": ("namex", "y")},
+    ]
+    found = [data.fingerprint({"name": "points", "standardise": None, **s}) for s in same]
+    assert len({f["sha256"] for f in found}) == 1
+    assert data.points(**same[0]).fingerprint == found[0]
+    assert data.fingerprint({"name": "nine_modes", "path": None}) is None
+
+  @pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+      (POINTS[:180], "points 200 -> 180"),
+      (POINTS[::-1], "200 points as before, with other contents"),
+      (np.concatenate([POINTS[:1] + 1e-12, POINTS[1:]]), "200 points as before, with other"),
+      (POINTS + [0, 5], r"mean \[2.*, -0.9.*\] -> \[2.*, 4"),
+      (POINTS.reshape(100, 4), r"points 200 -> 100, shape \[2\] -> \[4\]"),
+    ],
+  )
+  def test_say_what_changed(self, changed, said):
+    old, new = of_points(POINTS), of_points(changed)
+    assert old["sha256"] != new["sha256"]
+    assert re.search(said, changes(old, new))
 
 
 class TestSplits:

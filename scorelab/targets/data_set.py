@@ -1,9 +1,11 @@
-"""A finite set of points in the place of a law: to train on, to validate with and to test with."""
+"""A finite set of points as a target, split into training, validation and test points."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ class DataSet:
     validation, test: of the same event shape, held out; none of them for None.
     location, spread: what the coordinates of the points were centred on and divided by, of shape
       event_shape or []: x = location + spread * point is in the data's own units.
+    fingerprint: of the file that the points were read from (scorelab.fingerprints), or None.
   """
 
   train: Array
@@ -29,6 +32,7 @@ class DataSet:
   test: Array | None = None
   location: Array | float = 0.0
   spread: Array | float = 1.0
+  fingerprint: Mapping[str, Any] | None = None
 
   @property
   def event_shape(self) -> tuple[int, ...]:
@@ -70,19 +74,25 @@ def split(
   test_fraction: float = 0.2,
   split_seed: int = 0,
   standardise: bool = False,
+  names: Sequence[str] | None = None,
+  fingerprint: Mapping[str, Any] | None = None,
 ) -> DataSet:
-  """Deals points out at random.
+  """Splits points at random.
 
   Args:
     points: [n, *event_shape].
     validation_fraction, test_fraction: of the points, in [0, 1), together below 1; each rounded
       up to whole points, and 0 for no such set.
     split_seed: of the order: the same points are dealt out alike.
-    standardise: whether each coordinate is brought to mean 0 and std 1 over the training points.
+    standardise: whether each coordinate is brought to mean 0 and std 1 over the training points,
+      in float64.
+    names: of the coordinates, for messages; None for their positions.
+    fingerprint: of the points' file.
 
   Raises:
-    ValueError: a fraction is not allowed, no training point would be left, or a coordinate that is
-      to be standardised is the same in all of them.
+    ValueError: a fraction is not allowed, no training point would be left, a coordinate that is to
+      be standardised is the same in all of them, or the points of a coordinate cannot be told apart
+      in float32.
   """
   if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
     raise ValueError(
@@ -106,6 +116,7 @@ def split(
     if not spread.all():
       raise ValueError("standardise = True, and a coordinate is the same in all training points")
   points = (points - location) / spread
+  _check_float32(points, names)
   ends = (num_train, num_train + num_validation)
   train, validation, test = (jnp.asarray(a, float) for a in np.split(points, ends))
   return DataSet(
@@ -114,7 +125,31 @@ def split(
     test if num_test else None,
     jnp.asarray(location, float),
     jnp.asarray(spread, float),
+    fingerprint,
   )
+
+
+def _check_float32(points: np.ndarray, names: Sequence[str] | None) -> None:
+  """Refuses a coordinate whose differences are lost in float32, such as milliseconds since 1970.
+
+  They are where rounding moves points by a thousandth of the coordinate's std, or by a hundredth of
+  that and makes one value of two.
+  """
+  flat = points.reshape(len(points), -1)
+  std = flat.std(0)
+  wide = (np.abs(flat).max(0) > 100 * std) & (std > 0)
+  for i in np.flatnonzero(wide).tolist():  # the others keep theirs
+    column = flat[:, i]
+    with np.errstate(over="ignore"):
+      rounded = column.astype(np.float32).astype(float)
+    moved = np.sqrt(((rounded - column) ** 2).mean()) / std[i]
+    values, left = len(np.unique(column)), len(np.unique(rounded))
+    if values > 1 and (moved > 1e-3 or (moved > 1e-5 and left < values / 2)):
+      named = f"coordinate {i}" if names is None else f"column {names[i]!r}"
+      raise ValueError(
+        f"{named} has {values} values about {column.mean():.6g}, and float32 tells {left} of them "
+        "apart: set target.standardise = True, or subtract a constant"
+      )
 
 
 def index_of_class(key: Key, labels: np.ndarray, asked: Array) -> Array:

@@ -73,7 +73,7 @@ def patches(*, side: int = 32, stride: int = 8, dequantise: bool = False) -> Pat
     )
     for name, (low, high, step) in strips.items()
   }
-  return (DequantisedPatches if dequantise else Patches)(**cut)
+  return (DequantisedPatches if dequantise else Patches)(**cut)  # pyrefly: ignore  # pyrefly: ignore
 
 
 def windows(image: np.ndarray, side: int, stride: int) -> np.ndarray:

@@ -112,14 +112,16 @@ def open_source(
     others: folder of the folders of other configs' figures [out's parent].
 
   Raises:
-    RunError: there is no finished run.
+    RunError: there is no finished run, or its data have changed.
   """
   if not (path / "DONE").exists():
     raise run.RunError(f"{path}: holds no finished run; first run main.py with --workdir={path}")
   recorded = json.loads((path / "config.json").read_text())["config"]
-  config = ConfigDict(_tuples(_completed(recorded, base.get_config().to_dict())))
+  fields = run.without_data(recorded)
+  config = ConfigDict(_tuples(_completed(fields, base.get_config().to_dict())))
   config.evaluation.metrics = tuple(dict.fromkeys([*config.evaluation.metrics, *metrics]))
   experiment = build(config)
+  run.check_data(path, recorded, experiment.config)
   workdir = run.Workdir(path.absolute())
   state = training.restore_trained(experiment, workdir)
   params = training.evaluated_params(state, experiment.evaluation.ema)

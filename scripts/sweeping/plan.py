@@ -15,8 +15,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from scorelab.command_line import missing_file, read_config
+from scorelab.data import fingerprint
 from scorelab.options import ConfigError
-from scorelab.run import EVALUATION_FIELDS, is_done, run_id
+from scorelab.run import EVALUATION_FIELDS, find, is_done
 
 Point: TypeAlias = dict[str, str]
 """What one run sets, as it is typed: value by field."""
@@ -240,11 +241,13 @@ def make_rows(
   share it, and each row into <run id>-<hash of the evaluation's fields>, from a copy of it.
   """
   cwd = pathlib.Path.cwd()
-  rows = []
+  rows: list[Row] = []
+  fingerprints: dict[str, dict[str, Any]] = {}
   for point in points:
     resolved = json.loads(resolve(config, common, point).to_json())
+    resolved |= _data_of(resolved["target"], fingerprints)
     own = [field for field in point if of_evaluation(field)]
-    base = root / run_id(resolved)
+    base = find(root, resolved)
     where = root / f"{base.name}-{evaluation_id(resolved)}" if own else base
     arguments = (f"--config={config}", *common, *typed(point))
     pretrained = (resolved.get("pretrained") or {}).get("path") is not None
@@ -264,6 +267,18 @@ def make_rows(
     )
     rows.append(Row(point, resolved, task, training))
   return list({row.task.workdir: row for row in rows}.values())
+
+
+def _data_of(target: Mapping[str, Any], fingerprints: dict[str, dict[str, Any]]) -> dict[str, Any]:
+  """{'data': the fingerprint} of a target in files, or {}; each is computed once."""
+  key = json.dumps(target, sort_keys=True)
+  if key not in fingerprints:
+    try:
+      found = fingerprint(target)
+    except ValueError as error:
+      raise SweepError(f"target: {error}") from error
+    fingerprints[key] = {} if found is None else {"data": found}
+  return fingerprints[key]
 
 
 def evaluation_id(config: Mapping[str, Any]) -> str:
