@@ -25,8 +25,8 @@ import numpy as np
 
 from scorelab import evaluation
 from scorelab.ensembles import Ensemble, Member, short, state_of
+from scorelab.rows import make_labels
 from scorelab.run import StopFlag, Workdir, write_json
-from scorelab.tables import row_labels
 from scorelab.typing import Params
 
 
@@ -55,7 +55,7 @@ def evaluate(
   programs: evaluation.Programs = {}
   for number, member in enumerate(ensemble.members, 1):
     folder = folder_of(workdir, member)
-    if folder.evaluation.exists():
+    if _is_measured(folder, member):
       continue
     folder.path.mkdir(parents=True, exist_ok=True)
     given, weaker = state_of(params, member), state_of(dict(weak), member)
@@ -69,6 +69,13 @@ def evaluate(
   return result
 
 
+def _is_measured(folder: Workdir, member: Member) -> bool:
+  """Whether the member's evaluation is there, with the rows that it has now."""
+  if not folder.evaluation.exists():
+    return False
+  return len(evaluation.read(folder)["rows"]) == len(member.experiment.evaluation.rows)
+
+
 def folder_of(workdir: Workdir, member: Member) -> Workdir:
   """Where a member leaves what it leaves."""
   return Workdir(workdir.members / member.name)
@@ -79,9 +86,13 @@ def combine(members: Sequence[Member], tables: Mapping[str, dict[str, Any]]) -> 
   groups = [_combine_seeds(of_value, tables) for of_value in by_value(members)]
   first = tables[members[0].name]
   seeds = list(dict.fromkeys(member.seed for member in members))
+  rows = [row for group in groups for row in group["rows"]]
+  named = [(row["sampler"], row["num_steps"], row["options"]) for row in rows]
+  for row, label in zip(rows, make_labels(named), strict=True):
+    row["label"] = label
   result = {
     "protocol": first["protocol"] | {"num_members": len(seeds), "seeds": seeds},
-    "rows": [row for group in groups for row in group["rows"]],
+    "rows": rows,
     "members": [{"name": m.name, "seed": m.seed, "over": m.over, "slot": m.slot} for m in members],
   }
   if members[0].over:
@@ -180,4 +191,4 @@ def _samples(
       own = dict(arrays)
     shared = {k: own.pop(k) for k in ("exact", "reference", "labels") if k in own}
     drawn += own.values()
-  return shared | dict(zip(row_labels(result["rows"]), drawn, strict=True))
+  return shared | dict(zip((row["label"] for row in result["rows"]), drawn, strict=True))

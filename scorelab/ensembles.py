@@ -161,7 +161,7 @@ def build(config: ConfigDict) -> Ensemble:
     numbers = dict(zip(over, values, strict=True))
     changed = with_numbers(single, numbers)
     check_bounds(changed)
-    assembled = dataclasses.replace(assemble(changed, shared.target), numbers=numbers)
+    assembled = assemble(changed, shared.target, numbers)
     own = tuple(v for field, v in numbers.items() if not field.startswith("sampler."))
     for seed in seeds:
       member = dataclasses.replace(

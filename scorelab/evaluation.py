@@ -37,7 +37,6 @@ from scorelab.rows import Row
 from scorelab.run import Preempted, StopFlag, Workdir, append_jsonl, leads, write_json
 from scorelab.schedules import uniform_log_snr
 from scorelab.sharding import Layout, any_process, make_layout
-from scorelab.tables import row_labels
 from scorelab.targets import splits_of, truth_of
 from scorelab.typing import Array, Batch, Key, Params, Predict
 
@@ -319,6 +318,7 @@ def evaluate(
   measured = measure(experiment, sets, stop)
   rows = [
     {
+      "label": row.label,
       "sampler": row.sampler,
       "options": row.options,
       "num_steps": row.num_steps,
@@ -350,8 +350,8 @@ def evaluate(
     )
   if protocol.labels:
     result["protocol"]["labels"] = protocol.labels
-  labelled = zip(row_labels(rows), sets["rows"], strict=True)
-  arrays = {label: drawn["network"][0] for label, drawn in labelled}
+  drawn_by = zip(protocol.rows, sets["rows"], strict=True)
+  arrays = {row.label: drawn["network"][0] for row, drawn in drawn_by}
   if "labels" in sets:
     arrays["labels"] = sets["labels"][0]
   np.savez(workdir.samples, exact=sets["exact"][0], reference=sets["reference"][0], **arrays)

@@ -10,6 +10,7 @@ import enum
 import functools
 import json
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,16 +18,10 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from scorelab.checks import (
-  check_sizes,
-  check_target,
-)
+from scorelab.checks import check_sizes, check_target
 from scorelab.data import FILES
 from scorelab.fingerprints import record
-from scorelab.metrics import (
-  class_score_error,
-  score_error,
-)
+from scorelab.metrics import class_score_error, score_error
 from scorelab.options import (
   ConfigError,
   check_bounds,
@@ -41,10 +36,7 @@ from scorelab.parts import (
   named,
   optimizer_of,
 )
-from scorelab.predictions import (
-  Exact,
-  Parameterization,
-)
+from scorelab.predictions import Exact, Parameterization
 from scorelab.schedules import Level, Schedule
 from scorelab.sharding import SHARDINGS
 from scorelab.targets import TARGETS, has_truth, labelled_splits_of, splits_of
@@ -196,7 +188,7 @@ class Experiment:
     elif "optimizer" in sections:
       changed["optimizer"] = optimizer_of(config)
     if sections & {"schedule", "sampler"}:
-      rows = make_rows(config, changed.get("schedule", self.schedule))
+      rows = make_rows(config, changed.get("schedule", self.schedule), numbers)
       changed["evaluation"] = dataclasses.replace(self.evaluation, rows=rows)
     return dataclasses.replace(self, **changed)
 
@@ -301,8 +293,16 @@ def build(config: ConfigDict) -> Experiment:
   return with_points(experiment, jax.jit(experiment.draw_data, static_argnums=1))
 
 
-def assemble(config: ConfigDict, target: Any) -> Experiment:
-  """As `build`, of a target that is there already, without training and held-out points."""
+def assemble(
+  config: ConfigDict, target: Any, numbers: Mapping[str, float] = MappingProxyType({})
+) -> Experiment:
+  """Like `build`, for an existing target; does not draw the training and held-out points.
+
+  Args:
+    config: one that has been checked.
+    target: the distribution to sample from.
+    numbers: those of the config in which members of an ensemble differ, by dotted field.
+  """
   parts = make_parts(config, target)
   for often, seldom in (("log_every", "checkpoint_every"), ("checkpoint_every", "keep_every")):
     if config.training[seldom] % config.training[often]:
@@ -329,8 +329,9 @@ def assemble(config: ConfigDict, target: Any) -> Experiment:
     **parts,
     data={},  # both later: they are drawn with the experiment's keys
     validation={},
-    evaluation=make_evaluation(config, target, parts),
+    evaluation=make_evaluation(config, target, parts, numbers),
     source=config.copy_and_resolve_references(),
+    numbers=dict(numbers),
   )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -53,7 +53,7 @@ from scorelab.predictions import (
 )
 from scorelab.pretrained.files import PretrainedError
 from scorelab.pretrained.inception import inception_features
-from scorelab.rows import Row, make_row, parse_changes, parse_row
+from scorelab.rows import Row, distinct_rows, labelled, parse_changes
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
 from scorelab.targets import has_truth, splits_of, truth_of
 from scorelab.typing import Array, Key, Loss, Params
@@ -158,16 +158,21 @@ def make_parts(config: ConfigDict, target: Any) -> dict[str, Any]:
   }
 
 
-def make_rows(config: ConfigDict, schedule: Schedule) -> tuple[Row, ...]:
-  """The main sampler's row, and those of evaluation.rows."""
+def make_rows(
+  config: ConfigDict, schedule: Schedule, numbers: Collection[str] = ()
+) -> tuple[Row, ...]:
+  """Makes the rows that a config asks for, without labels: see `distinct_rows`.
+
+  Args:
+    config: the resolved config; its numbers may be traced.
+    schedule: the forward process.
+    numbers: the fields in which members of an ensemble differ, by dotted name.
+  """
   main = {k: v for k, v in config.sampler.items() if v is not None}
   exact = config.parameterization.name == "exact"
   has_density = exact or bool(config.parameterization.energy)
-  rows = [make_row(main, "sampler", schedule, has_density)]
-  for index, spec in enumerate(config.evaluation.rows):
-    path = f"evaluation.rows[{index}]"
-    rows.append(make_row(parse_row(spec, main, path), path, schedule, has_density))
-  return tuple(rows)
+  varied = {field.removeprefix("sampler.") for field in numbers if field.startswith("sampler.")}
+  return distinct_rows(main, config.evaluation.rows, schedule, has_density, varied)
 
 
 def named(names: tuple[str, ...]) -> dict[str, str]:
@@ -295,8 +300,17 @@ def optimizer_of(config: ConfigDict) -> optax.GradientTransformation:
   )
 
 
-def make_evaluation(config: ConfigDict, target: Any, parts: Mapping[str, Any]) -> Evaluation:
-  """What config.evaluation asks for, of a target and of the parts that `make_parts` has made."""
+def make_evaluation(
+  config: ConfigDict, target: Any, parts: Mapping[str, Any], numbers: Collection[str] = ()
+) -> Evaluation:
+  """Makes what config.evaluation asks for.
+
+  Args:
+    config: the resolved config.
+    target: the distribution to sample from.
+    parts: what `make_parts` has made.
+    numbers: as for `make_rows`.
+  """
   section = config.evaluation
   loss_levels, label_dropout = parts["loss_levels"], parts["label_dropout"]
   metrics: dict[str, Callable[..., float]] = {}
@@ -329,7 +343,7 @@ def make_evaluation(config: ConfigDict, target: Any, parts: Mapping[str, Any]) -
   choose(named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
   exact = config.parameterization.name == "exact"
   comparable = has_truth(target) and config.parameterization.name != "consistency"
-  rows = make_rows(config, parts["schedule"])
+  rows = labelled(make_rows(config, parts["schedule"], numbers))
   check_pure_noise(config, rows)
   check_guidance(config, rows, target, label_dropout)
   # What the network says where it is told no class.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +51,8 @@ class Row:
     guidance: how predictions are guided before they are sampled with; None where they are not.
     guidance_options: its own.
     weak: which weaker model it needs: an average's decay, or an earlier step; None for none.
+    label: its name in tables, files and figures, unlike any other row's; '' for a row that was
+      made of traced numbers.
   """
 
   sampler: str
@@ -61,6 +65,7 @@ class Row:
   guidance: Guidance | None = None
   guidance_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   weak: float | None = None
+  label: str = ""
 
   @property
   def network_calls(self) -> int:
@@ -99,6 +104,76 @@ class Row:
       len(target.event_shape),
     )
     return self.guidance.make(sources, **self.guidance_options)
+
+
+def distinct_rows(
+  main: Mapping[str, Any],
+  specs: Sequence[str],
+  schedule: Schedule,
+  has_density: bool,
+  varied: Collection[str] = (),
+) -> tuple[Row, ...]:
+  """Makes the main sampler's row and those of config.evaluation.rows, without labels.
+
+  A row with the settings of an earlier one is dropped: it would have the same samples.
+
+  Args:
+    main: settings of the main sampler; only what is set.
+    specs: config.evaluation.rows.
+    schedule: the forward process.
+    has_density: whether predictions have a log_density.
+    varied: the sampler's fields in which members of an ensemble differ. A value that is inherited
+      from one of them equals no value that a row sets itself, so that all members have the same
+      rows.
+
+  Raises:
+    ConfigError: a name, an option or a number is not allowed.
+  """
+  found: list[dict[str, Any]] = []
+  rows = []
+  for index, spec in enumerate(("", *specs)):
+    path, settings, own = "sampler", dict(main), set()
+    if index:
+      path = f"evaluation.rows[{index - 1}]"
+      settings, own = parse_row(spec, main, path), {p.partition("=")[0] for p in spec.split(":")}
+    row = make_row(settings, path, schedule, has_density)
+    inherited = {k: f"sampler.{k}" for k in settings if k in varied and k not in own}
+    identity = json.loads(json.dumps(settings | inherited))
+    if identity not in found:
+      found.append(identity)
+      rows.append(row)
+  return tuple(rows)
+
+
+def labelled(rows: Sequence[Row]) -> tuple[Row, ...]:
+  """Returns the rows with their labels."""
+  labels = make_labels([(row.sampler, row.num_steps, row.options) for row in rows])
+  return tuple(
+    dataclasses.replace(row, label=label) for row, label in zip(rows, labels, strict=True)
+  )
+
+
+def make_labels(rows: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
+  """Names rows by sampler, steps and the options that tell them apart: 'ddim-32-eta=1.0'.
+
+  Args:
+    rows: sampler, number of steps and options of each.
+
+  Returns:
+    A label for each row, all different: where the options do not tell two rows apart, the later
+    one's label ends in '-2'.
+  """
+  first, *others = (options for _, _, options in rows)
+  shared = {k for k, v in first.items() if others and all(o.get(k) == v for o in others)}
+  if len({options.get("grid") for _, _, options in rows} - {None}) < 2:
+    shared.add("grid")
+  labels: list[str] = []
+  for sampler, num_steps, options in rows:
+    own = [f"{k}={v}" for k, v in options.items() if k not in shared]
+    label = "-".join([sampler, str(num_steps), *own])
+    same = (f"{label}-{number}" for number in itertools.count(2))
+    labels.append(next(name for name in itertools.chain([label], same) if name not in labels))
+  return labels
 
 
 def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from scorelab.experiment import Stream, stream_key
 from scorelab.options import ConfigError, check_bounds
 from scorelab.plotting.summary import typed_command
 from scorelab.pretrained import Pipeline, PretrainedError, load_pipeline
-from scorelab.rows import Row, make_row, parse_row
+from scorelab.rows import Row, distinct_rows, labelled
 from scorelab.run import StopFlag, Workdir, append_jsonl, read_jsonl, write_json
 from scorelab.tables import align, row_labels
 from scorelab.typing import Array, Params, Predict
@@ -116,11 +116,7 @@ def _rows(config: ConfigDict, pipeline: Pipeline) -> tuple[Row, ...]:
     fields = ("spacing", "steps_offset", "to_data")
     own = {k: v for k, v in pipeline.sampler.items() if k in fields}
     main = own | main
-  settings = [("sampler", main)]
-  for index, spec in enumerate(config.evaluation.rows):
-    path = f"evaluation.rows[{index}]"
-    settings.append((path, parse_row(spec, main, path)))
-  return tuple(make_row(given, path, pipeline.schedule, False) for path, given in settings)
+  return labelled(distinct_rows(main, config.evaluation.rows, pipeline.schedule, False))
 
 
 def _check(sampling: Sampling) -> None:
@@ -186,13 +182,13 @@ def execute(sampling: Sampling, workdir: Workdir) -> None:
   with StopFlag() as stop:
     for index, row in enumerate(sampling.rows):
       images, nfe, seconds = draw(sampling, row, stop)
-      said = {"sampler": row.sampler, "options": row.options, "num_steps": row.num_steps}
-      rows.append({**said, "nfe": nfe, "metrics": {}})
+      said = {"label": row.label, "sampler": row.sampler, "options": row.options}
+      rows.append({**said, "num_steps": row.num_steps, "nfe": nfe, "metrics": {}})
       sheets.append(images)
       line = {"row": index, "nfe": nfe, "images": len(images), **seconds, "step": None}
       append_jsonl(workdir.timings, line)
   protocol = {k: sampling.config["evaluation"][k] for k in ("num_keys", "num_samples")}
-  labels = row_labels(rows)
+  labels = [row.label for row in sampling.rows]
   np.savez(workdir.samples, **dict(zip(labels, sheets, strict=True)))
   write_json(workdir.evaluation, {"protocol": protocol, "rows": rows})
   workdir.figures.mkdir(exist_ok=True)

@@ -6,22 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from scorelab import likelihood_evaluation
+from scorelab.rows import make_labels
 
 BUDGET = ("floor", "prior", "discretisation", "learning")
 """Parts of a metric's value, which add up to it; see `scorelab.evaluation`."""
 
 
 def row_labels(rows: list[dict[str, Any]]) -> list[str]:
-  """Rows' names for people and for samples.npz, 'ddim-32-eta=1.0': with what tells them apart."""
-  first, *others = (row["options"] for row in rows)
-  shared = {k for k, v in first.items() if others and all(o.get(k) == v for o in others)}
-  if len({row["options"].get("grid") for row in rows} - {None}) < 2:
-    shared.add("grid")
-  labels = []
-  for row in rows:
-    own = [f"{k}={v}" for k, v in row["options"].items() if k not in shared]
-    labels.append("-".join([row["sampler"], str(row["num_steps"]), *own]))
-  return labels
+  """Returns the labels of evaluation.json's rows, also of a run from before they were stored."""
+  if all("label" in row for row in rows):
+    return [row["label"] for row in rows]
+  return make_labels([(row["sampler"], row["num_steps"], row.get("options") or {}) for row in rows])
 
 
 def format_table(result: dict[str, Any]) -> str:

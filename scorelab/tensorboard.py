@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from scorelab.run import RefusedError, Workdir, read_jsonl
+from scorelab.tables import row_labels
 
 _EVERY = 2.0  # seconds
 
@@ -96,9 +97,9 @@ def _numbers(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 def _evaluated(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
   """The metrics of each row."""
-  for row in result["rows"]:
+  for label, row in zip(row_labels(result["rows"]), result["rows"], strict=True):
     for metric, numbers in row["metrics"].items():
       if numbers.get("value") is not None:
-        # A metric may be 'sliced_wasserstein:p=1', and a colon is none of a tag's letters.
-        name = metric.replace(":", "_").replace("=", "")
-        yield f"evaluation/{name}/{row['sampler']}_{row['num_steps']}", numbers["value"]
+        # A metric may be 'sliced_wasserstein:p=1': tags have no colon and no equals sign.
+        tag = f"{metric}/{label.replace('-', '_')}".replace(":", "_").replace("=", "")
+        yield f"evaluation/{tag}", numbers["value"]

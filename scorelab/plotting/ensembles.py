@@ -53,9 +53,8 @@ def draw_ensemble(experiment: Experiment, params: Params, workdir: Workdir, stop
     for field in varied(result):
       figures[f"over_{field}"] = lambda field=field: over_figure(result, field)
   else:
-    labels = summary.row_labels(workdir)
     figures["samples"] = lambda: summary.samples_figure(experiment, params, workdir)
-    figures["budget"] = lambda: summary.budget_figure(result, labels)
+    figures["budget"] = lambda: summary.budget_figure(result)
     if "girsanov" in result:
       text = f"mean and standard error over {num} seeds, of which each draws its own points"
       figures["girsanov"] = lambda: curves.girsanov(result["girsanov"], text)
@@ -179,13 +178,10 @@ def over_figure(result: Mapping[str, Any], field: str) -> Figure:
   for group in result["groups"]:
     value = group["over"][field]
     rest = {f: v for f, v in group["over"].items() if f != field and f in varied(result)}
-    own = {field.removeprefix("sampler."), field, field.split(".")[1], *rest}
-    own |= {f.split(".")[1] for f in rest}
-    for index, row in enumerate(group["rows"]):
+    for row_label, row in zip(_line_labels(result["groups"]), group["rows"], strict=True):
       # A sampler's option that a row does not have stands there with its section.
       changing = {f: v for f, v in rest.items() if f not in row["options"]}
-      fixed = {k: v for k, v in row["options"].items() if k not in own}
-      label = _row_label(result, index, fixed), label_of(changing)
+      label = row_label, label_of(changing)
       for metric, numbers in row["metrics"].items():
         found = style.number(numbers["value"]), style.number(numbers["sem"])
         lines.setdefault(metric, {}).setdefault(label, {})[value] = found
@@ -201,13 +197,24 @@ def over_figure(result: Mapping[str, Any], field: str) -> Figure:
   return against(field, lines, mean_floor, summary.protocol_text(dict(result)))
 
 
-def _row_label(result: Mapping[str, Any], index: int, fixed: Mapping[str, Any]) -> str:
-  """A row's sampler and steps, with the options that tell it from rows of the same ones."""
-  rows = result["groups"][0]["rows"]
-  name, steps = rows[index]["sampler"], rows[index]["num_steps"]
-  alike = [r for r in rows if (r["sampler"], r["num_steps"]) == (name, steps)]
-  told = [f"{k}={v}" for k, v in fixed.items() if any(r["options"].get(k) != v for r in alike)]
-  return " ".join([f"{name} {steps}", *told])
+def _line_labels(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+  """A label for the line of each row: its sampler and steps, and what tells it from others' lines.
+
+  A row's stored label also has the values of the fields that are varied, which are on the axis:
+  here are only options that are the same in all groups.
+  """
+  first, *others = (group["rows"] for group in groups)
+  fixed = [
+    {k: v for k, v in row["options"].items() if all(o[i]["options"].get(k) == v for o in others)}
+    for i, row in enumerate(first)
+  ]
+  names = [f"{row['sampler']} {row['num_steps']}" for row in first]
+  labels = []
+  for name, options in zip(names, fixed, strict=True):
+    alike = [other for own, other in zip(names, fixed, strict=True) if own == name]
+    told = [f"{k}={v}" for k, v in options.items() if any(o.get(k) != v for o in alike)]
+    labels.append(" ".join([name, *told]))
+  return labels
 
 
 @style.context()

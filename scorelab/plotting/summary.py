@@ -19,6 +19,7 @@ from scorelab.plotting import budgets, curves, fields, images, style
 from scorelab.plotting.fields import Cloud, ScoreField
 from scorelab.predictions import Exact
 from scorelab.run import StopFlag, Workdir, read_jsonl
+from scorelab.tables import row_labels
 from scorelab.typing import Array, Params
 
 OFF_MODE_STD = 4.0
@@ -44,7 +45,7 @@ def draw_run(experiment: Experiment, params: Params, workdir: Workdir, stop: Sto
   figures = {
     "loss": lambda: loss_figure(experiment, workdir),
     "samples": lambda: samples_figure(experiment, params, workdir),
-    "budget": lambda: budget_figure(result, row_labels(workdir)),
+    "budget": lambda: budget_figure(result),
   }
   if "score_error" in result:
     figures["score_error"] = lambda: score_error_figure(experiment, result)
@@ -62,10 +63,16 @@ def typed_command(workdir: Workdir) -> str:
   return shlex.join(["python", pathlib.Path(program).name, *arguments])
 
 
-def row_labels(workdir: Workdir) -> list[str]:
-  """The names under which a run's samples were kept, in the order of its rows."""
+def kept_rows(workdir: Workdir) -> dict[str, str]:
+  """Returns the sampler of every row whose samples were kept, by label, in the rows' order.
+
+  A run from before labels were unique may have kept fewer sets of samples than rows.
+  """
+  rows = json.loads(workdir.evaluation.read_text())["rows"]
   with np.load(workdir.samples) as arrays:
-    return [name for name in arrays.files if name not in ("exact", "reference", "labels")]
+    kept = set(arrays.files)
+  labelled = zip(row_labels(rows), rows, strict=True)
+  return {label: row["sampler"] for label, row in labelled if label in kept}
 
 
 def loss_figure(
@@ -116,12 +123,13 @@ def protocol_text(result: dict[str, Any]) -> str:
   )
 
 
-def budget_figure(result: dict[str, Any], labels: list[str]) -> Figure:
+def budget_figure(result: dict[str, Any]) -> Figure:
   """The error budget of every row and metric of a run."""
   rows = result["rows"]
   by_metric = {name: [row["metrics"][name] for row in rows] for name in rows[0]["metrics"]}
   labels = [
-    f"{textwrap.fill(label, 21)}\n{row['nfe']} NFE" for label, row in zip(labels, rows, strict=True)
+    f"{textwrap.fill(label, 21)}\n{row['nfe']} NFE"
+    for label, row in zip(row_labels(rows), rows, strict=True)
   ]
   return budgets.bars(labels, by_metric, protocol_text(result))
 
@@ -146,7 +154,7 @@ def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> 
 def albums_figure(workdir: Workdir, number: int = 64) -> Figure:
   """Images of the reference beside those of each row."""
   with np.load(workdir.samples) as arrays:
-    sets = {name: arrays[name][:number] for name in ["reference", *row_labels(workdir)]}
+    sets = {name: arrays[name][:number] for name in ["reference", *kept_rows(workdir)]}
   titles = ["real", *(textwrap.fill(name.replace("-", " "), 34) for name in list(sets)[1:])]
   pages = [images.Album(*page) for page in zip(sets.values(), titles, strict=True)]
   return images.albums(pages, "the first images of the evaluation's first key, as they came")
@@ -154,12 +162,11 @@ def albums_figure(workdir: Workdir, number: int = 64) -> Figure:
 
 def run_clouds(experiment: Experiment, workdir: Workdir) -> list[Cloud]:
   """Exact samples and those of each row, with the points that belong to no mode."""
-  target = experiment.target
+  target, kept = experiment.target, kept_rows(workdir)
   with np.load(workdir.samples) as arrays:
-    sets = {name: arrays[name][:_MAX_POINTS] for name in ["exact", *row_labels(workdir)]}
-  rows = experiment.evaluation.rows
-  names = ["exact samples", *list(sets)[1:]]
-  colours = [style.GREY, *(style.sampler_colour(row.sampler) for row in rows)]
+    sets = {name: arrays[name][:_MAX_POINTS] for name in ["exact", *kept]}
+  names = ["exact samples", *kept]
+  colours = [style.GREY, *map(style.sampler_colour, kept.values())]
   clouds = []
   for points, name, colour in zip(sets.values(), names, colours, strict=True):
     flat = points.reshape(len(points), -1)

@@ -73,7 +73,7 @@ def _sets(source: Source) -> dict[str, np.ndarray]:
   target = source.experiment.target
   width, test = target.spacing, np.asarray(target.splits["test"])
   with np.load(source.workdir.samples) as arrays:
-    drawn = {name: arrays[name] for name in summary.row_labels(source.workdir)}
+    drawn = {name: arrays[name] for name in summary.kept_rows(source.workdir)}
   low, high = test.min(), test.max()
   lattice = {
     name: np.clip(low + width * np.round((x - low) / width), low, high) for name, x in drawn.items()
@@ -85,7 +85,7 @@ def guided(source: Source, number: int = 6) -> None:
   """Digits by the class asked for, a sheet for each guidance; and the share that is of it."""
   with np.load(source.workdir.samples) as arrays:
     asked = arrays["labels"]
-    drawn = {name: arrays[name] for name in summary.row_labels(source.workdir)}
+    drawn = {name: arrays[name] for name in summary.kept_rows(source.workdir)}
   target = source.experiment.target
   number = min(number, *np.bincount(asked, minlength=target.num_classes))
   pages, rows = [], []

@@ -111,7 +111,7 @@ def kept(source: Source, most: int = 8) -> list[tuple[int, Params]]:
 def neighbours(source: Source) -> None:
   """How far samples are from the nearest training image, against test images; and some pairs."""
   with np.load(source.workdir.samples) as arrays:
-    drawn = {name: arrays[name] for name in summary.row_labels(source.workdir)}
+    drawn = {name: arrays[name] for name in summary.kept_rows(source.workdir)}
   test = np.asarray(source.experiment.target.splits["test"])
   text = "training images, Euclidean distance of pixels"
   draw_neighbours(source, {"test images": test, **drawn}, "neighbours", text)

@@ -18,7 +18,7 @@ from scorelab.parts import LikelihoodProtocol
 from scorelab.plotting import animations, fields, save, style, summary, trajectories, write_csv
 from scorelab.run import StopFlag, read_jsonl
 from scorelab.samplers.ddim import ddim_inference
-from scorelab.tables import align
+from scorelab.tables import align, row_labels
 from scorelab.typing import Array, Params
 from scripts import published
 from scripts.drawing import steps
@@ -94,8 +94,8 @@ def likelihood(source: Source) -> None:
 def budget(source: Source) -> None:
   """The error budget of the run's own rows."""
   result = json.loads(source.workdir.evaluation.read_text())
-  labels = summary.row_labels(source.workdir)
-  figure = summary.budget_figure(result, labels)
+  labels = row_labels(result["rows"])
+  figure = summary.budget_figure(result)
   save(figure, source.out / "budget.png", source.command)
   rows = [
     {"row": label, "nfe": row["nfe"], "metric": metric, **numbers}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from scorelab.run import read_jsonl
+from scorelab.tables import row_labels
 from scripts.sweeping.tasks import failure, is_locked
 
 PARTS = ("floor", "discretisation", "prior", "learning")
@@ -202,13 +203,9 @@ def _read_history(file: pathlib.Path) -> list[dict[str, float]]:
 
 def _read_rows(file: pathlib.Path) -> list[EvaluationRow]:
   found = _read_object(file)["rows"]
-  options = [row.get("options") or {} for row in found]
-  shared = (
-    {k for k in options[0] if all(o.get(k) == options[0][k] for o in options)} if found else ()
-  )
+  labels = row_labels(found) if found else []
   rows = []
-  for row, own in zip(found, options, strict=True):
-    told = [f"{k}={v}" for k, v in own.items() if k not in shared]
+  for row, label in zip(found, labels, strict=True):
     metrics = {
       name: Numbers(
         number(numbers.get("value")),
@@ -217,7 +214,6 @@ def _read_rows(file: pathlib.Path) -> list[EvaluationRow]:
       )
       for name, numbers in row.get("metrics", {}).items()
     }
-    label = " ".join([str(row["sampler"]), str(row.get("num_steps", "")), *told])
     rows.append(EvaluationRow(str(row["sampler"]), label, number(row.get("nfe")), metrics))
   return rows
 
