@@ -16,7 +16,9 @@ def row_labels(rows: list[dict[str, Any]]) -> list[str]:
   """Returns the labels of evaluation.json's rows, also of a run from before they were stored."""
   if all("label" in row for row in rows):
     return [row["label"] for row in rows]
-  return make_labels([(row["sampler"], row["num_steps"], row.get("options") or {}) for row in rows])
+  return make_labels(
+    [(row["sampler"], row.get("num_steps", ""), row.get("options") or {}) for row in rows]
+  )
 
 
 def format_table(result: dict[str, Any]) -> str:

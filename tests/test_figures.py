@@ -40,7 +40,9 @@ def finished(tmp_path_factory):
   protocol = {"num_keys": 2, "num_samples": 50, "num_reference": 50}
   result = {
     "protocol": {**protocol, "reference": "train", "num_projections": 10},
-    "rows": [{"nfe": 3, "metrics": {"energy_distance": numbers}}],
+    "rows": [
+      {"label": "ddim-3", "sampler": "ddim", "nfe": 3, "metrics": {"energy_distance": numbers}}
+    ],
     "score_error": {"sigma": [0.1, 1.0], "absolute": [0.1, 0.2], "relative": [0.01, 0.3]},
     "girsanov": {
       "sigma": [1.0, 0.1],

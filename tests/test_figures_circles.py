@@ -31,7 +31,8 @@ def finished(tmp_path_factory):
   noise = np.random.default_rng(0).normal(size=(50, 2))
   exact = np.asarray(experiment.target.sample(experiment.root, 50))
   np.savez(workdir.samples, exact=exact, reference=exact, **{"ancestral-5": noise})
-  write_json(workdir.evaluation, {})
+  row = {"label": "ancestral-5", "sampler": "ancestral", "metrics": {}}
+  write_json(workdir.evaluation, {"rows": [row]})
   workdir.done.touch()
   return workdir.path
 

@@ -43,7 +43,9 @@ def finished(tmp_path_factory):
   numbers = {"value": 0.6, "sem": 0.1, **parts, **{f"{part}_sem": None for part in parts}}
   metrics = dict.fromkeys(("frechet", "confident_share", "class_count"), numbers)
   protocol = {"num_keys": 2, "num_samples": 50, "num_reference": 450, "reference": "test"}
-  rows = [{"sampler": name.split("-")[0], "nfe": 3, "metrics": metrics} for name in SETS]
+  rows = [
+    {"label": name, "sampler": name.split("-")[0], "nfe": 3, "metrics": metrics} for name in SETS
+  ]
   write_json(workdir.evaluation, {"protocol": {**protocol, "num_projections": 1}, "rows": rows})
   workdir.done.touch()
   return workdir.path

@@ -361,7 +361,11 @@ def pretend_run(path, target, **options):
   points = np.random.default_rng(0).normal(size=(2, 50, experiment.target.dim))
   sets = {"exact": points[0], "reference": points[1], "dpmpp_2m-10": points[0], "b": points[1]}
   np.savez(workdir.samples, **sets)
-  rows = [{"nfe": nfe, "metrics": {"energy_distance": BUDGETS[0]}} for nfe in (10, 4)]
+  names = {"dpmpp_2m-10": "dpmpp_2m", "b": "ddim"}
+  rows = [
+    {"label": label, "sampler": sampler, "nfe": 4, "metrics": {"energy_distance": BUDGETS[0]}}
+    for label, sampler in names.items()
+  ]
   protocol = {"num_keys": 2, "num_samples": 50, "num_reference": 50}
   protocol |= {"reference": "fresh", "num_projections": 10}
   errors = {"sigma": [0.1, 1.0], "absolute": [0.1, 0.2], "relative": [0.01, 0.3]}
