@@ -8,8 +8,12 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def compilation_cache(tmp_path_factory):
-  """What one test has compiled, the next one and its subprocesses load."""
-  folder = str(tmp_path_factory.mktemp("compilation_cache"))
+  """What one test has compiled, the next one and its subprocesses load; or what an earlier run has.
+
+  That is in the folder JAX_COMPILATION_CACHE_DIR, where it is set.
+  """
+  given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+  folder = given or str(tmp_path_factory.mktemp("compilation_cache"))
   os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
   jax.config.update("jax_compilation_cache_dir", folder)

@@ -1,0 +1,200 @@
+r"""Mutation run: one fault at a time in a copy of the code, and the nearest tests run on it.
+
+  python scripts/mutants.py                        # every row of scripts/mutants.csv
+  python scripts/mutants.py evaluation.py metrics/ # rows whose file has one of these words
+  python scripts/mutants.py --check                # only that every row still fits the code
+
+scripts/mutants.csv has a row per mutant: the file; the old text, which must occur in it exactly
+once; the new text; and the test files to run, separated by spaces. The rows were written from the
+code alone, without looking at the tests, over formulas, signs, constants and random keys. A mutant
+is killed if a test fails, or if the tests take longer than --timeout; it survives if all pass.
+
+The tests are first run on the code as it is: they must pass there. Byte code is not kept, so that
+no mutant runs another one's; compiled programs are, since JAX finds them by what they compute.
+
+Writes results/reference/mutants.csv, after every mutant. Exit codes: 0, 1 where fewer than --least
+of a hundred are killed, 2 where a row does not fit the code or its tests fail without the mutant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TABLE = ROOT / "scripts" / "mutants.csv"
+RESULT = ROOT / "results" / "reference" / "mutants.csv"
+_FIELDS = ("file", "line", "old", "new", "verdict", "killed_by", "seconds")
+_MARKERS = "not slow and not e2e"
+
+
+class Mutant(NamedTuple):
+  """One row of the table.
+
+  Attributes:
+    file: relative to the repository.
+    old: text that occurs in it exactly once.
+    new: the text in its place.
+    tests: test files, separated by spaces.
+  """
+
+  file: str
+  old: str
+  new: str
+  tests: str
+
+  def line(self, root: pathlib.Path = ROOT) -> int:
+    """The number of the line where the old text begins, from 1."""
+    text = (root / self.file).read_text()
+    return text[: text.index(self.old)].count("\n") + 1
+
+
+class Outcome(NamedTuple):
+  """Result of a test run: whether all passed, the first test that did not, and the seconds."""
+
+  passed: bool
+  failed: str
+  seconds: float
+
+
+def read_table(path: pathlib.Path = TABLE) -> list[Mutant]:
+  """The mutants of a table."""
+  with path.open(newline="") as lines:
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    return [Mutant(**row) for row in rows]
+
+
+def misfits(mutants: Sequence[Mutant], root: pathlib.Path = ROOT) -> Iterator[str]:
+  """One line for each row that does not fit the code: nothing for a table in order."""
+  for mutant in mutants:
+    path = root / mutant.file
+    count = path.read_text().count(mutant.old) if path.is_file() else 0
+    if count != 1:
+      yield f"{mutant.file}: {mutant.old!r} occurs {count} times, must occur exactly once"
+    if mutant.old == mutant.new:
+      yield f"{mutant.file}: {mutant.old!r} is replaced by itself"
+    for test in mutant.tests.split():
+      if not (root / test).exists():
+        yield f"{mutant.file}: {test} does not exist"
+
+
+def run_tests(tests: str, copy: pathlib.Path, timeout: float) -> Outcome:
+  """Runs test files in a copy of the repository, to the first failure."""
+  command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", _MARKERS]
+  command += ["-x", "--tb=no", *tests.split()]
+  quiet = {
+    "JAX_PLATFORMS": "cpu",
+    "MPLBACKEND": "Agg",
+    "JAX_COMPILATION_CACHE_DIR": str(copy.parent / "compiled"),
+    "PYTHONDONTWRITEBYTECODE": "1",
+  }
+  begun = time.monotonic()
+  process = subprocess.Popen(
+    command,
+    cwd=copy,
+    env=os.environ | quiet,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    start_new_session=True,
+  )
+  try:
+    output, _ = process.communicate(timeout=timeout)
+  except subprocess.TimeoutExpired:
+    os.killpg(process.pid, 9)  # with the processes that tests have started
+    process.communicate()
+    return Outcome(False, f"no end in {timeout:g} s", time.monotonic() - begun)
+  found = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+  last = (output.strip().splitlines() or [""])[-1]
+  seconds = time.monotonic() - begun
+  return Outcome(process.returncode == 0, found[1] if found else last, seconds)
+
+
+def try_mutant(mutant: Mutant, copy: pathlib.Path, timeout: float) -> Outcome:
+  """Puts a mutant into the copy, runs its tests there, and takes it out again."""
+  path = copy / mutant.file
+  text = path.read_text()
+  path.write_text(text.replace(mutant.old, mutant.new))
+  try:
+    return run_tests(mutant.tests, copy, timeout)
+  finally:
+    path.write_text(text)
+
+
+def copy_tree(to: pathlib.Path) -> None:
+  """Copies the repository without its history and what tests and tools leave there."""
+  left_out = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "site")
+  shutil.copytree(ROOT, to, ignore=left_out)
+
+
+def write(rows: Sequence[Mapping[str, object]], command: str, path: pathlib.Path) -> None:
+  """Writes the verdicts so far, with the command that made them on the first line."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open("w", newline="") as file:
+    file.write(f"# {command}\n")
+    table = csv.DictWriter(file, _FIELDS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the mutants; see the module's docstring."""
+  parser = argparse.ArgumentParser(description="Mutation run over scripts/mutants.csv.")
+  parser.add_argument("words", nargs="*", help="rows whose file has one of them; all by default")
+  parser.add_argument("--check", action="store_true", help="only whether the table fits the code")
+  parser.add_argument("--timeout", type=float, default=300.0, help="seconds per mutant")
+  parser.add_argument("--least", type=float, default=95.0, help="of a hundred that must die")
+  parser.add_argument("--out", type=pathlib.Path, default=RESULT)
+  args = parser.parse_args(argv)
+  mutants = [
+    mutant
+    for mutant in read_table()
+    if not args.words or any(word in mutant.file for word in args.words)
+  ]
+  faults = list(misfits(mutants)) if mutants else [f"no mutant's file has {args.words}"]
+  for fault in faults:
+    print(f"scripts/mutants.csv: {fault}", file=sys.stderr)
+  if faults or args.check:
+    return 2 if faults else 0
+  given = sys.argv[1:] if argv is None else argv
+  command, rows = " ".join(["python scripts/mutants.py", *given]), []
+  with tempfile.TemporaryDirectory() as folder:
+    copy = pathlib.Path(folder) / "copy"
+    copy_tree(copy)
+    for tests in dict.fromkeys(mutant.tests for mutant in mutants):
+      found = run_tests(tests, copy, 10 * args.timeout)
+      print(f"without a mutant, {found.seconds:4.0f} s: {tests}", flush=True)
+      if not found.passed:
+        faults.append(f"{found.failed} fails without a mutant")
+    for fault in faults:
+      print(fault, file=sys.stderr)
+    if faults:
+      return 2
+    for number, mutant in enumerate(mutants, 1):
+      found = try_mutant(mutant, copy, args.timeout)
+      verdict = "survived" if found.passed else "killed"
+      killed_by = "" if found.passed else found.failed
+      line = mutant.line()
+      print(f"{number:3} {verdict:8} {found.seconds:4.0f} s  {mutant.file}:{line} {mutant.new}")
+      print(f"    {killed_by}", flush=True)
+      seconds = round(found.seconds, 1)
+      values = (mutant.file, line, mutant.old, mutant.new, verdict, killed_by, seconds)
+      rows.append(dict(zip(_FIELDS, values, strict=True)))
+      write(rows, command, args.out)
+  killed = sum(row["verdict"] == "killed" for row in rows)
+  print(f"killed {killed} of {len(rows)}")
+  return 0 if 100 * killed >= args.least * len(rows) else 1
+
+
+if __name__ == "__main__":
+  sys.exit(main())
