@@ -62,10 +62,7 @@ def experiment_of(name, folder, **evaluation_fields):
 def points(x, name):
   """Points as a set; of dequantised ones, the lattice points that they were."""
   x = np.asarray(x, float).reshape(len(x), -1)
-  if "dequantised" in name:
-    x = np.round((x + 1) * 8)
-  else:
-    x = np.round(x, 5)
+  x = np.round((x + 1) * 8) if "dequantised" in name else np.round(x, 5)
   return {tuple(row) for row in x}
 
 
@@ -99,7 +96,7 @@ def test_the_reference_is_the_test_set_and_the_floor_has_training_points(name, t
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_fresh_sets_have_no_point_in_common(name, tmp_path):
-  """Of a law with a density no point is drawn twice, so that one in two sets was drawn by one key."""
+  """A law with a density draws no point twice: one in two sets would come of a shared key."""
   experiment = experiment_of(name, tmp_path)
   sets = evaluation.draw_sets(experiment, {}, StopFlag())
   drawn = [*sets["reference"], *sets["exact"], experiment.validation["x"]]
