@@ -13,6 +13,7 @@ from scorelab.predictions import Exact
 from scorelab.run import StopFlag
 from scorelab.typing import Samples
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 BROUGHT = {
   "csv": dict(name="points", validation_fraction=0.2, test_fraction=0.3),
   "digits": dict(name="digits"),
