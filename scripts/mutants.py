@@ -97,6 +97,7 @@ def run_tests(tests: Sequence[str], copy: pathlib.Path, timeout: float) -> Outco
     "JAX_PLATFORMS": "cpu",
     "MPLBACKEND": "Agg",
     "JAX_COMPILATION_CACHE_DIR": str(copy.parent / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
   }
   begun = time.monotonic()

@@ -10,14 +10,16 @@ import pytest
 def compilation_cache(tmp_path_factory):
   """What one test has compiled, the next one and its subprocesses load; or what an earlier run has.
 
-  That is in the folder JAX_COMPILATION_CACHE_DIR, where it is set.
+  That is in the folder JAX_COMPILATION_CACHE_DIR, where it is set: all that took long, or
+  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS.
   """
   given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
   folder = given or str(tmp_path_factory.mktemp("compilation_cache"))
+  least = float(os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2"))
   os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(least)
   jax.config.update("jax_compilation_cache_dir", folder)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
 
 
 @pytest.fixture(autouse=True, scope="module")
