@@ -71,6 +71,8 @@ def check_labels(config: ConfigDict, target: Any) -> None:
   asked, known = config.network.num_classes, getattr(target, "num_classes", 0)
   if asked and asked != known:
     has = f"{known} classes" if known else "no classes"
+    if names := getattr(target, "class_names", ()):
+      has += f" ({', '.join(names[:12])}{', ...' if len(names) > 12 else ''})"
     files = config.target.name == "images" and not config.target.labelled
     raise ConfigError(
       f"network.num_classes = {asked}, and target.name = {config.target.name!r} has {has}"
@@ -157,9 +159,11 @@ def check_rows(experiment: Experiment) -> None:
 def check_metrics(experiment: Experiment) -> None:
   """Refuses a metric that cannot measure so many samples, or so, by trying it on held-out points.
 
-  Metrics in features of a network, and of classes, are left out: they would load or train one.
+  Metrics in features are tried on coordinates in the place of the features, which would load or
+  train a network; for the same reason those of classes are left out.
   """
   protocol, target = experiment.evaluation, experiment.target
+  given = protocol.reference in splits_of(target)
   if protocol.reference == "fresh":
     against = protocol.num_reference
   else:
@@ -168,16 +172,24 @@ def check_metrics(experiment: Experiment) -> None:
   points = np.asarray(experiment.validation["x"])
   x, y = (np.resize(points, (min(size, 512), *points.shape[1:])) for size in sizes)
   reference = Reference(y, target)
+  in_features = x.reshape(len(x), -1)[:, :8], Reference(y.reshape(len(y), -1)[:, :8], target)
   for spec, metric in protocol.metrics.items():
     name = spec.partition(":")[0]
-    if "features=" in spec or name in {**CLASS_METRICS, **LABEL_METRICS}:
+    if name in {**CLASS_METRICS, **LABEL_METRICS}:
       continue
     try:
       if name == "wasserstein" and max(sizes) > MAX_EXACT_POINTS:
         raise ValueError(f"{max(sizes)} points are more than {MAX_EXACT_POINTS}")
-      metric(experiment.root, x, reference)
+      if "features=" in spec:
+        bound: Any = metric  # in_features(...) with its options
+        bound.func.of_points(experiment.root, *in_features, **bound.keywords)
+      else:
+        metric(experiment.root, x, reference)
     except (TypeError, ValueError) as error:
-      raise ConfigError(f"evaluation.metrics, {spec!r}: {error}") from error
+      few = f" (the {protocol.reference} split has {against})" if given else ""
+      if given and protocol.reference == "test" and getattr(target, "fingerprint", None):
+        few += ": raise target.test_fraction"
+      raise ConfigError(f"evaluation.metrics, {spec!r}: {error}{few}") from error
 
 
 def check_sizes(experiment: Experiment) -> None:

@@ -102,7 +102,8 @@ def in_features(
     features: makes an extractor of a target: a value of FEATURES.
 
   Returns:
-    `(key, x, reference, **options) -> float`, nan where a sample is not finite.
+    `(key, x, reference, **options) -> float`, nan where a sample is not finite; the metric of
+    points itself is its attribute `of_points`.
   """
 
   def measured(key: Key | None, x: ArrayLike, y: Reference, **options: Any) -> float:
@@ -115,6 +116,7 @@ def in_features(
 
     return metric(key, extract(x), y.cached(("features", name), reference), **options)
 
+  vars(measured)["of_points"] = metric
   return measured
 
 
