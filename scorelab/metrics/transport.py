@@ -53,17 +53,24 @@ class Marginal(Protocol):
 
   def partial_mean(self, x: Array, /) -> Array: ...  # E[X 1{X <= x}], [n, m] -> [n, m]
 
+  def shifted(self, by: Array, /) -> Marginal: ...  # the laws of X + by, for by [m]
+
+  @property
+  def has_atoms(self) -> Array: ...  # [], whether any point has mass
+
 
 class MarginalCells(NamedTuple):
   """A distribution's laws along m directions, cut into n cells of equal mass.
 
   Attributes:
     directions: [d, m], unit columns.
-    laws: the laws.
+    centre: [m], the laws' means.
+    laws: the laws of the distances from there: squares of positions far from 0 would cancel.
     partial_means: [m, n + 1], int_0^(i/n) Q(u) du of the quantile function Q, for i = 0..n.
   """
 
   directions: Array
+  centre: Array
   laws: Marginal
   partial_means: Array
 
@@ -141,16 +148,28 @@ def _uniform_segments(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
   return i[kept], j[kept], lengths[kept] / (n * m)
 
 
-def marginal_cells(laws: Marginal, directions: Array, n: int) -> MarginalCells:
-  """Cuts the laws along directions [d, m] into n cells of equal mass."""
-  u = jnp.arange(1, n) / n
-  # Inverting in float32 is much faster, and enough: the derivative of the partial mean in u is
-  # Q, so that the last term takes out the first order of an error in q.
-  rough = jax.tree.map(lambda a: a.astype(jnp.float32), laws)
-  q = rough.quantile(u.astype(jnp.float32)).astype(directions.dtype)
+def marginal_cells(
+  laws: Marginal, directions: Array, n: int, precise: bool = False
+) -> MarginalCells:
+  """Cuts the laws along directions [d, m] into n cells of equal mass.
+
+  Args:
+    laws: the laws.
+    directions: [d, m].
+    n: at least 1.
+    precise: whether to invert in the laws' own precision; float32 is much faster, and enough where
+      there are no atoms: the derivative of the partial mean in u is the quantile Q, so that the
+      last term takes out the first order of an error in q.
+  """
+  centre, u = laws.mean, jnp.arange(1, n) / n
+  laws = laws.shifted(-centre)
+  dtype = directions.dtype if precise else jnp.float32
+  q = jax.tree.map(lambda a: a.astype(dtype), laws).quantile(u.astype(dtype))
+  q = q.astype(directions.dtype)
   inner = laws.partial_mean(q) + q * (u[:, None] - laws.cdf(q))
   first, last = jnp.zeros_like(laws.mean), laws.mean
-  return MarginalCells(directions, laws, jnp.concatenate([first[None], inner, last[None]]).T)
+  partial_means = jnp.concatenate([first[None], inner, last[None]]).T
+  return MarginalCells(directions, centre, laws, partial_means)
 
 
 def transport_cost_to_laws(x: SortedProjections, y: MarginalCells, p: int) -> Array:
@@ -162,9 +181,10 @@ def transport_cost_to_laws(x: SortedProjections, y: MarginalCells, p: int) -> Ar
       p = 2    x_i^2 / n - 2 x_i (P((i+1)/n) - P(i/n)) + int Q^2
       p = 1    x_i (2 c - i/n - (i+1)/n) + P(i/n) + P((i+1)/n) - 2 P(c)
 
-  where c, F(x_i) clipped to the cell, is where x_i - Q(u) changes sign. JAX only.
+  where c, F(x_i) clipped to the cell, is where x_i - Q(u) changes sign; all from the laws' means.
+  JAX only.
   """
-  values = x.values
+  values = x.values - y.centre[:, None]
   low, high = y.partial_means[:, :-1], y.partial_means[:, 1:]
   if p == 2:
     costs = (values**2).mean(-1) - 2 * (values * (high - low)).sum(-1) + y.laws.second_moment
@@ -202,7 +222,7 @@ def _cost(x: AnyArray, y: SortedProjections, weights: AnyArray | None, p: int) -
   return transport_cost(project_and_sort(x, y.directions, weights), y, p)
 
 
-_jit_cells = jax.jit(marginal_cells, static_argnums=2)
+_jit_cells = jax.jit(marginal_cells, static_argnums=(2, 3))
 _jit_cost_to_laws = jax.jit(transport_cost_to_laws, static_argnums=2)
 
 
@@ -210,7 +230,8 @@ def _prepare_exact(y: Any, directions: np.ndarray, weights: None, n: int) -> Mar
   del weights
   with jax.enable_x64(True):  # differences of integrals: float32 would lose a good match
     columns = jnp.asarray(directions, jnp.float64)
-    return _jit_cells(y.marginal(columns.T), columns, n)
+    laws = y.marginal(columns.T)
+    return _jit_cells(laws, columns, n, bool(laws.has_atoms))
 
 
 def _cost_exact(x: np.ndarray, y: MarginalCells, weights: None, p: int) -> Array:

@@ -26,7 +26,7 @@ class Marginals:
   Attributes:
     weights: [k], normalised.
     means: [m, k].
-    stds: [m, k], > 0.
+    stds: [m, k]; 0 is an atom.
   """
 
   weights: Array
@@ -43,15 +43,24 @@ class Marginals:
     """E[X^2], [m]."""
     return jnp.sum(self.weights[None] * (self.means**2 + self.stds**2), axis=1)
 
+  @property
+  def has_atoms(self) -> Array:
+    """[], whether a component with weight is a point along any of the directions."""
+    return jnp.any((self.stds == 0) & (self.weights > 0))
+
+  def shifted(self, by: Array) -> Marginals:
+    """Returns the laws of X + by, for by [m]."""
+    return Marginals(self.weights, self.means + by[:, None], self.stds)
+
   def cdf(self, x: Array) -> Array:
     """P(X <= x) for x [..., m], of x's shape."""
-    return self._each(lambda w, m, s, x: jnp.sum(w * ndtr((x - m) / s)), x)
+    return self._each(lambda w, m, s, x: jnp.sum(w * ndtr(_standard(m, s, x))), x)
 
   def partial_mean(self, x: Array) -> Array:
     """E[X 1{X <= x}] for x [..., m], of x's shape; the mean at infinity."""
 
     def one(w: Array, m: Array, s: Array, x: Array) -> Array:
-      z = (x - m) / s
+      z = _standard(m, s, x)
       return jnp.sum(w * (m * ndtr(z) - s * norm.pdf(z)))
 
     return self._each(one, x)
@@ -70,6 +79,14 @@ class Marginals:
     return each(self.weights, self.means, self.stds, x)
 
 
+def _standard(means: Array, stds: Array, x: Array) -> Array:
+  """Returns (x - mean) / std, [k]; at an atom +inf from its point on, and -inf below."""
+  wide = stds > 0
+  return jnp.where(
+    wide, (x - means) / jnp.where(wide, stds, 1), jnp.where(x >= means, jnp.inf, -jnp.inf)
+  )
+
+
 def _quantile(weights: Array, means: Array, stds: Array, u: Array) -> Array:
   """The quantile [] of one mixture [k] at one level [].
 
@@ -82,8 +99,9 @@ def _quantile(weights: Array, means: Array, stds: Array, u: Array) -> Array:
 
   def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
     low, high, x, last, count, _ = state
-    z = (x - means) / stds
-    mass, density = jnp.sum(weights * ndtr(sign * z)), jnp.sum(weights * norm.pdf(z) / stds)
+    z = _standard(means, stds, x)
+    mass = jnp.sum(weights * ndtr(sign * z))
+    density = jnp.sum(weights * norm.pdf(z) / jnp.where(stds > 0, stds, 1))
     excess = sign * (mass - tail)
     low, high = jnp.where(excess < 0, x, low), jnp.where(excess > 0, x, high)
     newton = x - sign * mass * jnp.log(mass / tail) / density
@@ -101,6 +119,7 @@ def _quantile(weights: Array, means: Array, stds: Array, u: Array) -> Array:
   reach = jnp.cumsum(weights[order])
   i = jnp.minimum(jnp.sum(reach < u), len(means) - 1)
   share = jnp.clip((u - reach[i]) / weights[order[i]] + 1, 0, 1)
-  guess = jnp.clip(means[order[i]] + stds[order[i]] * ndtri(share), low, high)
+  std = stds[order[i]]
+  guess = jnp.clip(means[order[i]] + std * ndtri(jnp.where(std > 0, share, 0.5)), low, high)
   start = (low, high, guess, high - low, 0, ~(low < high))
   return jax.lax.while_loop(lambda state: ~state[-1], step, start)[2]

@@ -140,6 +140,45 @@ def test_against_a_law_is_the_integral(points, p):
   np.testing.assert_allclose(value**p, sum(pieces), rtol=1e-6)
 
 
+@pytest.mark.parametrize("p", [1, 2])
+def test_offsets_change_nothing(p):
+  """Against points and against a law, 1e8 from the origin: float64 rounds points there to 1.5e-8."""
+  x, y, _, _ = _problem(60, 60, d=2)
+  means, variances = np.array([[-1.0, 0.0], [1.0, 2.0]]), np.array([0.1, 0.2])
+  with jax.enable_x64(True):
+    for metric, law in ((wasserstein, False), (sliced_wasserstein, True)):
+      options = {"p": p, "num_projections": 5} if law else {"p": p}
+      near = GaussianMixture(np.ones(2), means, variances) if law else y
+      far = GaussianMixture(np.ones(2), means + 1e8, variances) if law else y + 1e8
+      expected = metric(KEY, x, near, **options)
+      np.testing.assert_allclose(metric(KEY, x + 1e8, far, **options), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_exact_with_a_shared_point_far_away(p):
+  """It costs nothing and takes its share of the mass; what is near is not lost beside its 1e16."""
+  x, y, _, _ = _problem(60, 60, d=2)
+  expected = wasserstein(None, x, y, p=p) * (60 / 61) ** (1 / p)
+  far = np.full((1, 2), 1e16)
+  value = wasserstein(None, np.concatenate([x, far]), np.concatenate([y, far]), p=p)
+  np.testing.assert_allclose(value, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_against_atoms_is_against_their_points(p):
+  """A mixture without width is its means, weighted; half the samples lie on them exactly."""
+  means = np.array([[-2.0, 0.0], [1.0, 3.0], [0.5, 0.5]])
+  weights = np.array([0.25, 0.5, 0.25])
+  x = np.concatenate([means, means + 0.3])
+  projections = np.array([[1.0, 0.6], [0.0, -0.8]])
+  target = GaussianMixture(weights, means, np.zeros(3))
+  options = {"p": p, "projections": projections}
+  expected = sliced_wasserstein(None, x, means, y_weights=weights, **options)
+  np.testing.assert_allclose(sliced_wasserstein(None, x, target, **options), expected, rtol=1e-6)
+  some = means[[0, 1, 1, 2]]  # the law itself
+  assert sliced_wasserstein(None, some, target, **options) < 1e-6
+
+
 def test_against_a_gaussian():
   """W_2^2 of N(a, s^2) and N(b, r^2) is (a - b)^2 + (s - r)^2; x are the first's quantiles."""
   x = 1 + 2 * stats.norm.ppf((np.arange(4000) + 0.5) / 4000)
