@@ -15,7 +15,8 @@ largest r_k, near which x is where there is little noise,
     E[x_0 | x]     sum_k r_k sigma^2 V_k^-1 m_k + sum_k r_k alpha C_k V_k^-1 x
 
 A full covariance is diagonalised once, when the mixture is made; V_k is then diagonal in the same
-basis at every level.
+basis at every level. Where V_k is 0 along an axis, at sigma = 0, predictions use the square of a
+rounding error instead: the limit of little noise, to the precision of floats.
 
 Reference: Bishop, "Pattern Recognition and Machine Learning", 2006, eqs. 2.113 to 2.117 (a
 Gaussian seen through a linear Gaussian channel); here for each component.
@@ -190,7 +191,15 @@ class GaussianMixture:
     return jax.vmap(lambda key, label: self.given(label).sample(key, 1)[0])(keys, label)
 
   def log_prob(self, x: Array) -> Array:
-    """Log-density at x [..., d], of shape [...]."""
+    """Returns the log-density at x [..., d], of shape [...].
+
+    Raises:
+      ValueError: the law has no density, as a component with weight has no width along some axis.
+    """
+    self._check_density()
+    return self._log_prob(x)
+
+  def _log_prob(self, x: Array) -> Array:
     constant = self.dim / 2 * jnp.log(2 * jnp.pi * self._unit)
     return jax.nn.logsumexp(self._log_joint(x), axis=-1) - constant
 
@@ -199,7 +208,12 @@ class GaussianMixture:
     return jax.nn.softmax(self._log_joint(x), axis=-1)
 
   def score(self, x: Array) -> Array:
-    """Gradient of the log-density at x [..., d], of x's shape."""
+    """Returns the gradient of the log-density at x [..., d], of x's shape.
+
+    Raises:
+      ValueError: as for `log_prob`.
+    """
+    self._check_density()
     return jnp.vectorize(self._score, signature="(d)->(d)")(x)
 
   def perturbed(self, alpha: Array | float, sigma: Array | float) -> GaussianMixture:
@@ -210,9 +224,9 @@ class GaussianMixture:
   def posterior(self, x: Array, level: Level) -> GaussianMixture:
     """The law of x_0 given x_t = x, for one point x [d] and a level of shape []: vmap for more."""
     noisy = self.perturbed(level.alpha, level.sigma)
-    gain = level.alpha * self.variances / noisy.variances
+    gain = level.alpha * self.variances / noisy._widths
     means = self.means + self._from_axes(gain * self._to_axes(x[None] - noisy.means))
-    variances = level.sigma**2 * self.variances / noisy.variances
+    variances = level.sigma**2 * self.variances / noisy._widths
     return self._of(jax.nn.log_softmax(noisy._log_joint(x)), means, variances, self.basis)
 
   def predict(self, x: Array, level: Level) -> Prediction:
@@ -225,7 +239,7 @@ class GaussianMixture:
       level, noisy = Level(None, alpha, sigma), self.perturbed(alpha, sigma)
       posterior = self.posterior(x, level)
       mean = self._mean_by_products(x, level) if self._wide else posterior.mean
-      return noisy._score(x), mean, posterior.variance, noisy.log_prob(x)
+      return noisy._score(x), mean, posterior.variance, noisy._log_prob(x)
 
     at = jnp.vectorize(at, signature="(d),(),()->(d),(d),(d),()")
     score, x0, variance, log_density = at(x, level.alpha, level.sigma)
@@ -297,17 +311,36 @@ class GaussianMixture:
     """The inverse of `_to_axes`."""
     return y if self.basis is None else jnp.einsum("kij,kj->ki", self.basis, y, precision=_EXACT)
 
+  def _check_density(self) -> None:
+    """Raises ValueError where a component with weight is singular. Traced numbers pass."""
+    if any(isinstance(a, jax.core.Tracer) for a in (self.variances, self.log_weights)):
+      return
+    singular = (np.asarray(self.variances) <= 0).any(1) & (np.asarray(self.log_weights) > -np.inf)
+    if singular.any():
+      raise ValueError(
+        f"covariances: component {singular.argmax()} has no width along some axis, so that the law"
+        " has no density; perturbed(1.0, sigma) has one for sigma > 0"
+      )
+
+  @property
+  def _widths(self) -> Array:
+    """Variances to divide by: where they are 0, the square of a rounding error."""
+    extent = jnp.maximum(jnp.max(self.means**2), jnp.max(self.variances))
+    rounding = jnp.finfo(self.means.dtype).eps ** 2 * jnp.where(extent > 0, extent, 1)
+    return jnp.where(self.variances > 0, self.variances, jax.lax.stop_gradient(rounding))
+
   @property
   def _unit(self) -> Array:
     """A variance, [], in units of which log-determinants are small: they keep their digits."""
-    return jnp.max(self.variances)
+    return jnp.max(self._widths)
 
   def _log_joint(self, x: Array) -> Array:
     """Logarithms of P(k, x) (2 pi unit)^(d / 2): [..., d] -> [..., k]."""
+    widths, unit = self._widths, self._unit
 
     def at(x: Array) -> Array:
-      squares = jnp.sum(self._to_axes(x[None] - self.means) ** 2 / self.variances, axis=1)
-      log_dets = self.dim * jnp.mean(jnp.log(self.variances / self._unit), axis=1)
+      squares = jnp.sum(self._to_axes(x[None] - self.means) ** 2 / widths, axis=1)
+      log_dets = self.dim * jnp.mean(jnp.log(widths / unit), axis=1)
       return self.log_weights - (squares + log_dets) / 2
 
     return jnp.vectorize(at, signature="(d)->(k)")(x)
@@ -320,11 +353,11 @@ class GaussianMixture:
   def _score(self, x: Array) -> Array:
     if self._wide:
       return self._score_by_products(x)
-    pulls = self._from_axes(self._to_axes(self.means - x[None]) / self.variances)
+    pulls = self._from_axes(self._to_axes(self.means - x[None]) / self._widths)
     return _weighted_sum(self.responsibilities(x), pulls)
 
   def _score_by_products(self, x: Array) -> Array:
-    r, precisions = self.responsibilities(x), 1 / self.variances
+    r, precisions = self.responsibilities(x), 1 / self._widths
     j = jnp.argmax(r)
     nearest, others = self.means[j], jnp.where(jnp.arange(len(r)) == j, 0, r)
     apart = _weighted_sum(others, precisions * self.means)
@@ -335,8 +368,9 @@ class GaussianMixture:
     """E[x_0 | x_t = x] of this law of x_0."""
     noisy = self.perturbed(level.alpha, level.sigma)
     r = noisy.responsibilities(x)
-    kept = _weighted_sum(r, level.alpha * self.variances / noisy.variances)
-    return _weighted_sum(r, level.sigma**2 / noisy.variances * self.means) + kept * x
+    kept = _weighted_sum(r, level.alpha * self.variances / noisy._widths)
+    share = jnp.where(noisy.variances > 0, level.sigma**2 / noisy._widths, 1)
+    return _weighted_sum(r, share * self.means) + kept * x
 
   def _noise(self, key: Key, batch: tuple[int, ...]) -> tuple[Array, Array]:
     """What `_draw` needs for a batch: Gumbel [*batch, k] and normal [*batch, d]."""
