@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from scorelab.experiment import Experiment
-from scorelab.metrics.modes import has_modes, mode_distances
+from scorelab.metrics.modes import has_modes, mode_radius
+from scorelab.metrics.modes import off_mode as beyond_modes
 from scorelab.plotting import budgets, curves, fields, images, style
 from scorelab.plotting.fields import Cloud, ScoreField
 from scorelab.predictions import Exact
@@ -22,7 +23,6 @@ from scorelab.run import StopFlag, Workdir, read_jsonl
 from scorelab.tables import row_labels
 from scorelab.typing import Array, Params
 
-OFF_MODE_STD = 4.0
 _MAX_POINTS = 2000
 
 
@@ -147,7 +147,7 @@ def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> 
   if data.shape[1] > 2:
     text += "; the first two coordinates"
   if clouds[0].off is not None:
-    text += f"; black: beyond {OFF_MODE_STD:g} std of every mode"
+    text += f"; black: beyond {mode_radius(data.shape[1]):.3g} std of every mode"
   return fields.samples(clouds, field, text)
 
 
@@ -175,10 +175,8 @@ def run_clouds(experiment: Experiment, workdir: Workdir) -> list[Cloud]:
 
 
 def off_mode(target: Any, points: np.ndarray) -> np.ndarray | None:
-  """Which of the points [n, d] belong to no mode, [n]; None for a target without `has_modes`."""
-  if not has_modes(target):
-    return None
-  return mode_distances(points, target).min(axis=1) > OFF_MODE_STD
+  """Returns which points [n, d] belong to no mode, [n]; None for a target without `has_modes`."""
+  return beyond_modes(points, target) if has_modes(target) else None
 
 
 def middle_field(

@@ -13,7 +13,7 @@ import numpy as np
 
 from scorelab.experiment import Experiment
 from scorelab.metrics import mode_weight_tv, mode_weights, off_mode_share
-from scorelab.metrics.modes import mode_distances
+from scorelab.metrics.modes import nearest_modes
 from scorelab.plotting import (
   animations,
   curves,
@@ -244,8 +244,7 @@ def diagnose(path: np.ndarray, law: Any) -> dict[str, Any]:
     of the ends, off_mode_share, mode_weight_tv and each mode's share.
   """
   kept = path[-(len(path) // 2) :]
-  distances = mode_distances(kept.reshape(-1, kept.shape[-1]), law)
-  nearest = distances.argmin(axis=1).reshape(kept.shape[:2])
+  nearest = nearest_modes(kept.reshape(-1, kept.shape[-1]), law)[0].reshape(kept.shape[:2])
   within = kept - np.asarray(law.means)[nearest]
   shares = mode_weights(path[-1], law)
   return {

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from scorelab.metrics import (
   Reference,
@@ -11,8 +12,8 @@ from scorelab.metrics import (
   off_mode_share,
   within_mode_std,
 )
-from scorelab.metrics.modes import mode_distances
-from scorelab.targets.mixtures import GaussianMixture, nine_modes
+from scorelab.metrics.modes import has_modes, mode_distances, mode_radius
+from scorelab.targets.mixtures import GaussianMixture, grid25, nine_modes
 
 WEIGHTS, MEANS = np.array([0.5, 0.25, 0.25]), np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
 ISOTROPIC = SimpleNamespace(weights=WEIGHTS, means=MEANS, covariances=np.array([1.0, 4.0, 0.25]))
@@ -71,6 +72,56 @@ def test_exact_samples_of_nine_modes():
   assert abs(within_mode_std(None, x, reference) - 1) < 0.0013 + 4 / np.sqrt(4 * n)
 
 
+@pytest.mark.parametrize("d", [1, 2, 8, 80, 800])
+def test_radius_is_scipys_chi_quantile(d):
+  """The probability beyond it is the 2-D rule's, exp(-num_std^2 / 2), and in 2-D it is num_std."""
+  for num_std in (1.0, 4.0):
+    np.testing.assert_allclose(
+      mode_radius(d, num_std), stats.chi(d).isf(np.exp(-(num_std**2) / 2)), rtol=1e-9
+    )
+  assert mode_radius(2, 3.3) == 3.3
+
+
+@pytest.mark.parametrize("d", [1, 2, 8, 80, 800])
+@pytest.mark.parametrize("stds", [(1.0, 1.0, 1.0), (0.5, 1.0, 3.0)], ids=str)
+def test_exact_samples_are_on_their_modes(d, stds):
+  """Off mode exp(-8) within 4 standard errors, weights within theirs, spread 1 within 1 %.
+
+  By NumPy's normals. Modes of unlike sizes too: in 80 dimensions a sample of the tight mode is
+  fewer deviations away from the wide mode's mean than from its own.
+  """
+  n, rng = 20_000 if d < 800 else 4000, np.random.default_rng(d)
+  weights, means = np.array([0.2, 0.3, 0.5]), np.zeros((3, d))
+  means[:, 0] = 0, 20, 60
+  modes = rng.choice(3, n, p=weights)
+  x = means[modes] + np.array(stds)[modes, None] * rng.normal(size=(n, d))
+  target = SimpleNamespace(weights=weights, means=means, covariances=np.array(stds) ** 2)
+  np.testing.assert_array_equal(mode_weights(x, target), np.bincount(modes) / n)
+  share, error = np.exp(-8), np.sqrt(np.exp(-8) / n)
+  found = off_mode_share(None, x, target)
+  assert found < share + 4 * error
+  if stds[0] == stds[2]:  # else the tight modes' few are within the wide mode
+    assert found > share - 4 * error
+  # 0.23 % off by the cut, and the standard error of a root mean square of n d normals.
+  assert abs(within_mode_std(None, x, target) - 1) < 0.0024 + 4 / np.sqrt(2 * n * d) < 0.01 + 0.02
+
+
+def test_samples_of_the_25_modes_in_80_dimensions():
+  """At a radius of 4 all of them were off mode, and the spread was nan."""
+  target = grid25(80)
+  x = target.sample(jax.random.key(0), 5000)
+  assert off_mode_share(None, x, target) <= 0.0015
+  np.testing.assert_allclose(within_mode_std(None, x, target), 1, atol=0.01)
+
+
+def test_a_mode_without_weight_and_width_has_no_samples():
+  target = GaussianMixture([0.5, 0.5, 0.0], [[0.0, 0.0], [9.0, 0.0], [1.0, 1.0]], [1.0, 1.0, 0.0])
+  assert has_modes(target) and not has_modes(GaussianMixture([1.0], [[0.0, 0.0]], [0.0]))
+  x = np.array([[1.0, 1.0], [9.0, 1.0]])
+  np.testing.assert_array_equal(mode_weights(x, target), [0.5, 0.5, 0])
+  np.testing.assert_allclose(within_mode_std(None, x, target), np.sqrt(3 / 4))
+
+
 def test_too_tight_samples_read_below_one():
   target = GaussianMixture(WEIGHTS, MEANS, np.array([0.1, 0.1, 0.1]))
   rng = np.random.default_rng(0)
@@ -83,6 +134,8 @@ def test_no_sample_on_mode_has_no_spread():
 
 
 def test_refusals():
+  with pytest.raises(ValueError, match=r"num_std = 0\.0 in \(0, 37\]"):
+    off_mode_share(None, np.zeros((4, 2)), ISOTROPIC, num_std=0.0)
   with pytest.raises(ValueError, match="x has points of dimension 3, must be 2"):
     mode_weights(np.zeros((4, 3)), ISOTROPIC)
   with pytest.raises(ValueError, match="mode metrics need weights, means and covariances"):

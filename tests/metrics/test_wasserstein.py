@@ -142,7 +142,7 @@ def test_against_a_law_is_the_integral(points, p):
 
 @pytest.mark.parametrize("p", [1, 2])
 def test_offsets_change_nothing(p):
-  """Against points and against a law, 1e8 from the origin: float64 rounds points there to 1.5e-8."""
+  """Against points and a law, 1e8 from the origin: float64 rounds points there to 1.5e-8."""
   x, y, _, _ = _problem(60, 60, d=2)
   means, variances = np.array([[-1.0, 0.0], [1.0, 2.0]]), np.array([0.1, 0.2])
   with jax.enable_x64(True):
