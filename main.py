@@ -19,7 +19,14 @@ from ml_collections import config_flags
 
 from configs import base
 from scorelab import last_words
-from scorelab.command_line import expand_flagfiles, explain, import_beside, missing_file
+from scorelab.command_line import (
+  expand_flagfiles,
+  explain,
+  import_beside,
+  missing_file,
+  parse_flags,
+  replaced_values,
+)
 from scorelab.options import ConfigError, check_fields
 
 if TYPE_CHECKING:
@@ -85,7 +92,7 @@ def parse(argv: list[str]) -> list[str]:
     _fail(message)
   import_beside(config)
   try:
-    rest = flags.FLAGS(argv)
+    rest = parse_flags(argv, flags.FLAGS)
     check_fields(_CONFIG.value, base.get_config())
     return rest
   except Exception as error:  # whatever a config module or ml_collections raises
@@ -104,6 +111,7 @@ def main(argv: list[str]) -> None:
   from scorelab.checkpoints import CheckpointError, UnreadableError, silence_orbax
   from scorelab.checks import check_devices, check_metrics, check_rows
   from scorelab.experiment import Experiment, build
+  from scorelab.swaps import drop_old_options
 
   logging.set_verbosity(logging.WARNING)
   silence_orbax()
@@ -116,6 +124,7 @@ def main(argv: list[str]) -> None:
     path.exists()
   except OSError as error:
     _fail(f"main.py: --workdir: {error.strerror}")
+  dropped = drop_old_options(config, replaced_values(flags.FLAGS))
   pretrained = config.get("pretrained") is not None and config.pretrained.path is not None
   try:
     ensemble = ensembles.build(config) if ensembles.asked(config) else None
@@ -141,6 +150,8 @@ def main(argv: list[str]) -> None:
       check_metrics(experiment)
       if mode != "eval":
         check_devices(experiment, None if ensemble is None else 1)
+    if dropped and run.leads():
+      print(f"{file}: {dropped}", file=sys.stderr)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     with lock.hold(path, off=done or not run.leads()):
       workdir = run.open_workdir(path, experiment.config, overrides, read_only=not run.leads())

@@ -118,6 +118,24 @@ def check_consistency(config: ConfigDict) -> None:
     )
 
 
+def has_data_score(config: ConfigDict) -> bool:
+  """Whether the network, as it is read and conditioned, has a finite score at sigma = 0."""
+  section = config.parameterization
+  learned = section.name in ("score", "scaled_score") and section.conditioning != "log_sigma"
+  return learned or section.name == "exact"
+
+
+def check_data_level(config: ConfigDict) -> None:
+  """Refuses a loss at the data themselves where the network has no score there."""
+  if not has_data_score(config):
+    section = config.parameterization
+    raise ConfigError(
+      f"loss.name = {config.loss.name!r} learns at the data, sigma = 0, where parameterization.name"
+      f" = {section.name!r} of conditioning = {section.conditioning!r} has no score: set "
+      "loss.levels, or use 'scaled_score' of conditioning = 'none'"
+    )
+
+
 def check_pure_noise(config: ConfigDict, rows: Sequence[Row]) -> None:
   """Refuses a grid that starts at alpha = 0 where the network cannot say x0 there."""
   section = config.parameterization

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from scorelab.checks import (
   check_consistency,
+  check_data_level,
   check_guidance,
   check_labels,
   check_network,
@@ -356,7 +357,9 @@ def make_evaluation(
   many_levels = True
   if loss_levels is not None:  # one program: op by op, each would be compiled
     low, high = jax.jit(lambda u: loss_levels(u).log_snr)(jnp.array([0.25, 0.75]))
-    many_levels = bool(low != high)  # infinite at the data
+    many_levels = bool(low != high)
+    if low == jnp.inf:
+      check_data_level(config)
   return Evaluation(
     rows=rows,
     metrics=metrics,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import itertools
 import json
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -218,12 +220,18 @@ def typed(point: Point) -> list[str]:
 def resolve(config: str, common: Sequence[str], point: Point) -> ConfigDict:
   """The config of one run; a mistake is a SweepError of one line."""
   try:
-    found = read_config(config, [*common, *typed(point)])
+    found = read_config(config, [*common, *typed(point)], _say_once)
   except ConfigError as error:
     raise SweepError(str(error)) from error
   if found.ensemble.seeds == 1 and not found.ensemble.over:
     found.ensemble.seeds = None  # as main.py has it: one seed is no ensemble
   return found
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+  """Prints a line to stderr; points that say the same say it once."""
+  print(line, file=sys.stderr)
 
 
 def of_evaluation(field: str) -> bool:
