@@ -110,6 +110,7 @@ def main(argv: list[str]) -> None:
   from scorelab import ensembles, lock, run, sampling, tensorboard
   from scorelab.checkpoints import CheckpointError, UnreadableError, silence_orbax
   from scorelab.checks import check_devices, check_metrics, check_rows
+  from scorelab.coverage import coverage_warnings
   from scorelab.experiment import Experiment, build
   from scorelab.swaps import drop_old_options
 
@@ -148,6 +149,9 @@ def main(argv: list[str]) -> None:
     if isinstance(experiment, Experiment) and not done:
       check_rows(experiment)  # before anything is written
       check_metrics(experiment)
+      if run.leads():
+        for line in coverage_warnings(experiment):
+          print(f"{file}: {line}", file=sys.stderr)
       if mode != "eval":
         check_devices(experiment, None if ensemble is None else 1)
     if dropped and run.leads():
