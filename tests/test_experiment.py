@@ -86,6 +86,34 @@ def test_keys_differ_by_stream_and_step():
   assert len(data) == len(keys)
 
 
+def test_streams_have_the_numbers_that_finished_runs_were_made_with():
+  """Two names of one number would be one stream; another number, another run of the same seed."""
+  names = [
+    "INIT",
+    "DATA",
+    "LOSS",
+    "VALIDATION",
+    "TRAIN_SET",
+    "EVALUATION",
+    "SCORE_ERROR",
+    "LIKELIHOOD",
+  ]
+  assert {name: int(stream) for name, stream in Stream.__members__.items()} == {
+    name: number for number, name in enumerate(names)
+  }
+
+
+def test_every_training_point_is_drawn_as_often():
+  """Of four points, 4,000 draws: each 1,000 times, within 4.5 binomial standard errors of 27."""
+  config = ncsn_gmm.get_config("fast")
+  config.target.num_train = 4
+  config.training.batch_size = 4000
+  experiment = build(config)
+  batch = experiment.draw_batch(jax.random.key(0), experiment.data)
+  _, counts = np.unique(np.asarray(batch["x"]), axis=0, return_counts=True)
+  assert len(counts) == 4 and np.abs(counts - 1000).max() < 4.5 * (4000 * 3 / 16) ** 0.5
+
+
 UNIFORM = "dpmpp_2m:3:grid=uniform:rho=None:sigma_min=None"
 
 
