@@ -258,6 +258,11 @@ def test_keys_of_an_evaluation_are_one_where_they_must_and_differ_elsewhere(tell
   drawn = np.concatenate([np.asarray(role)[:, 0] for role in roles])
   last_words = drawn[:, 1] * 2**16 + drawn[:, 3]
   assert not set(table[0, 0, 0]) & set(last_words)
+  draws = telling.key(Stream.EVALUATION, 0)  # nor are they those that the draws' were split of
+  roots = {
+    int(jax.random.key_data(key)[-1]) for n in range(1, 9) for key in jax.random.split(draws, n)
+  }
+  assert not set(table[0, 0, 0]) & roots
 
 
 def test_no_key_of_an_evaluation_is_that_of_another_stream(telling):
