@@ -236,6 +236,19 @@ def test_directions_are_uniform_on_the_sphere():
   np.testing.assert_allclose(u @ u.T / 20_000, np.eye(3) / 3, atol=0.01)
 
 
+@pytest.mark.parametrize("dim", [2, 3, 5])
+def test_a_coordinate_of_a_direction_has_its_law_on_the_sphere(dim):
+  """Its square is Beta(1/2, (d - 1) / 2) along every axis, by Kolmogorov's test.
+
+  Second moments do not tell a sphere from a cube, along its edges and its diagonals.
+  """
+  u = random_directions(KEY, dim, 20_000)
+  law = stats.beta(1 / 2, (dim - 1) / 2)
+  diagonal = np.ones(dim) / dim**0.5
+  for axis in (np.eye(dim)[0], diagonal):
+    assert stats.kstest((axis @ u) ** 2, law.cdf).pvalue > 1e-3
+
+
 def test_max_grows_with_projections_and_keys_matter():
   x, y, _, _ = _problem(40, 60)
   few, many = (max_sliced_wasserstein(KEY, x, y, num_projections=k) for k in (2, 2000))

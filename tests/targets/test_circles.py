@@ -8,7 +8,7 @@ import scipy.special
 import scipy.stats
 
 from scorelab.schedules import Level, VariancePreserving
-from scorelab.targets.circles import Circles, equidistant, two_circles
+from scorelab.targets.circles import Circles, _direction_variances, equidistant, two_circles
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -135,3 +135,19 @@ def test_one_circle_with_no_signal_left_is_its_mean(x64):
   pred = target.predict(jnp.array([5.0, 1.0]), Level(None, jnp.array(0.0), jnp.array(1.0)))
   np.testing.assert_allclose(pred.x0, [0.2, -1.0], 1e-12)
   np.testing.assert_allclose(pred.x0_variance, 2.0 + 0.09, 1e-12)
+
+
+def test_series_of_little_and_much_concentration_join_scipys_bessel_functions(x64):
+  """A / k and A' = 1 - A / k - A^2, A = I1 / I0: in float64 where nothing cancels, 1e-12.
+
+  In float32 the ends are farther in, at k = 0.0186 and 24: to its rounding against float64, where
+  the difference has its digits up to k = 1e4.
+  """
+  for dtype, k, tolerance in (
+    (jnp.float64, np.array([1e-6, 1e-5, 1e-4, 1.2e-4, 1e-3, 0.1, 1.0, 30.0]), 1e-12),
+    (jnp.float32, np.array([1e-4, 1e-2, 0.0185, 0.0187, 0.5, 23.0, 25.0, 100.0, 1e4]), 2e-5),
+  ):
+    a = scipy.special.ive(1, k) / scipy.special.ive(0, k)
+    across, along = _direction_variances(jnp.asarray(k, dtype))
+    np.testing.assert_allclose(across, a / k, rtol=tolerance)
+    np.testing.assert_allclose(along, 1 - a / k - a**2, rtol=50 * tolerance)

@@ -1,8 +1,11 @@
 """The patches: against the photographs they come from, and that splits share no pixel."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
+import sklearn.datasets
 from sklearn.datasets import load_sample_image
 
 from scorelab.targets.patches import patches, windows
@@ -22,8 +25,27 @@ def test_patches_are_cut_from_the_photographs():
   assert np.abs(PATCHES.splits["train"]).max() <= 1
 
 
-def test_splits_share_no_pixel():
-  """Of an image whose pixels say their column, each split has its own."""
+@pytest.mark.parametrize(("side", "stride"), [(8, 1), (16, 4), (32, 1), (64, 8)])
+def test_splits_share_no_column(side, stride, monkeypatch):
+  """Photographs whose pixels say their column: no column is in two splits, and with steps of one
+  pixel all are in some."""
+  columns = np.broadcast_to(np.arange(640)[None, :, None], (64, 640, 1))
+  photograph = np.concatenate([columns // 256, columns % 256, columns % 256], -1).astype(np.uint8)
+  bunch = types.SimpleNamespace(images=[photograph, photograph])
+  monkeypatch.setattr(sklearn.datasets, "load_sample_images", lambda: bunch)
+  seen = {}
+  for name, x in patches(side=side, stride=stride).splits.items():
+    pixels = np.round((np.asarray(x) + 1) * 127.5).astype(int)
+    seen[name] = {*np.unique(256 * pixels[..., 0] + pixels[..., 1]).tolist()}
+  train, validation, test = (seen[name] for name in ("train", "validation", "test"))
+  assert train and validation and test
+  assert not train & validation and not validation & test and not train & test
+  if stride == 1:
+    assert len(train) == 448 and len(test) == 128 and max(test) == 639
+
+
+def test_windows_have_every_pixel():
+  """An image whose pixels say their column."""
   columns = np.broadcast_to(np.arange(64)[None, :, None], (40, 64, 3)).astype(np.uint8)
   seen = windows(columns[:, 8:40], 16, 4)
   np.testing.assert_allclose(

@@ -70,6 +70,26 @@ def test_draws_are_scikit_learns(name, law):
   np.testing.assert_allclose(law.scale, np.sqrt(known.var(0).mean()), 0.03)
 
 
+@pytest.mark.parametrize(
+  "law",
+  [
+    checkerboard(width=3.0),
+    moons(noise=0.5),
+    pinwheel(radial_std=0.3, tangential_std=0.5),
+    spirals(noise=0.7),
+    swiss_roll(noise=5.0),
+    two_circles(noise=0.3),
+  ],
+  ids=["checkerboard", "moons", "pinwheel", "spirals", "swiss_roll", "two_circles"],
+)
+def test_the_scale_counts_each_noise(law):
+  """Noise so large that each term is over 5 %: within 4.5 standard errors of 200,000 draws."""
+  x = np.asarray(jax.jit(law.sample, static_argnums=1)(jax.random.key(5), 200_000), float)
+  squares = ((x - x.mean(0)) ** 2).mean(1)
+  error = squares.std() / len(x) ** 0.5 / (2 * law.scale)
+  assert abs(squares.mean() ** 0.5 - law.scale) < 4.5 * error < 0.01
+
+
 class TestDefinitions:
   def test_two_circles(self):
     x = draws("two_circles")
