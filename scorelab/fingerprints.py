@@ -5,9 +5,9 @@ people what the data are. They are
 
     points    the shape and the values in float64, in their order: the same from a CSV and an NPY
     images    of a folder, or of Parquet files: name and size of every file, and the contents of
-              every k-th one in the order of their names, k the least that reads 1 GiB or less
-              of a hub's data set: the number of images, every k-th image, k the least that reads
-              20,000 or fewer, and all labels
+              every k-th one in the order of their names, k the least that reads at most 20,000
+              files and 1 GiB
+              of a hub's data set: the number of images, every k-th one alike, and all labels
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,8 +25,9 @@ from scorelab.image_files import Folder, Table
 from scorelab.targets import splits_of
 
 _MOST_BYTES = 2**30
-_MOST_ROWS = 20_000
+_MOST_IMAGES = 20_000
 _MOST_COLUMNS = 16
+_BATCH = 64
 
 
 def of_points(values: np.ndarray, names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -56,25 +56,23 @@ def of_images(images: Folder | Table) -> dict[str, Any]:
   found: dict[str, Any] = {"images": len(images)}
   if files := images.files():
     sizes = [os.path.getsize(path) for _, path in files]
-    step = max(1, math.ceil(sum(sizes) / _MOST_BYTES))
+    step = max(1, math.ceil(sum(sizes) / _MOST_BYTES), math.ceil(len(sizes) / _MOST_IMAGES))
     for (name, _), size in zip(files, sizes, strict=True):
       digest.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
     contents = [path for _, path in files[::step]]
-    read: Any = lambda path: pathlib.Path(path).read_bytes()  # noqa: E731
+    read: Any = _read
     found["bytes"] = sum(sizes)
   else:
-    step = max(1, math.ceil(len(images) / _MOST_ROWS))
+    step = max(1, math.ceil(len(images) / _MOST_IMAGES))
     digest.update(f"{len(images)}\0".encode())
     contents, read = range(0, len(images), step), images.__getitem__
 
-  def hashed(item: Any) -> bytes:
-    try:
-      return hashlib.sha256(read(item)).digest()
-    except OSError:
-      return b"unreadable"
+  def hashed(items: Iterable[Any]) -> bytes:
+    return b"".join(_digest(read, item) for item in items)
 
+  batches = [contents[i : i + _BATCH] for i in range(0, len(contents), _BATCH)]
   with ThreadPoolExecutor() as pool:  # reading and hashing let other threads run
-    for part in pool.map(hashed, contents):
+    for part in pool.map(hashed, batches):
       digest.update(part)
   if images.labels is not None:
     digest.update(np.asarray(images.labels, "<i8").tobytes())
@@ -100,6 +98,18 @@ def record(target: Any) -> dict[str, Any]:
     "streamed": getattr(target, "stream", None) is not None,
   }
   return {**fingerprint, "built_from": built_from}
+
+
+def _read(path: str) -> bytes:
+  with open(path, "rb") as file:
+    return file.read()
+
+
+def _digest(read: Callable[[Any], bytes], item: Any) -> bytes:
+  try:
+    return hashlib.sha256(read(item)).digest()
+  except OSError:
+    return b"unreadable"
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

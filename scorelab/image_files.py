@@ -73,7 +73,7 @@ class Folder(Sequence):
 
   def files(self) -> list[tuple[str, str]]:
     """(path within the folder, path) of every file of images."""
-    return [(pathlib.Path(name).relative_to(self._path).as_posix(), name) for name in self.names]
+    return [(os.path.relpath(name, self._path).replace(os.sep, "/"), name) for name in self.names]
 
   def __len__(self) -> int:
     return len(self.names)

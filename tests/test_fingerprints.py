@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from configs import ddpm_circles_published, flow_moons, ncsn_gmm_published
-from scorelab import data, run, training
+from scorelab import data, fingerprints, run, training
 from scorelab.experiment import build
 from scorelab.fingerprints import changes, of_images
 from scorelab.image_files import Folder
 from scorelab.pretrained import load_model
 from scorelab.run import RefusedError, StopFlag
 from scripts import export
+from scripts.sweeping import plan
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 POINTS = np.random.default_rng(0).normal(size=(60, 2))
@@ -92,6 +93,26 @@ class TestRunsOnFiles:
     assert not run.on_other_data(tmp_path, {"seed": 0})
 
 
+def test_a_sweep_finds_the_runs_of_main_by_their_data(file, tmp_path):
+  common = ["--config.target.name=points", f"--config.target.path={file}"]
+
+  def folders():
+    rows = plan.make_rows("configs/flow_moons.py", common, [{}, {"seed": "1"}], tmp_path)
+    return [row.task.workdir.name for row in rows]
+
+  config = flow_moons.get_config()
+  config.target.update(dict.fromkeys(config.target.keys()))
+  config.target.update(name="points", path=str(file), num_train=0)
+  whole = json.loads(config.to_json())
+  first = folders()
+  assert first[0] == run.run_id(whole | {"data": data.fingerprint(whole["target"])})
+  np.save(file, POINTS[:50])
+  assert not set(first) & set(folders())
+  file.unlink()
+  with pytest.raises(plan.SweepError, match=r"target: path = .*: there is no such file"):
+    folders()
+
+
 def test_configs_without_files_have_the_ids_that_they_had():
   """Those of scorelab before data had fingerprints."""
   for module, known in ((ncsn_gmm_published, "575d2e2f4f"), (ddpm_circles_published, "80557f0cc3")):
@@ -153,9 +174,34 @@ class TestFolders:
     """Every second of six files of 100 bytes, where at most 300 are read; all names and sizes."""
     monkeypatch.setattr("scorelab.fingerprints._MOST_BYTES", 300)
     read = []
-    plain = pathlib.Path.read_bytes
-    monkeypatch.setattr(pathlib.Path, "read_bytes", lambda p: read.append(p.name) or plain(p))
+    plain = fingerprints._read
+    monkeypatch.setattr(
+      fingerprints, "_read", lambda p: read.append(pathlib.Path(p).name) or plain(p)
+    )
     before = of_images(Folder(str(folder)))
     assert sorted(read) == ["0.png", "3.png", "4.png"]  # of 0/0 0/2 0/4 1/1 1/3 1/5: 0, 4 and 3
     (folder / "0" / "2.png").write_bytes(bytes(101))
     assert of_images(Folder(str(folder)))["sha256"] != before["sha256"]
+
+  def test_a_data_set_without_files_is_told_by_its_rows_and_labels(self, monkeypatch):
+    """As of the hub: every k-th image, and all labels."""
+    monkeypatch.setattr("scorelab.fingerprints._MOST_IMAGES", 3)
+
+    def told(rows, labels):
+      return of_images(Rows(rows, np.array(labels), ("cat", "dog")))["sha256"]
+
+    rows = [bytes([i]) for i in range(6)]
+    changed = {told(rows, [0, 1] * 3), told(rows, [1, 0] * 3), told([b"x", *rows[1:]], [0, 1] * 3)}
+    assert len(changed | {told([*rows, b"x"], [0, 1] * 3 + [0])}) == 4
+    assert told([rows[0], b"x", *rows[2:]], [0, 1] * 3) in changed  # which is not among the third
+
+
+class Rows(list):
+  """Encoded images that are in no files, as `image_files.Table` gives those of the hub."""
+
+  def __init__(self, rows, labels, class_names):
+    super().__init__(rows)
+    self.labels, self.class_names = labels, class_names
+
+  def files(self):
+    return []
