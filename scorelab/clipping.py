@@ -16,8 +16,10 @@ import jax.numpy as jnp
 from scorelab.predictions import Prediction
 from scorelab.schedules import Level
 from scorelab.typing import Array, Predict
+from scorelab.validation import Registry, checked
 
 
+@checked("sampler")
 def clipped(
   predict: Predict,
   *,
@@ -38,6 +40,7 @@ def clipped(
   return _changed(predict, lambda x0: jnp.clip(x0, -clip_limit, clip_limit), clip_keep_noise)
 
 
+@checked("sampler")
 def thresholded(
   predict: Predict,
   *,
@@ -80,4 +83,7 @@ def _changed(predict: Predict, change: Callable[[Array], Array], keep_noise: boo
   return changed
 
 
-CLIPPINGS: dict[str, Callable[..., Predict]] = {"static": clipped, "dynamic": thresholded}
+CLIPPINGS: dict[str, Callable[..., Predict]] = Registry("clipping") | {
+  "static": clipped,
+  "dynamic": thresholded,
+}

@@ -33,11 +33,13 @@ import jax.numpy as jnp
 from scorelab.predictions import Prediction
 from scorelab.schedules import Level
 from scorelab.typing import Array, Predict
+from scorelab.validation import Registry, checked
 
 Pair: TypeAlias = Callable[[Array, Level], tuple[Prediction, Prediction]]
 """(x, level) -> the strong and the weak prediction there, of one kind."""
 
 
+@checked("sampler")
 def extrapolated(
   pair: Pair,
   *,
@@ -120,6 +122,7 @@ def autoguidance(strong: Predict, weak: Predict, **options: Any) -> Predict:
   return extrapolated(lambda x, level: (strong(x, level), weak(x, level)), **options)
 
 
+@checked("sampler")
 def classifier(
   predict: Predict,
   log_prob: Callable[[Array, Level], Array],
@@ -131,12 +134,14 @@ def classifier(
   """Guidance by a classifier's gradient: score + scale grad log P(c | x).
 
   From the unconditional prediction, so that 0 is that one and 1, with the true classifier, the
-  conditional one. Outside the interval the scale is 1.
+  conditional one. Outside the interval the scale is 1. At pure noise (alpha = 0) the score is the
+  unconditional one, and x0 moves by the limit of sigma^2 / alpha times the gradient: with the true
+  classifier by scale (E[x_0 | c] - E[x_0]).
 
   Args:
     predict: of any kind that has a score.
     log_prob: (x [*batch, *event], level) -> log P(c | x_t = x) [*batch], of each point alone: any
-      log-likelihood will do.
+      log-likelihood will do. At pure noise it is also differentiated in the level's alpha.
     guidance_scale, guidance_low, guidance_high: as for `extrapolated`.
   """
 
@@ -146,7 +151,18 @@ def classifier(
     scale = _within(guidance_scale, level, guidance_low, guidance_high, 1.0)
     push = _expand(scale, x) * gradient
     at = level.like(x)
-    x0 = pred.x0 + at.sigma**2 / at.alpha * push
+    noisy = at.alpha > 0
+    moved = jnp.where(noisy, at.sigma**2 / jnp.where(noisy, at.alpha, 1) * push, 0)
+
+    def at_pure_noise() -> Array:
+      # l'Hopital's rule: the gradient goes to 0 with alpha, so its slope in alpha is the ratio.
+      def gradient_at(alpha: Array) -> Array:
+        return jax.grad(lambda x: jnp.sum(log_prob(x, level._replace(alpha=alpha))))(x)
+
+      slope = jax.jvp(gradient_at, (level.alpha,), (jnp.ones_like(level.alpha),))[1]
+      return jnp.where(noisy, moved, at.sigma**2 * _expand(scale, x) * slope)
+
+    x0 = pred.x0 + jax.lax.cond(jnp.all(level.alpha > 0), lambda: moved, at_pure_noise)
     return Prediction.of(x, level, "score", score=pred.score + push, x0=x0)
 
   return guided
@@ -229,7 +245,7 @@ def _classifier(sources: Sources, **options: float) -> Predict:
   return classifier(sources.bind(None), log_prob, **options)
 
 
-GUIDANCES: dict[str, Guidance] = {
+GUIDANCES: dict[str, Guidance] = Registry("guidance") | {
   "autoguidance": Guidance(_autoguidance, extrapolated, 2, frozenset({"weak"})),
   "classifier": Guidance(_classifier, classifier, 1, frozenset({"classes", "classifier"})),
   "classifier_free": Guidance(_classifier_free, extrapolated, 2, frozenset({"classes"})),

@@ -35,9 +35,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from scorelab.losses.probes import averaging, inner, trace
+from scorelab.losses.probes import PROBES, averaging, inner, trace
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict
+from scorelab.validation import Registry, checked
 
 
 class LogLikelihood(NamedTuple):
@@ -56,12 +57,14 @@ class LogLikelihood(NamedTuple):
 
 
 # Explicit Runge-Kutta methods whose stages each start from the one before: (nodes, weights).
-METHODS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+DIVERGENCES = ("exact", "hutchinson")
+METHODS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = Registry("method") | {
   "heun": ((0.0, 1.0), (1 / 2, 1 / 2)),
   "rk4": ((0.0, 1 / 2, 1 / 2, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
 
 
+@checked("likelihood", method=METHODS, divergence=DIVERGENCES, probes=PROBES)
 def log_likelihood(
   key: Key,
   predict: Predict,
@@ -95,8 +98,6 @@ def log_likelihood(
   Raises:
     ValueError: the divergence, the probes or the method is not known, or num_probes < 1.
   """
-  if method not in METHODS:
-    raise ValueError(f"method = {method!r} must be one of {', '.join(METHODS)}")
   nodes, weights = METHODS[method]
   divergence_of = _divergence(divergence, probes, num_probes)
 
@@ -142,6 +143,7 @@ class AdaptiveLogLikelihood(NamedTuple):
 STATUSES = ("solved", "too many steps", "no step is short enough")
 
 
+@checked("likelihood", divergence=DIVERGENCES, probes=PROBES)
 def adaptive_log_likelihood(
   key: Key,
   predict: Predict,
@@ -264,8 +266,6 @@ def _divergence(
   """(key, v -> J v, x [batch, *event]) -> tr J, [batch], or an unbiased estimate of it."""
   if name == "exact":
     return lambda key, jacobian, x: trace(jacobian, x)
-  if name != "hutchinson":
-    raise ValueError(f"divergence = {name!r} must be 'exact' or 'hutchinson'")
   mean_over_probes = averaging(probes, num_probes)
   return lambda key, jacobian, x: mean_over_probes(lambda v: inner(v, jacobian(v)), key, x)
 

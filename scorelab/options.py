@@ -7,7 +7,6 @@ was probably meant.
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import os
 import sys
@@ -17,6 +16,7 @@ from typing import Any, TypeAlias
 from ml_collections import ConfigDict
 
 from scorelab.importing import import_attribute
+from scorelab.ranges import BOUNDS, did_you_mean
 
 Section: TypeAlias = Mapping[str, Any] | ConfigDict
 """A sub-config: options by name, None where the named function's own default holds."""
@@ -72,12 +72,6 @@ def say(text: str) -> None:
   """Prints one line on stderr; what is not printable, as in a file's name, is escaped."""
   line = text if text.isprintable() else text.encode("unicode_escape").decode()
   print(line, file=sys.stderr)
-
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-  """'; did you mean ...?' where some known name is close, else ''."""
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-  return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def is_traced(value: Any) -> bool:
@@ -191,181 +185,6 @@ def check_memory(size: float, what: str) -> None:
     raise ConfigError(
       f"{what} takes {size / 2**30:.3g} GiB, and the machine has {memory / 2**30:.3g}"
     )
-
-
-# What numbers are allowed: (the words, the test), by field.
-Bound = tuple[str, Callable[[Any], bool]]
-
-
-def _at_least(low: float) -> Bound:
-  return f"at least {low}", lambda v: v >= low
-
-
-def _count(most: int) -> Bound:
-  return f"from 1 to {most}", lambda v: 1 <= v <= most
-
-
-_POSITIVE: Bound = ("above 0", lambda v: v > 0)
-_TIME: Bound = ("in [0, 1]", lambda v: 0 <= v <= 1)
-_FRACTION: Bound = ("in [0, 1)", lambda v: 0 <= v < 1)
-
-BOUNDS: dict[str, Bound] = {
-  "seed": ("from 0 to 4294967295", lambda v: 0 <= v < 2**32),
-  "ensemble.seeds": _count(10_000),
-  "target.num_train": _at_least(0),
-  "target.num_modes": _at_least(1),
-  "target.num_points": _at_least(1),
-  "target.dim": _at_least(1),
-  "target.radius": _POSITIVE,
-  "target.std": _POSITIVE,
-  "target.weights": _at_least(0),
-  "target.weight": ("in (0, 1)", lambda v: 0 < v < 1),
-  "target.noise": _at_least(0),
-  "target.validation_share": ("in (0, 1)", lambda v: 0 < v < 1),
-  "target.stride": _at_least(1),
-  "target.turns": _POSITIVE,
-  "target.width": _POSITIVE,
-  "target.num_arms": _at_least(1),
-  "target.radial_std": _at_least(0),
-  "target.tangential_std": _at_least(0),
-  "target.validation_fraction": _FRACTION,
-  "target.test_fraction": _FRACTION,
-  "target.split_seed": _at_least(0),
-  "target.side": _at_least(1),
-  "target.held_out": _at_least(1),
-  "target.cache_gib": _at_least(0),
-  "target.num_workers": _at_least(0),
-  "schedule.sigma_min": _POSITIVE,
-  "schedule.sigma_max": _POSITIVE,
-  "schedule.rho": _POSITIVE,
-  "schedule.beta_min": _POSITIVE,
-  "schedule.beta_max": _POSITIVE,
-  "schedule.alpha_min": _POSITIVE,
-  "schedule.alpha_max": _POSITIVE,
-  "schedule.base": ("above 1", lambda v: v > 1),
-  "schedule.offset": _at_least(0),
-  "schedule.tau": _POSITIVE,
-  "schedule.b": _POSITIVE,
-  "schedule.num_levels": _count(1_000_000),
-  "schedule.clip": ("in (0, 1]", lambda v: 0 < v <= 1),
-  "network.widths": _at_least(1),
-  "network.head_widths": _at_least(1),
-  "network.num_heads": _at_least(1),
-  "network.width": _at_least(1),
-  "network.depth": _count(1_000),
-  "network.num_features": _at_least(1),
-  "network.output_limit": _POSITIVE,
-  "network.point_scale": _POSITIVE,
-  "network.level_scale": _POSITIVE,
-  "network.dim": _at_least(8),
-  "network.dim_mults": _at_least(1),
-  "network.head_dim": _at_least(1),
-  "network.patch_size": _at_least(1),
-  "network.mlp_ratio": _POSITIVE,
-  "network.dropout": _FRACTION,
-  "network.num_classes": _at_least(0),
-  "network.label_dropout": ("in [0, 1]", lambda v: 0 <= v <= 1),
-  "network.block_out_channels": _at_least(4),
-  "network.layers_per_block": _count(1_000),
-  "network.attention_head_dim": _at_least(1),
-  "network.norm_num_groups": _at_least(1),
-  "network.attn_norm_num_groups": _at_least(1),
-  "network.mid_block_scale_factor": _POSITIVE,
-  "network.norm_eps": _POSITIVE,
-  "network.downsample_padding": _at_least(0),
-  "network.time_embedding_dim": _at_least(1),
-  "network.freq_shift": _at_least(0),
-  "network.num_train_timesteps": _at_least(1),
-  "network.num_class_embeds": _at_least(1),
-  "network.out_channels": _at_least(1),
-  "pretrained.image_size": _at_least(1),
-  "pretrained.label": _at_least(0),
-  "parameterization.data_std": _POSITIVE,
-  "parameterization.num_train_steps": _at_least(1),
-  "loss.sigma_min": _POSITIVE,
-  "loss.sigma_max": _POSITIVE,
-  "loss.t_min": _TIME,
-  "loss.t_max": _TIME,
-  "loss.level_std": _POSITIVE,
-  "loss.num_levels": _count(1_000_000),
-  "loss.levels_per_point": _at_least(1),
-  "loss.gamma": _POSITIVE,
-  "loss.snr_offset": _POSITIVE,
-  "loss.huber_delta": _POSITIVE,
-  "loss.min_intervals": _at_least(1),
-  "loss.max_intervals": _at_least(1),
-  "loss.double_every": _at_least(1),
-  "loss.rho": _POSITIVE,
-  "loss.bound_weight": _at_least(0),
-  "loss.data_std": _POSITIVE,
-  "loss.sigma": _POSITIVE,
-  "loss.num_probes": _at_least(1),
-  "loss.eps": _POSITIVE,
-  "loss.max_unrolled": _at_least(1),
-  "loss.num_bands": _at_least(1),
-  "optimizer.learning_rate": _POSITIVE,
-  "optimizer.warmup_steps": _at_least(0),
-  "optimizer.clip_norm": _at_least(0),
-  "optimizer.b1": _FRACTION,
-  "optimizer.b2": _FRACTION,
-  "optimizer.eps": _POSITIVE,
-  "optimizer.weight_decay": _at_least(0),
-  "optimizer.ema_decays": _FRACTION,
-  "training.num_steps": _at_least(0),
-  "training.batch_size": _at_least(0),
-  "training.accumulate": _at_least(1),
-  "training.log_every": _at_least(1),
-  "training.checkpoint_every": _at_least(1),
-  "training.keep_every": _at_least(0),
-  "training.num_validation": _at_least(1),
-  "training.validation_repeats": _at_least(1),
-  "training.patience": _at_least(0),
-  "sampler.num_steps": _count(1_000_000),
-  "sampler.sigma_min": _POSITIVE,
-  "sampler.sigma_max": _POSITIVE,
-  "sampler.rho": _POSITIVE,
-  "sampler.t_min": _TIME,
-  "sampler.t_max": _TIME,
-  "sampler.steps_offset": _at_least(0),
-  "sampler.num_levels": _count(1_000_000),
-  "sampler.eta": _at_least(0),
-  "sampler.churn": _at_least(0),
-  "sampler.s_tmin": _at_least(0),
-  "sampler.s_tmax": _POSITIVE,
-  "sampler.s_noise": _POSITIVE,
-  "sampler.order": ("1, 2, 3 or 4", lambda v: v in (1, 2, 3, 4)),
-  "sampler.curvature": _at_least(0),
-  "sampler.uncorrected": _at_least(0),
-  "sampler.snr": _POSITIVE,
-  "sampler.corrector_steps": _at_least(0),
-  "sampler.steps_per_level": _count(1_000_000),
-  "sampler.step_size": _POSITIVE,
-  "sampler.sigma": _at_least(0),
-  "sampler.start_std": _POSITIVE,
-  "sampler.friction": _POSITIVE,
-  "sampler.burn_in": _at_least(0),
-  "sampler.thin": _at_least(1),
-  "sampler.guidance_scale": _at_least(0),
-  "sampler.guidance_low": _at_least(0),
-  "sampler.guidance_high": _POSITIVE,
-  "sampler.guidance_rescale": ("in [0, 1]", lambda v: 0 <= v <= 1),
-  "sampler.guidance_weak": _at_least(0),
-  "sampler.clip_limit": _POSITIVE,
-  "sampler.clip_quantile": ("in [0, 1]", lambda v: 0 <= v <= 1),
-  "evaluation.ema": _FRACTION,
-  "evaluation.num_keys": _at_least(1),
-  "evaluation.batch_size": _at_least(1),
-  "evaluation.num_samples": _at_least(1),
-  "evaluation.num_reference": _at_least(1),
-  "evaluation.num_projections": _at_least(1),
-  "evaluation.score_levels": _at_least(0),
-  "evaluation.score_samples": _at_least(1),
-  "evaluation.likelihood_points": _at_least(0),
-  "evaluation.likelihood_num_steps": _at_least(1),
-  "evaluation.likelihood_num_probes": _at_least(1),
-  "evaluation.likelihood_tolerance": _POSITIVE,
-  "evaluation.likelihood_bound_steps": _at_least(2),
-}
 
 
 def check_bound(field: str, value: Any, shown: str | None = None) -> None:

@@ -303,7 +303,7 @@ class TestFromArrays:
   @pytest.mark.parametrize(
     ("alpha", "sigma", "options", "line"),
     [
-      (ALPHA, SIGMA, {"process": "edm"}, "process = 'edm' is none of ve, vp, flow"),
+      (ALPHA, SIGMA, {"process": "edm"}, "process = 'edm' must be one of ve, vp, flow"),
       (ALPHA[1:], SIGMA, {}, r"must have one shape \[N \+ 1\]"),
       ([1.0], [1.0], {}, r"must have one shape \[N \+ 1\]"),
       (ALPHA[::-1], SIGMA[::-1], {}, "must be > 0"),

@@ -10,8 +10,9 @@ from scorelab.losses.levels import LEVELS, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTING
 from scorelab.losses.probes import PROBES
 from scorelab.losses.variational import continuous_bound, hybrid, stepwise_kl, variational_bound
 from scorelab.typing import Loss
+from scorelab.validation import Registry
 
-LOSSES: dict[str, Callable[..., Loss]] = {
+LOSSES: dict[str, Callable[..., Loss]] = Registry("loss") | {
   "consistency": consistency,
   "continuous_bound": continuous_bound,
   "ddpm": ddpm,

@@ -19,12 +19,14 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.losses.denoising import sum_event
-from scorelab.losses.levels import stratified
+from scorelab.losses.levels import UNIFORMS, stratified
 from scorelab.predictions import Parameterization, mixed, ratio_ends
 from scorelab.schedules import Schedule
 from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params
+from scorelab.validation import checked
 
 
+@checked("loss", uniforms=UNIFORMS)
 def consistency(
   parameterization: Parameterization,
   schedule: Schedule,

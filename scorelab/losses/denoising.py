@@ -17,24 +17,32 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.losses.levels import (
+  LEVELS,
+  UNIFORMS,
+  WEIGHTINGS,
   edm_weight,
   fixed_level,
   log_normal,
   log_uniform,
+  require_finite_cost,
   score_weight,
   snr_weight,
   stratified,
   uniform_time,
+  with_signal,
 )
 from scorelab.losses.probes import inner, sum_event
 from scorelab.predictions import Parameterization, mixed, x0_slope
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Average, Batch, Context, Key, Loss, Metrics, Params
+from scorelab.validation import checked, require_batch
 
 Cost: TypeAlias = Callable[[str, Array, Level], Array]
 """(view, error in that view [n, *event], level [n]) -> the loss of each point, [n]."""
+NORMS = ("huber", "l1", "l2")
 
 
+@checked("loss", levels=LEVELS, uniforms=UNIFORMS, weighting=WEIGHTINGS)
 def ncsn(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -64,11 +72,13 @@ def ncsn(
   """
 
   def cost(kind: str, error: Array, level: Level) -> Array:
+    level = with_signal(level)
     return weighting(level) * x0_slope(kind, level) ** 2 * inner(error, error)
 
   return regression(parameterization, schedule, cost, levels, uniforms, levels_per_point, num_bands)
 
 
+@checked("loss", levels=LEVELS, uniforms=UNIFORMS)
 def denoising(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -98,6 +108,7 @@ def denoising(
   )
 
 
+@checked("loss", levels=LEVELS, uniforms=UNIFORMS, weighting=WEIGHTINGS)
 def edm(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -124,6 +135,7 @@ def edm(
   )
 
 
+@checked("loss", levels=LEVELS, uniforms=UNIFORMS, norm=NORMS)
 def ddpm(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -158,8 +170,6 @@ def ddpm(
     "l1": jnp.abs,
     "l2": jnp.square,
   }
-  if norm not in norms:
-    raise ValueError(f"norm = {norm!r} must be one of {', '.join(norms)}")
   cost = in_view("noise", norms[norm])
   return regression(parameterization, schedule, cost, levels, uniforms, levels_per_point, num_bands)
 
@@ -192,10 +202,20 @@ def regression(
 
   Returns:
     A loss with the metrics of `ncsn`.
+
+  Raises:
+    ValueError: an error costs infinitely much at a level that is drawn, see `require_finite_cost`.
   """
+  require_finite_cost(
+    parameterization,
+    lambda kind, level: cost(kind, jnp.ones((*level.sigma.shape, 1)), level),
+    levels,
+    schedule,
+  )
 
   def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
     del context
+    require_batch(batch)
     level_key, noise_key = jax.random.split(key)
     # Tiled, not repeated: in-order uniforms then give a point levels far apart.
     batch = jax.tree.map(lambda a: jnp.concatenate([a] * levels_per_point), batch)
@@ -215,7 +235,7 @@ def in_view(view: str, norm: Callable[[Array], Array]) -> Cost:
 
   def cost(kind: str, error: Array, level: Level) -> Array:
     if kind != view:
-      at = level.like(error)
+      at = with_signal(level).like(error)
       error = error * (x0_slope(kind, at) / x0_slope(view, at))
     return sum_event(norm(error))
 

@@ -17,12 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.losses.denoising import in_view, independent, regression
-from scorelab.losses.levels import stratified, uniform_time
+from scorelab.losses.levels import LEVELS, UNIFORMS, stratified, uniform_time
 from scorelab.predictions import Parameterization
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Key, Loss
+from scorelab.validation import checked
+
+COUPLINGS = ("independent", "optimal_transport")
 
 
+@checked("loss", levels=LEVELS, uniforms=UNIFORMS, coupling=COUPLINGS)
 def flow_matching(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -54,8 +58,6 @@ def flow_matching(
   Raises:
     ValueError: `coupling` is not known.
   """
-  if coupling not in _COUPLINGS:
-    raise ValueError(f"coupling = {coupling!r} must be one of {', '.join(_COUPLINGS)}")
   return regression(
     parameterization,
     schedule,
@@ -64,7 +66,7 @@ def flow_matching(
     uniforms,
     levels_per_point,
     num_bands,
-    _COUPLINGS[coupling],
+    optimal_transport if coupling == "optimal_transport" else independent,
   )
 
 
@@ -98,9 +100,3 @@ def optimal_transport(x0: Array, noise: Array) -> Array:
     vmap_method="sequential",
   )
   return noise[order]
-
-
-_COUPLINGS: dict[str, Callable[[Array, Array], Array]] = {
-  "independent": independent,
-  "optimal_transport": optimal_transport,
-}

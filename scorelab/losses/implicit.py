@@ -30,21 +30,33 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from scorelab.losses.levels import data_level, stratified, uniform_weight
-from scorelab.losses.probes import averaging, inner, trace
+from scorelab.losses.levels import (
+  LEVELS,
+  SCORE_WEIGHTINGS,
+  UNIFORMS,
+  data_level,
+  stratified,
+  uniform_weight,
+)
+from scorelab.losses.probes import PROBES, averaging, inner, trace
 from scorelab.predictions import Parameterization, noised
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params
+from scorelab.validation import checked, require_batch
 
+MODES = ("forward", "reverse")
 Score: TypeAlias = Callable[[Array], Array]
 """x [n, *event] -> s(x), of x's shape; examples must not mix: no batch normalisation."""
 
 
+@checked(
+  "loss", levels=LEVELS, uniforms=UNIFORMS, score_weighting=SCORE_WEIGHTINGS, divergence=MODES
+)
 def hyvarinen(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -77,17 +89,16 @@ def hyvarinen(
   Raises:
     ValueError: `divergence` is neither mode.
   """
-  if divergence not in _JACOBIANS:
-    raise ValueError(f"divergence = {divergence!r} must be one of {', '.join(_JACOBIANS)}")
 
   def terms(key: Key, score: Score, x: Array) -> tuple[Array, Array]:
     del key
-    value, jacobian = _JACOBIANS[divergence](score, x)
+    value, jacobian = (jax.linearize if divergence == "forward" else _reverse)(score, x)
     return trace(jacobian, x, max_unrolled), inner(value, value) / 2
 
   return _loss(parameterization, schedule, levels, score_weighting, uniforms, terms)
 
 
+@checked("loss", levels=LEVELS, uniforms=UNIFORMS, score_weighting=SCORE_WEIGHTINGS, probes=PROBES)
 def hutchinson(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -126,6 +137,7 @@ def hutchinson(
 sliced_vr = hutchinson
 
 
+@checked("loss", levels=LEVELS, uniforms=UNIFORMS, score_weighting=SCORE_WEIGHTINGS, probes=PROBES)
 def sliced(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -149,6 +161,7 @@ def sliced(
   return _loss(parameterization, schedule, levels, score_weighting, uniforms, terms)
 
 
+@checked("loss", levels=LEVELS, uniforms=UNIFORMS, score_weighting=SCORE_WEIGHTINGS, probes=PROBES)
 def sliced_fd(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -201,6 +214,7 @@ def _loss(
 
   def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
     del context
+    require_batch(batch)
     level_key, noise_key, probe_key = jax.random.split(key, 3)
     level = levels(schedule, uniforms(level_key, batch["x"].shape[0]))
     x, _ = noised(noise_key, batch["x"], level)
@@ -218,6 +232,3 @@ def _reverse(score: Score, x: Array) -> tuple[Array, Score]:
   """s(x) and v -> J^T v, of which v^T J^T v = v^T J v is needed."""
   value, pullback = jax.vjp(score, x)
   return value, lambda v: pullback(v)[0]
-
-
-_JACOBIANS: dict[str, Callable[..., Any]] = {"forward": jax.linearize, "reverse": _reverse}

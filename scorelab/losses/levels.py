@@ -8,15 +8,20 @@ One that needs the process takes it as a keyword, `schedule`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from scorelab.predictions import x0_slope
 from scorelab.schedules import GRIDS, Level, Schedule, require_time
 from scorelab.typing import Array, Key
+from scorelab.validation import Registry, checked, is_traced
 
 
+@checked("loss")
 def uniform_time(
   schedule: Schedule, u: Array, *, t_min: float | None = None, t_max: float = 1.0
 ) -> Level:
@@ -25,6 +30,7 @@ def uniform_time(
   return schedule.at(t_min + (t_max - t_min) * u)
 
 
+@checked("loss")
 def log_uniform(
   schedule: Schedule,
   u: Array,
@@ -37,6 +43,7 @@ def log_uniform(
   return schedule.at_log_snr(-(low + (high - low) * u))
 
 
+@checked("loss")
 def log_normal(
   schedule: Schedule,
   u: Array,
@@ -55,6 +62,7 @@ def log_normal(
   return schedule.at_log_snr(-jnp.clip(log_ratio, low, high))
 
 
+@checked("loss", spacing=GRIDS)
 def grid_levels(
   schedule: Schedule, u: Array, *, num_levels: int = 100, spacing: str = "uniform"
 ) -> Level:
@@ -64,17 +72,70 @@ def grid_levels(
   return jax.tree.map(lambda a: a[index], grid.levels)
 
 
+@checked("loss")
 def data_level(schedule: Schedule, u: Array) -> Level:
   """The data themselves, t = 0, alpha = 1, sigma = 0: no noise is added. u [n] -> Level [n]."""
   return schedule.at_ratio(jnp.zeros_like(u))
 
 
+@checked("loss")
 def fixed_level(schedule: Schedule, u: Array, *, sigma: float = 1.0) -> Level:
   """The one level whose sigma / alpha, > 0, is `sigma`, in units of the data. u [n] -> Level [n].
 
   A little noise smooths the data; the schedule's own ends do not bind.
   """
   return schedule.at_ratio(jnp.full_like(u, sigma))
+
+
+def with_signal(level: Level) -> Level:
+  """Returns the level with a trace of signal, alpha = 1e-10 sigma, where it has none.
+
+  There the product of a weighting with the slope of a view, 0 times infinity for a noise and the
+  weighting SNR, comes out as its limit.
+  """
+  return level._replace(alpha=jnp.where(level.alpha > 0, level.alpha, 1e-10 * level.sigma))
+
+
+def require_finite_cost(
+  parameterization: Any,
+  cost: Callable[[str, Level], Array],
+  levels: Callable[[Schedule, Array], Level],
+  schedule: Schedule,
+) -> None:
+  """Raises ValueError if levels of pure noise are drawn, where an error costs infinitely much.
+
+  Args:
+    parameterization: noise and score are checked: at pure noise they say nothing of x0.
+    cost: (view, level) -> that of an error of 1 in the view, of the level's shape.
+    levels: a level distribution; only one with an atom at pure noise, such as `grid`, is refused.
+    schedule: the process. Traced numbers are not checked.
+  """
+  kind = getattr(parameterization, "kind", None)
+  if kind not in ("noise", "score"):
+    return
+  with jax.ensure_compile_time_eval():
+    ends = levels(schedule, jnp.array([1e-6, 1 - 1e-6]))
+    if is_traced(ends.alpha) or bool(jnp.all(ends.alpha > 0)):
+      return
+    traces = (ends._replace(alpha=jnp.maximum(ends.alpha, a * ends.sigma)) for a in (1e-9, 1e-10))
+    less, more = (jnp.max(cost(kind, level)) for level in traces)
+    if not more < 10 * less + 1:
+      raise ValueError(
+        "levels reach pure noise (alpha = 0), where an error of a noise or a score costs infinitely"
+        " much with this loss: use the weighting snr, min_snr or p2, or a view such as v or x0"
+      )
+
+
+def require_signal(
+  parameterization: Any, schedule: Schedule, num_levels: int, spacing: str
+) -> None:
+  """Raises ValueError if a grid starts at pure noise, where a noise or a score says no x0."""
+
+  def cost(kind: str, level: Level) -> Array:
+    return x0_slope(kind, level) ** 2
+
+  levels = functools.partial(grid_levels, num_levels=num_levels, spacing=spacing)
+  require_finite_cost(parameterization, cost, levels, schedule)
 
 
 def _log_ratio_ends(
@@ -89,7 +150,7 @@ def _log_ratio_ends(
   )
 
 
-LEVELS: dict[str, Callable[..., Level]] = {
+LEVELS: dict[str, Callable[..., Level]] = Registry("levels") | {
   "data": data_level,
   "fixed": fixed_level,
   "grid": grid_levels,
@@ -125,7 +186,7 @@ def antithetic(key: Key, n: int) -> Array:
   return jnp.concatenate([u, 1 - u])
 
 
-UNIFORMS: dict[str, Callable[[Key, int], Array]] = {
+UNIFORMS: dict[str, Callable[[Key, int], Array]] = Registry("uniforms") | {
   "antithetic": antithetic,
   "independent": independent,
   "shared": shared,
@@ -134,11 +195,13 @@ UNIFORMS: dict[str, Callable[[Key, int], Array]] = {
 }
 
 
+@checked("loss")
 def uniform_weight(level: Level) -> Array:
   """1: the mean squared error of x0, or of the score for a score weighting."""
   return jnp.ones_like(level.sigma)
 
 
+@checked("loss")
 def snr_weight(level: Level) -> Array:
   """alpha^2 / sigma^2: the squared error of the noise, or sigma^2 times that of the score.
 
@@ -147,21 +210,25 @@ def snr_weight(level: Level) -> Array:
   return (level.alpha / level.sigma) ** 2
 
 
+@checked("loss")
 def score_weight(level: Level) -> Array:
   """alpha^2 / sigma^4: the squared error of the score, unweighted (Vincent 2011, section 4.2)."""
   return (level.alpha / level.sigma**2) ** 2
 
 
+@checked("loss")
 def min_snr_weight(level: Level, *, gamma: float = 5.0) -> Array:
   """min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556, section 3.4)."""
   return jnp.minimum(snr_weight(level), gamma)
 
 
+@checked("loss")
 def edm_weight(level: Level, *, data_std: float = 1.0) -> Array:
   """1 / c_out^2 = (sigma^2 + alpha^2 s^2) / (sigma s)^2 (Karras et al. 2022, table 1)."""
   return snr_weight(level) + 1 / data_std**2
 
 
+@checked("loss")
 def truncated_snr_weight(level: Level) -> Array:
   """max(SNR, 1): the larger of the squared errors of x0 and of the noise.
 
@@ -170,6 +237,7 @@ def truncated_snr_weight(level: Level) -> Array:
   return jnp.maximum(snr_weight(level), 1)
 
 
+@checked("loss")
 def p2_weight(level: Level, *, gamma: float = 1.0, snr_offset: float = 1.0) -> Array:
   """SNR / (snr_offset + SNR)^gamma: less for details than `snr`, which is gamma = 0.
 
@@ -180,18 +248,21 @@ def p2_weight(level: Level, *, gamma: float = 1.0, snr_offset: float = 1.0) -> A
   return snr / (snr_offset + snr) ** gamma
 
 
+@checked("loss")
 def likelihood_weight(level: Level, *, schedule: Schedule) -> Array:
   """g(t)^2 on the score's squared error: t uniform, half its mean bounds KL(data || model).
 
   But for a constant and the prior's own KL. Song et al., "Maximum Likelihood Training of
   Score-Based Diffusion Models", NeurIPS 2021 (arXiv 2101.09258), theorem 1. The level has a time.
+  At pure noise, where g is infinite, the weight is 0.
   As g^2 dt = 2 sigma^2 |d log-SNR|, `log_uniform` levels ask for `snr` instead, and the loss
   `continuous_bound` weighs levels of any density.
   """
-  return schedule.diffusion_squared(require_time(level)) * score_weight(level)
+  g2 = schedule.diffusion_squared(require_time(level))
+  return jnp.where(jnp.isfinite(g2), g2 * score_weight(level), 0)
 
 
-WEIGHTINGS: dict[str, Callable[..., Array]] = {
+WEIGHTINGS: dict[str, Callable[..., Array]] = Registry("weighting") | {
   "edm": edm_weight,
   "likelihood": likelihood_weight,
   "min_snr": min_snr_weight,
@@ -204,12 +275,13 @@ WEIGHTINGS: dict[str, Callable[..., Array]] = {
 }
 
 
+@checked("loss")
 def sigma_squared_weight(level: Level) -> Array:
   """sigma^2: the squared error of the noise (Song and Ermon 2019, section 4.2)."""
   return level.sigma**2
 
 
-SCORE_WEIGHTINGS: dict[str, Callable[..., Array]] = {
+SCORE_WEIGHTINGS: dict[str, Callable[..., Array]] = Registry("score_weighting") | {
   "sigma_squared": sigma_squared_weight,
   "uniform": uniform_weight,
 }

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.typing import Array, Key
+from scorelab.validation import Registry, checked
 
 
 def gaussian(key: Key, x: Array) -> Array:
@@ -35,13 +36,14 @@ def sphere(key: Key, x: Array) -> Array:
   return v / jnp.sqrt(jnp.mean(v**2, axis=tuple(range(1, x.ndim)), keepdims=True))
 
 
-PROBES: dict[str, Callable[[Key, Array], Array]] = {
+PROBES: dict[str, Callable[[Key, Array], Array]] = Registry("probes") | {
   "gaussian": gaussian,
   "rademacher": rademacher,
   "sphere": sphere,
 }
 
 
+@checked("loss", probes=PROBES)
 def averaging(probes: str, num_probes: int) -> Callable[[Callable[[Array], Any], Key, Array], Any]:
   """The mean of a function over probes.
 
@@ -55,10 +57,6 @@ def averaging(probes: str, num_probes: int) -> Callable[[Callable[[Array], Any],
   Raises:
     ValueError: `probes` is not known or num_probes < 1.
   """
-  if probes not in PROBES:
-    raise ValueError(f"probes = {probes!r} must be one of {', '.join(PROBES)}")
-  if num_probes < 1:
-    raise ValueError(f"num_probes = {num_probes} must be at least 1")
 
   def mean_over_probes(function: Callable[[Array], Any], key: Key, x: Array) -> Any:
     keys = jax.random.split(key, num_probes)

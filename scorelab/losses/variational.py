@@ -35,11 +35,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from scorelab.losses.levels import log_uniform, shifted
+from scorelab.losses.levels import (
+  LEVELS,
+  UNIFORMS,
+  log_uniform,
+  require_signal,
+  shifted,
+)
 from scorelab.losses.probes import sum_event
 from scorelab.predictions import Parameterization, Prediction, noised, x0_slope
 from scorelab.schedules import GRIDS, Grid, Level, Schedule
 from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params, Predict
+from scorelab.validation import checked
 
 VARIANCES: tuple[str, ...] = ("small", "large", "learned")
 
@@ -83,6 +90,7 @@ def bits_per_dim(nats: Array, dim: int, *, bin_width: float = 1.0) -> Array:
   return (nats / dim - math.log(bin_width)) / math.log(2)
 
 
+@checked("loss", variance=VARIANCES)
 def bound_terms(
   key: Key, predict: Predict, x0: Array, grid: Grid, *, variance: str = "large"
 ) -> Bound:
@@ -99,7 +107,6 @@ def bound_terms(
     ValueError: the variance is not known, or 'learned' and the predictions have none; or the grid
       does not end at the data.
   """
-  check_variance(variance)
   terms = _Terms.of(grid)
 
   def term(_: None, now_and_key: tuple[_Terms, Key]) -> tuple[None, Array]:
@@ -119,6 +126,7 @@ def prior_kl(x0: Array, level: Level, schedule: Schedule) -> Array:
   return sum_event(ratio - 1 - jnp.log(ratio) + signal * x0**2) / 2
 
 
+@checked("loss", spacing=GRIDS, uniforms=UNIFORMS, variance=VARIANCES)
 def stepwise_kl(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -138,7 +146,7 @@ def stepwise_kl(
     schedule: the forward process.
     num_levels: noisy levels of the chain, >= 2.
     spacing: where they are, a name of GRIDS. At pure noise (`uniform` on `linear_flow`) a noise or
-      a score says nothing of x0, and the loss is infinite.
+      a score says nothing of x0, and is refused.
     uniforms: draws the steps, `(key, n) -> [n]`.
     variance: of the steps, 'small', 'large' or 'learned'.
 
@@ -152,6 +160,7 @@ def stepwise_kl(
   _check_learned(variance, parameterization)
   if num_levels < 2:
     raise ValueError(f"num_levels = {num_levels} must be at least 2: a step has two ends")
+  require_signal(parameterization, schedule, num_levels, spacing)
 
   def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
     del context
@@ -162,6 +171,7 @@ def stepwise_kl(
   return loss
 
 
+@checked("loss", spacing=GRIDS, uniforms=UNIFORMS, variance=VARIANCES)
 def variational_bound(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -187,6 +197,7 @@ def variational_bound(
     ValueError: the variance is not known, or is 'learned' by a network that gives none.
   """
   _check_learned(variance, parameterization)
+  require_signal(parameterization, schedule, num_levels, spacing)
 
   def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
     del context
@@ -200,6 +211,7 @@ def variational_bound(
   return loss
 
 
+@checked("loss", spacing=GRIDS, uniforms=UNIFORMS)
 def hybrid(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -229,6 +241,7 @@ def hybrid(
     ValueError: the network gives no variance.
   """
   _check_learned("learned", parameterization)
+  require_signal(parameterization, schedule, num_levels, spacing)
 
   def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
     del context
@@ -242,6 +255,7 @@ def hybrid(
   return loss
 
 
+@checked("loss", levels=LEVELS, uniforms=UNIFORMS)
 def continuous_bound(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -377,13 +391,6 @@ def _squared_error(pred: Prediction, truth: Prediction) -> tuple[Array, Array | 
 _NO_VARIANCE = "variance = 'learned' needs a network with parameterization.learned_variance"
 
 
-def check_variance(variance: str, known: tuple[str, ...] = VARIANCES) -> None:
-  """Raises ValueError where the name of a variance is not known."""
-  if variance not in known:
-    raise ValueError(f"variance = {variance!r} must be one of {', '.join(known)}")
-
-
 def _check_learned(variance: str, parameterization: Parameterization) -> None:
-  check_variance(variance)
   if variance == "learned" and not getattr(parameterization, "learned_variance", False):
     raise ValueError(_NO_VARIANCE)

@@ -39,6 +39,7 @@ from scorelab.metrics.support import (
   support_distance,
 )
 from scorelab.metrics.wasserstein import max_sliced_wasserstein, sliced_wasserstein, wasserstein
+from scorelab.validation import Registry
 
 MODE_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_modes`
   "mode_weight_tv": mode_weight_tv,
@@ -57,7 +58,7 @@ CLASS_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_labe
 LABEL_METRICS: dict[str, Callable[..., float]] = {  # of samples that were asked to be of a class
   "class_accuracy": class_accuracy,
 }
-METRICS: dict[str, Callable[..., float]] = {
+METRICS: dict[str, Callable[..., float]] = Registry("metric") | {
   "sliced_wasserstein": sliced_wasserstein,
   "max_sliced_wasserstein": max_sliced_wasserstein,
   "wasserstein": wasserstein,

@@ -25,6 +25,7 @@ from scorelab.metrics.classes import has_labels
 from scorelab.metrics.reference import Reference
 from scorelab.targets import splits_of
 from scorelab.typing import Array, Key, Params
+from scorelab.validation import Registry
 
 Extractor: TypeAlias = Callable[[ArrayLike], np.ndarray]
 """Images [n, h, w, c] -> features [n, d]."""
@@ -76,7 +77,10 @@ def rotations(target: Any) -> Extractor:
   return _trained(target, draw, 4)
 
 
-FEATURES: dict[str, Callable[[Any], Extractor]] = {"classifier": classifier, "rotations": rotations}
+FEATURES: dict[str, Callable[[Any], Extractor]] = Registry("features") | {
+  "classifier": classifier,
+  "rotations": rotations,
+}
 
 
 def features_need(name: str, target: Any) -> str | None:

@@ -15,8 +15,9 @@ from scorelab.networks.heads import HeadsMLP
 from scorelab.networks.mlp import ACTIVATIONS, MLP, ResidualMLP
 from scorelab.networks.unet import UNet, modern_unet
 from scorelab.networks.unet2d import UNet2D
+from scorelab.validation import Registry
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = Registry("network") | {
   "additive_mlp": AdditiveMLP,
   "dit": DiT,
   "heads_mlp": HeadsMLP,

@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from scorelab.typing import Array
+from scorelab.validation import Registry
 
 
 class FourierFeatures(nn.Module):
@@ -143,7 +144,7 @@ def harmonics(c: Array) -> Array:
   return jnp.stack([c - 0.5, jnp.cos(angle), jnp.sin(angle), -jnp.cos(2 * angle)], axis=-1)
 
 
-LEVEL_FEATURES: dict[str, Callable[[Array], Array]] = {
+LEVEL_FEATURES: dict[str, Callable[[Array], Array]] = Registry("level_features") | {
   "harmonics": harmonics,
   "identity": lambda c: c[:, None],
   "none": lambda c: c[:, None][:, :0],  # for a network of one level

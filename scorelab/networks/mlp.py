@@ -13,8 +13,9 @@ from flax import linen as nn
 
 from scorelab.networks.embeddings import LEVEL_FEATURES, ClassEmbedding, FourierFeatures
 from scorelab.typing import Array
+from scorelab.validation import Registry
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = Registry("activation") | {
   "gelu": nn.gelu,
   "leaky_relu": nn.leaky_relu,
   "relu": nn.relu,

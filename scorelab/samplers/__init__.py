@@ -34,8 +34,9 @@ from scorelab.samplers.singlestep import dpmpp_singlestep
 from scorelab.samplers.underdamped import KineticState, baoab_step, underdamped_langevin
 from scorelab.samplers.unipc import unipc
 from scorelab.typing import Sampler
+from scorelab.validation import Registry
 
-SAMPLERS: dict[str, Sampler] = {
+SAMPLERS: dict[str, Sampler] = Registry("sampler") | {
   "ancestral": ancestral,
   "annealed_langevin": annealed_langevin,
   "consistency": consistency,
@@ -67,7 +68,7 @@ SAMPLERS: dict[str, Sampler] = {
   "unipc": unipc,
 }
 
-KERNELS: dict[str, Kernel] = {
+KERNELS: dict[str, Kernel] = Registry("kernel") | {
   "mala": mala,
   "ula": ula,
   "underdamped_langevin": underdamped_langevin,

@@ -29,25 +29,21 @@ from scorelab.samplers.multistep import dpmpp_weights
 from scorelab.samplers.ode import ratio_change, rk4_step, slope_correction
 from scorelab.schedules import Grid, require_time
 from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.validation import checked
 
 ORDERS = (1, 2, 3, 4)
 WARM_UPS = ("heun", "runge_kutta")
 
 
 def _adams_weights(knots: Array, known: Array, grid: Grid, order: int, lower: bool) -> Array:
-  """[N, order - 1] weights for noises that are a polynomial of the knots, themselves linear in r.
-
-  Raises:
-    ValueError: the order is not one of ORDERS.
-  """
-  if order not in ORDERS:
-    raise ValueError(f"order = {order} must be 1, 2, 3 or 4")
+  """Returns weights [N, order - 1] for noises polynomial in the knots, themselves linear in r."""
   orders = step_orders(grid.num_steps, order, lower_order_final=lower)
   nodes, used, _ = past_nodes(knots, known, orders)
   change = jax.vmap(ratio_change)(*grid.pairs)[:, None]
   return lagrange_weights(nodes, used, change / np.arange(1, order + 1)[None])
 
 
+@checked("sampler", order=ORDERS)
 def lms(
   key: Key,
   predict: Predict,
@@ -79,6 +75,7 @@ def lms(
   return run_multistep(key, predict, x, grid, weights, "noise")
 
 
+@checked("sampler", order=ORDERS)
 def ipndm(
   key: Key,
   predict: Predict,
@@ -99,6 +96,7 @@ def ipndm(
   return run_multistep(key, predict, x, grid, weights, "noise")
 
 
+@checked("sampler", order=ORDERS)
 def deis(
   key: Key,
   predict: Predict,
@@ -121,12 +119,11 @@ def deis(
   Raises:
     ValueError: another order.
   """
-  if order not in ORDERS:
-    raise ValueError(f"order = {order} must be 1, 2, 3 or 4")
   options = {"view": "noise", "solver_type": "heun", "lower_order_final": lower_order_final}
   return run_multistep(key, predict, x, grid, dpmpp_weights(grid, order, **options), "noise")
 
 
+@checked("sampler", warm_up=WARM_UPS)
 def plms(
   key: Key,
   predict: Predict,
@@ -150,8 +147,6 @@ def plms(
   Raises:
     ValueError: an unknown warm_up; or 'runge_kutta' on a grid without times.
   """
-  if warm_up not in WARM_UPS:
-    raise ValueError(f"warm_up = {warm_up!r} must be one of {', '.join(WARM_UPS)}")
   count = min(1 if warm_up == "heun" else 3, grid.num_steps - grid.ends_at_data)
   weights = _adams_weights(*_step_numbers(grid), grid, 4, False)[count:]
   path, past = [], jnp.zeros((weights.shape[1], *x.shape), x.dtype)

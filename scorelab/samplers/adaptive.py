@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict
+from scorelab.validation import checked
 
 STATUSES = ("solved", "too many steps", "no step is short enough")
 
@@ -39,6 +40,7 @@ class AdaptiveSamples(NamedTuple):
   status: Array
 
 
+@checked("sampler")
 def adaptive_ode(
   key: Key,
   predict: Predict,

@@ -29,10 +29,12 @@ from scorelab.losses import variational
 from scorelab.predictions import Prediction
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.validation import checked
 
 VARIANCES = (*variational.VARIANCES, "optimal")
 
 
+@checked("sampler", variance=VARIANCES)
 def ancestral_step(
   pred: Prediction, now: Level, nxt: Level, z: Array, variance: str = "small"
 ) -> Array:
@@ -59,7 +61,6 @@ def ancestral_step(
   Raises:
     ValueError: the variance is not known, or the prediction lacks what it needs.
   """
-  variational.check_variance(variance, VARIANCES)
   a, shrink = now.alpha / nxt.alpha, nxt.sigma / now.sigma
   part = jnp.maximum(1 - (a * shrink) ** 2, 0)  # of sigma_t^2, the part that is beta
   beta, weight = part * now.sigma**2, part * nxt.alpha
@@ -76,6 +77,7 @@ def ancestral_step(
   return a * shrink**2 * pred.x + weight * pred.x0 + std * z
 
 
+@checked("sampler", variance=VARIANCES)
 def ancestral(
   key: Key, predict: Predict, x: Array, grid: Grid, *, variance: str = "small"
 ) -> Samples:
@@ -98,6 +100,7 @@ def ancestral(
   return _scan(functools.partial(ancestral_step, variance=variance), key, predict, x, grid.pairs)
 
 
+@checked("sampler")
 def renoise_step(pred: Prediction, now: Level, nxt: Level, z: Array) -> Array:
   """Guesses x_0 and noises it anew to the level `nxt`: alpha' x0 + sigma' z.
 
@@ -110,6 +113,7 @@ def renoise_step(pred: Prediction, now: Level, nxt: Level, z: Array) -> Array:
   return nxt.alpha * pred.x0 + nxt.sigma * z
 
 
+@checked("sampler")
 def renoise(
   key: Key, predict: Predict, x: Array, grid: Grid, *, denoise: bool = True, slips: bool = False
 ) -> Samples:

@@ -16,8 +16,12 @@ import numpy as np
 from scorelab.samplers.langevin import ula_step
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.validation import checked, is_traced
+
+RULES = ("published", "ncsnv2")
 
 
+@checked("sampler")
 def ncsnv2_step_size(sigmas: Array | np.ndarray, steps_per_level: int) -> Array:
   """The step size at the last level that best keeps the variance from level to level.
 
@@ -67,6 +71,7 @@ def ncsnv2_step_size(sigmas: Array | np.ndarray, steps_per_level: int) -> Array:
   return jax.lax.stop_gradient((low + high) / 2 * sigmas[-1] ** 2)
 
 
+@checked("sampler", rule=RULES)
 def annealed_langevin(
   key: Key,
   predict: Predict,
@@ -81,16 +86,17 @@ def annealed_langevin(
   """Samples by Langevin dynamics at every noisy level of the grid in turn.
 
   In the variance-exploding form y = x / alpha, r = sigma / alpha, the step at a level is
-  h = step_size (r / r_last)^2, with r_last the least noisy level's.
+  h = step_size (r / r_last)^2, with r_last the least noisy level's. A first level of pure noise
+  (alpha = 0), where no step has a size, is replaced by the next one.
 
   Args:
     key: consumed.
     predict: the network or the truth.
-    x: the start at grid[0], where alpha > 0; of any shape.
+    x: the start at grid[0], of any shape.
     grid: the levels; the data itself, where the grid ends there, takes no Langevin step.
     steps_per_level: calls of `predict` at each level, >= 1. Static.
-    step_size: h at the least noisy level, > 0, in squared units of the data; None leaves it to
-      the rule.
+    step_size: h at the least noisy level, in (0, 2 r_last^2), in squared units of the data: at
+      much noise longer steps diverge, whatever the data. None leaves it to the rule.
     rule: 'published' is 1e-4; 'ncsnv2' fits the grid and steps_per_level, see `ncsnv2_step_size`.
       Static.
     denoise: whether the last state is replaced by E[x_0 | x] at the least noisy level, one call
@@ -101,17 +107,17 @@ def annealed_langevin(
     where `denoise`; nfe counts every call.
 
   Raises:
-    ValueError: the rule is unknown, or is 'ncsnv2' beside a step size or on a single noisy level.
+    ValueError: the rule is unknown, or is 'ncsnv2' beside a step size or on a single noisy level;
+      the step size is not stable; or the only noisy level is pure noise.
   """
-  if rule not in ("published", "ncsnv2"):
-    raise ValueError(f"rule = {rule!r} must be 'published' or 'ncsnv2'")
   if rule == "ncsnv2" and step_size is not None:
     raise ValueError("rule = 'ncsnv2' chooses the step size: leave step_size unset")
-  levels = jax.tree.map(lambda a: a[:-1], grid.levels) if grid.ends_at_data else grid.levels
+  levels = _with_signal(grid)
   num_levels = levels.sigma.shape[0]
   ratios = levels.sigma / levels.alpha
   if step_size is None:
     step_size = 1e-4 if rule == "published" else ncsnv2_step_size(ratios, steps_per_level)
+  _require_stable(step_size, ratios)
 
   def at_level(y: Array, inputs: tuple[Level, Key]) -> tuple[Array, Array]:
     level, key = inputs
@@ -132,3 +138,26 @@ def annealed_langevin(
     x0 = predict(path[-1], jax.tree.map(lambda a: a[-1], levels)).x0
     path = jnp.concatenate([path, x0[None]])
   return Samples(path[-1], path, nfe=num_levels * steps_per_level + denoise)
+
+
+def _with_signal(grid: Grid) -> Level:
+  """The noisy levels, where a first one without signal is the second one instead."""
+  levels = jax.tree.map(lambda a: a[:-1], grid.levels) if grid.ends_at_data else grid.levels
+  alpha = levels.alpha
+  if alpha.shape[0] == 1:
+    if not is_traced(alpha) and not np.asarray(alpha)[0]:
+      raise ValueError("grid = one level of pure noise must have a level with alpha > 0")
+    return levels
+  return jax.tree.map(lambda a: a.at[0].set(jnp.where(alpha[0] > 0, a[0], a[1])), levels)
+
+
+def _require_stable(step_size: Array | float, ratios: Array) -> None:
+  """Raises ValueError for a concrete step that is too long: |1 - h / r^2| > 1 where r is large."""
+  if is_traced(step_size) or is_traced(ratios):
+    return
+  most = 2 * float(np.asarray(ratios)[-1]) ** 2
+  if not np.asarray(step_size) < most:
+    raise ValueError(
+      f"step_size = {float(step_size):g} must be below {most:.3g}, 2 (sigma / alpha)^2 of the least"
+      " noisy level, or the chain diverges: set step_size, or rule = 'ncsnv2' without one"
+    )

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from scorelab.predictions import Prediction, ratio_ends
 from scorelab.schedules import Grid, Level, safe_sqrt
 from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.validation import checked
 
 
+@checked("sampler")
 def consistency_step(pred: Prediction, nxt: Level, z: Array, end: Array) -> Array:
   """Leaps to the end of the flow, and noises from there to the level `nxt`.
 
@@ -31,6 +33,7 @@ def consistency_step(pred: Prediction, nxt: Level, z: Array, end: Array) -> Arra
   return nxt.alpha * (pred.x0 + spread * z)
 
 
+@checked("sampler")
 def consistency(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
   """Samples by `consistency_step`: one call of `predict` a step, one in all on a grid of one step.
 

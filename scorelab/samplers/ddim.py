@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from scorelab.predictions import Prediction
 from scorelab.schedules import Grid, Level, safe_sqrt
 from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.validation import checked
 
 
+@checked("sampler")
 def ddim_step(
   pred: Prediction, now: Level, nxt: Level, z: Array, eta: Array | float = 0.0
 ) -> Array:
@@ -37,21 +39,30 @@ def ddim_step(
   Returns:
     The point at `nxt`, of x's shape.
   """
-  return renewing_step(pred, nxt, z, renewed_share(now, nxt, eta))
+  return renewing_step(pred, nxt, z, *noise_shares(now, nxt, eta))
 
 
-def renewed_share(now: Level, nxt: Level, eta: Array | float) -> Array:
-  """The part of r' that `ddim_step` renews, min(eta sqrt(1 - (r' / r)^2), 1), of eta's shape."""
-  shrink = nxt.sigma / nxt.alpha * now.alpha / now.sigma  # r' / r, finite also where alpha = 0
-  return jnp.minimum(eta * safe_sqrt(1 - shrink**2), 1)
+def noise_shares(now: Level, nxt: Level, eta: Array | float) -> tuple[Array, Array]:
+  """Returns the parts of r' that `ddim_step` renews and keeps, of eta's shape.
+
+      renewed = min(eta sqrt(1 - shrink^2), 1)      kept^2 = 1 - renewed^2      shrink = r' / r
+
+  On a long step at eta = 1, kept = shrink is small, and 1 - renewed^2 would lose its digits:
+  instead, kept^2 = (1 - eta) (1 + eta) + (eta shrink)^2.
+  """
+  shrink = nxt.sigma / nxt.alpha * now.alpha / now.sigma  # finite also where alpha = 0
+  renewed = jnp.minimum(eta * safe_sqrt(1 - shrink**2), 1)
+  return renewed, safe_sqrt((1 - eta) * (1 + eta) + (eta * shrink) ** 2)
 
 
-def renewing_step(pred: Prediction, nxt: Level, z: Array, renewed: Array | float) -> Array:
-  """`ddim_step` with the share of r' that it renews given, in [0, 1]."""
-  kept = safe_sqrt(jnp.asarray(1 - renewed**2))
+def renewing_step(
+  pred: Prediction, nxt: Level, z: Array, renewed: Array | float, kept: Array | float
+) -> Array:
+  """`ddim_step` with the shares of r' given that it renews and keeps, each in [0, 1]."""
   return nxt.alpha * (pred.x0 + nxt.sigma / nxt.alpha * (kept * pred.noise + renewed * z))
 
 
+@checked("sampler")
 def ddim(
   key: Key,
   predict: Predict,
@@ -85,6 +96,7 @@ def ddim(
   return Samples(x, path, nfe=grid.num_steps)
 
 
+@checked("sampler")
 def ddim_inference(key: Key, x0: Array, grid: Grid, *, eta: Array | float = 0.0) -> Array:
   """A path of DDIM's inference process, which knows where it ends (eqs. 6 and 7).
 

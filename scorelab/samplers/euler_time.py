@@ -13,8 +13,10 @@ import jax.numpy as jnp
 
 from scorelab.schedules import Grid, Level, require_time
 from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.validation import checked
 
 
+@checked("sampler")
 def euler_time(
   key: Key,
   predict: Predict,

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.typing import Array, Key
+from scorelab.validation import checked
 
 Function: TypeAlias = Callable[[Array], Array]
 """`score`: [*chains, *event] -> the same; or `log_prob`: [*chains, *event] -> [*chains]."""
@@ -148,6 +149,7 @@ def run_chains(
   return state[0], path, total / (num_steps - burn_in)
 
 
+@checked("sampler")
 def ula(
   key: Key,
   score: Function,
@@ -184,6 +186,7 @@ def ula(
   return Chain(*run, nfe=num_steps)
 
 
+@checked("sampler")
 def mala(
   key: Key,
   score: Function,

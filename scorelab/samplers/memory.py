@@ -130,7 +130,7 @@ def run_multistep(
   grid: Grid,
   weights: Array,
   view: str,
-  renewed: Array | None = None,
+  shares: tuple[Array, Array] | None = None,
   s_noise: Array | float = 1.0,
   past: Array | None = None,
 ) -> Samples:
@@ -145,7 +145,8 @@ def run_multistep(
     grid: from noise to data, or to a last noisy level.
     weights: w, [N, k].
     view: which one is remembered: 'x0' or 'noise'.
-    renewed: the share of r' that each step draws anew, [N]; None for deterministic samplers.
+    shares: the parts of r' that each step renews and keeps, each [N]; None for deterministic
+      samplers, which keep all.
     s_noise: the relative std of the noise drawn.
     past: the view at the levels before grid[0], latest first, [k, *x.shape]; None where there are
       none.
@@ -153,20 +154,21 @@ def run_multistep(
   Returns:
     Samples of x's shape; nfe = N.
   """
-  stochastic = renewed is not None
-  shares = renewed if stochastic else jnp.zeros(grid.num_steps)
+  stochastic = shares is not None
+  if shares is None:
+    shares = jnp.zeros(grid.num_steps), jnp.ones(grid.num_steps)
   keys = jax.random.split(key, grid.num_steps) if stochastic else None
   Carry = tuple[Array, Array]
 
   def step(
-    carry: Carry, inputs: tuple[Level, Level, Array, Array, Key | None]
+    carry: Carry, inputs: tuple[Level, Level, Array, tuple[Array, Array], Key | None]
   ) -> tuple[Carry, Array]:
     x, past = carry
     now, nxt, row, share, key = inputs
     pred = predict(x, now)
     value = pred.view(view)
     z = jnp.zeros_like(x) if key is None else s_noise * jax.random.normal(key, x.shape, x.dtype)
-    x = renewing_step(pred, nxt, z, share) + nxt.alpha * combine(row, past - value[None])
+    x = renewing_step(pred, nxt, z, *share) + nxt.alpha * combine(row, past - value[None])
     return (x, jnp.concatenate([value[None], past])[: len(past)]), x
 
   if past is None:

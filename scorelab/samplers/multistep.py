@@ -29,6 +29,7 @@ from scorelab.samplers.memory import (
 )
 from scorelab.schedules import Grid, safe_sqrt
 from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.validation import checked
 
 SOLVER_TYPES = ("midpoint", "heun")
 VIEWS = ("x0", "noise")
@@ -58,6 +59,7 @@ def view_moments(grid: Grid, width: Array, view: str, count: int, eta: Array | f
   return (nxt.sigma / nxt.alpha)[:, None] * exponential_moments(-width, count)
 
 
+@checked("sampler", view=VIEWS, solver_type=SOLVER_TYPES)
 def dpmpp_weights(
   grid: Grid,
   order: int,
@@ -83,10 +85,6 @@ def dpmpp_weights(
   Raises:
     ValueError: the view or the solver_type is not known.
   """
-  if view not in VIEWS:
-    raise ValueError(f"view = {view!r} must be one of {', '.join(VIEWS)}")
-  if solver_type not in SOLVER_TYPES:
-    raise ValueError(f"solver_type = {solver_type!r} must be one of {', '.join(SOLVER_TYPES)}")
   orders = step_orders(
     grid.num_steps, order, lower_order_final=lower_order_final, last_is_first=grid.ends_at_data
   )
@@ -103,15 +101,19 @@ def dpmpp_weights(
   return lagrange_weights(nodes, used, moments)
 
 
-def renewed_by_sde(grid: Grid, eta: Array | float) -> Array:
-  """The share of r' that the reverse SDE renews over each step, sqrt(1 - e^(-2 eta h)), [N]."""
+def shares_by_sde(grid: Grid, eta: Array | float) -> tuple[Array, Array]:
+  """Returns the shares of r' that the reverse SDE renews and keeps over each step, each [N].
+
+  They are sqrt(1 - e^(-2 eta h)) and e^(-eta h).
+  """
   now, nxt = grid.pairs
   shrink = nxt.sigma / nxt.alpha * now.alpha / now.sigma  # e^-h
   alive = shrink > 0
   power = jnp.where(alive, jnp.where(alive, shrink, 1) ** (2 * eta), jnp.where(eta > 0, 0.0, 1.0))
-  return safe_sqrt(1 - power)
+  return safe_sqrt(1 - power), safe_sqrt(power)
 
 
+@checked("sampler", view=VIEWS, solver_type=SOLVER_TYPES)
 def dpmpp_2m(
   key: Key,
   predict: Predict,
@@ -146,6 +148,7 @@ def dpmpp_2m(
   return run_multistep(key, predict, x, grid, dpmpp_weights(grid, 2, **options), view)
 
 
+@checked("sampler", view=VIEWS, solver_type=SOLVER_TYPES)
 def dpmpp_3m(
   key: Key,
   predict: Predict,
@@ -179,6 +182,7 @@ def dpmpp_3m(
   return run_multistep(key, predict, x, grid, weights, view)
 
 
+@checked("sampler", solver_type=SOLVER_TYPES)
 def dpmpp_2m_sde(
   key: Key,
   predict: Predict,
@@ -204,10 +208,11 @@ def dpmpp_2m_sde(
     ValueError: an unknown solver_type.
   """
   weights = dpmpp_weights(grid, 2, eta=eta, solver_type=solver_type)
-  renewed = renewed_by_sde(grid, eta)
-  return run_multistep(key, predict, x, grid, weights, "x0", renewed, s_noise)
+  shares = shares_by_sde(grid, eta)
+  return run_multistep(key, predict, x, grid, weights, "x0", shares, s_noise)
 
 
+@checked("sampler", solver_type=SOLVER_TYPES)
 def dpmpp_3m_sde(
   key: Key,
   predict: Predict,
@@ -232,5 +237,5 @@ def dpmpp_3m_sde(
     ValueError: an unknown solver_type.
   """
   weights = dpmpp_weights(grid, 3, eta=eta, solver_type=solver_type, curvature=curvature)
-  renewed = renewed_by_sde(grid, eta)
-  return run_multistep(key, predict, x, grid, weights, "x0", renewed, s_noise)
+  shares = shares_by_sde(grid, eta)
+  return run_multistep(key, predict, x, grid, weights, "x0", shares, s_noise)

@@ -23,8 +23,10 @@ from scorelab.predictions import Prediction
 from scorelab.samplers.ddim import ddim_step
 from scorelab.schedules import Grid, Level, Schedule
 from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.validation import checked
 
 
+@checked("sampler")
 def churned(
   x: Array,
   now: Level,
@@ -163,6 +165,7 @@ def scan_to_data(
   return x, path
 
 
+@checked("sampler")
 def euler(
   key: Key,
   predict: Predict,
@@ -193,6 +196,7 @@ def euler(
   return _solve(key, predict, x, grid, churn, s_tmin, s_tmax, s_noise)
 
 
+@checked("sampler")
 def heun(
   key: Key,
   predict: Predict,
@@ -215,6 +219,7 @@ def heun(
   return _solve(key, predict, x, grid, *options, between=_end, share=0.5)
 
 
+@checked("sampler")
 def midpoint(
   key: Key,
   predict: Predict,
@@ -231,6 +236,7 @@ def midpoint(
   return _solve(key, predict, x, grid, *options, between=arithmetic)
 
 
+@checked("sampler")
 def dpm_solver_2(
   key: Key,
   predict: Predict,
@@ -251,6 +257,7 @@ def dpm_solver_2(
   return _solve(key, predict, x, grid, *options, between=geometric)
 
 
+@checked("sampler")
 def rk4(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
   """Samples by Runge and Kutta's classic method in r: four calls of `predict` a step.
 

@@ -16,13 +16,15 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.predictions import Prediction
-from scorelab.samplers.ancestral import ancestral_step
-from scorelab.samplers.ddim import ddim_step, renewed_share, renewing_step
+from scorelab.samplers.ancestral import VARIANCES, ancestral_step
+from scorelab.samplers.ddim import ddim_step, noise_shares, renewing_step
 from scorelab.samplers.ode import geometric, level_between, ratio_change, scan_to_data
 from scorelab.schedules import Grid, Level, Schedule, require_time, reverse_drift, safe_sqrt
 from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.validation import checked
 
 
+@checked("sampler")
 def euler_maruyama(
   key: Key,
   predict: Predict,
@@ -73,12 +75,11 @@ def euler_maruyama(
   return Samples(x, path, nfe=grid.num_steps)
 
 
-def _down(schedule: Schedule, now: Level, nxt: Level, renewed: Array) -> tuple[Level, Array]:
-  """The level half way in log-SNR down to kept r', and kept."""
-  kept = safe_sqrt(1 - renewed**2)
+def _down(schedule: Schedule, now: Level, nxt: Level, kept: Array) -> Level:
+  """The level half way in log-SNR down to kept r'."""
   # kept is 0 only where eta > 1: then the middle is put where it is still noisy.
   down = jnp.maximum(kept, 1e-6)
-  return level_between(schedule, now, nxt, lambda a, b: geometric(a, down * b)), kept
+  return level_between(schedule, now, nxt, lambda a, b: geometric(a, down * b))
 
 
 def _at(pred: Prediction, x0: Array, now: Level) -> Prediction:
@@ -87,6 +88,7 @@ def _at(pred: Prediction, x0: Array, now: Level) -> Prediction:
   return Prediction.of(pred.x, now, "x0", x0=x0, noise=noise)
 
 
+@checked("sampler")
 def dpm_solver_2_ancestral(
   key: Key,
   predict: Predict,
@@ -117,10 +119,10 @@ def dpm_solver_2_ancestral(
     now, nxt, key = inputs
     pred = predict(x, now)
     z = s_noise * jax.random.normal(key, x.shape, x.dtype)
-    renewed = renewed_share(now, nxt, eta)
-    x = renewing_step(pred, nxt, z, renewed)
+    renewed, kept = noise_shares(now, nxt, eta)
+    x = renewing_step(pred, nxt, z, renewed, kept)
     if not one_call:
-      middle, kept = _down(grid.schedule, now, nxt, renewed)
+      middle = _down(grid.schedule, now, nxt, kept)
       noise = predict(ddim_step(pred, now, middle, z, 0.0), middle).noise
       down = Level(None, nxt.alpha, kept * nxt.sigma)
       x = x + nxt.alpha * ratio_change(now, down) * (noise - pred.noise)
@@ -130,6 +132,7 @@ def dpm_solver_2_ancestral(
   return Samples(x, path, nfe=2 * grid.num_steps - grid.ends_at_data)
 
 
+@checked("sampler")
 def dpmpp_2s_ancestral(
   key: Key,
   predict: Predict,
@@ -149,17 +152,18 @@ def dpmpp_2s_ancestral(
     now, nxt, key = inputs
     pred = predict(x, now)
     z = s_noise * jax.random.normal(key, x.shape, x.dtype)
-    renewed = renewed_share(now, nxt, eta)
+    renewed, kept = noise_shares(now, nxt, eta)
     if not one_call:
-      middle, _ = _down(grid.schedule, now, nxt, renewed)
+      middle = _down(grid.schedule, now, nxt, kept)
       pred = _at(pred, predict(ddim_step(pred, now, middle, z, 0.0), middle).x0, now)
-    x = renewing_step(pred, nxt, z, renewed)
+    x = renewing_step(pred, nxt, z, renewed, kept)
     return x, x
 
   x, path = scan_to_data(step, x, grid, jax.random.split(key, grid.num_steps))
   return Samples(x, path, nfe=2 * grid.num_steps - grid.ends_at_data)
 
 
+@checked("sampler")
 def dpmpp_2s(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
   """Samples by DPM-Solver++(2S): two calls of `predict` a step. Deterministic, of second order.
 
@@ -172,6 +176,7 @@ def dpmpp_2s(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
   return dpmpp_2s_ancestral(key, predict, x, grid, eta=0.0)
 
 
+@checked("sampler")
 def dpmpp_sde(
   key: Key,
   predict: Predict,
@@ -201,6 +206,7 @@ def dpmpp_sde(
   return Samples(x, path, nfe=2 * grid.num_steps - grid.ends_at_data)
 
 
+@checked("sampler")
 def corrector_step(pred: Prediction, z: Array, snr: Array | float, event_ndim: int | None) -> Array:
   """A Langevin step at one level, x + h score + sqrt(2 h) z, with h from a signal-to-noise ratio.
 
@@ -225,6 +231,7 @@ def corrector_step(pred: Prediction, z: Array, snr: Array | float, event_ndim: i
   return pred.x + h * pred.score + jnp.sqrt(2 * h) * z
 
 
+@checked("sampler", variance=VARIANCES)
 def predictor_corrector(
   key: Key,
   predict: Predict,

@@ -17,6 +17,7 @@ from scorelab.samplers.memory import combine, exponential_moments, lagrange_weig
 from scorelab.samplers.multistep import SOLVER_TYPES, log_snr_knots
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.validation import checked
 
 
 def singlestep_weights(grid: Grid, orders: np.ndarray, solver_type: str) -> Array:
@@ -44,6 +45,7 @@ def singlestep_weights(grid: Grid, orders: np.ndarray, solver_type: str) -> Arra
   return lagrange_weights(jnp.stack(nodes, 1), jnp.stack(used, 1), moments)
 
 
+@checked("sampler", order=(1, 2, 3), solver_type=SOLVER_TYPES)
 def dpmpp_singlestep(
   key: Key,
   predict: Predict,
@@ -75,10 +77,6 @@ def dpmpp_singlestep(
     ValueError: another order or solver_type.
   """
   del key
-  if order not in (1, 2, 3):
-    raise ValueError(f"order = {order} must be 1, 2 or 3")
-  if solver_type not in SOLVER_TYPES:
-    raise ValueError(f"solver_type = {solver_type!r} must be one of {', '.join(SOLVER_TYPES)}")
   orders = np.arange(grid.num_steps) % order + 1
   if grid.ends_at_data:
     orders[-1] = 1
@@ -91,7 +89,7 @@ def dpmpp_singlestep(
     first_x = jnp.where(place == 0, x, first_x)
     x0s = x0s.at[place].set(predict(x, now).x0)
     pred = Prediction.of(first_x, start, "x0", x0=x0s[0])
-    x = renewing_step(pred, nxt, jnp.zeros_like(x), 0.0)
+    x = renewing_step(pred, nxt, jnp.zeros_like(x), 0.0, 1.0)
     x = x + nxt.alpha * combine(row, x0s[1:] - x0s[:1])
     return (x, first_x, x0s), x
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from scorelab.samplers.langevin import Chain, Function, run_chains
 from scorelab.typing import Array, Key
+from scorelab.validation import checked
 
 
 class KineticState(NamedTuple):
@@ -59,6 +60,7 @@ def baoab_step(
   return KineticState(x, velocity + half * new_score, new_score)
 
 
+@checked("sampler")
 def underdamped_langevin(
   key: Key,
   score: Function,

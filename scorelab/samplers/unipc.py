@@ -15,6 +15,7 @@ from scorelab.samplers.memory import combine, lagrange_weights, past_nodes, step
 from scorelab.samplers.multistep import VIEWS, log_snr_knots, view_moments
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.validation import checked
 
 SOLVER_TYPES = ("bh1", "bh2")
 
@@ -51,6 +52,7 @@ def unipc_weights(
   return weights(nodes, used), corrector[:, 1:], corrector[:, 0]
 
 
+@checked("sampler", order=(1, 2, 3), solver_type=SOLVER_TYPES, view=VIEWS)
 def unipc(
   key: Key,
   predict: Predict,
@@ -87,13 +89,6 @@ def unipc(
     ValueError: another order, solver_type or view.
   """
   del key
-  for name, value, allowed in (
-    ("order", order, (1, 2, 3)),
-    ("solver_type", solver_type, SOLVER_TYPES),
-    ("view", view, VIEWS),
-  ):
-    if value not in allowed:
-      raise ValueError(f"{name} = {value!r} must be one of {', '.join(map(str, allowed))}")
   ahead, back, new = unipc_weights(grid, order, view, solver_type, lower_order_final)
   count = ahead.shape[1]  # of past values: a short grid may not reach the order
   # A step's correction is made when the next one has called: row i is of step i - 1, or nothing.
@@ -109,7 +104,7 @@ def unipc(
     value = pred.view(view)
     moved = now.alpha * combine(change, jnp.concatenate([value[None], past[1:]]) - past[:1])
     pred = _moved(pred, moved, now, view)
-    x = renewing_step(pred, nxt, jnp.zeros_like(x), 0.0)
+    x = renewing_step(pred, nxt, jnp.zeros_like(x), 0.0, 1.0)
     x = x + nxt.alpha * combine(row, past[:count] - value[None])
     return (x, jnp.concatenate([value[None], past[:-1]])), x
 

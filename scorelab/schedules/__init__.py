@@ -40,14 +40,16 @@ from scorelab.schedules.grids import (
   given_log_snrs,
   karras,
   quadratic,
+  ratio_ends,
   timesteps,
   uniform,
   uniform_log_snr,
 )
 from scorelab.schedules.sde import forward_path, reverse_drift
 from scorelab.schedules.shifted import Shifted
+from scorelab.validation import Registry
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {
+SCHEDULES: dict[str, Callable[..., Schedule]] = Registry("schedule") | {
   "variance_exploding": VarianceExploding,
   "geometric_variance_exploding": GeometricVarianceExploding,
   "sigma_power": SigmaPower,
@@ -62,7 +64,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
   **{name: discrete(betas) for name, betas in BETAS.items()},
 }
 
-GRIDS: dict[str, Callable[..., Grid]] = {
+GRIDS: dict[str, Callable[..., Grid]] = Registry("grid") | {
   "uniform": uniform,
   "quadratic": quadratic,
   "timesteps": timesteps,
@@ -100,6 +102,7 @@ __all__ = [
   "karras",
   "linear_betas",
   "quadratic",
+  "ratio_ends",
   "require_time",
   "reverse_drift",
   "safe_sqrt",

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.typing import Array, Key
+from scorelab.validation import Registry, checked, require_grid, require_known
 
 _T = TypeVar("_T")
 
@@ -57,6 +58,8 @@ class Level(NamedTuple):
     """The same level with trailing axes added, so that its fields broadcast with x."""
 
     def expand(a: Array) -> Array:
+      if a.ndim and a.shape != x.shape[: a.ndim]:
+        raise ValueError(f"level has shape {a.shape}, must be [] or x's leading axes, {x.shape}")
       return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
 
     return jax.tree.map(expand, self)
@@ -64,7 +67,7 @@ class Level(NamedTuple):
 
 # What distinguishes the processes: a norm of (alpha, sigma) that is 1 at every level. All of them
 # are one process, rescaled. Taking sigma^2 beside sigma, each is smooth where either is.
-PROCESSES: dict[str, Callable[[Array, Array, Array], Array]] = {
+PROCESSES: dict[str, Callable[[Array, Array, Array], Array]] = Registry("process") | {
   "ve": lambda alpha, sigma, variance: alpha,
   "vp": lambda alpha, sigma, variance: jnp.sqrt(alpha**2 + variance),
   "flow": lambda alpha, sigma, variance: alpha + sigma,
@@ -124,17 +127,23 @@ class Schedule:
     """log(alpha / sigma) at t, elementwise: decreasing."""
     return self.at(t).log_snr
 
+  @checked("level")
   def at(self, t: Array | float) -> Level:
-    """The level at time t, of t's shape."""
-    t = jnp.asarray(t, float)
+    """Returns the level at time t in [0, 1], of t's shape."""
+    return self.extended_at(jnp.asarray(t, float))
+
+  def extended_at(self, t: Array) -> Level:
+    """`at` for any t: beyond the ends of [0, 1] the formulas go on."""
     return Level(t if self.timed else None, self.alpha(t), self.sigma(t))
 
+  @checked("level")
   def at_log_snr(self, log_snr: Array | float) -> Level:
     """The level of this log-SNR, of its shape; beyond the ends of [0, 1] the formulas go on."""
     log_snr = jnp.asarray(log_snr, float)
     t = self.time(log_snr) if self.timed else None
     return Level(t, *rescaled(self.process, *_pair(log_snr)))
 
+  @checked("level")
   def at_ratio(self, ratio: Array | float) -> Level:
     """The level at which sigma / alpha is `ratio` >= 0, of its shape; 0 is the data."""
     ratio = jnp.asarray(ratio, float)
@@ -157,6 +166,7 @@ class Schedule:
     variance, rate = jax.jvp(self.variance, (t,), (jnp.ones_like(t),))
     return rate - 2 * self.drift(t) * variance
 
+  @checked("level")
   def velocity(self, level: Level, x0: Array, noise: Array) -> Array:
     """dx/dt of the probability flow, alpha' x0 + sigma' noise, of x0's shape.
 
@@ -176,7 +186,12 @@ class Schedule:
     return self.grid_at(self.at(times), to_data=to_data)
 
   def grid_at(self, levels: Level, *, to_data: bool = True) -> Grid:
-    """A grid of these levels [n] of the process, ever cleaner, then the data where `to_data`."""
+    """Returns the grid of these levels [n], then the data if `to_data`.
+
+    Raises:
+      ValueError: sigma / alpha does not fall along them.
+    """
+    require_grid(levels)
     if to_data:
       data = Level(None if levels.t is None else jnp.zeros(1), jnp.ones(1), jnp.zeros(1))
       levels = jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)]), levels, data)
@@ -185,12 +200,12 @@ class Schedule:
 
 @dataclass_transform(frozen_default=True)
 def by_formula(cls: type[_T]) -> type[_T]:
-  """Class decorator: a frozen dataclass whose fields are the leaves of a pytree.
+  """Class decorator: a frozen dataclass, checked, whose fields are the leaves of a pytree.
 
   Not by `register_dataclass`: up to JAX 0.10 at least, the tree structures that it makes of two
   classes with as many fields are equal, and `jit` may run the one's program for the other.
   """
-  cls = dataclasses.dataclass(frozen=True)(cls)
+  cls = checked("schedule")(dataclasses.dataclass(frozen=True)(cls))
   names = [field.name for field in dataclasses.fields(cls)]  # pyrefly: ignore
 
   def flatten(schedule: Any) -> tuple[tuple[Any, ...], None]:
@@ -204,18 +219,6 @@ def by_formula(cls: type[_T]) -> type[_T]:
 
   jax.tree_util.register_pytree_node(cls, flatten, unflatten)
   return cls
-
-
-def check_ordered(schedule: Schedule, low: str, high: str, above: float = -np.inf) -> None:
-  """Refuses above < low < high not holding; traced numbers cannot be checked and pass.
-
-  Raises:
-    ValueError: names the two fields and their values.
-  """
-  a, b = getattr(schedule, low), getattr(schedule, high)
-  if isinstance(a, (int, float)) and isinstance(b, (int, float)) and not above < a < b:
-    bound = "" if above == -np.inf else f"{above:g} < "
-    raise ValueError(f"{low} = {a} and {high} = {b} must satisfy {bound}{low} < {high}")
 
 
 def require_time(level: Level) -> Array:
@@ -366,8 +369,7 @@ class Grid:
     Raises:
       ValueError: for an unknown process, or shapes or an order that make no grid.
     """
-    if process not in PROCESSES:
-      raise ValueError(f"process = {process!r} is none of {', '.join(PROCESSES)}")
+    require_known("process", process, PROCESSES)
     alpha, sigma = np.asarray(alpha, float), np.asarray(sigma, float)
     if alpha.ndim != 1 or alpha.shape != sigma.shape or alpha.size < 2:
       raise ValueError(

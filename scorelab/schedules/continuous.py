@@ -25,7 +25,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from scorelab.schedules.base import Schedule, by_formula, check_ordered, safe_sqrt
+from scorelab.schedules.base import Schedule, by_formula, safe_sqrt
 from scorelab.typing import Array
 
 
@@ -36,9 +36,6 @@ class _LinearBeta(Schedule):
   beta_min: float = 0.1
   beta_max: float = 20.0
   t_min: ClassVar[float] = 1e-3
-
-  def __post_init__(self) -> None:
-    check_ordered(self, "beta_min", "beta_max", above=0)
 
   def _integral(self, t: Array) -> Array:
     return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
@@ -148,9 +145,6 @@ class Sigmoid(Schedule):
   t_min: ClassVar[float] = 1e-3
   t_max: ClassVar[float] = 1 - 1e-3
 
-  def __post_init__(self) -> None:
-    check_ordered(self, "start", "end")
-
   @property
   def _ends(self) -> tuple[Array | float, Array | float, Array | float]:
     """u(0), u(1) and how far they are apart."""
@@ -206,8 +200,11 @@ class Laplace(Schedule):
 
   def _powers(self, t: Array) -> tuple[Array, Array]:
     """alpha^2 and sigma^2 up to a factor: min(2 (1 - t), 1)^b e^mu and min(2 t, 1)^b."""
-    signal = jnp.exp(self.mu) * jnp.minimum(2 * (1 - t), 1) ** self.b
-    return signal, jnp.minimum(2 * t, 1) ** self.b
+    return jnp.exp(self.mu) * self._power(2 * (1 - t)), self._power(2 * t)
+
+  def _power(self, base: Array) -> Array:
+    """min(base, 1)^b; the double where makes the infinite slope at 0 count as 0, see `rates`."""
+    return jnp.where(base > 0, jnp.minimum(jnp.where(base > 0, base, 1), 1) ** self.b, 0)
 
   def alpha(self, t: Array) -> Array:
     signal, noise = self._powers(t)
@@ -255,9 +252,6 @@ class GaussianChannel(Schedule):
   alpha_min: float = 0.01
   alpha_max: float = 100.0
   process: ClassVar[str] = "channel"
-
-  def __post_init__(self) -> None:
-    check_ordered(self, "alpha_min", "alpha_max", above=0)
 
   @property
   def _range(self) -> Array:

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scorelab.schedules.base import Tabulated
+from scorelab.validation import Registry, checked
 
 
 @jax.tree_util.register_pytree_node_class
@@ -89,6 +90,7 @@ class Discrete(Tabulated):
     return schedule
 
 
+@checked("schedule")
 def linear_betas(
   *, num_levels: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02
 ) -> np.ndarray:
@@ -96,6 +98,7 @@ def linear_betas(
   return np.linspace(beta_min, beta_max, num_levels)
 
 
+@checked("schedule")
 def scaled_linear_betas(
   *, num_levels: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012
 ) -> np.ndarray:
@@ -103,6 +106,7 @@ def scaled_linear_betas(
   return np.linspace(beta_min**0.5, beta_max**0.5, num_levels) ** 2
 
 
+@checked("schedule")
 def vp_betas(*, num_levels: int = 100, beta_min: float = 0.1, beta_max: float = 20.0) -> np.ndarray:
   """The VP SDE's beta(t) dt, [num_levels]: linear, its ends per unit of t (Song et al. 2021)."""
   return linear_betas(
@@ -110,6 +114,7 @@ def vp_betas(*, num_levels: int = 100, beta_min: float = 0.1, beta_max: float = 
   )
 
 
+@checked("schedule")
 def cosine_betas(
   *, num_levels: int = 1000, offset: float = 0.008, clip: float = 0.999
 ) -> np.ndarray:
@@ -122,6 +127,7 @@ def cosine_betas(
   return np.minimum(np.sin(b - a) * np.sin(b + a) / np.cos(a) ** 2, clip)
 
 
+@checked("schedule")
 def sigmoid_betas(
   *,
   num_levels: int = 40,
@@ -139,7 +145,7 @@ def sigmoid_betas(
   return beta_min + (beta_max - beta_min) * curve
 
 
-BETAS: dict[str, Callable[..., np.ndarray]] = {
+BETAS: dict[str, Callable[..., np.ndarray]] = Registry("betas") | {
   "cosine_betas": cosine_betas,
   "linear_betas": linear_betas,
   "scaled_linear_betas": scaled_linear_betas,

@@ -11,8 +11,10 @@ import numpy as np
 
 from scorelab.schedules.base import Grid, Schedule, Tabulated
 from scorelab.typing import Array
+from scorelab.validation import checked, require_order
 
 
+@checked("sampler")
 def uniform(
   schedule: Schedule,
   num_steps: int,
@@ -26,6 +28,7 @@ def uniform(
   return schedule.grid(jnp.linspace(t_max, t_min, num_steps + (not to_data)), to_data=to_data)
 
 
+@checked("sampler")
 def quadratic(
   schedule: Schedule,
   num_steps: int,
@@ -43,6 +46,7 @@ def quadratic(
 SPACINGS = ("leading", "trailing", "linspace")
 
 
+@checked("sampler", spacing=SPACINGS)
 def timesteps(
   schedule: Schedule,
   num_steps: int,
@@ -76,8 +80,6 @@ def timesteps(
   if num_levels is None:
     known = isinstance(schedule, Tabulated)
     num_levels = len(schedule.times) + (schedule.noise_time is not None) if known else 1000
-  if spacing not in SPACINGS:
-    raise ValueError(f"spacing = {spacing!r} must be one of {', '.join(SPACINGS)}")
   if not 1 <= num_steps <= num_levels:
     raise ValueError(f"num_steps = {num_steps} must be from 1 to {num_levels}, the process's steps")
   index, width = np.arange(num_steps)[::-1], num_levels // num_steps
@@ -97,6 +99,7 @@ def timesteps(
   return schedule.grid(jnp.asarray((steps + 1) / num_levels), to_data=to_data)
 
 
+@checked("sampler")
 def karras(
   schedule: Schedule,
   num_steps: int,
@@ -112,9 +115,11 @@ def karras(
   """
   high, low = _ratio_ends(schedule, sigma_max, sigma_min)
   roots = jnp.linspace(high ** (1 / rho), low ** (1 / rho), num_steps + (not to_data))
-  return schedule.grid(schedule.time(-rho * jnp.log(roots)), to_data=to_data)
+  times = schedule.time(-rho * jnp.log(roots))
+  return schedule.grid_at(schedule.extended_at(times), to_data=to_data)
 
 
+@checked("sampler")
 def uniform_log_snr(
   schedule: Schedule,
   num_steps: int,
@@ -126,9 +131,10 @@ def uniform_log_snr(
   """Levels equally spaced in log-SNR: geometric in sigma / alpha, whose ends are given."""
   high, low = _ratio_ends(schedule, sigma_max, sigma_min)
   log_snrs = jnp.linspace(-jnp.log(high), -jnp.log(low), num_steps + (not to_data))
-  return schedule.grid(schedule.time(log_snrs), to_data=to_data)
+  return schedule.grid_at(schedule.extended_at(schedule.time(log_snrs)), to_data=to_data)
 
 
+@checked("sampler")
 def given_log_snrs(
   schedule: Schedule,
   num_steps: int,
@@ -149,13 +155,18 @@ def given_log_snrs(
   return schedule.grid_at(schedule.at_log_snr(log_snrs), to_data=to_data)
 
 
+def ratio_ends(schedule: Schedule) -> tuple[Array, Array]:
+  """Returns the least and the largest sigma / alpha of a schedule's own range, each []."""
+  low, high = (schedule.log_snr(jnp.asarray(t)) for t in (schedule.t_min, schedule.t_max))
+  return jnp.exp(-low), jnp.exp(-high)
+
+
 def _ratio_ends(
   schedule: Schedule, sigma_max: float | None, sigma_min: float | None
 ) -> tuple[Array, Array]:
   """The largest and smallest sigma / alpha of a grid: as given, or the schedule's own."""
-  high = jnp.exp(-schedule.log_snr(jnp.asarray(schedule.t_max)))
-  low = jnp.exp(-schedule.log_snr(jnp.asarray(schedule.t_min)))
-  return (
-    high if sigma_max is None else jnp.asarray(sigma_max),
-    low if sigma_min is None else jnp.asarray(sigma_min),
-  )
+  low, high = ratio_ends(schedule)
+  high = high if sigma_max is None else jnp.asarray(sigma_max)
+  low = low if sigma_min is None else jnp.asarray(sigma_min)
+  require_order("sigma_min", low, "sigma_max", high)
+  return high, low

@@ -19,8 +19,10 @@ import jax.numpy as jnp
 
 from scorelab.schedules.base import Level, Schedule, require_time
 from scorelab.typing import Array, Key
+from scorelab.validation import checked
 
 
+@checked("sampler")
 def reverse_drift(
   schedule: Schedule, level: Level, x: Array, score: Array, *, eta: Array | float = 1.0
 ) -> Array:
@@ -41,6 +43,7 @@ def reverse_drift(
   return schedule.drift(t) * x - pull * score
 
 
+@checked("sampler")
 def forward_path(key: Key, schedule: Schedule, x: Array, times: Array) -> tuple[Array, Array]:
   """Simulates the forward SDE by Euler and Maruyama's method: of first order in law.
 

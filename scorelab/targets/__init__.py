@@ -34,8 +34,9 @@ from scorelab.targets.mixtures import grid25, nine_modes, ring, two_modes_1d
 from scorelab.targets.patches import DequantisedPatches, Patches
 from scorelab.targets.points import Points, checkerboard, moons, pinwheel, spirals, swiss_roll
 from scorelab.typing import Array
+from scorelab.validation import Registry
 
-TARGETS: dict[str, Callable[..., Any]] = {
+TARGETS: dict[str, Callable[..., Any]] = Registry("target") | {
   "nine_modes": nine_modes,
   "ring": ring,
   "grid25": grid25,

@@ -28,6 +28,7 @@ from scorelab.predictions import Prediction
 from scorelab.schedules import Level
 from scorelab.targets.empirical import Empirical
 from scorelab.typing import Array, Key
+from scorelab.validation import checked, require_event
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,11 +98,13 @@ class Circles:
     gaps = np.asarray(x)[:, None] - self.centres
     return np.linalg.norm(gaps, axis=-1) - self.radius
 
+  @checked("level")
   def predict(self, x: Array, level: Level) -> Prediction:
     """The exact prediction at x [*batch, 2], with its x0_variance and normalised log_density.
 
     The level has shape [] or [*batch]; sigma > 0, or noise > 0. alpha = 0 gives the mean.
     """
+    require_event("x", x, self.event_shape)
     at = functools.partial(_predict, jnp.asarray(self.centres, x.dtype), self.radius, self.noise)
     at = jnp.vectorize(at, signature="(d),(),()->(d),(d),(d),()")
     score, x0, variance, log_density = at(x, level.alpha, level.sigma)
@@ -110,6 +113,7 @@ class Circles:
     )
 
 
+@checked("target")
 def two_circles(
   *,
   radius: float = 0.5,
@@ -128,6 +132,7 @@ def two_circles(
   return Circles(_centres(offset), radius, noise, splits)
 
 
+@checked("target")
 def two_circles_points(
   *, num_points: int = 10, radius: float = 0.5, offset: float = 0.7
 ) -> Empirical:

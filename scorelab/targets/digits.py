@@ -17,6 +17,7 @@ import numpy as np
 
 from scorelab.targets.data_set import index_of_class
 from scorelab.typing import Array, Key
+from scorelab.validation import checked
 
 # Slope and offset of a pixel's value, 0 to 16. 'ends' takes those two to -1 and 1; 'bins' fits the
 # 17 bins that begin at the values into [-1, 1], so that 16 becomes 0.88.
@@ -83,6 +84,7 @@ class DequantisedDigits(Digits):
     return x + self.bin_width * (jax.random.uniform(key, x.shape, x.dtype) - 0.5)
 
 
+@checked("target")
 def digits(
   *, validation_share: float = 0.1, scaling: str = "ends", dequantise: bool = False
 ) -> Digits:

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from scorelab.predictions import Prediction
 from scorelab.schedules import Level
 from scorelab.typing import Array, Key
+from scorelab.validation import checked, require_event
 
 _EXACT = jax.lax.Precision.HIGHEST  # the truth is not computed in TF32
 _WEIGHTS = 2**20  # in memory at a time: of some noisy points, for every point
@@ -99,12 +100,14 @@ class Empirical:
     points = np.asarray(self.points).reshape(len(self.points), -1)
     return nearest_distance(np.asarray(x).reshape(len(np.asarray(x)), -1), points)
 
+  @checked("level")
   def predict(self, x: Array, level: Level) -> Prediction:
     """The exact prediction at x [*batch, *event], with x0_variance and normalised log_density.
 
     The level has shape [] or [*batch] and sigma > 0; alpha = 0 gives the mean of the points. Exact
     up to rounding at every such level: differences x - alpha p are formed, never |x|^2 - 2 x.p.
     """
+    require_event("x", x, self.event_shape)
     batch = x.shape[: x.ndim - len(self.event_shape)]
     alpha, sigma = (jnp.broadcast_to(a, batch).reshape(-1) for a in (level.alpha, level.sigma))
     score, x0, variance, log_density = jax.lax.map(

@@ -35,6 +35,7 @@ from scorelab.predictions import Prediction
 from scorelab.schedules import Level
 from scorelab.targets.marginals import Marginals
 from scorelab.typing import Array, Key
+from scorelab.validation import checked, require_event
 
 _EXACT = jax.lax.Precision.HIGHEST  # the truth is not computed in TF32
 _FEW = 16  # dimensions: in fewer, forming all differences takes less time than products
@@ -196,6 +197,7 @@ class GaussianMixture:
     Raises:
       ValueError: the law has no density, as a component with weight has no width along some axis.
     """
+    require_event("x", x, self.event_shape)
     self._check_density()
     return self._log_prob(x)
 
@@ -213,6 +215,7 @@ class GaussianMixture:
     Raises:
       ValueError: as for `log_prob`.
     """
+    require_event("x", x, self.event_shape)
     self._check_density()
     return jnp.vectorize(self._score, signature="(d)->(d)")(x)
 
@@ -229,11 +232,13 @@ class GaussianMixture:
     variances = level.sigma**2 * self.variances / noisy._widths
     return self._of(jax.nn.log_softmax(noisy._log_joint(x)), means, variances, self.basis)
 
+  @checked("level")
   def predict(self, x: Array, level: Level) -> Prediction:
     """The exact prediction at x [*batch, d], with its x0_variance and normalised log_density.
 
     The level has shape [] or [*batch]; sigma = 0 gives x0 = x / alpha, alpha = 0 the mean.
     """
+    require_event("x", x, self.event_shape)
 
     def at(x: Array, alpha: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
       level, noisy = Level(None, alpha, sigma), self.perturbed(alpha, sigma)
@@ -247,6 +252,7 @@ class GaussianMixture:
       x, level, "score", score=score, x0=x0, x0_variance=variance, log_density=log_density
     )
 
+  @checked("level")
   def predict_of_class(self, x: Array, level: Level, label: Array) -> Prediction:
     """`predict` given the component of x_0, of x's batch shape or []; k is none, as in `given`."""
 
@@ -272,6 +278,7 @@ class GaussianMixture:
     """E[x_0 | x_t = x] for x [*batch, d] and a level of shape [] or [*batch], of x's shape."""
     return self.predict(x, level).x0
 
+  @checked("level")
   def sample_posterior(self, key: Key, x: Array, level: Level) -> Array:
     """One draw of x_0 given x_t for each x [*batch, d]; the level has shape [] or [*batch]."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scorelab.targets.gaussian_mixture import GaussianMixture
+from scorelab.validation import checked
 
 
 def nine_modes() -> GaussianMixture:
@@ -21,6 +22,7 @@ def nine_modes() -> GaussianMixture:
   return GaussianMixture(weights, _square(np.array([-10.0, 0.0, 10.0])), np.full(9, 0.1))
 
 
+@checked("target")
 def ring(num_modes: int = 8, radius: float = 8**0.5, std: float = 8**-0.5) -> GaussianMixture:
   """Equal modes on a circle: by default the "8 gaussians" of the normalising-flow literature.
 
@@ -31,6 +33,7 @@ def ring(num_modes: int = 8, radius: float = 8**0.5, std: float = 8**-0.5) -> Ga
   return GaussianMixture(np.ones(num_modes), means, np.full(num_modes, std**2))
 
 
+@checked("target")
 def grid25(dim: int = 2, weights: tuple[float, ...] | None = None) -> GaussianMixture:
   """25 unit Gaussians at 8 (i, j), i and j in -2..2, repeated to any even dimension.
 
@@ -46,6 +49,7 @@ def grid25(dim: int = 2, weights: tuple[float, ...] | None = None) -> GaussianMi
   return GaussianMixture(np.ones(25) if weights is None else weights, means, np.ones(25))
 
 
+@checked("target")
 def two_modes_1d(
   separation: float = 4.0, std: float = 0.5, weight: float = 1 / 3
 ) -> GaussianMixture:

@@ -14,6 +14,7 @@ import numpy as np
 
 from scorelab.targets.data_set import DataSet
 from scorelab.typing import Array, Key
+from scorelab.validation import checked
 
 # Shares of a photograph's width: training patches lie left of the first, test patches right of
 # the second, validation patches between them, so that no pixel is in two splits.
@@ -40,6 +41,7 @@ class DequantisedPatches(Patches):
     return x + self.bin_width * (jax.random.uniform(key, x.shape, x.dtype) - 0.5)
 
 
+@checked("target")
 def patches(*, side: int = 32, stride: int = 8, dequantise: bool = False) -> Patches:
   """Patches of both photographs; those of different splits share no pixel.
 

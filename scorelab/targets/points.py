@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.typing import Array, Key
+from scorelab.validation import checked
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,6 +68,7 @@ def _piece(u: Array, number: int) -> tuple[Array, Array]:
   return piece, u * number - piece
 
 
+@checked("target")
 def swiss_roll(*, noise: float = 0.0) -> Points:
   """scikit-learn's swiss roll as Sohl-Dickstein et al. 2015 show it: seen from its side, over 10.
 
@@ -84,6 +86,7 @@ def roll(u: Array) -> Array:
   return jnp.stack([t * jnp.sin(t), -t * jnp.cos(t)], -1) / 10
 
 
+@checked("target")
 def moons(*, noise: float = 0.05) -> Points:
   """scikit-learn's two interleaving half-circles."""
 
@@ -97,6 +100,7 @@ def moons(*, noise: float = 0.05) -> Points:
   return along(curve, noise)
 
 
+@checked("target")
 def spirals(*, turns: float = 1.5, noise: float = 0.1) -> Points:
   """Two arms from the origin, each the other turned by half: the radius is a third of the angle.
 
@@ -112,6 +116,7 @@ def spirals(*, turns: float = 1.5, noise: float = 0.1) -> Points:
   return along(curve, noise)
 
 
+@checked("target")
 def checkerboard(*, width: float = 4.0) -> Points:
   """Uniform on the 8 squares of one colour of a board of 4 by 4, on [-width, width]^2."""
 
@@ -126,6 +131,7 @@ def checkerboard(*, width: float = 4.0) -> Points:
   return Points(sample, width / math.sqrt(3), (-ends, ends))
 
 
+@checked("target")
 def pinwheel(
   *, num_arms: int = 5, radial_std: float = 0.3, tangential_std: float = 0.1, rate: float = 0.25
 ) -> Points:

@@ -1,13 +1,6 @@
-"""One prediction, every view: x0, noise, score, v and flow of a network or of the truth.
-
-    x_t = alpha x_0 + sigma eps
-    x0    = E[x_0 | x_t]               noise = (x - alpha x0) / sigma      score = -noise / sigma
-    v     = alpha noise - sigma x0     flow  = noise - x0
+"""Parameterizations: which view a network's output is read as, and at which scale.
 
 References:
-  Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", ICLR 2022
-    (arXiv 2202.00512), appendix D: v.
-  Lipman et al., "Flow Matching for Generative Modeling", ICLR 2023 (arXiv 2210.02747): flow.
   Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
     NeurIPS 2022 (arXiv 2206.00364), table 1: preconditioning.
   Salimans and Ho, "Should EBMs model the energy or the score?", ICLR 2021 workshop on energy-based
@@ -24,157 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from scorelab.schedules import Level, Schedule, require_time
+from scorelab.predictions.conditioning import CONDITIONINGS
+from scorelab.predictions.views import TO_NOISE, TO_X0, Prediction
+from scorelab.schedules import Level, Schedule, ratio_ends, require_time
 from scorelab.typing import Array, Key, Params, Predict
-
-# From each kind of value straight to x0 and to the noise: (x, alpha, sigma, value) -> view.
-_TO_X0: dict[str, Callable[..., Array]] = {
-  "consistency": lambda x, alpha, sigma, end: end,
-  "x0": lambda x, alpha, sigma, x0: x0,
-  "noise": lambda x, alpha, sigma, noise: (x - sigma * noise) / alpha,
-  "score": lambda x, alpha, sigma, score: (x + sigma**2 * score) / alpha,
-  # The denominator is 1 for variance-preserving processes only.
-  "v": lambda x, alpha, sigma, v: (alpha * x - sigma * v) / (alpha**2 + sigma**2),
-  "flow": lambda x, alpha, sigma, flow: (x - sigma * flow) / (alpha + sigma),
-}
-_TO_NOISE: dict[str, Callable[..., Array]] = {
-  "x0": lambda x, alpha, sigma, x0: (x - alpha * x0) / sigma,
-  "noise": lambda x, alpha, sigma, noise: noise,
-  "score": lambda x, alpha, sigma, score: -sigma * score,
-  "v": lambda x, alpha, sigma, v: (sigma * x + alpha * v) / (alpha**2 + sigma**2),
-  "flow": lambda x, alpha, sigma, flow: (x + alpha * flow) / (alpha + sigma),
-}
-# |x0 error| per unit of error in each view, the slopes of _TO_X0: a loss computed in the
-# network's own view is weighted by the square.
-_X0_SLOPE: dict[str, Callable[[Array, Array], Array]] = {
-  "x0": lambda alpha, sigma: jnp.ones_like(sigma),
-  "noise": lambda alpha, sigma: sigma / alpha,
-  "score": lambda alpha, sigma: sigma**2 / alpha,
-  "v": lambda alpha, sigma: sigma / (alpha**2 + sigma**2),
-  "flow": lambda alpha, sigma: sigma / (alpha + sigma),
-}
+from scorelab.validation import Registry, checked
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=["x", "level", "views", "x0_variance", "variance_fraction", "log_density"],
-  meta_fields=["kind"],
-)
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-  """A prediction at x, in every view.
-
-  Attributes:
-    x: the noisy points, [*batch, *event].
-    level: their level, of shape [] or [*batch].
-    views: the views that were computed apart, by name, each of x's shape; holds `kind` at least.
-    kind: the view from which the others are derived. Static.
-    x0_variance: diagonal of Cov[x_0 | x_t], of x's shape, where it is known.
-    variance_fraction: a network's learned interpolation between the log posterior variance (0)
-      and log beta (1), of x's shape, where it has one.
-    log_density: log q_t(x) up to a constant of the level, of x's batch shape, where it is known:
-      to the truth, and to a network whose score is the gradient of an energy.
-  """
-
-  x: Array
-  level: Level
-  views: dict[str, Array]
-  kind: str
-  x0_variance: Array | None = None
-  variance_fraction: Array | None = None
-  log_density: Array | None = None
-
-  @classmethod
-  def of(
-    cls,
-    x: Array,
-    level: Level,
-    kind: str,
-    *,
-    x0_variance: Array | None = None,
-    variance_fraction: Array | None = None,
-    log_density: Array | None = None,
-    **views: Array,
-  ) -> Prediction:
-    """A prediction from the views at hand; `kind` names the one that the others follow from.
-
-    Raises:
-      ValueError: `kind` is unknown or not among the views given.
-    """
-    if kind not in _TO_X0 or kind not in views:
-      raise ValueError(f"kind = {kind!r} must be one of {', '.join(_TO_X0)} and be given")
-    return cls(x, level, views, kind, x0_variance, variance_fraction, log_density)
-
-  def view(self, name: str) -> Array:
-    """The view of this name: 'x0', 'noise', 'score', 'v' or 'flow', of x's shape."""
-    return getattr(self, name)
-
-  def _derive(self, formulas: dict[str, Callable[..., Array]]) -> Array:
-    if self.kind not in formulas:
-      raise ValueError(
-        f"a prediction of kind {self.kind!r} is no posterior mean and has no noise or score: "
-        "use renoise"
-      )
-    level = self.level.like(self.x)
-    return formulas[self.kind](self.x, level.alpha, level.sigma, self.views[self.kind])
-
-  @property
-  def x0(self) -> Array:
-    """E[x_0 | x_t], the denoised point, of x's shape; the flow's end for kind 'consistency'."""
-    return self.views["x0"] if "x0" in self.views else self._derive(_TO_X0)
-
-  @property
-  def noise(self) -> Array:
-    """E[eps | x_t], of x's shape."""
-    return self.views["noise"] if "noise" in self.views else self._derive(_TO_NOISE)
-
-  @property
-  def score(self) -> Array:
-    """The score of q_t, of x's shape. Defined at sigma = 0 where it was given as such."""
-    if "score" in self.views:
-      return self.views["score"]
-    return -self.noise / self.level.like(self.x).sigma
-
-  @property
-  def v(self) -> Array:
-    """alpha noise - sigma x0, of x's shape."""
-    if "v" in self.views:
-      return self.views["v"]
-    level = self.level.like(self.x)
-    return level.alpha * self.noise - level.sigma * self.x0
-
-  @property
-  def flow(self) -> Array:
-    """noise - x0, linear flow's velocity, of x's shape."""
-    return self.views["flow"] if "flow" in self.views else self.noise - self.x0
-
-
-def x0_slope(kind: str, level: Level) -> Array:
-  """|x0 error| per unit of error in the view `kind`, of the level's shape."""
-  return _X0_SLOPE[kind](level.alpha, level.sigma)
-
-
-def noised(key: Key, x0: Array, level: Level) -> tuple[Array, Prediction]:
-  """Draws x = alpha x0 + sigma eps and, in every view, what a network should say of it.
-
-  Args:
-    key: consumed.
-    x0: clean points, [*batch, *event].
-    level: of shape [] or [*batch].
-
-  Returns:
-    The noisy points, of x0's shape, and the prediction that knows x0 and eps.
-  """
-  return mixed(x0, jax.random.normal(key, x0.shape, x0.dtype), level)
-
-
-def mixed(x0: Array, noise: Array, level: Level) -> tuple[Array, Prediction]:
-  """`noised` with the noise given, of x0's shape."""
-  at = level.like(x0)
-  x = at.alpha * x0 + at.sigma * noise
-  return x, Prediction.of(x, level, "x0", x0=x0, noise=noise)
-
-
+@checked("parameterization", kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class Parameterization:
   """How a network's output is read: as the view `kind` itself.
@@ -285,6 +135,7 @@ class Parameterization:
     return p * squares / 2 + r / a * minus_energy
 
 
+@checked("parameterization", kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class EDM(Parameterization):
   """EDM's preconditioning, for any process: the network F sees and gives unit variance.
@@ -313,12 +164,7 @@ class EDM(Parameterization):
     return Prediction.of(x, level, "x0", x0=x0, noise=noise)
 
 
-def ratio_ends(schedule: Schedule) -> tuple[Array, Array]:
-  """The least and the largest sigma / alpha of a schedule's own range, each []."""
-  low, high = (schedule.log_snr(jnp.asarray(t)) for t in (schedule.t_min, schedule.t_max))
-  return jnp.exp(-low), jnp.exp(-high)
-
-
+@checked("parameterization", kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class Consistency(EDM):
   """The end of the probability flow through x, at the schedule's least noise.
@@ -326,8 +172,9 @@ class Consistency(EDM):
       f(x) = c_skip x / alpha + c_out F(c_in x)      with r = sigma / alpha
       c_skip = s^2 / ((r - r_min)^2 + s^2)           c_out = s (r - r_min) / sqrt(r^2 + s^2)
 
-  At r_min it is x / alpha whatever the network says. No posterior mean: it has an x0, but neither
-  noise nor score. Song et al., "Consistency Models", ICML 2023 (arXiv 2303.01469), appendix C.
+  At r_min it is x / alpha whatever the network says, at pure noise s F(c_in x). No posterior mean:
+  it has an x0, but neither noise nor score. Song et al., "Consistency Models", ICML 2023
+  (arXiv 2303.01469), appendix C.
 
   Attributes:
     schedule: the process.
@@ -347,12 +194,16 @@ class Consistency(EDM):
   def read(self, x: Array, level: Level, output: Array) -> Prediction:
     assert self.schedule is not None
     at, s = level.like(x), self.data_std
-    ratio = at.sigma / at.alpha
+    noisy = at.alpha > 0
+    alpha = jnp.where(noisy, at.alpha, 1)
+    ratio = at.sigma / alpha
     past = ratio - ratio_ends(self.schedule)[0]
     skip, out = s**2 / (past**2 + s**2), s * past / jnp.sqrt(ratio**2 + s**2)
-    return Prediction.of(x, level, self.kind, consistency=skip * x / at.alpha + out * output)
+    end = jnp.where(noisy, skip * x / alpha + out * output, s * output)
+    return Prediction.of(x, level, self.kind, consistency=end)
 
 
+@checked("parameterization", kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class ScaledScore(Parameterization):
   """The score of data scaled to unit std, for any process: defined at the data too, sigma = 0.
@@ -375,6 +226,7 @@ class ScaledScore(Parameterization):
     )
 
 
+@checked("parameterization", kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class ReverseStep(Parameterization):
   """A reverse step of a discrete chain: the network gives the law N(m, V) of x_s given x_t.
@@ -462,50 +314,10 @@ def _marginal_std(level: Level, data_std: float) -> Array:
   return jnp.sqrt(level.sigma**2 + (level.alpha * data_std) ** 2)
 
 
-PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {
-  **{kind: functools.partial(Parameterization, kind=kind) for kind in _TO_NOISE},
+PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = Registry("parameterization") | {
+  **{kind: functools.partial(Parameterization, kind=kind) for kind in TO_NOISE},
   "consistency": Consistency,
   "edm": EDM,
   "reverse_step": ReverseStep,
   "scaled_score": ScaledScore,
-}
-
-
-def log_sigma(level: Level) -> Array:
-  """log(sigma / alpha) / 4: EDM's c_noise in the variance-exploding form."""
-  return -level.log_snr / 4
-
-
-def signal_level(level: Level) -> Array:
-  """alpha^2: DDPM's alpha_bar."""
-  return level.alpha**2
-
-
-def noise_ratio(level: Level) -> Array:
-  """sigma / alpha: what NCSN++ is told."""
-  return level.sigma / level.alpha
-
-
-def time(level: Level) -> Array:
-  """t itself, in [0, 1]."""
-  return require_time(level)
-
-
-def time_index(level: Level, *, num_train_steps: int = 1000) -> Array:
-  """The step i of a discrete process of T steps, t = (i + 1) / T: round(t T) - 1, as a float."""
-  return jnp.round(require_time(level) * num_train_steps) - 1
-
-
-def unconditional(level: Level) -> Array:
-  """0: the network is told nothing of the level."""
-  return jnp.zeros_like(level.sigma)
-
-
-CONDITIONINGS: dict[str, Callable[..., Array]] = {
-  "log_sigma": log_sigma,
-  "none": unconditional,
-  "sigma": noise_ratio,
-  "signal_level": signal_level,
-  "time": time,
-  "time_index": time_index,
 }
