@@ -141,7 +141,7 @@ def check_pure_noise(config: ConfigDict, rows: Sequence[Row]) -> None:
   section = config.parameterization
   for field, refused, instead in (
     ("name", ("noise", "score", "scaled_score"), "x0, v, flow or edm"),
-    ("conditioning", ("log_sigma",), "signal_level or time"),
+    ("conditioning", ("log_sigma", "sigma"), "signal_level or time"),
   ):
     for row in rows:
       starts_in_noise = row.grid is not None and not np.asarray(row.grid.levels.alpha)[0]
