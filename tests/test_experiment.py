@@ -237,7 +237,7 @@ BAD = {
       **{"loss.name": "consistency", "loss.weighting": None, "loss.max_intervals": 5},
       "parameterization.name": "consistency",
     },
-    "loss: min_intervals = 10 must be at most max_intervals = 5",
+    "loss: min_intervals = 10 and max_intervals = 5 must satisfy min_intervals <= max_intervals",
   ),
   "reverse step": (
     {"parameterization.name": "reverse_step"},
@@ -316,11 +316,11 @@ BAD = {
   ),
   "rule": (
     {"evaluation.rows": ("annealed_langevin:3:rule=ncsn",)},
-    "annealed_langevin: rule = 'ncsn' must be 'published' or 'ncsnv2'",
+    "annealed_langevin: rule = 'ncsn' must be one of published, ncsnv2; did you mean 'ncsnv2'",
   ),
   "grid": (
     {"sampler.sigma_max": 0.001},
-    "the grid.s sigma / alpha must fall towards the data: 0.001",
+    "sigma_min = 0.05 and sigma_max = 0.001 must satisfy",
   ),
   "monitor": ({"training.monitor": "loss"}, "training.monitor = 'loss' is not a validation"),
   "checkpoint": (

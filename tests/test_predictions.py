@@ -92,7 +92,7 @@ def test_score_at_the_data(batched):
 
 @pytest.mark.parametrize("kind", ["consistency", "x0"])
 def test_of_refuses(kind):
-  with pytest.raises(ValueError, match=f"kind = '{kind}' must be one of .* and be given"):
+  with pytest.raises(ValueError, match=f"kind = '{kind}' must be among the views given: noise"):
     Prediction.of(jnp.ones(2), Level(None, jnp.ones(()), jnp.ones(())), kind, noise=jnp.ones(2))
 
 

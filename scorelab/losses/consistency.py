@@ -66,10 +66,6 @@ def consistency(
   """
   if parameterization.kind != "consistency":
     raise ValueError(f"kind = {parameterization.kind!r} must be 'consistency' for this loss")
-  if min_intervals > max_intervals:
-    raise ValueError(
-      f"min_intervals = {min_intervals} must be at most max_intervals = {max_intervals}"
-    )
 
   def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
     level_key, noise_key = jax.random.split(key)

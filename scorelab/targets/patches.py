@@ -57,8 +57,6 @@ def patches(*, side: int = 32, stride: int = 8, dequantise: bool = False) -> Pat
   """
   if not 1 <= side <= 64:
     raise ValueError(f"side = {side}, must be from 1 to 64: validation has strips of 64 pixels")
-  if stride < 1:
-    raise ValueError(f"stride = {stride}, must be at least 1")
   from sklearn.datasets import load_sample_images  # here: most runs need no scikit-learn
 
   bunch: Any = load_sample_images()

@@ -66,7 +66,7 @@ def test_dequantised_patches_round_to_the_same():
 
 @pytest.mark.parametrize(
   ("options", "message"),
-  [({"side": 65}, "side = 65, must be from 1 to 64"), ({"stride": 0}, "stride = 0, must be at")],
+  [({"side": 65}, "side = 65, must be from 1 to 64"), ({"stride": 0}, "stride = 0 must be at")],
 )
 def test_refusals(options, message):
   with pytest.raises(ValueError, match=message):
