@@ -340,7 +340,7 @@ def evaluate(
     },
     "rows": rows,
   }
-  if protocol.comparable:
+  if protocol.comparable and protocol.score_levels:
     result["score_error"] = measure_scores(experiment, params, programs)
   if protocol.girsanov:
     result["girsanov"] = measure_girsanov(experiment, params, programs)

@@ -92,15 +92,19 @@ def learning(forms: Sequence[Learning], optimum: np.ndarray, text: str) -> Figur
   draw_floor(distance, *(last[f"sliced_wasserstein_{name}"] for name in ("floor", "floor_sem")))
   distance.set(xlabel="training step", ylabel=style.metric_label("sliced_wasserstein"))
   by_step.plot(np.arange(2, len(optimum) + 2), optimum, color=style.BLACK, ls="--", lw=1)
-  by_step.set(xlabel="step t of the chain", ylabel="KL per dimension, nats", ylim=(1e-4, None))
+  by_step.set(xlabel="step t of the chain", ylabel="KL per dimension, nats")
   by_step.set_title("after training")
   for ax in (divergence, distance):
-    ax.set_xscale("log")
-    _plain_numbers(ax.xaxis, (1,))
+    style.log_scale(ax, "x")
+    if ax.get_xscale() == "log":
+      _plain_numbers(ax.xaxis, (1,))
   for ax in (divergence, distance, by_step):
-    ax.set_yscale("log")
-    _plain_numbers(ax.yaxis, (1,) if ax is by_step else (1, 2, 5))
+    style.log_scale(ax, "y")
+    if ax.get_yscale() == "log":
+      _plain_numbers(ax.yaxis, (1,) if ax is by_step else (1, 2, 5))
     ax.grid(color="#E8E8E8")
+  if by_step.get_yscale() == "log" and by_step.get_ylim()[1] > 1e-4:
+    by_step.set_ylim(1e-4, None)
   handles, labels = divergence.get_legend_handles_labels()
   band, name = distance.get_legend_handles_labels()
   figure.legend(

@@ -111,7 +111,7 @@ def curves(alpha: np.ndarray, sigma: np.ndarray) -> Figure:
   left.legend()
   right.plot(step, sigma / alpha, color=style.BLACK)
   right.set(xlabel=f"step of {len(alpha)}", ylabel="noise over signal, sigma / alpha")
-  right.set_yscale("log")
+  style.log_scale(right, "y")
   return figure
 
 
@@ -129,7 +129,7 @@ def loss(
   ax.axhline(least, color=style.GREY, ls="--", label=f"least of any network, {least:.3g}")
   ax.set(xlabel="training step", ylabel="loss per coordinate", xlim=(0, None))
   if values.max() > 3 * values.min():
-    ax.set_yscale("log")
+    style.log_scale(ax, "y")
   ax.legend()
   style.caption(figure, text)
   return figure
@@ -166,7 +166,7 @@ def memorisation(
   ):
     by_level.plot(levels, error, dashes, color=colour, label=f"against the {name}")
   by_level.set(xlabel="noise over signal, sigma / alpha", ylabel="network's relative score error")
-  by_level.set(xscale="log", yscale="log")
+  style.log_scale(by_level, "x", "y")
   by_level.legend()
   for ax, index, what in ((to_train, 0, "training"), (to_held_out, 1, "held-out")):
     for (name, distances), colour, dashes in zip(nearest.items(), _COLOURS, _DASHES, strict=False):

@@ -30,7 +30,10 @@ def lines(
   for (name, y), colour in zip(values.items(), _COLOURS, strict=False):
     ax.plot(x, np.where(y > 0, y, np.nan), color=colour)
     ax.annotate(name, (x[-1], y[-1]), xytext=(4, 0), textcoords="offset points", color=colour)
-  ax.set(yscale="log", xlabel=xlabel, ylabel=ylabel, xlim=(x[0], x[-1]))
+  style.log_scale(ax, "y")
+  ax.set(xlabel=xlabel, ylabel=ylabel)
+  if x[-1] > x[0]:
+    ax.set_xlim(x[0], x[-1])
   ax.grid(color="#E8E8E8")
   style.caption(figure, text)
   return figure
@@ -47,13 +50,18 @@ def distributions(values: Mapping[str, np.ndarray], text: str, xlabel: str) -> F
   """
   figure = style.new_figure(6.4, 3.4)
   ax = figure.subplots()
-  for i, ((name, v), colour) in enumerate(zip(values.items(), _COLOURS, strict=False)):
-    error = np.std(v, ddof=1) / np.sqrt(len(v))
+  finite = {name: style.finite(v) for name, v in values.items()}
+  known = {name: v for name, v in finite.items() if len(v)}
+  for i, ((name, v), colour) in enumerate(zip(known.items(), _COLOURS, strict=False)):
+    error = np.std(v, ddof=1) / np.sqrt(len(v)) if len(v) > 1 else np.nan
     ax.ecdf(v, color=colour, ls=("-", "--")[i % 2], label=f"{name}: {v.mean():.3f} ± {error:.3f}")
   # Few points far off would squeeze the others.
-  ends = [np.quantile(v, q) for v in values.values() for q in (0.01, 0.99)]
-  ax.set(xlabel=xlabel, ylabel="share of images", xlim=(min(ends), max(ends)))
-  ax.legend(title="mean and standard error", loc="center left", bbox_to_anchor=(1, 0.5))
+  ends = [np.quantile(v, q) for v in known.values() for q in (0.01, 0.99)]
+  ax.set(xlabel=xlabel, ylabel="share of images")
+  if ends and max(ends) > min(ends):
+    ax.set_xlim(min(ends), max(ends))
+  if known:
+    ax.legend(title="mean and standard error", loc="center left", bbox_to_anchor=(1, 0.5))
   style.caption(figure, text)
   return figure
 
@@ -88,7 +96,7 @@ def table(
     finite = values[np.isfinite(values)]
     wide = finite.size > 0 and finite.max() > 20 * finite.min() > 0
     ax.set(xlabel=label, xscale="log" if wide else "linear")
-    if finite.size:
+    if finite.size and ends.max() > 0:
       ax.set_xlim(0.1 if wide else 0, ends.max() * (3 if wide else 1.25))
   axes[0].set_yticks(places, [f"{r['config']}\n{r['sampler']}, {r['nfe']} NFE" for r in rows])
   style.caption(figure, text)

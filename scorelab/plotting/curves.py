@@ -56,7 +56,8 @@ def loss(
   figure = style.new_figure(8.2 if with_bands else 5, 3.1)
   axes = figure.subplots(1, 2 if with_bands else 1, squeeze=False)[0]
   step = np.array([h["step"] for h in history])
-  axes[0].plot(step, [h["loss"] for h in history], color=style.BLUE, label="training")
+  losses = np.array([style.number(h["loss"]) for h in history])
+  axes[0].plot(step, losses, color=style.BLUE, label="training")
   validated = [(h["step"], h["val_loss"]) for h in history if h.get("val_loss") is not None]
   if validated:
     axes[0].plot(*zip(*validated, strict=True), "o", color=style.VERMILLION, label="validation")
@@ -73,7 +74,7 @@ def loss(
     axes[1].legend(title="sigma", loc="center left", bbox_to_anchor=(1, 0.5))
     log_where_positive(axes[1], bands)
   if history:
-    log_where_positive(axes[0], np.array([h["loss"] for h in history]))
+    log_where_positive(axes[0], losses)
     axes[0].legend()
   else:
     axes[0].text(0.5, 0.5, "no training step", ha="center", transform=axes[0].transAxes)
@@ -108,9 +109,12 @@ def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
   ax = figure.subplots()
   sigma, by_mode = errors["sigma"], errors.get("relative_by_mode")
   if len(sigma) == 1 and by_mode is not None:
-    ax.bar(range(1, len(by_mode) + 1), by_mode, color=style.BLUE, label="in each mode")
-    ax.axhline(errors["relative"][0], color=style.BLACK, label="over all")
-    ax.set(xlabel=f"mode, at level sigma / alpha = {sigma[0]:g}", ylabel=RELATIVE, ylim=(0, None))
+    heights = [style.number(error) for error in by_mode]
+    ax.bar(range(1, len(by_mode) + 1), heights, color=style.BLUE, label="in each mode")
+    ax.axhline(style.number(errors["relative"][0]), color=style.BLACK, label="over all")
+    ax.set(xlabel=f"mode, at level sigma / alpha = {sigma[0]:g}", ylabel=RELATIVE)
+    if max(style.finite(np.array(heights)), default=0.0) > 0:
+      ax.set_ylim(0, None)
     ax.set_xticks(range(1, len(by_mode) + 1))
     figure.legend(loc="outside upper center", ncols=2)
   else:
@@ -121,11 +125,12 @@ def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
     ):
       values = [error or np.nan for error in errors[name]]  # a log axis has no 0
       ax.plot(places, values, marker=marker, color=colour, label=label)
-    ax.set(yscale="log", xlabel="level sigma / alpha", ylabel="squared score error")
+    style.log_scale(ax, "y")
+    ax.set(xlabel="level sigma / alpha", ylabel="squared score error")
     if 0 in sigma:
       ax.set_xticks(places, [f"{level:g}" for level in sigma])
-    else:
-      ax.set_xscale("log")
+    elif len(sigma) > 1:
+      style.log_scale(ax, "x")
     ax.grid(color="#E8E8E8")
     ax.legend()
   if not any(errors["relative"]):
@@ -162,7 +167,10 @@ def girsanov(bound: Mapping[str, Any], text: str) -> Figure:
   ax.fill_between(sigma, 0, density, alpha=0.12, label=integral, **area)
   ax.plot([], [], ls="none", label=f"prior: {label('prior')}")
   ax.plot([], [], ls="none", label=f"bound on KL: {label('total')}")
-  ax.set(xscale="log", ylim=(0, None), xlabel="level sigma / alpha")
+  style.log_scale(ax, "x")
+  ax.set_xlabel("level sigma / alpha")
+  if np.any(style.finite(density)):
+    ax.set_ylim(0, None)
   ax.set_ylabel("nats per unit of log sigma")
   ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
   figure.legend(loc="outside upper left", ncols=2)
@@ -206,7 +214,7 @@ def quality(panels: Sequence[Panel], text: str, published: str = "published") ->
       ax.plot([], [], **open_marker, label=published)
     style.nfe_axis(ax, [int(n) for curve in panel.curves for n in curve.nfe])
     values = np.concatenate([[panel.floor], *[curve.value for curve in panel.curves]])
-    if not log_where_positive(ax, values, factor=20):
+    if not log_where_positive(ax, values, factor=20) and np.any(style.finite(values)):
       ax.set_ylim(bottom=0)
     ax.set_ylabel(style.metric_label(panel.metric))
     if single:
@@ -251,7 +259,7 @@ def overfitting(
     optimum: the exact score's loss on the law itself, which is the least there; None marks none.
   """
   measured = {
-    name: np.array([(h["step"], h[name]) for h in history if h.get(name) is not None])
+    name: np.reshape([(h["step"], h[name]) for h in history if h.get(name) is not None], (-1, 2))
     for name in ("loss", "val_loss", "score_error")
   }
   with_error = len(measured["score_error"]) > 0
@@ -264,9 +272,9 @@ def overfitting(
     best = int(validation[np.argmin(validation[:, 1]), 0])
     for ax in axes:
       ax.axvline(best, color=style.BLACK, ls=":", lw=1, label=f"lowest validation loss: {best}")
-  both = np.concatenate([measured["loss"], validation.reshape(-1, 2)])[:, 1]
-  scale = float(np.median(np.abs(both)))
-  if np.abs(both).max() > 20 * scale:
+  both = np.abs(style.finite(np.concatenate([measured["loss"], validation])[:, 1]))
+  scale = float(np.median(both)) if both.size else 0.0
+  if scale > 0 and both.max() > 20 * scale:
     axes[0].set_yscale("symlog", linthresh=scale)
   if optimum is not None:
     axes[0].axhline(optimum, color=style.GREY, ls="--", label=f"optimum: {optimum:.4g}")

@@ -60,10 +60,7 @@ def draw_ensemble(experiment: Experiment, params: Params, workdir: Workdir, stop
       figures["girsanov"] = lambda: curves.girsanov(result["girsanov"], text)
   if "score_error" in result.get("groups", [result])[0]:
     figures["score_error"] = lambda: score_error_figure(experiment, result)
-  command = summary.typed_command(workdir)
-  for name, figure in figures.items():
-    stop.check()
-    style.save(figure(), workdir.figures / f"{name}.png", command)
+  summary.save_figures(figures, workdir, stop)
 
 
 def varied(result: Mapping[str, Any]) -> list[str]:
@@ -156,10 +153,9 @@ def score_errors(errors: Mapping[str, Mapping[str, Any]], text: str) -> Figure:
     ax.errorbar(places, value, sem, color=colour, marker="o", ms=3.5, capsize=2, label=label)
     if 0 in sigma:
       ax.set_xticks(places, [f"{level:g}" for level in sigma])
-    else:
-      ax.set_xscale("log")
-  if any(any(error["relative"]) for error in errors.values()):
-    ax.set_yscale("log")
+    elif len(sigma) > 1:
+      style.log_scale(ax, "x")
+  style.log_scale(ax, "y")
   ax.set(xlabel="level sigma / alpha", ylabel=curves.RELATIVE)
   ax.grid(color="#E8E8E8")
   _legend(figure, ax)
@@ -246,7 +242,7 @@ def against(
   looks["any"] = {"color": style.BLACK, "marker": "o"}
   styles = dict(zip(rests, ("-", "--", ":", "-.") * len(rests), strict=False))
   for ax, (metric, of_metric) in zip(axes, lines.items(), strict=False):
-    if metric in floors and np.isfinite(floors[metric][0]):
+    if np.isfinite(floors.get(metric, [np.nan])[0]):
       curves.draw_floor(ax, *floors[metric])
     for (row, rest), by_value in of_metric.items():
       x = np.array(sorted(by_value))

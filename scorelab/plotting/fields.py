@@ -59,9 +59,15 @@ def lattice(low: np.ndarray, high: np.ndarray, num: int) -> np.ndarray:
 
 
 def box(points: np.ndarray, margin: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-  """(low [d], high [d]) around points [n, d], wider by this share of its longest side."""
+  """(low [d], high [d]) around the finite points of [n, d], wider by a share of its longest side.
+
+  Where all points are one, or none is finite, the box has a width all the same.
+  """
+  points = points[np.isfinite(points).all(axis=1)]
+  if not len(points):
+    return -np.ones(points.shape[1]), np.ones(points.shape[1])
   low, high = points.min(axis=0), points.max(axis=0)
-  reach = margin * max(float((high - low).max()), 1e-6)
+  reach = margin * max(float((high - low).max()), 1e-6, 1e-6 * float(np.abs(points).max()))
   return low - reach, high + reach
 
 
@@ -72,7 +78,7 @@ def arrows(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   says the rest.
   """
   size = np.linalg.norm(score, axis=1)
-  root = (size / max(float(size.max()), 1e-30)) ** 0.25
+  root = (size / max(style.finite(size).max(initial=0.0), 1e-30)) ** 0.25
   return score / np.maximum(size, 1e-30)[:, None] * root[:, None], size
 
 
@@ -97,9 +103,10 @@ def draw_arrows(
 
 
 def log_norm(size: np.ndarray) -> LogNorm:
-  """A log scale over at most four decades below the largest of these."""
-  high = max(float(size.max()), 1e-30)
-  return LogNorm(max(float(size.min()), high * 1e-4), high * (1 + 1e-6))
+  """A log scale over at most four decades below the largest finite one of these."""
+  found = style.finite(size)
+  high = max(found.max(initial=0.0), 1e-30)
+  return LogNorm(max(found.min(initial=high), high * 1e-4), high * (1 + 1e-6))
 
 
 def draw_cloud(ax: Axes, cloud: Cloud, low: np.ndarray, high: np.ndarray) -> None:
@@ -107,7 +114,8 @@ def draw_cloud(ax: Axes, cloud: Cloud, low: np.ndarray, high: np.ndarray) -> Non
   points, title = cloud.points, cloud.title
   if points.shape[1] == 1:
     bins = np.linspace(low[0], high[0], 61).tolist()
-    ax.hist(points[:, 0], bins=bins, density=True, color=cloud.colour, alpha=0.7)
+    if ((points >= low) & (points <= high)).any():
+      ax.hist(points[:, 0], bins=bins, density=True, color=cloud.colour, alpha=0.7)
     ax.set(xlim=(low[0], high[0]), xlabel="x", ylabel="density")
   else:
     size = float(np.clip(4000 / len(points), 0.8, 8))

@@ -99,9 +99,11 @@ def neighbours(
   ax, *others = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
   colours = (style.GREY, style.BLUE, style.VERMILLION, style.GREEN, style.PURPLE)
   for (name, values), colour in zip(distances.items(), colours, strict=False):
-    ax.ecdf(values, color=colour, label=f"{name}: median {np.median(values):.2f}")
+    if len(known := style.finite(values)):
+      ax.ecdf(known, color=colour, label=f"{name}: median {np.median(known):.2f}")
   ax.set(xlabel="distance to the nearest training image", ylabel="share of images", xlim=(0, None))
-  figure.legend(loc="outside upper left")
+  if ax.get_legend_handles_labels()[0]:
+    figure.legend(loc="outside upper left")
   for other, page in zip(others, pairs, strict=True):
     draw_tiles(other, page.images, 4, bounds)
     other.set_title(page.title)
@@ -155,8 +157,10 @@ def over_steps(
     if np.isfinite(floor):
       ax.axhline(floor, color=style.PART_COLOURS["floor"], lw=3, zorder=0)
       ax.annotate("training images", (steps[0], floor), fontsize=7.5, color="#505050", va="bottom")
-    positive = min(values.min(), floor if np.isfinite(floor) else np.inf) > 0
-    ax.set(xlabel="training step", ylabel=label, yscale="log" if positive else "linear")
+    known = style.finite(np.append(values, floor))
+    if known.size and known.min() > 0:
+      style.log_scale(ax, "y")
+    ax.set(xlabel="training step", ylabel=label)
     ax.grid(color="#E8E8E8")
   style.caption(figure, text)
   return figure

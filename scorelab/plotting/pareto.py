@@ -83,14 +83,14 @@ def _draw(ax: Axes, panel: Panel) -> None:
   draw_floor(ax, panel.floor, panel.floor_sem)
   for curve in panel.curves:
     draw_curve(ax, curve)
-  ax.set(xscale="log", yscale="log")
   style.nfe_axis(ax, _TICKS)
   ax.set_xlabel("")
-  values = np.concatenate([[panel.floor], *(curve.value for curve in panel.curves)])
-  highest = np.nanmax(np.where(np.isfinite(values), values, np.nan))
+  ax.grid(color="#EEEEEE", lw=0.6)
+  if not 0 < panel.floor < np.inf:  # nothing to measure in
+    return
+  values = style.finite(np.concatenate([[panel.floor], *(c.value for c in panel.curves)]))
   low, high = (reach * panel.floor for reach in _REACH)
-  ax.set_ylim(low, min(high, 1.2 * max(highest, panel.floor)))
+  ax.set(yscale="log", ylim=(low, min(high, 1.2 * values.max(initial=panel.floor))))
   ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
   ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
   ax.yaxis.set_minor_formatter(NullFormatter())
-  ax.grid(color="#EEEEEE", lw=0.6)

@@ -66,7 +66,7 @@ def comparison(families: Mapping[str, Sequence[Process]], text: str) -> Figure:
       if field == "g" or (
         field != "log_snr" and max(getattr(p, field).max() for p in processes) > 2
       ):
-        ax.set_yscale("log")
+        style.log_scale(ax, "y")
       elif field in ("alpha", "sigma"):
         ax.set_ylim(-0.03, 1.05)
     row[0].set_title(family, loc="left")

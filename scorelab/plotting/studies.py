@@ -66,8 +66,10 @@ def loss_comparison(lines: Mapping[int, Sequence[Line]], seeds: int) -> Figure:
       right = left / 1.6
       upper.axvspan(left / 2 ** (1.4 + 0.3 * len(at_data)), right, color="#F2F2F2", lw=0)
       upper.text(right, 0.99, "data ", ha="right", va="top", transform=upper.get_xaxis_transform())
-    upper.set(xscale="log", yscale="log", title=f"{budget} steps")
-    lower.set(yscale="log", xlabel="level sigma / alpha")
+    style.log_scale(upper, "x", "y")
+    style.log_scale(lower, "y")
+    upper.set_title(f"{budget} steps")
+    lower.set_xlabel("level sigma / alpha")
     lower.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     for ax in (upper, lower):
       ax.grid(color="#E8E8E8")
@@ -86,7 +88,8 @@ def loss_comparison(lines: Mapping[int, Sequence[Line]], seeds: int) -> Figure:
 
 def _spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Over the first axis: the geometric mean, for errors span decades, the least and the largest."""
-  return np.exp(np.log(values).mean(axis=0)), values.min(axis=0), values.max(axis=0)
+  positive = np.where(values > 0, values, np.nan)  # a log axis has no other
+  return np.exp(np.log(positive).mean(axis=0)), positive.min(axis=0), positive.max(axis=0)
 
 
 def _band(ax: Axes, x: np.ndarray, values: np.ndarray, look: tuple[str, str]) -> None:

@@ -132,6 +132,23 @@ def number(value: float | None) -> float:
   return np.nan if value is None else float(value)
 
 
+def log_scale(ax: Axes, *names: str) -> None:
+  """Makes the axes 'x' or 'y' logarithmic where anything drawn so far is positive and finite.
+
+  An axis of other values stays linear: a logarithmic one has no place for them, and no ticks.
+  """
+  for name in names:
+    least = ax.dataLim.minposx if name == "x" else ax.dataLim.minposy
+    if np.isfinite(least):
+      ax.set(**{f"{name}scale": "log"})
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+  """Returns those of the values that are finite numbers, [n]."""
+  values = np.asarray(values, float)
+  return values[np.isfinite(values)]
+
+
 def nfe_axis(ax: Axes, counts: Sequence[int]) -> None:
   """A log axis of network evaluations with a tick, an integer, at each count."""
   ax.set_xscale("log")

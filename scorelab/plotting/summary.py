@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import pathlib
 import shlex
+import sys
 import textwrap
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -41,7 +43,6 @@ def draw_run(experiment: Experiment, params: Params, workdir: Workdir, stop: Sto
     Preempted: a stop was requested.
   """
   result = json.loads(workdir.evaluation.read_text())
-  command = typed_command(workdir)
   figures = {
     "loss": lambda: loss_figure(experiment, workdir),
     "samples": lambda: samples_figure(experiment, params, workdir),
@@ -51,9 +52,38 @@ def draw_run(experiment: Experiment, params: Params, workdir: Workdir, stop: Sto
     figures["score_error"] = lambda: score_error_figure(experiment, result)
   if "girsanov" in result:
     figures["girsanov"] = lambda: girsanov_figure(experiment, result)
+  save_figures(figures, workdir, stop)
+
+
+def save_figures(
+  figures: Mapping[str, Callable[[], Figure]], workdir: Workdir, stop: StopFlag
+) -> None:
+  """Draws figures into workdir.figures.
+
+  One that fails is a warning on stderr: the run's numbers are there, and the others are drawn.
+
+  Args:
+    figures: functions that draw, by the name of the file.
+    workdir: a run that was evaluated.
+    stop: asked between figures.
+
+  Raises:
+    Preempted: a stop was requested.
+    OSError: the folder cannot be written.
+  """
+  command = typed_command(workdir)
   for name, figure in figures.items():
     stop.check()
-    style.save(figure(), workdir.figures / f"{name}.png", command)
+    path = workdir.figures / f"{name}.png"
+    path.unlink(missing_ok=True)  # of an earlier evaluation
+    try:
+      with np.errstate(all="ignore"):  # what is not finite is not drawn
+        style.save(figure(), path, command)
+    except OSError:
+      raise
+    except Exception as error:  # whatever NumPy or Matplotlib raises for values nobody thought of
+      said = str(error).partition("\n")[0]
+      print(f"warning: {path} is not drawn: {type(error).__name__}: {said}", file=sys.stderr)
 
 
 def typed_command(workdir: Workdir) -> str:
@@ -184,7 +214,7 @@ def middle_field(
 ) -> ScoreField:
   """Both scores around points, at the measured level nearest to a quarter of the data's std."""
   target = experiment.target
-  measured = experiment.evaluation.score_levels
+  measured = experiment.evaluation.score_levels or (float(target.scale) / 4,)
   ratio = min(measured, key=lambda r: abs(np.log((r + 1e-3) / (float(target.scale) / 4))))
   level = experiment.schedule.at_ratio(ratio)
   low, high = fields.box(points)

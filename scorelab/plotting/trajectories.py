@@ -103,13 +103,15 @@ def through_levels(
   """
   figure = style.new_figure(3.9 * len(paths) + 0.4, 3.4)
   index = np.arange(len(std))
+  positive = std[(std > 0) & np.isfinite(std)]
+  least = float(positive.min()) if positive.size else 1.0
   axes = figure.subplots(1, len(paths), squeeze=False, sharey=True)[0]
   for ax, path in zip(axes, paths, strict=True):
     low, high = mean - 3 * std, mean + 3 * std
     ax.fill_between(index, low, high, color=style.SKY, alpha=0.3, lw=0, label="mean +- 3 std")
     ax.plot(index, path.x, color=style.BLUE, marker=".", ms=3, lw=1, label="one path")
     ax.axhline(0, color=style.GREY, lw=0.6)
-    ax.set_yscale("symlog", linthresh=float(std[std > 0].min()))
+    ax.set_yscale("symlog", linthresh=least)
     ax.set(xlabel="index of the level (0: the data)", title=path.title)
     ax.label_outer()
   axes[0].set_ylabel("x (symmetric log scale)")
@@ -151,7 +153,8 @@ def through_time(rows: Mapping[str, ThroughTime], text: str) -> Figure:
   for (noise, middle, data), (name, row) in zip(axes, rows.items(), strict=True):
     extent = (float(row.times[0]), float(row.times[-1]), float(row.x[0]), float(row.x[-1]))
     shown = np.sqrt(row.density.T)
-    look = {"cmap": "Greys", "vmax": 1.6 * shown.max(), "aspect": "auto", "origin": "lower"}
+    vmax = 1.6 * style.finite(shown).max(initial=0.0) or 1.0
+    look = {"cmap": "Greys", "vmax": vmax, "aspect": "auto", "origin": "lower"}
     middle.imshow(shown, extent=extent, **look)
     flow = middle.plot(row.t, row.flow, color=style.BLUE, lw=1)
     sde = middle.plot(row.t, row.sde, color=style.VERMILLION, lw=0.6, alpha=0.9)
@@ -165,7 +168,8 @@ def through_time(rows: Mapping[str, ThroughTime], text: str) -> Figure:
       ax.fill_betweenx(row.x, sign * density, color="#B0B0B0", lw=0)
       ax.spines[["left" if sign > 0 else "right", "bottom"]].set_visible(False)
       ax.tick_params(left=sign < 0, bottom=False, labelbottom=False)
-      ax.set_xlim(sorted((0, 1.05 * sign * density.max())))
+      highest = style.finite(density).max(initial=0.0) or 1.0
+      ax.set_xlim(sorted((0, 1.05 * sign * highest)))
     noise.set(ylabel="x", title="noise")
     data.set_title("data")
   axes[0][1].legend(loc="upper left", ncols=2)
