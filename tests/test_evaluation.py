@@ -94,6 +94,19 @@ def test_a_network_that_is_the_truth_has_learned_all(tmp_path):
   assert bound["sigma"][0] == pytest.approx(80) and bound["sigma"][-1] == pytest.approx(0.02)
 
 
+def test_without_levels_there_is_no_score_error(tmp_path):
+  """`--config.evaluation.score_levels="()"`: all else is measured and drawn."""
+  config = config_of(score_levels=())
+  config.parameterization.name = "exact"
+  result, experiment, workdir = evaluate(config, tmp_path)
+  assert "score_error" not in result and result["rows"]
+  assert "energy_distance" in format_table(result)
+  plotting.draw_run(experiment, {}, workdir, StopFlag())
+  assert {p.stem for p in workdir.figures.iterdir()} == {"loss", "samples", "budget"}
+  field = plotting.summary.middle_field(experiment, {}, np.zeros((2, 2)), 3)
+  assert field.sigma == pytest.approx(float(experiment.target.scale) / 4)
+
+
 def test_more_steps_and_more_noise_leave_the_floor(tmp_path):
   """With the exact score from far out, prior and discretisation vanish: within 4 errors of 0."""
   config = config_of()

@@ -123,7 +123,9 @@ def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
       ("relative", RELATIVE, "o", style.BLUE),
       ("absolute", "absolute: sigma^2 E|s - s*|^2", "s", style.ORANGE),
     ):
-      values = [error or np.nan for error in errors[name]]  # a log axis has no 0
+      values = np.array([style.number(error) for error in errors[name]])
+      if values.any():  # a log axis has no 0
+        values[values == 0] = np.nan
       ax.plot(places, values, marker=marker, color=colour, label=label)
     style.log_scale(ax, "y")
     ax.set(xlabel="level sigma / alpha", ylabel="squared score error")

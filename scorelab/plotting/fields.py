@@ -17,6 +17,7 @@ from matplotlib.quiver import Quiver
 from scorelab.plotting import style
 
 _NUM_COLUMNS = 5
+_UNLIKE = 5  # times as long as another: sides of unlike scales
 Place: TypeAlias = tuple[float, float]
 
 
@@ -61,14 +62,22 @@ def lattice(low: np.ndarray, high: np.ndarray, num: int) -> np.ndarray:
 def box(points: np.ndarray, margin: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
   """(low [d], high [d]) around the finite points of [n, d], wider by a share of its longest side.
 
-  Where all points are one, or none is finite, the box has a width all the same.
+  Where coordinates have unlike scales, each side is wider by a share of its own. Where all points
+  are one, or none is finite, the box has a width all the same.
   """
   points = points[np.isfinite(points).all(axis=1)]
   if not len(points):
     return -np.ones(points.shape[1]), np.ones(points.shape[1])
   low, high = points.min(axis=0), points.max(axis=0)
-  reach = margin * max(float((high - low).max()), 1e-6, 1e-6 * float(np.abs(points).max()))
+  sides = high - low if _unlike(low, high) else np.full(len(low), (high - low).max())
+  reach = margin * np.maximum(sides, 1e-6 * np.maximum(np.abs(points).max(axis=0), 1))
   return low - reach, high + reach
+
+
+def _unlike(low: np.ndarray, high: np.ndarray) -> bool:
+  """Whether one side of a box is so much longer that equal scales would draw it as a sliver."""
+  sides = high - low
+  return bool(sides.max() > _UNLIKE * sides.min() > 0)
 
 
 def arrows(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -109,42 +118,61 @@ def log_norm(size: np.ndarray) -> LogNorm:
   return LogNorm(max(found.min(initial=high), high * 1e-4), high * (1 + 1e-6))
 
 
-def draw_cloud(ax: Axes, cloud: Cloud, low: np.ndarray, high: np.ndarray) -> None:
-  """One set of points in the box low [d] .. high [d], with equal aspect; d = 1 as a histogram."""
+def draw_cloud(
+  ax: Axes,
+  cloud: Cloud,
+  low: np.ndarray,
+  high: np.ndarray,
+  names: Sequence[str] = ("x1", "x2"),
+) -> None:
+  """One set of points in the box low [d] .. high [d]; d = 1 as a histogram."""
   points, title = cloud.points, cloud.title
   if points.shape[1] == 1:
     bins = np.linspace(low[0], high[0], 61).tolist()
     if ((points >= low) & (points <= high)).any():
       ax.hist(points[:, 0], bins=bins, density=True, color=cloud.colour, alpha=0.7)
-    ax.set(xlim=(low[0], high[0]), xlabel="x", ylabel="density")
+    ax.set(xlim=(low[0], high[0]), xlabel=names[0], ylabel="density")
   else:
     size = float(np.clip(4000 / len(points), 0.8, 8))
     off = np.zeros(len(points), bool) if cloud.off is None else cloud.off
     for chosen, colour, alpha in ((~off, cloud.colour, 0.45), (off, style.BLACK, 0.9)):
       ax.scatter(*points[chosen, :2].T, s=size, color=colour, alpha=alpha, linewidths=0)
-    _square(ax, low, high)
+    _square(ax, low, high, names)
   if cloud.off is not None:
     title += f"\n{100 * cloud.off.mean():.2g} % off mode"
   ax.set_title(title)
 
 
-def _square(ax: Axes, low: np.ndarray, high: np.ndarray) -> None:
-  ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", xlabel="x1", ylabel="x2")
+def _square(
+  ax: Axes, low: np.ndarray, high: np.ndarray, names: Sequence[str] = ("x1", "x2")
+) -> None:
+  """Axes of two coordinates, with equal scales unless these are unlike."""
+  ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=names[0], ylabel=names[1])
+  if _unlike(low[:2], high[:2]):
+    ax.set_box_aspect(1)
+  else:
+    ax.set_aspect("equal")
   ax.spines[["top", "right"]].set_visible(True)
 
 
 @style.context()
-def samples(clouds: Sequence[Cloud], field: ScoreField | None, text: str) -> Figure:
+def samples(
+  clouds: Sequence[Cloud], field: ScoreField | None, text: str, names: Sequence[str] | None = None
+) -> Figure:
   """The data and every sampler's samples and, where there is a field, both scores and their gap.
 
   Args:
     clouds: the data first: it sets the box, and a sampler's strays may fall outside.
     field: of the clouds' dimension, 1 or 2; None draws clouds alone.
     text: the caption.
+    names: of the coordinates; by default x, or x1, x2, ...
   """
+  if names is None:
+    names = ("x",) if clouds[0].points.shape[1] == 1 else ("x1", "x2")
   columns = min(len(clouds), _NUM_COLUMNS)
   rows = -(-len(clouds) // columns)
-  heights = [2.5 * rows] if field is None else [2.5 * rows, 3.1]
+  lines = 1 + max(cloud.title.count("\n") + (cloud.off is not None) for cloud in clouds)
+  heights = [(2.1 + 0.2 * lines) * rows] if field is None else [(2.1 + 0.2 * lines) * rows, 3.1]
   figure = style.new_figure(max(2.3 * columns, 6.0 if field is None else 9.0), sum(heights) + 0.3)
   # One subfigure alone would leave no room for the caption.
   parts: list[Any] = [figure]
@@ -152,14 +180,18 @@ def samples(clouds: Sequence[Cloud], field: ScoreField | None, text: str) -> Fig
     parts = list(figure.subfigures(2, 1, height_ratios=heights, squeeze=False).ravel())
   axes = parts[0].subplots(rows, columns, squeeze=False).ravel()
   low, high = box(clouds[0].points)
-  for ax, cloud in zip(axes, clouds, strict=False):
-    draw_cloud(ax, cloud, low, high)
+  for index, (ax, cloud) in enumerate(zip(axes, clouds, strict=False)):
+    draw_cloud(ax, cloud, low, high, names)
     ax.label_outer()
+    if index + columns >= len(clouds):  # none below it
+      ax.set_xlabel(names[0])
+      ax.tick_params(labelbottom=True)
   for ax in axes[len(clouds) :]:
     ax.set_visible(False)
   if field is not None:
     _draw_field(parts[1], field)
   style.caption(figure, text)
+  style.settle(figure)
   return figure
 
 

@@ -117,6 +117,16 @@ def caption(figure: Figure, text: str) -> None:
   figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color="#505050")
 
 
+def settle(figure: Figure, passes: int = 4) -> None:
+  """Repeats a figure's layout: where scales are equal, one pass lets titles and captions overlap.
+
+  Axes of equal scales are smaller than their places, so that the margins of the next pass differ.
+  """
+  engine = figure.get_layout_engine()
+  for _ in range(passes if engine is not None else 0):
+    engine.execute(figure)
+
+
 def sampler_colour(name: str) -> str:
   """The sampler's own colour; black for one that has none yet."""
   return SAMPLER_COLOURS.get(name, BLACK)

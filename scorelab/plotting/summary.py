@@ -173,12 +173,16 @@ def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> 
   learned = not isinstance(experiment.parameterization, Exact)
   compared = learned and experiment.evaluation.comparable and data.shape[1] <= 2
   field = middle_field(experiment, params, data) if compared else None
-  text = f"{len(data)} points each, of the evaluation's first key"
+  sizes = [len(cloud.points) for cloud in clouds]
+  text = f"{sizes[0]} points each" if len({*sizes}) == 1 else f"{sizes[0]} exact points"
+  if len({*sizes}) > 1:
+    text += f", {min(sizes[1:])} of each sampler"
+  text += ", of the evaluation's first key"
   if data.shape[1] > 2:
     text += "; the first two coordinates"
   if clouds[0].off is not None:
     text += f"; black: beyond {mode_radius(data.shape[1]):.3g} std of every mode"
-  return fields.samples(clouds, field, text)
+  return fields.samples(clouds, field, text, getattr(experiment.target, "names", None))
 
 
 def albums_figure(workdir: Workdir, number: int = 64) -> Figure:

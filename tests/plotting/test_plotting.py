@@ -264,6 +264,32 @@ class TestFields:
     assert figure.axes[0].get_aspect() == (1.0 if dim > 1 else "auto")
     assert_saves(figure, tmp_path)
 
+  @pytest.mark.parametrize("number", [2, 5, 7])
+  def test_titles_and_captions_are_whole(self, number):
+    """Long titles over axes of equal scales: nothing is cut off, and nothing is on the caption."""
+    points = np.random.default_rng(0).normal(size=(50, 2))
+    title = "predictor_corrector-\n16-snr=0.1"
+    clouds = [fields.Cloud(points, title, style.BLUE, points[:, 0] > 9)] * number
+    figure = fields.samples(clouds, None, "caption")
+    figure.canvas.draw()
+    (caption,) = (t for t in figure.texts if t.get_text() == "caption")
+    low = caption.get_window_extent().y1
+    boxes = [ax.get_tightbbox() for ax in figure.axes if ax.get_visible()]
+    assert all(box.y1 <= figure.bbox.y1 and box.y0 >= low - 1 for box in boxes)
+
+  def test_unlike_scales_and_names_of_coordinates(self):
+    """Income and age: panels are square, each coordinate on a scale of its own."""
+    points = np.random.default_rng(0).normal(size=(50, 2)) * [15_000, 10]
+    clouds = [fields.Cloud(points, "exact", style.GREY)] * 2
+    figure = fields.samples(clouds, None, "caption", names=("income", "age"))
+    first = figure.axes[0]
+    assert (first.get_xlabel(), first.get_ylabel()) == ("income", "age")
+    figure.canvas.draw()
+    box = first.get_window_extent()
+    assert box.width == pytest.approx(box.height, rel=0.02)
+    for side, (low, high) in zip(points.T, (first.get_xlim(), first.get_ylim()), strict=True):
+      assert high - low == pytest.approx(1.2 * np.ptp(side))
+
   def test_score_map(self, tmp_path):
     x = fields.lattice(-np.ones(2), np.ones(2), 15)
     field = fields.ScoreField(x, -x, -1.1 * x, sigma=0.5)
@@ -407,6 +433,37 @@ class TestDrawRun:
       field.exact, noised.score(jnp.asarray(field.x)), rtol=1e-3, atol=1e-5
     )
     assert field.network.shape == (9, 2)
+
+  def test_a_figure_that_fails_is_a_warning(self, tmp_path, capsys):
+    """And the others are drawn; an old file of its name does not stand for it."""
+    (tmp_path / "environment.json").write_text('{"command": ["main.py"]}')
+    workdir = Workdir(tmp_path)
+    workdir.figures.mkdir()
+    (workdir.figures / "bad.png").touch()
+
+    def bad():
+      raise ValueError("Data cannot be log-scaled\nmore")
+
+    def full():
+      raise OSError("No space left on device")
+
+    def good():
+      return curves.loss([], None, "caption")
+
+    summary.save_figures({"bad": bad, "good": good}, workdir, StopFlag())
+    assert [p.name for p in workdir.figures.iterdir()] == ["good.png"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ") and "bad.png" in line and line.endswith("log-scaled")
+    with pytest.raises(OSError, match="No space"):  # main.py answers a full disk
+      summary.save_figures({"full": full}, workdir, StopFlag())
+
+  def test_sets_of_unlike_size_are_counted_apart(self, tmp_path):
+    experiment, params, workdir = pretend_run(tmp_path, "grid25", dim=4)
+    with np.load(workdir.samples) as arrays:
+      sets = dict(arrays) | {"exact": arrays["exact"][:20]}
+    np.savez(workdir.samples, **sets)
+    text = summary.samples_figure(experiment, params, workdir).get_supxlabel()
+    assert text.startswith("20 exact points, 50 of each sampler")
 
   def test_stops_between_figures(self, tmp_path):
     stop = StopFlag()
