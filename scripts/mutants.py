@@ -5,7 +5,7 @@ r"""Mutation run: one fault at a time in a copy of the code, and the nearest tes
   python scripts/mutants.py --check                # only that every row still fits the code
 
 scripts/mutants.csv has a row per mutant: the file; the old text, which must occur in it exactly
-once; the new text; and the test files to run, separated by spaces. The rows were written from the
+once; the new text; and the nearest test files, or tests in them, separated by spaces. The rows were written from the
 code alone, without looking at the tests, over formulas, signs, constants and random keys. A mutant
 is killed if a test fails, or if the tests take longer than --timeout; it survives if all pass.
 
@@ -46,7 +46,7 @@ class Mutant(NamedTuple):
     file: relative to the repository.
     old: text that occurs in it exactly once.
     new: the text in its place.
-    tests: test files, separated by spaces.
+    tests: test files, or single tests as pytest names them, separated by spaces.
   """
 
   file: str
@@ -85,7 +85,7 @@ def misfits(mutants: Sequence[Mutant], root: pathlib.Path = ROOT) -> Iterator[st
     if mutant.old == mutant.new:
       yield f"{mutant.file}: {mutant.old!r} is replaced by itself"
     for test in mutant.tests.split():
-      if not (root / test).exists():
+      if not (root / test.partition("::")[0]).exists():
         yield f"{mutant.file}: {test} does not exist"
 
 
