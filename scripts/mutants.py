@@ -2,19 +2,22 @@ r"""Mutation run: one fault at a time in a copy of the code, and the nearest tes
 
   python scripts/mutants.py                        # every row of scripts/mutants.csv
   python scripts/mutants.py evaluation.py metrics/ # rows whose file has one of these words
+  python scripts/mutants.py --survivors            # rows without a verdict, or that survived
   python scripts/mutants.py --check                # only that every row still fits the code
 
 scripts/mutants.csv has a row per mutant: the file; the old text, which must occur in it exactly
-once; the new text; and the nearest test files, or tests in them, separated by spaces. The rows were written from the
-code alone, without looking at the tests, over formulas, signs, constants and random keys. A mutant
-is killed if a test fails, or if the tests take longer than --timeout; it survives if all pass.
+once; the new text; and the nearest test files, or tests in them, separated by spaces. The rows were
+written from the code alone, without looking at the tests, over formulas, signs, constants and
+random keys. A mutant is killed if a test fails, or if the tests take longer than --timeout; it
+survives if all pass.
 
 At the end every test that has killed is run once more on the code as it is, and must pass: else
 what it killed counts as survived. Byte code is not kept, so that no mutant runs another one's;
 compiled programs are, since JAX finds them by a hash of what they compute.
 
-Writes results/reference/mutants.csv, after every mutant. Exit codes: 0, 1 where fewer than --least
-of a hundred are killed, 2 where a row does not fit the code.
+Writes results/reference/mutants.csv after every mutant; rows that are not run keep their verdicts.
+Exit codes: 0, 1 where fewer than --least of a hundred with a verdict are killed, 2 where a row does
+not fit the code.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -71,8 +74,11 @@ class Outcome(NamedTuple):
 def read_table(path: pathlib.Path = TABLE) -> list[Mutant]:
   """The mutants of a table."""
   with path.open(newline="") as lines:
-    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-    return [Mutant(**row) for row in rows]
+    return [Mutant(**row) for row in csv.DictReader(_uncommented(lines))]
+
+
+def _uncommented(lines: Iterable[str]) -> Iterator[str]:
+  return (line for line in lines if not line.startswith("#"))
 
 
 def misfits(mutants: Sequence[Mutant], root: pathlib.Path = ROOT) -> Iterator[str]:
@@ -155,14 +161,23 @@ def copy_tree(to: pathlib.Path) -> None:
   shutil.copytree(ROOT, to, ignore=left_out)
 
 
-def write(rows: Sequence[Mapping[str, object]], command: str, path: pathlib.Path) -> None:
-  """Writes the verdicts so far, with the command that made them on the first line."""
+def read_verdicts(path: pathlib.Path) -> dict[Mutant, dict[str, object]]:
+  """The lines of a result by mutant: those of rows that are still in the table."""
+  if not path.exists():
+    return {}
+  with path.open(newline="") as lines:
+    found = {(r["file"], r["old"], r["new"]): r for r in csv.DictReader(_uncommented(lines))}
+  return {m: dict(found[m[:3]]) for m in read_table() if m[:3] in found}
+
+
+def write(verdicts: Mapping[Mutant, Mapping[str, object]], path: pathlib.Path) -> None:
+  """Writes the verdicts in the table's order, with the command for all on the first line."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open("w", newline="") as file:
-    file.write(f"# {command}\n")
+    file.write("# python scripts/mutants.py\n")
     table = csv.DictWriter(file, _FIELDS, lineterminator="\n")
     table.writeheader()
-    table.writerows(rows)
+    table.writerows(verdicts[mutant] for mutant in read_table() if mutant in verdicts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -170,22 +185,23 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description="Mutation run over scripts/mutants.csv.")
   parser.add_argument("words", nargs="*", help="rows whose file has one of them; all by default")
   parser.add_argument("--check", action="store_true", help="only whether the table fits the code")
+  parser.add_argument("--survivors", action="store_true", help="rows not known to be killed")
   parser.add_argument("--timeout", type=float, default=300.0, help="seconds per mutant")
   parser.add_argument("--least", type=float, default=95.0, help="of a hundred that must die")
   parser.add_argument("--out", type=pathlib.Path, default=RESULT)
   args = parser.parse_args(argv)
+  verdicts = read_verdicts(args.out)
   mutants = [
     mutant
     for mutant in read_table()
-    if not args.words or any(word in mutant.file for word in args.words)
+    if (not args.words or any(word in mutant.file for word in args.words))
+    and not (args.survivors and verdicts.get(mutant, {}).get("verdict") == "killed")
   ]
-  faults = list(misfits(mutants)) if mutants else [f"no mutant's file has {args.words}"]
+  faults = list(misfits(mutants)) if mutants else ["no row is asked for"]
   for fault in faults:
     print(f"scripts/mutants.csv: {fault}", file=sys.stderr)
   if faults or args.check:
     return 2 if faults else 0
-  given = sys.argv[1:] if argv is None else argv
-  command, rows = " ".join(["python scripts/mutants.py", *given]), []
   with tempfile.TemporaryDirectory() as folder:
     copy = pathlib.Path(folder) / "copy"
     copy_tree(copy)
@@ -198,13 +214,13 @@ def main(argv: Sequence[str] | None = None) -> int:
       print(f"    {killed_by}", flush=True)
       seconds = round(found.seconds, 1)
       values = (mutant.file, line, mutant.old, mutant.new, verdict, killed_by, seconds)
-      rows.append(dict(zip(_FIELDS, values, strict=True)))
-      write(rows, command, args.out)
-    clear_false_kills(rows, copy)
-    write(rows, command, args.out)
-  killed = sum(row["verdict"] == "killed" for row in rows)
-  print(f"killed {killed} of {len(rows)}")
-  return 0 if 100 * killed >= args.least * len(rows) else 1
+      verdicts[mutant] = dict(zip(_FIELDS, values, strict=True))
+      write(verdicts, args.out)
+    clear_false_kills([verdicts[mutant] for mutant in mutants], copy)
+    write(verdicts, args.out)
+  killed = sum(row["verdict"] == "killed" for row in verdicts.values())
+  print(f"killed {killed} of {len(verdicts)}")
+  return 0 if 100 * killed >= args.least * len(verdicts) else 1
 
 
 if __name__ == "__main__":

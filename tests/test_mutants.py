@@ -30,6 +30,26 @@ def test_a_row_that_does_not_fit_is_named(row, message, tmp_path):
   assert message in found and row[0] in found
 
 
+def test_verdicts_are_kept_and_read_again(tmp_path):
+  """In the table's order; a row that the table has no more is left out."""
+  first, second = mutants.read_table()[:2]
+  gone = mutants.Mutant("a.py", "x = 1", "x = 2", "test_a.py")
+  rows = {
+    mutant: {**mutant._asdict(), "line": 1, "verdict": verdict, "killed_by": "", "seconds": 1.0}
+    for mutant, verdict in ((second, "killed"), (gone, "killed"), (first, "survived"))
+  }
+  for row in rows.values():
+    del row["tests"]
+  mutants.write(rows, tmp_path / "mutants.csv")
+  found = mutants.read_verdicts(tmp_path / "mutants.csv")
+  assert [(mutant, row["verdict"]) for mutant, row in found.items()] == [
+    (first, "survived"),
+    (second, "killed"),
+  ]
+  assert (tmp_path / "mutants.csv").read_text().startswith("# python scripts/mutants.py\n")
+  assert mutants.read_verdicts(tmp_path / "none.csv") == {}
+
+
 @pytest.mark.e2e
 def test_mutants_die_survive_or_hang(tmp_path):
   """And a test that fails anyway has killed nothing."""
