@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from scorelab.networks.heads import HEADS
-from scorelab.optimizers import adam_by_head
+from scorelab.optimizers import adam_by_head, learning_rate_shape, make_optimizer
 
 NUM_HEADS, STEPS, RATE = 5, 40, 0.1
 
@@ -101,3 +101,24 @@ def test_no_heads_is_adam():
     moves, state = ours.update(grads, state)
     expected, reference = adam.update(grads, reference)
     np.testing.assert_array_equal(moves["kernel"], expected["kernel"])
+
+
+def test_the_learning_rate_rises_and_reaches_zero_with_the_last_step():
+  """A warm-up of 10 of 110 steps, then half a period of a cosine over the 100 that are left."""
+  shape = learning_rate_shape(decay="cosine", warmup_steps=10, num_steps=110)
+  found = [float(shape(step)) for step in (0, 5, 10, 35, 60, 110)]
+  np.testing.assert_allclose(found, [0, 0.5, 1, (1 + 0.5**0.5) / 2, 0.5, 0], atol=1e-6)
+  shape = learning_rate_shape(decay="constant", warmup_steps=0, num_steps=110)
+  assert {float(shape(step)) for step in (0, 60, 110)} == {1.0}
+
+
+def test_a_step_clips_then_decays_then_scales():
+  """By hand for plain descent: rate (clipped gradient + decay w), the norm being of the whole."""
+  rule = make_optimizer(
+    optax.identity(), num_steps=10, learning_rate=0.1, clip_norm=1.0, weight_decay=0.5
+  )
+  params, grads = {"a": jnp.array([2.0]), "b": jnp.array([-4.0])}, {"a": 3.0, "b": 4.0}
+  grads = {name: jnp.array([value]) for name, value in grads.items()}
+  updates, _ = rule.update(grads, rule.init(params), params)
+  np.testing.assert_allclose(updates["a"], [-0.1 * (0.6 + 1.0)], rtol=1e-6)
+  np.testing.assert_allclose(updates["b"], [-0.1 * (0.8 - 2.0)], rtol=1e-6)

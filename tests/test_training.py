@@ -190,6 +190,17 @@ def test_eval_needs_a_finished_training(experiment, tmp_path):
     training.restore_trained(experiment, workdir)
 
 
+def test_a_validation_as_good_as_the_best_is_no_better():
+  """A plateau is waited for: of equal validations the first one counts."""
+  extra = {"best": jnp.asarray(jnp.inf), "waited": jnp.zeros((), jnp.int32)}
+  state = training.TrainState(jnp.zeros((), jnp.int32), {}, {}, (), extra)
+  found = []
+  for value in (2.0, 1.0, 1.0, 1.5, 1.0, 0.5):
+    state = training.remember(state, value)
+    found.append((float(state.extra["best"]), int(state.extra["waited"])))
+  assert found == [(2, 0), (1, 0), (1, 1), (1, 2), (1, 3), (0.5, 0)]
+
+
 def test_early_stopping_keeps_the_best(tmp_path, monkeypatch):
   """Of made-up validations the least is at step 8; stopping and resuming does not change that."""
   losses = {4: 3.0, 8: 1.0, 12: 2.0, 16: 1.5, 20: 0.0}

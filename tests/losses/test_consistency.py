@@ -201,3 +201,41 @@ def test_it_has_no_score():
   for view in ("noise", "score", "v", "flow"):
     with pytest.raises(ValueError, match="'consistency' is no posterior mean"):
       pred.view(view)
+
+
+class Straight:
+  """f = p r in two coordinates, whatever x: it differs by |p| sqrt(2) for each unit of r."""
+
+  kind = "consistency"
+
+  def bind(self, params, label=None):
+    del label
+
+    def predict(x, level):
+      ratio = (level.sigma / level.alpha)[:, None] * jnp.ones_like(x)
+      return Prediction.of(x, level, "consistency", consistency=params * ratio)
+
+    return predict
+
+
+def test_a_difference_counts_by_its_slope_and_teaches_the_noisier_level_alone():
+  """With distances in the place of squares, the loss is |p| sqrt(2) at every level and grid.
+
+  The gradient is sqrt(2) r / (r - r') where the cleaner r' is held: it grows as intervals halve,
+  which they do at every multiple of `double_every` and not before.
+  """
+  loss = LOSSES["consistency"](
+    Straight(), VE, min_intervals=8, max_intervals=32, double_every=10, huber_delta=1e-7
+  )
+  batch, key = {"x": jnp.zeros((512, 2))}, jax.random.key(0)
+  found = {}
+  for step in (0, 9, 10, 19, 20, 100):
+    context = Context(jnp.asarray(step), {})
+    (value, metrics), slope = jax.value_and_grad(loss, has_aux=True)(
+      jnp.asarray(3.0), key, batch, context
+    )
+    assert value == pytest.approx(3 * 2**0.5, rel=1e-3)
+    found[step] = float(metrics["intervals"]), float(slope)
+  intervals, slopes = zip(*found.values(), strict=True)
+  assert intervals == (8, 8, 16, 16, 32, 32)
+  assert slopes[0] > 1.3 * 2**0.5 and slopes[2] > 1.6 * slopes[0] and slopes[4] > 1.6 * slopes[2]

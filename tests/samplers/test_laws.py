@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from scorelab.predictions import Prediction
 from scorelab.samplers import SAMPLERS
+from scorelab.samplers.sde import corrector_step
 from scorelab.schedules import (
   Grid,
+  Level,
   LinearFlow,
   SubVP,
   VarianceExploding,
@@ -153,3 +156,21 @@ def test_marginals_of_a_gaussian(name, process):
   for values, truth in ((apart, np.zeros(2)), (products, covariance)):
     error = np.abs(values.mean(0) - truth) / (values.std(0) / len(x) ** 0.5)
     assert error.max() < 4, error
+
+
+@pytest.mark.parametrize("snr", [0.05, 0.16, 0.7])
+def test_a_corrector_steps_by_its_ratio_of_signal_to_noise(snr):
+  """For one point |h score| / |sqrt(2 h) z| is the ratio that was asked for, whatever the score.
+
+  Over a batch it holds for the means of the norms.
+  """
+  rng = np.random.default_rng(0)
+  x, score, z = rng.normal(size=(3, 6, 4))
+  for event_ndim, at in ((None, slice(0, 1)), (1, slice(None))):
+    pred = Prediction.of(x[at], Level(None, 1.0, 1.0), "score", score=10 * score[at])
+    both = corrector_step(pred, z[at], snr, event_ndim) - x[at]
+    # The norm of the noise sets the step: signs turn the noise over and leave it.
+    other = corrector_step(pred, -z[at], snr, event_ndim) - x[at]
+    signal, noise = (both + other) / 2, (both - other) / 2
+    norms = [np.linalg.norm(part, axis=-1).mean() for part in (signal, noise)]
+    assert norms[0] / norms[1] == pytest.approx(snr, rel=1e-12)
