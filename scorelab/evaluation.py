@@ -33,6 +33,7 @@ import numpy as np
 from scorelab import likelihood_evaluation
 from scorelab.experiment import Experiment, Stream
 from scorelab.metrics import Reference, girsanov, mode_score_error
+from scorelab.metrics.ratios import ratio_of_means
 from scorelab.rows import Row
 from scorelab.run import Preempted, StopFlag, Workdir, append_jsonl, leads, write_json
 from scorelab.schedules import uniform_log_snr
@@ -262,7 +263,8 @@ def budget(measured: np.ndarray) -> dict[str, float | None]:
   Returns:
     value, the four parts that add up to it, and the standard error of each over the keys: `sem`
     for the value, `<part>_sem` for a part; None where there is one key, where a value is not finite
-    and where nothing exact can be compared with.
+    and where nothing exact can be compared with. `over_floor` is value / floor, its error that of
+    the ratio paired by key.
   """
   floor, true_start, prior, network = measured
   parts = {
@@ -280,7 +282,8 @@ def budget(measured: np.ndarray) -> dict[str, float | None]:
       ("sem" if name == "value" else f"{name}_sem", sem),
     ):
       result[field] = float(number) if np.isfinite(number) else None
-  return result
+  ratio = zip(("over_floor", "over_floor_sem"), ratio_of_means(network, floor), strict=True)
+  return result | {name: number if np.isfinite(number) else None for name, number in ratio}
 
 
 def evaluate(

@@ -98,7 +98,7 @@ class Evaluation:
     ema: decay of the average that is measured; None is the slowest, 0 the parameters themselves.
     comparable: whether there is an exact score and the network says one too, so that the truth can
       stand in its place.
-    girsanov: whether it does at every level, so that Girsanov's bound is one on it.
+    girsanov: whether it does at every level, so that its reverse SDE has Girsanov's bound.
     likelihood: how it is measured, or None where it is not.
   """
 

@@ -142,7 +142,7 @@ def test_without_an_exact_score_there_are_a_value_and_a_floor(tmp_path):
     assert row["metrics"].keys() == set(config.evaluation.metrics)
     for numbers in row["metrics"].values():
       known = {name for name, number in numbers.items() if number is not None}
-      assert known == {"value", "sem", "floor", "floor_sem"}
+      assert known == {"value", "sem", "floor", "floor_sem", "over_floor", "over_floor_sem"}
       # Its velocity is 0, so that its samples are noise, of std 1 about 0; the moons are not.
       assert numbers["value"] > 3 * numbers["floor"]
   header, first = format_table(result).splitlines()[:2]
@@ -175,6 +175,7 @@ def test_budget_of_numbers_by_hand():
   assert evaluation.budget(measured) == {
     "value": 6.0, "sem": 1.0, "floor": 2.0, "floor_sem": 1.0, "prior": 1.0, "prior_sem": 1.0,
     "discretisation": 1.0, "discretisation_sem": 0.0, "learning": 2.0, "learning_sem": 1.0,
+    "over_floor": 3.0, "over_floor_sem": 2.0,  # residuals 7 - 3 and 5 - 9, over the floor's 2
   }  # fmt: skip
   assert evaluation.budget(np.full((4, 2), np.nan))["value"] is None
 

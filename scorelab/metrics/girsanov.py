@@ -1,4 +1,4 @@
-"""Girsanov's bound on the KL divergence of a model from the data, split by level.
+"""Girsanov's bound on the KL divergence of the reverse SDE's law from the data, split by level.
 
 Where the score s runs the reverse SDE from a Gaussian prior at T, its law p at any t obeys
 
@@ -6,7 +6,10 @@ Where the score s runs the reverse SDE from a Gaussian prior at T, its law p at 
 
 (Song, Durkan, Murray and Ermon, "Maximum Likelihood Training of Score-Based Diffusion Models",
 NeurIPS 2021, arXiv 2101.09258, theorem 1): the KL of the paths is the right side, and q_t and p_t
-are marginals of paths. In y = x / alpha every process is y_0 + r eps with r = sigma / alpha, so
+are marginals of paths. The bound holds for that SDE without grid error, not for the probability
+flow with the same score: the flow's KL can be larger (`likelihood_evaluation` measures it).
+
+In y = x / alpha every process is y_0 + r eps with r = sigma / alpha, so
 g^2 dt = alpha^2 d(r^2) = 2 sigma^2 d(log r), and the cost of learning per unit of log r is
 
     sigma^2 E |s - s*|^2  =  E |noise error|^2,  in nats

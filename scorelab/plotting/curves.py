@@ -143,7 +143,10 @@ def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
 
 @style.context()
 def girsanov(bound: Mapping[str, Any], text: str) -> Figure:
-  """What learning costs at each level, whose integral over log sigma bounds the KL of the model.
+  """Cost of learning per level; its integral over log sigma bounds the reverse SDE's KL.
+
+  The bound is on the law of the reverse SDE with the learned score, run without grid error. It
+  does not hold for the probability flow (`ddim`, `heun`, `dpmpp_2m`), whose KL may be larger.
 
   Args:
     bound: evaluation.json's girsanov: sigma, density and density_sem, each [levels], and prior,
@@ -168,7 +171,7 @@ def girsanov(bound: Mapping[str, Any], text: str) -> Figure:
   integral = f"its integral: {label('learning')}"
   ax.fill_between(sigma, 0, density, alpha=0.12, label=integral, **area)
   ax.plot([], [], ls="none", label=f"prior: {label('prior')}")
-  ax.plot([], [], ls="none", label=f"bound on KL: {label('total')}")
+  ax.plot([], [], ls="none", label=f"KL(data || reverse SDE) <= {label('total')}")
   style.log_scale(ax, "x")
   ax.set_xlabel("level sigma / alpha")
   if np.any(style.finite(density)):

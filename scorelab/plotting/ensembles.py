@@ -186,7 +186,7 @@ def over_figure(result: Mapping[str, Any], field: str) -> Figure:
     if "girsanov" in group and not field.startswith("sampler."):
       bound = group["girsanov"]
       found = style.number(bound["total"]), style.number(bound["total_sem"])
-      name = "bound on KL, nats (Girsanov)"
+      name = "bound on the reverse SDE's KL, nats"
       label = "any", label_of(_of_training(rest))
       lines.setdefault(name, {}).setdefault(label, {})[value] = found
   mean_floor = {metric: np.mean(values, axis=0) for metric, values in floors.items()}

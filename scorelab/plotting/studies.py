@@ -81,7 +81,7 @@ def loss_comparison(lines: Mapping[int, Sequence[Line]], seeds: int) -> Figure:
     figure,
     f"geometric mean and range over {seeds} seeds; on grey: the score of the data themselves, "
     "learned without noise;\nbelow: sigma^2 E|s - s*|^2, whose integral over log sigma bounds the "
-    "KL by Girsanov's theorem",
+    "reverse SDE's KL by Girsanov's theorem",
   )
   return figure
 

@@ -130,12 +130,13 @@ def score_error_figure(experiment: Experiment, result: dict[str, Any]) -> Figure
 
 
 def girsanov_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
-  """Girsanov's bound of a run, by level."""
+  """Cost of learning per level, and Girsanov's bound on the reverse SDE's KL."""
   bound = result["girsanov"]
   text = (
     f"{experiment.evaluation.score_samples} exact draws, the same x0 and noise at each of "
     f"{len(bound['sigma'])} levels;\n"
-    f"the bound is at sigma / alpha = {bound['sigma'][-1]:.2g}"
+    f"the bound holds for the reverse SDE at sigma / alpha = {bound['sigma'][-1]:.2g}, not for the "
+    "probability flow"
   )
   return curves.girsanov(bound, text)
 

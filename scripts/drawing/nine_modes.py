@@ -58,7 +58,7 @@ def score_error(source: Source) -> None:
 
 
 def girsanov(source: Source) -> None:
-  """What learning costs at each level, in nats: Girsanov's bound on the KL."""
+  """Cost of learning per level, in nats: Girsanov's bound on the reverse SDE's KL."""
   result = json.loads(source.workdir.evaluation.read_text())
   figure = summary.girsanov_figure(source.experiment, result)
   save(figure, source.out / "girsanov.png", source.command)
