@@ -117,10 +117,30 @@ def test_lines_by_hand():
   assert ddim == "| `ddim` | 8 |  |" and heun == "| `heun` | - |  |"
   assert unipc == "| `unipc` | 8* |  |" and adaptive == "| `adaptive` | 40 | 50 |"
   (*_, few) = drawing.few_evaluations(lines, 2).splitlines()
-  assert few.startswith("| exact | `ddim` | 8 | karras to 0.5 | 2.100 ± 0.577 | 1.05 |")
+  assert few.startswith("| exact | `ddim` | 8 | karras to 0.5 | 2.100 ± 0.577 | 1.05 ± 0.01 |")
   panel, _ = drawing.panels(rows)
   assert [curve.label for curve in panel.curves] == ["ddim", "heun", "unipc", "adaptive"]
   np.testing.assert_array_equal(panel.curves[0].nfe, [4, 8])
+
+
+def test_a_budget_counts_if_all_larger_ones_hold_too():
+  """First crossings of a noisy curve do not: at 5 it holds, at 6 it does not, from 8 on it does."""
+
+  def line(nfe, beyond, energy, **more):
+    known = {"target": "ring", "score": "exact", "label": "a", "num_keys": 2, "tolerance": np.nan}
+    numbers = {"nfe": nfe, "beyond": beyond, "beyond_sem": 0.1, "energy_distance": energy}
+    return known | numbers | more
+
+  curve = [(4, 1.0, 9.0), (5, -1.0, 1.05), (6, 0.5, 1.2), (8, -0.5, 1.05), (16, -0.5, 1.08)]
+  finest = line(30, -1.0, 1.0, label="adaptive", tolerance=0.001)
+  lines = [*(line(*numbers) for numbers in curve), finest]
+  assert drawing.fewest(lines).splitlines()[2:] == ["| `a` | 8 |", "| `adaptive` | 30 |"]
+  energy = drawing.fewest(lines, "energy_distance").splitlines()
+  assert energy[2] == "| `a` | 8 |"  # 1.1 times the finest solution's 1.0
+  lines[4]["beyond"] = -0.15  # at 16, less than two errors of 0.1 to spare: 8 is in doubt
+  assert drawing.fewest(lines).splitlines()[2] == "| `a` | 8* |"
+  lines[4]["beyond"] = 0.15
+  assert drawing.fewest(lines).splitlines()[2] == "| `a` | - |"
 
 
 def test_samplers_of_the_table_are_known():

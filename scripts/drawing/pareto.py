@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from scorelab.metrics.ratios import ratio_of_means
 from scorelab.plotting import pareto, save, write_csv
 from scorelab.plotting.curves import Curve
 
@@ -29,20 +30,17 @@ def finest_solutions(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
   By the exact score, or the learned one where there is no other.
   """
-  found: dict[str, dict[str, Any]] = {}
-  solved = [row for row in rows if row.get("tolerance") is not None]
-  for row in sorted(solved, key=lambda row: (row["score"] != "exact", row["tolerance"])):
-    found.setdefault(row["target"], row)
-  return {target: row["values"][METRICS[0]] for target, row in found.items()}
+  return {target: row["values"][METRICS[0]] for target, row in _finest(rows).items()}
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   """Lines of the table: every row beside the floor of its keys, and the finest solution.
 
-  Each metric has its mean over the keys, the standard error, the floor's mean, the ratio of the
-  two means, and the standard error of the paired difference from the floor. METRICS[0] also has
-  the ratio to the finest solution from the same starts, against the same references, and the
-  standard error of `values - NEAR * finest`; both NaN where there is none with the same keys.
+  Each metric has its mean over the keys, the standard error, the floor's mean and its error, the
+  ratio of the two means with its paired error, and the standard error of the paired difference.
+  METRICS[0] also has the ratio to the finest solution from the same starts, against the same
+  references, and the standard error of `values - NEAR * finest`; both NaN if there is none with the
+  same keys.
   """
   floors = {(r["target"], r["num_keys"]): r["values"] for r in rows if r["score"] == "floor"}
   solutions = finest_solutions(rows)
@@ -60,7 +58,11 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
       line[metric] = float(np.mean(values))
       line[f"{metric}_sem"] = float(deviation / root)
       line[f"{metric}_floor"] = float(np.mean(exact))
-      line[f"{metric}_over_floor"] = float(np.mean(values) / np.mean(exact))
+      line[f"{metric}_floor_sem"] = (
+        float(np.std(exact, ddof=1) / root) if len(exact) > 1 else np.nan
+      )
+      ratio = ratio_of_means(values, exact) if len(values) == len(exact) else (np.nan, np.nan)
+      line[f"{metric}_over_floor"], line[f"{metric}_over_floor_sem"] = ratio
       line[f"{metric}_gap_sem"] = float(apart / root)
     values = np.array(row["values"][METRICS[0]], float)
     finest = np.array(solutions.get(row["target"], []), float)
@@ -101,51 +103,79 @@ def panels(rows: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> list[par
   return found
 
 
-def fewest(lines: Sequence[dict[str, Any]]) -> str:
-  """A Markdown table: the fewest NFE at which each sampler comes within NEAR finest solutions.
+def fewest(lines: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> str:
+  """A Markdown table: the NFE from which on each sampler stays within NEAR finest solutions.
 
-  A star marks what holds by the mean alone: less than two standard errors of the paired difference
-  below the limit.
+  A budget counts only if the criterion holds at it and at every larger one that was measured: the
+  curves are noisy and some cross the limit more than once. For METRICS[0] a star marks a margin
+  below two standard errors of the paired difference, at that budget or a larger one. Of the other
+  metrics the table has no paired differences from the finest solution, and no stars.
   """
   few = min(line["num_keys"] for line in lines)
   lines = [line for line in lines if line["num_keys"] == few]  # as the finest solutions have
   columns = list(dict.fromkeys((line["target"], line["score"]) for line in lines))
   titles = [f"{NAMES.get(target, target)}, {score}" for target, score in columns]
   table = [["sampler", *titles], ["---"] * (len(columns) + 1)]
+  finest = _finest(lines)
   for label in dict.fromkeys(line["label"] for line in lines):
     cells = [f"`{label}`"]
-    for column in columns:
-      own = [li for li in lines if (li["target"], li["score"]) == column and li["label"] == label]
+    for target, score in columns:
+      own = [
+        li for li in lines if (li["target"], li["score"], li["label"]) == (target, score, label)
+      ]
       own.sort(key=lambda line: line["nfe"])
-      within = [line for line in own if line["beyond"] <= 0]
+      if metric == METRICS[0]:
+        holds = [line["beyond"] <= 0 for line in own]
+      else:
+        holds = [line[metric] <= NEAR * finest[target][metric] for line in own]
+      kept = own[_first_of_the_last_run(holds) :]
       if not own:
         cells.append("")
-      elif not within:
+      elif not kept:
         cells.append("-")
       else:
-        first = within[0]
-        star = "" if -first["beyond"] >= 2 * first["beyond_sem"] else "*"
-        cells.append(f"{first['nfe']:.0f}{star}")
+        doubtful = metric == METRICS[0] and any(-li["beyond"] < 2 * li["beyond_sem"] for li in kept)
+        cells.append(f"{kept[0]['nfe']:.0f}" + "*" * doubtful)
     table.append(cells)
   return _markdown(table)
+
+
+def _first_of_the_last_run(holds: Sequence[bool]) -> int:
+  """Index from which on all are true; the length if the last is not."""
+  index = len(holds)
+  while index and holds[index - 1]:
+    index -= 1
+  return index
+
+
+def _finest(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+  """Finest probability flow of each target: least tolerance, by the exact score if there is one."""
+  found: dict[str, dict[str, Any]] = {}
+  solved = [row for row in rows if row.get("tolerance") is not None and row["tolerance"] > 0]
+  for row in sorted(solved, key=lambda row: (row["score"] != "exact", row["tolerance"])):
+    found.setdefault(row["target"], row)
+  return found
 
 
 def few_evaluations(lines: Sequence[dict[str, Any]], keys: int) -> str:
-  """A Markdown table of the cells that were measured with more than so many keys."""
-  table = [["score", "sampler", "NFE", "grid", "max-SW2", "/ floor", "energy distance / floor"]]
-  table[0] += ["mode-weight TV", "within-mode std"]
+  """A Markdown table of all cells that were measured with more than so many keys."""
+  table = [["score", "sampler", "NFE", "grid", "max-SW2", "/ floor"]]
+  table[0] += ["energy distance / floor", "mode-weight TV", "within-mode std"]
   table.append(["---"] * len(table[0]))
   many = [line for line in lines if line["num_keys"] > keys]
   for line in sorted(many, key=lambda line: (line["score"], line["nfe"], line[METRICS[0]])):
-    value, sem, floor, tv, std = (
-      line[name]
-      for name in (METRICS[0], f"{METRICS[0]}_sem", f"{METRICS[0]}_over_floor", *METRICS[2:])
-    )
     cells = [line["score"], f"`{line['label']}`", f"{line['nfe']:.0f}", line["grid"]]
-    cells += [f"{value:.3f} ± {sem:.3f}", f"{floor:.2f}"]
-    cells += [f"{line['energy_distance_over_floor']:.2f}", f"{tv:.4f}", f"{std:.3f}"]
+    cells += [_with_error(line, METRICS[0], 3)]
+    cells += [_with_error(line, f"{metric}_over_floor", 2) for metric in METRICS[:2]]
+    cells += [f"{line[METRICS[2]]:.4f}", f"{line[METRICS[3]]:.2f}"]
     table.append(cells)
   return _markdown(table)
+
+
+def _with_error(line: dict[str, Any], name: str, digits: int) -> str:
+  """Mean and standard error; the mean alone if the table has no error for it."""
+  error = line.get(f"{name}_sem")
+  return f"{line[name]:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def _markdown(table: list[list[str]]) -> str:
@@ -155,11 +185,11 @@ def _markdown(table: list[list[str]]) -> str:
 def write(
   rows: Sequence[dict[str, Any]], out: pathlib.Path, command: str, text: str, keys: int
 ) -> None:
-  """pareto.csv and pareto.png, and the tables of the README on standard output."""
+  """pareto.csv and pareto.png, and the tables of docs/pareto.md on standard output."""
   lines = summarise(rows)
   write_csv(out / "pareto.csv", lines, command)
   text += f";\nmean and standard error over {keys} keys; dashed: samplers that draw noise"
   save(pareto.pareto(panels(rows), METRICS[0], text), out / "pareto.png", command)
-  print(fewest(lines))
-  print()
+  for metric in METRICS[:2]:
+    print(f"{metric}:\n{fewest(lines, metric)}\n")
   print(few_evaluations(lines, keys))
