@@ -7,14 +7,22 @@ Columns of a published number:
     published             the number, or those of several draws (keys, seeds) with a space between
     keys                  draws that one number is the mean of, where its own spread is not known
     tolerance             by how much ours may differ, 0.1 or 5%; empty for the rule below
+    zero                  the quantity of a network that is zero everywhere, if it is known
     file, where           ours: a CSV under results/reference/, and 'column=value; column=value' of
                           its rows, over which the mean is taken; or 'parameters', and a network
     value, error, number  its columns: ours, its standard error, and how many draws that is over
     source, note          who says so; why this tolerance, or why there is nothing to compare
 
-Ours agrees where it is within the tolerance or, without one, within two standard errors of the
-difference. The published standard error is that of the published draws; where there is one number
-alone, single draws are taken to vary as ours do.
+Verdicts:
+
+    agrees        within two standard errors of the difference, or equal where the tolerance is 0
+    compatible    within a tolerance; all of these were set when our number was known
+    differs       neither
+    not compared  nothing to compare, or a rule that a network of zeros would pass as well
+    not measured  ours is not in its file
+
+The published standard error is that of the published draws; of one number alone, single draws are
+taken to vary as ours do.
 """
 
 from __future__ import annotations
@@ -36,6 +44,7 @@ from scorelab.plotting import read_csv
 
 FILE = pathlib.Path(__file__).with_suffix(".csv")
 PARAMETERS = "parameters"
+VERDICTS = ("agrees", "compatible", "differs", "not compared", "not measured")
 ERRORS = 2.0  # standard errors of the difference that are no difference
 
 
@@ -50,6 +59,7 @@ class Entry:
   published: tuple[float, ...]
   keys: int
   tolerance: str
+  zero: str
   file: str
   where: dict[str, str]
   value: str
@@ -62,6 +72,12 @@ class Entry:
   def mean(self) -> float:
     """Of the published draws."""
     return statistics.mean(self.published)
+
+  @property
+  def tells_nothing(self) -> bool:
+    """Whether a network that is zero everywhere is within the tolerance."""
+    allowed = self.allowed
+    return bool(self.zero and allowed) and abs(float(self.zero) - self.mean) <= (allowed or 0.0)
 
   @property
   def allowed(self) -> float | None:
@@ -182,7 +198,11 @@ def judge(entry: Entry, found: Found | None) -> dict[str, Any]:
     return line
   difference = found.value - entry.mean
   line |= {"value": found.value, "sem": found.error, "difference": difference}
+  if entry.tells_nothing:
+    return line | {"verdict": "not compared", "note": "a network of zeros would pass as well"}
+  within = "agrees"
   if entry.allowed is not None:
+    within = "compatible" if entry.allowed else "agrees"
     rule = f"within {entry.tolerance}" if entry.allowed else "exactly"
     apart, limit = abs(difference), entry.allowed
   else:
@@ -191,7 +211,7 @@ def judge(entry: Entry, found: Found | None) -> dict[str, Any]:
     if not both > 0:  # one draw has no error
       return line | {"rule": rule}
     apart = line["errors_apart"] = abs(difference) / both
-  return line | {"rule": rule, "verdict": "agrees" if apart <= limit else "differs"}
+  return line | {"rule": rule, "verdict": within if apart <= limit else "differs"}
 
 
 def verdicts(reference: pathlib.Path) -> list[dict[str, Any]]:
@@ -214,6 +234,18 @@ def as_markdown(lines: Sequence[dict[str, Any]]) -> str:
     cells = [system, f"`{config}`", quantity + where, published, ours, rule, _verdict(group)]
     table.append("| " + " | ".join(cells) + " |")
   return "\n".join(table)
+
+
+def counts_as_markdown(lines: Sequence[dict[str, Any]]) -> str:
+  """Number of published numbers per system and verdict."""
+  table = ["| system | " + " | ".join(VERDICTS) + " |", "|---" * (1 + len(VERDICTS)) + "|"]
+  for system in dict.fromkeys(line["system"] for line in lines):
+    found = [line["verdict"] for line in lines if line["system"] == system]
+    table.append(f"| {system} | " + " | ".join(str(found.count(name)) for name in VERDICTS) + " |")
+  found = [line["verdict"] for line in lines]
+  return "\n".join(
+    [*table, "| all | " + " | ".join(str(found.count(name)) for name in VERDICTS) + " |"]
+  )
 
 
 def _joined(places: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from scripts import published, reproduce
 
 REFERENCE = pathlib.Path("results/reference")
 BLANK = published.Entry(
-  *("B", "some_config", "a loss", "", (1.0,), 1, ""),
+  *("B", "some_config", "a loss", "", (1.0,), 1, "", ""),
   *("some/table.csv", {"row": "ours", "step": "10"}, "value", "sem", "seeds", "a notebook", ""),
 )
 
@@ -59,13 +59,24 @@ def test_counted_networks_are_those_of_the_configs():
 
 def test_a_tolerance():
   """|1.05 - 1| is within 0.05 and 5 %, to rounding, and not within 4 %."""
-  for tolerance, verdict in (("0.0501", "agrees"), ("5.01%", "agrees"), ("4%", "differs")):
+  for tolerance, verdict in (("0.0501", "compatible"), ("5.01%", "compatible"), ("4%", "differs")):
     line = published.judge(make(tolerance=tolerance), published.Found(1.05))
     assert line["verdict"] == verdict and line["rule"] == f"within {tolerance}"
     assert line["difference"] == pytest.approx(0.05) and line["errors_apart"] is None
   negative = make(published=(-10.0,), tolerance="1%")
-  assert published.judge(negative, published.Found(-9.95))["verdict"] == "agrees"
-  assert published.judge(make(tolerance="0"), published.Found(1.0))["rule"] == "exactly"
+  assert published.judge(negative, published.Found(-9.95))["verdict"] == "compatible"
+  exact = published.judge(make(tolerance="0"), published.Found(1.0))
+  assert (exact["rule"], exact["verdict"]) == ("exactly", "agrees")
+
+
+def test_a_rule_that_a_network_of_zeros_would_pass_gives_no_verdict():
+  """Of 0.995 within 0.01 a zero network's relative error of 1 is too; within 0.004 it is not."""
+  entry = make(published=(0.995,), tolerance="0.01", zero="1")
+  line = published.judge(entry, published.Found(0.998))
+  assert line["verdict"] == "not compared" and "zeros" in line["note"] and not line["rule"]
+  entry = make(published=(0.995,), tolerance="0.004", zero="1")
+  assert published.judge(entry, published.Found(0.998))["verdict"] == "compatible"
+  assert published.judge(entry, published.Found(1.0))["verdict"] == "differs"
 
 
 def test_standard_errors_of_published_draws():
@@ -121,13 +132,15 @@ def test_the_table_of_a_readme():
   head, _, first, second = published.as_markdown(lines).splitlines()
   assert head.count("|") == first.count("|") == second.count("|")
   assert "a loss at 4, 9, 8 steps | 1.00, 2.25, 2.00 | 2.00, 2.00, 2.00 | within 0.1" in first
-  assert first.endswith("| differs at 4, 9 steps; agrees at 8 steps |")
+  assert first.endswith("| differs at 4, 9 steps; compatible at 8 steps |")
   assert "1,234 ± 2e+01" in second
+  *_, of_c, of_all = published.counts_as_markdown(lines).splitlines()
+  assert of_c == "| C | 0 | 0 | 1 | 0 | 0 |" and of_all == "| all | 0 | 1 | 3 | 0 | 0 |"
 
 
 def test_the_committed_verdicts_are_those_of_the_committed_tables(tmp_path):
   lines = published.verdicts(REFERENCE)
-  assert published.as_markdown(lines) in pathlib.Path("README.md").read_text()
+  assert published.as_markdown(lines) in pathlib.Path("docs/published.md").read_text()
   file = write_csv(tmp_path / "verdicts.csv", lines, "python x")
   again, committed = read_csv(file), read_csv(REFERENCE / "verdicts.csv")
   assert [row.keys() for row in again] == [row.keys() for row in committed]
