@@ -4,7 +4,7 @@
   python main.py --config=configs/ddpm_circles_published.py:fast    # seconds, for tests
 
 Expect a loss per coordinate, averaged over the 5000 steps before, of 0.195, 0.181 and 0.167 at
-5000, 10,000 and 60,000 steps (five seeds, scripts/circles.py; the notebook's 0.196, 0.182 and
+5000, 10,000 and 60,000 steps (5 seeds, scripts/circles.py; the notebook's 0.196, 0.182 and
 0.167; the one logged here sums both coordinates). Mean distance of samples to the circles: 0.039
 +- 0.002 by the published ancestral steps (the notebook's code: 0.036 to 0.045), 0.026 with the
 posterior's variance.

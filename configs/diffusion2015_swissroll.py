@@ -1,6 +1,6 @@
 """Diffusion as of 2015 on a swiss roll: the published chain and network, learned as they should be.
 
-  python main.py --config=configs/diffusion2015_swissroll.py         # about 1 minute on 2 CPU cores
+  python main.py --config=configs/diffusion2015_swissroll.py         # minutes on 2 CPU cores
   python main.py --config=configs/diffusion2015_swissroll.py:fast    # seconds, for tests
 
 Forty steps whose betas follow a logistic curve, and a network that gives mean and log-variance of
@@ -9,10 +9,10 @@ diffusion2015_swissroll_published.py. Mended here: the mean is a residual on x_t
 posterior's std, the variance is relative to the posterior's, every step of the chain is in every
 batch, the learning rate is higher and decays, and an average of the parameters is evaluated.
 
-Expect, with the KL averaged over t = 2..40 and both dimensions (half the loss), 0.0887 nats against
-0.0878, the least that any Gaussian of diagonal covariance can have: 0.105 after 1000 steps and
-0.090 after 4000; the published form is at 0.76 to 0.94 after 32,000. Sliced W2 of 5000 samples
-0.0214 +- 0.0020, where the floor is 0.0177 +- 0.0018.
+Expect, with the KL averaged over t = 2 to 40 and both dimensions (half the loss), 0.0887 nats
+against 0.0878, the least that any Gaussian of diagonal covariance can have: 0.106 after 1000 steps
+and 0.090 after 4000; the published form is at 0.94 after 32,000. Sliced W2 of 5000 samples 0.0214
++- 0.0020, where the floor is 0.0177 +- 0.0018.
 
 The chain ends at x_1, whose noise has std 0.003: from there no step was ever learned.
 """

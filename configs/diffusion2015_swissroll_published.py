@@ -1,16 +1,16 @@
 """Diffusion as of 2015 on a swiss roll as a PyTorch notebook published it, for a tenth as long.
 
-  python main.py --config=configs/diffusion2015_swissroll_published.py         # 3 minutes on 1 core
+  python main.py --config=configs/diffusion2015_swissroll_published.py         # minutes
   python main.py --config=configs/diffusion2015_swissroll_published.py:fast    # seconds, for tests
 
-Each training step draws one step of the chain, t in 2..40, for the whole batch; the heads of the
-others, and their moments in Adam, stand still, as PyTorch leaves them. Mean and log-variance are
-the network's bare output. The notebook goes on for 299,000 steps of far larger batches.
+Each training step draws one step of the chain, t from 2 to 40, for the whole batch; the heads of
+the others, and their moments in Adam, stand still, as PyTorch leaves them. Mean and log-variance
+are the network's bare output. The notebook trains for far longer, with far larger batches.
 
-Expect a KL per dimension of 1.14 to 1.20 nats after 8000 steps, 0.86 after 16,000 and 0.76 to 0.94
-after 32,000, by the run, where the optimum is 0.0878, and sliced W2 0.191 +- 0.001, eleven floors.
+Expect a KL per dimension of 1.20 nats after 8000 steps, 0.86 after 16,000 and 0.94 after 32,000 (it
+wanders), where the optimum is 0.0878, and sliced W2 0.191 +- 0.001, floor 0.018.
 A head is drawn once in 39 steps, and has to learn that x_(t-1) is nearly x_t, and a log-variance
-from -2 to -12, at a learning rate of 1e-4: what diffusion2015_swissroll.py starts with.
+far from its start, at a learning rate of 1e-4: what diffusion2015_swissroll.py starts with.
 """
 
 from ml_collections import ConfigDict

@@ -1,16 +1,16 @@
 """EDM on the nine modes: loss, preconditioning and sampler as published (Karras et al. 2022).
 
-  python main.py --config=configs/edm_gmm.py              # about 2 minutes on 2 CPU cores
+  python main.py --config=configs/edm_gmm.py              # minutes on 2 CPU cores
   python main.py --config=configs/edm_gmm.py:fast         # seconds, for tests
 
 The paper's levels are for data of std 0.5; here it is 8, so all of them are 16 times as large.
 Heun's method is evaluated at its 18 steps and at fewer and more, with and without churn.
 
-Expect max-SW2 1.13 floors with 35 evaluations and 1.06 with 63 (each +- 0.08), and Girsanov's bound
-on the KL at 0.028 nats. The published levels hardly visit sigma = 0.05, a sixth of a mode's width,
-where the relative score error is 0.4; from 0.2 on it is below 0.003. 8 steps of Heun are too few
-for a grid that spans so many levels: 70 % of the samples are off every mode, with the exact score
-79 %.
+Expect max-SW2 of 1.42 +- 0.09 with 35 evaluations and 1.32 +- 0.10 with 63 (floor 1.26 +- 0.11),
+and a KL of the reverse SDE of at most 0.028 nats by Girsanov's theorem, which says nothing of the
+flow. The published levels hardly visit sigma = 0.05, a sixth of a mode's width, where the relative
+score error is 0.4; from 0.2 on it is below 0.003. 8 steps of Heun are too few for a grid that spans
+so many levels: 70 % of the samples are off every mode, with the exact score 79 %.
 """
 
 import math

@@ -4,11 +4,10 @@
   python main.py --config=configs/hyvarinen_gmm_published.py:fast  # seconds, for tests
 
 The notebook's code gave a loss of -0.087 over the last 100 steps where the optimum is -10, and a
-relative score error of 0.995: a score of nothing has 1. Seeds 0, 1 and 2 give -0.164, -0.043 and
--0.084, a mean of -0.097 +- 0.036, and errors of 0.998, 0.996 and 0.991; within a run, means over
-100 steps jump between -0.02 and -0.17. The last layer is taken to end in a leaky ReLU, as that of
-the notebook's NCSN does: without, layer normalisation finds a divergence of -4e4 at one of the
-fixed points, the loss falls to -6, and the error is 0.976.
+relative score error of 0.995: a score of nothing has 1. Expect -0.027 and an error of 0.998; over
+the last 1000 steps means over 100 of them go from -0.152 to -0.023. The last layer is taken to end
+in a leaky ReLU, as that of the notebook's NCSN does: without, layer normalisation finds a huge
+negative divergence at one of the fixed points, and the loss falls without learning.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
 
 The network predicts the noise of x = 0.01 x_0 + eps and a sample is 100 (z - noise). Expect a loss
 per coordinate, averaged over the 5000 steps before, of 1.36e-3 +- 0.06e-3, 4.14e-4 +- 0.13e-4 and
-1.38e-4 +- 0.02e-4 at 5000, 10,000 and 60,000 steps (five seeds, scripts/circles.py; the notebook's
+1.38e-4 +- 0.02e-4 at 5000, 10,000 and 60,000 steps (5 seeds, scripts/circles.py; the notebook's
 run 1.49e-3, 3.97e-4 and 1.33e-4; the one logged here sums both coordinates), and samples that are
 0.52 +- 0.15 from the circles (two keys of the notebook's code: 0.42 and 0.69).
 """

@@ -3,7 +3,7 @@
   python main.py --config=configs/ssm_gmm.py
   python main.py --config=configs/ssm_gmm.py:fast    # seconds, for tests
 
-Expect a relative score error below 0.005 over each of the nine modes (`at sigma = 0`): over five
+Expect a small relative score error over each of the nine modes (`at sigma = 0`): over 5
 seeds the worst mode has 0.0035 on average and at most 0.0043 (scripts/score_matching.py). What it
 takes is said in base.score_matching. Its variance-reduced form is ssm_vr_gmm.py.
 """

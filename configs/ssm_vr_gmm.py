@@ -3,7 +3,7 @@
   python main.py --config=configs/ssm_vr_gmm.py
   python main.py --config=configs/ssm_vr_gmm.py:fast    # seconds, for tests
 
-Expect a relative score error below 0.005 over each of the nine modes (`at sigma = 0`): over five
+Expect a small relative score error over each of the nine modes (`at sigma = 0`): over 5
 seeds the worst mode has 0.0017 on average and at most 0.0027 (scripts/score_matching.py). What it
 takes is said in base.score_matching. The expression is that of hutchinson_gmm.py, whose probes are
 signs; here they are Gaussian, as in the paper's theory.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any
 
 import jupytext
 from mkdocs.structure.files import File, Files
 
+_OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)")  # a link from docs/ to a file next to it
 _PARTS = (
   *("schedules", "predictions", "targets", "networks", "losses", "samplers", "guidance"),
   *("likelihood", "metrics", "pretrained", "plotting", "typing"),
@@ -21,10 +23,22 @@ def on_files(files: Files, config: Any) -> Files:
   notebook.metadata = {"kernelspec": {"language": "python", "name": "python3"}}
   _, _, tutorial = jupytext.writes(notebook, "md").split("---\n", 2)
   files.append(File.generated(config, "tutorial.md", content=tutorial))
+  for name in sorted({name for page in folder.glob("*.md") for name in outside(page.read_text())}):
+    files.append(File.generated(config, name, abs_src_path=str(folder.parent / name)))
   for part in _PARTS:
     page = reference(folder.parent / "scorelab", part)
     files.append(File.generated(config, f"reference/{part}.md", content=page))
   return files
+
+
+def outside(text: str) -> list[str]:
+  """Files of the repository that a page links to, outside docs/."""
+  return _OUTSIDE.findall(text)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+  """Points links to files outside docs/ to their copies in the site."""
+  return _OUTSIDE.sub(r"](\1", markdown)
 
 
 def reference(package: pathlib.Path, part: str) -> str:

@@ -4,10 +4,10 @@
   python scripts/benchmark.py                        # all cases, about two hours on two idle cores
   python scripts/benchmark.py train_ncsn --repeats 40 --only residual   # others stay in the JSON
   python scripts/benchmark.py --quick --out /tmp/q   # tiny sizes, to see that everything runs
-  python scripts/benchmark.py --table --reference    # writes the README's table from the JSON
+  python scripts/benchmark.py --table --reference    # prints the table of docs/speed.md
 
 JSON goes to results/benchmarks/, or to --out; --reference writes the committed one,
-results/reference/benchmarks/. Without --reference, --table only prints.
+results/reference/benchmarks/, which scripts/tables.py puts into docs/speed.md.
 
 Absolute times depend on the machine and on what else it does; ratios of times taken in turn hardly
 do. Each side of a match has its own process, which is built and called once before anything counts;
@@ -42,7 +42,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from scripts import outputs
 from scripts.benchmarks import table
 from scripts.benchmarks.matches import Match, ValuesError, run
-from scripts.benchmarks.sides import ROOT, MissingError, SideError
+from scripts.benchmarks.sides import MissingError, SideError
 
 CASES = {  # each a function `(quick) -> matches` of its module in scripts/benchmarks
   "train_ncsn": "training",
@@ -162,7 +162,7 @@ def main() -> int:
   )
   parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)} [all]")
   parser.add_argument("--list", action="store_true", help="say what each case times, and end")
-  parser.add_argument("--table", action="store_true", help="print the table, or write the README's")
+  parser.add_argument("--table", action="store_true", help="print the table of the JSON, and end")
   parser.add_argument("--only", metavar="TEXT", help="matches whose name has it: '2,000 points'")
   parser.add_argument("--quick", action="store_true", help="tiny sizes, two rounds")
   parser.add_argument("--repeats", type=int, help="rounds [20]; of long matches fewer")
@@ -185,10 +185,7 @@ def main() -> int:
   out, sound = outputs.directory(parser, arguments, folder, "benchmarks"), True
   if arguments.table:
     try:
-      if arguments.reference:
-        table.write(ROOT / "README.md", out, list(CASES))
-      else:
-        print(table.table(out, list(CASES)))
+      print(table.table(out, list(CASES)))
     except ValueError as error:
       parser.error(str(error))
     return 0

@@ -1,4 +1,4 @@
-"""The README's table of timings, from the JSON that scripts/benchmark.py writes."""
+"""Table of timings of docs/speed.md, from the JSON files that scripts/benchmark.py writes."""
 
 from __future__ import annotations
 
@@ -6,28 +6,6 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-MARKS = "<!-- benchmarks -->", "<!-- /benchmarks -->"
-
-
-def write(readme: pathlib.Path, folder: pathlib.Path, cases: Sequence[str]) -> None:
-  """Puts the table between the README's marks.
-
-  Args:
-    readme: the file that has the marks.
-    folder: of the JSON.
-    cases: the order of the table; one without JSON is left out.
-
-  Raises:
-    ValueError: the marks are not there, or there is no JSON.
-  """
-  text = readme.read_text()
-  if not all(text.count(mark) == 1 for mark in MARKS):
-    raise ValueError(f"{readme} must have {' and '.join(MARKS)}, once each")
-  before, rest = text.split(MARKS[0])
-  after = rest.split(MARKS[1])[1]
-  body = "\n".join([MARKS[0], table(folder, cases), MARKS[1]])
-  readme.write_text(f"{before}{body}{after}")
 
 
 def table(folder: pathlib.Path, cases: Sequence[str]) -> str:

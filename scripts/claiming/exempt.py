@@ -1,0 +1,54 @@
+"""What in the prose is a number and not a claim: patterns by page, short and with a reason each."""
+
+from __future__ import annotations
+
+EVERYWHERE = (
+  r"N\(0, (\d+ )?I\)",  # a law
+  r"\b(8 by 8|32 by 32|128 by 128)\b",  # shapes of images
+  r"\bT = 1000\b",  # a chain's length, as its name says
+  r"(t|sigma|eta|alpha) = [01]\b",  # ends and options
+  r"kill -9|code \d+|on [12] CPU cores?",
+  r"sqrt\([^)]*\(2 v\)\)\)",  # a formula
+)
+
+PAGES: dict[str, tuple[str, ...]] = {
+  "README.md": (
+    r"Python 3\.11",  # pyproject.toml; tests/test_packaging.py
+    r"Apache-2\.0",
+    r"a ratio below 1\b",
+    r"at least 90 %",  # pyproject.toml's fail_under
+  ),
+  "docs/dependencies.md": (r"NumPy 1,",),
+  "docs/parts.md": (
+    r"diffusion of 2015",
+    r"a scale of 1 is",
+    r"order 1 and 2,",
+    r"\^\(1/p\), p = 2 unless",
+  ),
+  "docs/published.md": (r"at eta = 1", r"of the 95"),
+  "docs/results.md": (r"a ratio may fall below 1 by",),
+  "docs/pareto.md": (r"A ratio below 1 is",),
+  "docs/samplers.md": (
+    r"alpha, 1 - beta",
+    r"alpha is 1 and",
+    r"h = 2 \(snr",
+    r"multiplies h by 1 - beta",
+    r"\(index 0\)",
+    r"costs 2 N - 1, as",
+    r"N \+ 1 entries",
+    r"renews: 0 is deterministic, 1 is DDPM's",
+    r"here eta is 0 unless given, and 1 there",
+    r"sqrt\(1 - exp\(-2 eta h\)\)",
+    r"\(1 \+ eta\^2\) / 2",
+    r"1 \+ min\(churn / N, sqrt\(2\) - 1\)",
+    r"the last step goes to step 0,",
+    r"\| order \| evaluations of a step \|.*?refused \|",  # tests/test_docs.py reads it
+  ),
+  "docs/speed.md": (r"from 256 MiB on", r"above 1 ours is the faster", r"GPU of 2022"),
+  "configs/diffusion2015_swissroll.py": (r"of 2015",),
+  "configs/diffusion2015_swissroll_published.py": (r"of 2015",),
+  "configs/edm_gmm.py": (r"et al\. 2022",),
+  "configs/hyvarinen_gmm_published.py": (r"a score of nothing has 1\b",),
+  "configs/pretrained.py": (r"eta 0 and 1",),
+  "configs/ddpm_flowers.py": (r"Flowers 102", r"GPUs of 2022"),
+}
