@@ -208,13 +208,14 @@ def dpmpp_sde(
 
 @checked("sampler")
 def corrector_step(pred: Prediction, z: Array, snr: Array | float, event_ndim: int | None) -> Array:
-  """A Langevin step at one level, x + h score + sqrt(2 h) z, with h from a signal-to-noise ratio.
+  """Takes a Langevin step at one level, x + h score + sqrt(2 h) z, with h from a ratio of norms.
 
-      h = (snr |z| / |score|)^2        norms of events, averaged over the batch
+      h = 2 (snr |z| / |score|)^2        norms of events, averaged over the batch
 
-  so that the step |h score| is about snr times its noise, or sqrt(h) |z|: this snr is a rule for
-  step sizes, and not the process's alpha / sigma (Song et al. 2021, algorithms 4 and 5). For a
-  variance-preserving process their h has another factor, which depends on the discretisation.
+  Then the step |h score| is `snr` times its noise |sqrt(2 h) z|, as far as the norms are their
+  averages. This `snr` is a rule for step sizes, and not the process's alpha / sigma (Song et al.
+  2021, algorithms 4 and 5, whose epsilon is this h). For a variance-preserving process their h has
+  another factor, which depends on the discretisation.
 
   Args:
     pred: the prediction at x.
