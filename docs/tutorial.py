@@ -126,9 +126,9 @@ learned = model.bind(params)
 
 # %%
 measured = schedule.at(schedule.time(-jnp.log(jnp.array([0.05, 0.5, 5.0, 50.0]))))
-_, relative = score_error(jax.random.key(4), target, learned, measured, 2000)
-for sigma, error in zip(measured.sigma, relative, strict=True):
-  print(f"sigma {float(sigma):5.2f}: relative score error {float(error):.4f}")
+found = score_error(jax.random.key(4), target, learned, measured, 2000)
+for sigma, error, sem in zip(measured.sigma, found.relative, found.relative_sem, strict=True):
+  print(f"sigma {float(sigma):5.2f}: relative score error {float(error):.4f} +- {float(sem):.4f}")
 
 # %% [markdown]
 # ## The Pareto table

@@ -371,10 +371,11 @@ def read(workdir: Workdir) -> dict[str, Any]:
 def measure_scores(
   experiment: Experiment, params: Params, programs: Programs
 ) -> dict[str, list[float]]:
-  """The score error at each of config.evaluation.score_levels, as lists by name.
+  """Returns the score error at each of config.evaluation.score_levels, as lists by name.
 
-  For a mixture also `relative_by_mode` [k], at the first of the levels. A conditional network is
-  told the class of every draw, and compared with the truth of that class.
+  Each has its standard error beside it, `<name>_sem`. For a mixture also `relative_by_mode` [k],
+  at the first of the levels. A conditional network is told the class of every draw, and compared
+  with the truth of that class.
   """
   protocol, target = experiment.evaluation, experiment.target
 
@@ -383,13 +384,13 @@ def measure_scores(
     here = experiment.at(numbers)
     levels = here.schedule.at_ratio(jnp.asarray(protocol.score_levels))
     key, mode_key = jax.random.split(root)
-    absolute, relative = here.score_error(key, params, levels, protocol.score_samples)
-    errors = {"absolute": absolute, "relative": relative}
+    errors = here.score_error(key, params, levels, protocol.score_samples)._asdict()
     if hasattr(target, "sample_with_components") and not experiment.conditional:
       predict = here.parameterization.bind(params)
       first = jax.tree.map(lambda a: a[0], levels)
       size = 10 * protocol.score_samples
-      errors["relative_by_mode"] = mode_score_error(mode_key, target, predict, first, size)
+      by_mode, sem = mode_score_error(mode_key, target, predict, first, size)
+      errors |= {"relative_by_mode": by_mode, "relative_by_mode_sem": sem}
     return errors
 
   measure_all = programs.setdefault("scores", measure_all)

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from scorelab.checks import check_sizes, check_target
 from scorelab.data import FILES
 from scorelab.fingerprints import record
-from scorelab.metrics import class_score_error, score_error
+from scorelab.metrics import SPREAD, ScoreError, class_score_error, score_error
 from scorelab.options import (
   ConfigError,
   check_bounds,
@@ -258,17 +258,19 @@ class Experiment:
     numbers = {"val_loss": self.validation_loss(params, loss_key, batch, context)[0]}
     if self.loss_levels is not None and has_truth(self.target):
       levels = self.loss_levels((jnp.arange(8) + 0.5) / 8)
-      numbers["score_error"] = jnp.mean(self.score_error(score_key, params, levels, 512)[1])
+      found = self.score_error(score_key, params, levels, 512, spread=1.0)
+      numbers["score_error"] = jnp.mean(found.relative)
     return numbers
 
   def score_error(
-    self, key: Key, params: Params, levels: Level, num_samples: int
-  ) -> tuple[Array, Array]:
-    """`metrics.score_error` of the network; of every draw given its label, where it takes one."""
+    self, key: Key, params: Params, levels: Level, num_samples: int, *, spread: float = SPREAD
+  ) -> ScoreError:
+    """Returns `metrics.score_error` of the network, given each draw's label if it takes one."""
     bind, target = self.parameterization.bind, self.target
     if not self.conditional:
-      return score_error(key, target, bind(params), levels, num_samples)
-    return class_score_error(key, target, functools.partial(bind, params), levels, num_samples)
+      return score_error(key, target, bind(params), levels, num_samples, spread=spread)
+    bound = functools.partial(bind, params)
+    return class_score_error(key, target, bound, levels, num_samples, spread=spread)
 
 
 def build(config: ConfigDict) -> Experiment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,14 +62,16 @@ def _more_blocks(result: Mapping[str, Any], where: str) -> list[list[list[str]]]
   blocks, errors = [], result.get("score_error", {})
   if errors:
     cells = [["sigma", *(f"{s:g}" for s in errors["sigma"])]]
-    cells.append([f"relative score error{where}", *(f"{e:.4f}" for e in errors["relative"])])
+    cells.append([f"relative score error{where}", *map(_short, errors["relative"])])
     if "relative_sem" in errors:
-      cells.append(["+-", *map(_number, errors["relative_sem"])])
+      cells.append(["+-", *map(_short, errors["relative_sem"])])
     blocks.append(cells)
   if "relative_by_mode" in errors:
     by_mode = errors["relative_by_mode"]
     cells = [["mode", *map(str, range(1, len(by_mode) + 1))]]
-    cells.append([f"at sigma = {errors['sigma'][0]:g}{where}", *(f"{e:.4f}" for e in by_mode)])
+    cells.append([f"at sigma = {errors['sigma'][0]:g}{where}", *map(_short, by_mode)])
+    if "relative_by_mode_sem" in errors:
+      cells.append(["+-", *map(_short, errors["relative_by_mode_sem"])])
     blocks.append(cells)
   if "girsanov" in result:
     bound, parts = result["girsanov"], ("prior", "learning", "total")
@@ -99,6 +102,11 @@ def _number(value: float | None, signed: bool = False) -> str:
   if value is None:
     return "-"
   return f"{value:+.4f}" if signed else f"{value:.4f}"
+
+
+def _short(value: float | None) -> str:
+  """Three significant digits, of numbers that may be small; '-' where there is none."""
+  return "-" if value is None or math.isnan(value) else f"{value:.3g}"
 
 
 def align(cells: list[list[str]]) -> str:

@@ -31,7 +31,13 @@ from scorelab.metrics.modes import (
   within_mode_std,
 )
 from scorelab.metrics.reference import Reference
-from scorelab.metrics.score_error import class_score_error, mode_score_error, score_error
+from scorelab.metrics.score_error import (
+  SPREAD,
+  ScoreError,
+  class_score_error,
+  mode_score_error,
+  score_error,
+)
 from scorelab.metrics.support import (
   component_tv,
   memorised_share,
@@ -95,8 +101,10 @@ __all__ = [
   "LABEL_METRICS",
   "METRICS",
   "MODE_METRICS",
+  "SPREAD",
   "SUPPORT_METRICS",
   "Reference",
+  "ScoreError",
   "class_accuracy",
   "class_count",
   "class_imbalance",

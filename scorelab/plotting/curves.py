@@ -110,7 +110,9 @@ def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
   sigma, by_mode = errors["sigma"], errors.get("relative_by_mode")
   if len(sigma) == 1 and by_mode is not None:
     heights = [style.number(error) for error in by_mode]
-    ax.bar(range(1, len(by_mode) + 1), heights, color=style.BLUE, label="in each mode")
+    sems = [style.number(sem) for sem in errors.get("relative_by_mode_sem", [])] or None
+    places = range(1, len(by_mode) + 1)
+    ax.bar(places, heights, yerr=sems, color=style.BLUE, label="in each mode")
     ax.axhline(style.number(errors["relative"][0]), color=style.BLACK, label="over all")
     ax.set(xlabel=f"mode, at level sigma / alpha = {sigma[0]:g}", ylabel=RELATIVE)
     if max(style.finite(np.array(heights)), default=0.0) > 0:

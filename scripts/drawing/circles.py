@@ -205,7 +205,7 @@ def _score_errors(source: Source, target: Circles | Empirical, ratios: np.ndarra
   """The network's relative score error against a truth, over that truth's own law: [levels]."""
   levels = source.experiment.schedule.at_ratio(jnp.asarray(ratios, jnp.float32))
   predict = source.experiment.parameterization.bind(source.params)
-  measure = jax.jit(lambda key: score_error(key, target, predict, levels, 2048)[1])
+  measure = jax.jit(lambda key: score_error(key, target, predict, levels, 2048).relative)
   return np.asarray(measure(source.key(3)))
 
 
