@@ -353,6 +353,8 @@ def evaluate(
     )
   if protocol.labels:
     result["protocol"]["labels"] = protocol.labels
+  if (num_exact := sets["exact"].shape[1]) != protocol.num_samples:
+    result["protocol"]["num_exact"] = num_exact
   drawn_by = zip(protocol.rows, sets["rows"], strict=True)
   arrays = {row.label: drawn["network"][0] for row, drawn in drawn_by}
   if "labels" in sets:

@@ -52,6 +52,8 @@ def format_table(result: dict[str, Any]) -> str:
     trained["".join(f", {k.split('.')[1]} = {v:g}" for k, v in over.items())] = group
   for where, group in trained.items():
     blocks += _more_blocks(group, where)
+  if "num_exact" in result["protocol"]:
+    blocks.append([[floor_note(result["protocol"])]])
   if "num_members" in result["protocol"]:
     blocks.append([[f"mean and standard error over {result['protocol']['num_members']} seeds"]])
   return "\n\n".join(map(align, blocks))
@@ -102,6 +104,13 @@ def _number(value: float | None, signed: bool = False) -> str:
   if value is None:
     return "-"
   return f"{value:+.4f}" if signed else f"{value:.4f}"
+
+
+def floor_note(protocol: Mapping[str, Any]) -> str:
+  """Returns the sizes that a floor is of, where they are not those of the values."""
+  return (
+    f"floors: of {protocol['num_exact']} exact samples, where rows have {protocol['num_samples']}"
+  )
 
 
 def _short(value: float | None) -> str:

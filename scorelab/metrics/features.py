@@ -4,6 +4,10 @@
 `scorelab/pretrained/inception.py`. The networks here are small ones, trained on the target's own
 training images, which any target has. Numbers compare only within one network.
 
+Floors are of training images, which the network has seen. Of the digits that is no advantage that
+shows: the Frechet distances of two halves of the training set from the test set are 3.42 and 4.32
+in the features of a classifier of the first half, and 3.23 and 4.09 in those of one of both halves.
+
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
 NeurIPS 2017 (arXiv 1706.08500), eq. 6. Gidaris, Singh and Komodakis, "Unsupervised Representation
 Learning by Predicting Image Rotations", ICLR 2018 (arXiv 1803.07728): features without labels.

@@ -22,7 +22,7 @@ from scorelab.plotting import budgets, curves, fields, images, style
 from scorelab.plotting.fields import Cloud, ScoreField
 from scorelab.predictions import Exact
 from scorelab.run import StopFlag, Workdir, read_jsonl
-from scorelab.tables import row_labels
+from scorelab.tables import floor_note, row_labels
 from scorelab.typing import Array, Params
 
 _MAX_POINTS = 2000
@@ -150,7 +150,7 @@ def protocol_text(result: dict[str, Any]) -> str:
   return (
     f"{protocol['num_samples']} samples v {protocol['num_reference']} points "
     f"({protocol['reference']}), {protocol['num_projections']} projections, mean and standard "
-    f"error over {over}"
+    f"error over {over}" + (f"; {floor_note(protocol)}" if "num_exact" in protocol else "")
   )
 
 

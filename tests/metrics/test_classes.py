@@ -33,6 +33,27 @@ def test_real_digits_are_recognised_and_noise_is_not():
   assert confident_share(None, TEST, REFERENCE, threshold=0.5) == 1
 
 
+def test_training_points_are_not_judged_by_a_classifier_that_has_seen_them():
+  """Of labels that are drawn at random nothing can be learnt: half are right, not all.
+
+  100 coordinates tell 80 points apart, so that a classifier is right about all it has seen.
+  """
+  rng = np.random.default_rng(0)
+  points, classes = rng.normal(size=(160, 100)), rng.integers(0, 2, 160)
+
+  class Labelled:
+    def __init__(self):
+      self.splits = {"train": points[:80], "test": points[80:]}
+      self.labels = {"train": classes[:80], "test": classes[80:]}
+
+  target = Labelled()
+  right = class_probabilities(points[:80], target).argmax(1) == classes[:80]
+  assert 0.25 < right.mean() < 0.75
+  # A point that is not quite one of them is judged by the classifier of all of them.
+  near = class_probabilities(points[:80] + 1e-6, target).argmax(1) == classes[:80]
+  assert near.all()
+
+
 def test_class_accuracy_of_real_digits_and_of_modes():
   """Real test digits are what they are, 97 %; asked for others they are not; one mode in nine."""
   labels = TARGET.labels["test"]
