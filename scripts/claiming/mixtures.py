@@ -31,7 +31,7 @@ def base() -> list[Claim]:
   return [
     Claim(
       "The modes are {} apart and {} wide",
-      [apart, float(np.sqrt(np.ravel(modes.covariances)[0]))],
+      [float(apart), float(np.sqrt(np.ravel(modes.covariances)[0]))],
     ),
     Claim(
       "each seen at {} levels, is least", [setting("vp_digits", "training.validation_repeats")]

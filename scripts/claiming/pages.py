@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from scorelab.plotting import read_csv
@@ -160,7 +162,7 @@ def losses_page() -> list[Claim]:
   ]
 
 
-def rows(config: str) -> list[dict[str, float]]:
+def rows(config: str) -> list[dict[str, Any]]:
   """Diagnostics of a config's chains."""
   return read_csv(REFERENCE / config / "chains_diagnostics.csv")
 
@@ -268,8 +270,8 @@ def pareto() -> list[Claim]:
       [5, *below, 1, len(values(file, "nfe", **many))],
     ),
     Claim(
-      "energy distance {} and {} floors, mode-weight TV {} and {} where exact samples have {}, modes "
-      "{} times too wide.",
+      "energy distance {} and {} floors, mode-weight TV {} and {} where exact samples have {}, "
+      "modes {} times too wide.",
       [*lowest(f"{ENERGY}_over_floor"), *tv, tv_floor, lowest("within_mode_std")[0]],
     ),
     Claim(
