@@ -9,8 +9,8 @@ from typing import Any
 from scorelab import likelihood_evaluation
 from scorelab.rows import make_labels
 
-BUDGET = ("floor", "prior", "discretisation", "learning")
-"""Parts of a metric's value, which add up to it; see `scorelab.evaluation`."""
+BUDGET = ("floor", "discretisation", "prior", "learning")
+"""Parts of a metric's value in the order in which they add up to it; see `scorelab.evaluation`."""
 
 
 def row_labels(rows: list[dict[str, Any]]) -> list[str]:

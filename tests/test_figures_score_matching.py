@@ -169,6 +169,12 @@ def test_diagnose():
   assert one["rhat"] == one["rhat_within"] == pytest.approx(1, abs=0.02)
   assert one["ess"] == one["ess_within"] == pytest.approx(200 * 6, rel=0.25)
   assert (one["acceptance"], one["mode_changes"], one["mode_4"]) == (1, 0, 1)
+  # R-hat is that of chains which agree, and the figure says that they have seen one mode.
+  assert one["modes_visited"] == 1
+  assert "WARNING: 1 of 9 modes visited" in score_matching._findings(one)
+  everywhere = score_matching.diagnose(moves + GRID[np.arange(401 * 6) % 9].reshape(401, 6, 2), law)
+  assert everywhere["modes_visited"] == 9
+  assert "WARNING" not in score_matching._findings(everywhere)
   # The same ones, each chain in a mode of its own.
   apart = score_matching.diagnose(moves + GRID[:6], law)
   assert apart["rhat"] > 10 and apart["ess"] < 6

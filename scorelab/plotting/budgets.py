@@ -14,10 +14,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from scorelab.plotting import style
+from scorelab.tables import BUDGET
 
 Budget = Mapping[str, float | None]
 """One row's metric in evaluation.json: value, the four parts, and their standard errors."""
-PARTS = tuple(style.PART_COLOURS)
+PARTS = BUDGET
 _LANE = 0.16
 
 

@@ -157,10 +157,11 @@ def memorisation(
   """
   figure = style.new_figure(11.5, 5.6)
   (cloud, by_level), (to_train, to_held_out) = figure.subplots(2, 2)
-  cloud.scatter(*samples.T, s=2, color=style.VERMILLION, alpha=0.4, lw=0, label="network")
+  cloud.scatter(*samples.T, s=2, color=style.VERMILLION, alpha=0.4, lw=0)
+  cloud.plot([], [], "o", color=style.VERMILLION, ms=4, label="network")  # to be seen in the legend
   cloud.plot(*train.T, "x", color=style.BLACK, ms=5, label="training points")
   cloud.set(aspect="equal", xlabel="x1", ylabel="x2", xlim=(-1.5, 1.5), ylim=(-1.5, 1.5))
-  cloud.legend(loc="lower right")
+  cloud.legend(loc="center left", bbox_to_anchor=(1, 0.5))
   for (name, error), colour, dashes in zip(
     errors.items(), (style.BLACK, style.BLUE), _DASHES, strict=False
   ):
@@ -175,6 +176,7 @@ def memorisation(
       ax.plot(values, shares, dashes, color=colour, label=name)
     ax.set(xlabel=f"distance to the nearest {what} point", ylabel="share of samples below")
     ax.set(xscale="log", xlim=(1e-5, 1))
-  to_train.legend(loc="upper left")
+  # Beside the panels: a curve may be anywhere in them.
+  to_held_out.legend(loc="center left", bbox_to_anchor=(1, 0.5))
   style.caption(figure, text)
   return figure

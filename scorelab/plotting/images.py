@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scorelab.plotting import style
+from scorelab.plotting import curves, style
 
 
 class Album(NamedTuple):
@@ -150,16 +150,20 @@ def over_steps(
     panels: by label, [len(steps)] values and the floor, nan for none.
     text: the caption.
   """
-  figure = style.new_figure(3.2 * len(panels) + 0.4, 3.0)
-  axes = figure.subplots(1, len(panels), squeeze=False)[0]
-  for ax, (label, (values, floor)) in zip(axes, panels.items(), strict=True):
+  # At most three across: a page shows it at half its size otherwise, its text too small to read.
+  columns = min(len(panels), 3)
+  rows = -(-len(panels) // columns)
+  figure = style.new_figure(2.7 * columns + 0.3, 2.5 * rows + 0.4)
+  axes = figure.subplots(rows, columns, squeeze=False).ravel()
+  for ax in axes[len(panels) :]:
+    ax.set_visible(False)
+  for ax, (label, (values, floor)) in zip(axes, panels.items(), strict=False):
     ax.plot(steps, values, "o-", color=style.VERMILLION)
     if np.isfinite(floor):
       ax.axhline(floor, color=style.PART_COLOURS["floor"], lw=3, zorder=0)
-      ax.annotate("training images", (steps[0], floor), fontsize=7.5, color="#505050", va="bottom")
     known = style.finite(np.append(values, floor))
-    if known.size and known.min() > 0:
-      style.log_scale(ax, "y")
+    if known.size:
+      curves.log_where_positive(ax, known, factor=3)
     ax.set(xlabel="training step", ylabel=label)
     ax.grid(color="#E8E8E8")
   style.caption(figure, text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +17,8 @@ from scorelab.plotting.curves import Curve, draw_curve, draw_floor
 _MARKERS = "osD^v<>pPX"
 _TICKS = (4, 8, 16, 32, 64, 128)
 _REACH = (0.7, 20)  # of the vertical axis, in floors
+_REST = {"color": "#C9C9C9", "lw": 0.8}
+NEAR = 1.1  # of the floor: as good as exact samples
 
 
 class Panel(NamedTuple):
@@ -36,16 +38,41 @@ class Panel(NamedTuple):
   floor_sem: float
 
 
-def look(sampler: str, *, dashed: bool, number: int) -> Mapping[str, object]:
+def look(sampler: str, *, dashed: bool, number: int) -> Mapping[str, Any]:
   """A sampler's line: its own colour, dashes where it draws noise, a marker by its number."""
   marker = _MARKERS[number % len(_MARKERS)]
-  line = {"color": style.sampler_colour(sampler), "ls": "--" if dashed else "-", "lw": 1.1}
-  return line | {"marker": marker, "ms": 3}
+  line = {"color": style.sampler_colour(sampler), "ls": "--" if dashed else "-", "lw": 1.4}
+  return line | {"marker": marker, "ms": 4}
+
+
+def front(panel: Panel) -> set[str]:
+  """Returns the labels of the samplers on the front of quality against evaluations.
+
+  A curve is on the front if one of its values is below those of as many evaluations or fewer, by a
+  factor of NEAR at least. Values after the first one within NEAR of the floor are not compared:
+  their differences are chance.
+  """
+  points = sorted(
+    (nfe, value, curve.label)
+    for curve in panel.curves
+    for nfe, value in zip(curve.nfe, curve.value, strict=True)
+    if np.isfinite(value)
+  )
+  found, best = set(), np.inf
+  for _, value, label in points:
+    if NEAR * value < best:
+      found.add(label)
+    best = min(best, value)
+    if best <= NEAR * panel.floor:
+      break
+  return found
 
 
 @style.context()
 def pareto(panels: Sequence[Panel], metric: str, text: str) -> Figure:
   """A metric against network evaluations, both logarithmic: targets across, scores down.
+
+  Samplers on the front of a panel are drawn in their colours there, all others in grey.
 
   Args:
     panels: what there is; a target without a score has an empty place.
@@ -57,32 +84,58 @@ def pareto(panels: Sequence[Panel], metric: str, text: str) -> Figure:
   width = max(2.5 * len(targets), 6)
   figure = style.new_figure(width, 2.6 * len(scores) + 1.7)
   axes = figure.subplots(len(scores), len(targets), squeeze=False, sharex=True)
+  handles = _looks([c for panel in panels for c in panel.curves if c.label in front(panel)])
   for ax in axes.flat:
     ax.set_visible(False)
   for panel in panels:
     ax = axes[scores.index(panel.score), targets.index(panel.target)]
     ax.set_visible(True)
     ax.set_title(f"{panel.target}, {panel.score} score")
-    _draw(ax, panel)
+    _draw(ax, panel, handles)
   for row in axes:
     next(ax for ax in row if ax.get_visible()).set_ylabel(style.metric_label(metric))
   for column in axes.T:
     lowest = [ax for ax in column if ax.get_visible()][-1]
     lowest.set_xlabel("network evaluations (NFE)")
     lowest.tick_params(labelbottom=True)
-  handles = {curve.label: curve.look for panel in panels for curve in panel.curves}
-  lines = [Line2D([], [], **line) for line in handles.values()]
-  lines.append(Line2D([], [], color=style.PART_COLOURS["floor"], lw=5))
-  labels = [*handles, style.PART_LABELS["floor"]]
+  lines: list[Any] = [Line2D([], [], **line) for line in handles.values()]
+  floor = {"color": style.PART_COLOURS["floor"], "lw": 5}
+  if not any(np.isfinite(panel.floor_sem) for panel in panels):
+    floor = {"color": style.GREY, "lw": 0.8, "ls": (0, (6, 1))}  # no band
+  lines += [Line2D([], [], **_REST), Line2D([], [], **floor)]
+  labels = [*handles, "off the front", style.PART_LABELS["floor"]]
   figure.legend(lines, labels, loc="outside upper center", ncols=int(width / 1.7))
   style.caption(figure, text)
   return figure
 
 
-def _draw(ax: Axes, panel: Panel) -> None:
+def _looks(curves: Sequence[Curve]) -> dict[str, Mapping[str, Any]]:
+  """Looks by label, whose colours every kind of colour vision tells apart.
+
+  A sampler keeps its colour in other figures if that is one of SAFE_COLOURS, or if all of these are
+  taken.
+  """
+  looks = {curve.label: curve.look for curve in curves}
+  own = {look["color"] for look in looks.values()}
+  spare = iter([colour for colour in style.SAFE_COLOURS if colour not in own])
+  return {
+    label: look
+    if look["color"] in style.SAFE_COLOURS
+    else {**look, "color": next(spare, look["color"])}
+    for label, look in looks.items()
+  }
+
+
+def _draw(ax: Axes, panel: Panel, looks: Mapping[str, Mapping[str, Any]]) -> None:
   draw_floor(ax, panel.floor, panel.floor_sem)
+  if not np.isfinite(panel.floor_sem):
+    ax.lines[-1].set_linestyle((0, (6, 1)))
+  chosen = front(panel)
   for curve in panel.curves:
-    draw_curve(ax, curve)
+    if curve.label in chosen:
+      draw_curve(ax, curve._replace(look=looks[curve.label]))
+    else:
+      ax.plot(curve.nfe, curve.value, **_REST, zorder=1)
   style.nfe_axis(ax, _TICKS)
   ax.set_xlabel("")
   ax.grid(color="#EEEEEE", lw=0.6)

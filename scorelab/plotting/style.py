@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import pathlib
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
   *("#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
 )
 GREY = "#8C8C8C"
+SAFE_COLOURS = (BLACK, BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE)  # yellow is pale on white
 
 # One colour for each sampler throughout the project, two names of one sampler sharing it; a new
 # sampler is a new line. The commonest are of the palette above; within a family hues are near.
@@ -61,6 +63,10 @@ SAMPLER_COLOURS = {
   "dpm_solver_2_ancestral": "#54278F",
   "dpmpp_2s_ancestral": "#807DBA",
 }
+_SPARE_COLOURS = (
+  *("#44AA99", "#CC6677", "#DDCC77", "#88CCEE", "#BB5566", "#004488", "#DDAA33", "#AA3377"),
+  *("#228833", "#EE8866", "#6699CC", "#997700"),
+)
 # The error budget, in the order in which its parts add up to the value.
 PART_COLOURS = {"floor": "#BDBDBD", "discretisation": SKY, "prior": ORANGE, "learning": VERMILLION}
 PART_LABELS = {"floor": "floor (exact v exact)"}
@@ -128,8 +134,13 @@ def settle(figure: Figure, passes: int = 4) -> None:
 
 
 def sampler_colour(name: str) -> str:
-  """The sampler's own colour; black for one that has none yet."""
-  return SAMPLER_COLOURS.get(name, BLACK)
+  """Returns the sampler's own colour.
+
+  One that has none, such as a sampler of a module of one's own, has one by its name, the same in
+  every figure.
+  """
+  spare = _SPARE_COLOURS[zlib.crc32(name.encode()) % len(_SPARE_COLOURS)]
+  return SAMPLER_COLOURS.get(name, spare)
 
 
 def metric_label(name: str) -> str:
@@ -195,7 +206,10 @@ def save(figure: Figure, path: pathlib.Path, command: str) -> pathlib.Path:
     image.save(packed, "png", optimize=True, pnginfo=info)
     if packed.tell() > MAX_PNG_BYTES:
       packed = io.BytesIO()
-      image.quantize(256).save(packed, "png", optimize=True, pnginfo=info)
+      # The palette that covers most: the commonest colours would take the place of a thin line's.
+      image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1).save(
+        packed, "png", optimize=True, pnginfo=info
+      )
     if packed.tell() <= MAX_PNG_BYTES or dpi < 40:
       path.write_bytes(packed.getvalue())
       return path

@@ -31,6 +31,8 @@ def effective_sample_size(path: ArrayLike) -> np.ndarray:
 def split_rhat(path: ArrayLike) -> np.ndarray:
   """The potential scale reduction of half chains: near 1, at most 1.01, if the chains agree.
 
+  It compares chains with each other alone: chains that are all in one mode of several agree.
+
   Gelman et al., "Bayesian Data Analysis", 3rd edition, 2013, section 11.4. Arguments as
   `effective_sample_size`.
 

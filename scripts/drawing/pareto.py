@@ -75,17 +75,20 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   return lines
 
 
-def panels(rows: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> list[pareto.Panel]:
-  """The figure's panels: a curve for each sampler on each target by each score."""
-  lines = summarise(rows)
+def panels(lines: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> list[pareto.Panel]:
+  """The figure's panels: a curve for each sampler on each target by each score.
+
+  Args:
+    lines: of `summarise`, or of pareto.csv.
+    metric: its name.
+  """
   few = min(line["num_keys"] for line in lines)
   lines = [line for line in lines if line["num_keys"] == few]  # all of the same keys
   labels = list(dict.fromkeys(line["label"] for line in lines))
   found = []
   for target in dict.fromkeys(line["target"] for line in lines):
-    exact = next(r for r in rows if r["target"] == target and r["score"] == "floor")
-    floor = np.array(exact["values"][metric], float)
-    sem = float(np.std(floor, ddof=1) / len(floor) ** 0.5) if len(floor) > 1 else np.nan
+    first = next(line for line in lines if line["target"] == target)
+    floor, sem = first[f"{metric}_floor"], first.get(f"{metric}_floor_sem", np.nan)
     for score in ("exact", "learned"):
       here = [line for line in lines if (line["target"], line["score"]) == (target, score)]
       curves = []
@@ -99,7 +102,7 @@ def panels(rows: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> list[par
           curves.append(Curve(label, nfe, value, sem_of, look))
       if curves:
         name = NAMES.get(target, target)
-        found.append(pareto.Panel(name, score, curves, float(floor.mean()), sem))
+        found.append(pareto.Panel(name, score, curves, floor, sem))
   return found
 
 
@@ -189,7 +192,8 @@ def write(
   lines = summarise(rows)
   write_csv(out / "pareto.csv", lines, command)
   text += f";\nmean and standard error over {keys} keys; dashed: samplers that draw noise"
-  save(pareto.pareto(panels(rows), METRICS[0], text), out / "pareto.png", command)
+  text += "; in colour: on the front of that panel"
+  save(pareto.pareto(panels(lines), METRICS[0], text), out / "pareto.png", command)
   for metric in METRICS[:2]:
     print(f"{metric}:\n{fewest(lines, metric)}\n")
   print(few_evaluations(lines, keys))

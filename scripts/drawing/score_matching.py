@@ -221,13 +221,18 @@ def _run(
 
 
 def _findings(found: dict[str, Any]) -> str:
-  """What `diagnose` found, in three lines."""
+  """What `diagnose` found, in three lines, and in a fourth what R-hat does not see."""
+  visited, modes = (
+    found["modes_visited"],
+    sum(name.removeprefix("mode_").isdigit() for name in found),
+  )
+  stuck = f"\nWARNING: {visited} of {modes} modes visited: R-hat is of these alone"
   return (
     f"steps accepted: {found['acceptance']:.1%}; mode changes: {found['mode_changes']}\n"
     f"points: R-hat {found['rhat']:.2f}, ESS {found['ess']:.0f}; "
     f"off mode: {found['off_mode_share']:.0%}\n"
     f"within modes: R-hat {found['rhat_within']:.2f}, ESS {found['ess_within']:.0f}"
-  )
+  ) + (stuck if visited < modes else "")
 
 
 def diagnose(path: np.ndarray, law: Any) -> dict[str, Any]:
@@ -239,9 +244,11 @@ def diagnose(path: np.ndarray, law: Any) -> dict[str, Any]:
 
   Returns:
     acceptance, the share of the steps that moved; of the steps of the second half mode_changes, how
-    often a chain's nearest mode became another one, and ess and rhat, the worst coordinate's, of
-    the points and, as ess_within and rhat_within, of their differences to the nearest mode's mean;
-    of the ends, off_mode_share, mode_weight_tv and each mode's share.
+    often a chain's nearest mode became another one, modes_visited, how many modes were nearest to
+    any point (R-hat compares chains with each other: it is near 1 where all are in one mode), and
+    ess and rhat, the worst coordinate's, of the points and, as ess_within and rhat_within, of their
+    differences to the nearest mode's mean; of the ends, off_mode_share, mode_weight_tv and each
+    mode's share.
   """
   kept = path[-(len(path) // 2) :]
   nearest = nearest_modes(kept.reshape(-1, kept.shape[-1]), law)[0].reshape(kept.shape[:2])
@@ -250,6 +257,7 @@ def diagnose(path: np.ndarray, law: Any) -> dict[str, Any]:
   return {
     "acceptance": float((path[1:] != path[:-1]).any(axis=-1).mean()),
     "mode_changes": int((nearest[1:] != nearest[:-1]).sum()),
+    "modes_visited": len(np.unique(nearest)),
     "ess": float(effective_sample_size(kept).min()),
     "rhat": float(split_rhat(kept).max()),
     "ess_within": float(effective_sample_size(within).min()),

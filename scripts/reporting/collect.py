@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from scorelab.run import read_jsonl
-from scorelab.tables import row_labels
+from scorelab.tables import BUDGET, row_labels
 from scripts.sweeping.tasks import failure, is_locked
 
-PARTS = ("floor", "discretisation", "prior", "learning")
+PARTS = BUDGET
 _PICTURES = (".png", ".gif", ".mp4")
 
 

@@ -233,25 +233,50 @@ def loss_chart(numbered: Sequence[tuple[int, Run]], validation: bool = False) ->
 
 
 def sampler_charts(runs: Sequence[Run]) -> dict[str, Markup]:
-  """Each metric against evaluations of the network: a line for each run's each sampler."""
+  """Each metric against evaluations of the network: a chart for each target and protocol.
+
+  Values of other targets, or of other numbers of samples, have other floors, and are not compared.
+  """
+  groups: dict[str, list[tuple[int, Run]]] = {}
+  for index, run in enumerate(runs):
+    groups.setdefault(measured(run), []).append((index, run))
   found = {}
   for metric in metric_names(runs):
-    lines, floors = [], []
-    for index, run in enumerate(runs):
-      by_sampler: dict[str, list[tuple[float, float, float]]] = {}
-      for row in run.rows:
-        if (numbers := row.metrics.get(metric)) is not None:
-          by_sampler.setdefault(row.sampler, []).append((row.nfe, numbers.value, numbers.sem))
-          floors.append(numbers.parts["floor"])
-      for sampler, points in by_sampler.items():
-        lines.append(
-          Line(f"{sampler}, {run.name}", sorted(points), index, shown_colour(sampler), marks=True)
-        )
-    known = sorted(floor for floor in floors if math.isfinite(floor))
-    floor = known[len(known) // 2] if known else math.nan
-    label = metric_label(metric)
-    found[metric] = charts.chart(lines, "network evaluations (NFE)", label, True, floor)
+    charted = {what: _sampler_chart(numbered, metric) for what, numbered in groups.items()}
+    drawn = {what: chart for what, chart in charted.items() if chart}
+    title = Markup("<p>{}</p>") if len(drawn) > 1 else Markup("")
+    found[metric] = Markup("").join(title.format(what) + chart for what, chart in drawn.items())
   return found
+
+
+def measured(run: Run) -> str:
+  """The target of a run and the sizes of its evaluation: what a floor depends on, in a line."""
+  fields = {k: v for k, v in run.fields.items() if k.startswith("target.") and k != "target.name"}
+  sizes = ("num_samples", "num_reference", "reference", "num_projections")
+  told = [f"{k.removeprefix('target.')} = {v}" for k, v in fields.items()]
+  told += [
+    f"{k} = {run.fields[f'evaluation.{k}']}" for k in sizes if f"evaluation.{k}" in run.fields
+  ]
+  return ", ".join([str(run.fields.get("target.name", "")), *told])
+
+
+def _sampler_chart(numbered: Sequence[tuple[int, Run]], metric: str) -> Markup:
+  """A metric of runs of one target, with its floor; '' where none was measured."""
+  lines, floors = [], []
+  for index, run in numbered:
+    by_sampler: dict[str, list[tuple[float, float, float]]] = {}
+    for row in run.rows:
+      if (numbers := row.metrics.get(metric)) is not None:
+        by_sampler.setdefault(row.sampler, []).append((row.nfe, numbers.value, numbers.sem))
+        floors.append(numbers.parts["floor"])
+    for sampler, points in by_sampler.items():
+      label = f"{sampler}, {run.name}"
+      lines.append(Line(label, sorted(points), index, shown_colour(sampler), marks=True))
+  known = sorted(floor for floor in floors if math.isfinite(floor))
+  floor = known[len(known) // 2] if known else math.nan
+  if not lines:
+    return Markup("")
+  return charts.chart(lines, "network evaluations (NFE)", metric_label(metric), True, floor)
 
 
 def sampler_legend(runs: Sequence[Run]) -> Mapping[str, str]:

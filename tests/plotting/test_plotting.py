@@ -10,7 +10,7 @@ from matplotlib.container import BarContainer
 from PIL import Image
 
 from configs import ncsn_gmm
-from scorelab import plotting
+from scorelab import plotting, tables
 from scorelab.experiment import build
 from scorelab.plotting import (
   animations,
@@ -24,6 +24,7 @@ from scorelab.plotting import (
 )
 from scorelab.run import Preempted, StopFlag, Workdir, append_jsonl, open_workdir, write_json
 from scorelab.samplers import KERNELS, SAMPLERS
+from scripts.reporting import collect
 
 COMMAND = "python main.py --config=configs/ncsn_gmm.py"
 
@@ -69,6 +70,29 @@ class TestStyle:
     assert all(len(of_one) == 1 for of_one in colours)
     assert len(set.union(*colours)) == len(names)
     assert len(set(style.PART_COLOURS.values())) == 4
+
+  def test_parts_of_the_budget_have_one_order(self):
+    """Tables, figures and reports: that in which they add up, from exact samples to the network."""
+    order = ("floor", "discretisation", "prior", "learning")
+    assert tables.BUDGET == tuple(style.PART_COLOURS) == budgets.PARTS == collect.PARTS == order
+
+  def test_samplers_of_ones_own_have_colours(self):
+    names = [f"my_module.sampler_{i}" for i in range(8)]
+    colours = [style.sampler_colour(name) for name in names]
+    assert style.BLACK not in colours and len(set(colours)) > 3
+    assert colours == [style.sampler_colour(name) for name in names]
+
+  def test_a_reduced_palette_keeps_the_colours_of_thin_lines(self, tmp_path):
+    """A figure of too many bytes; the median of its colours alone changes the line's by 35."""
+    figure = style.new_figure(5, 4)
+    ax = figure.subplots()
+    noise = np.random.default_rng(0).random((300, 400))
+    ax.imshow(noise, cmap="viridis", aspect="auto", extent=(0, 1, 0, 0.9))
+    ax.plot([0, 1], [0.95, 0.95], color=style.VERMILLION, lw=2)
+    ax.set_ylim(0, 1)
+    pixels = np.asarray(Image.open(plotting.save(figure, tmp_path / "a.png", "x")).convert("RGB"))
+    wanted = np.array([0xD5, 0x5E, 0x00])
+    assert np.abs(pixels.astype(int) - wanted).max(axis=-1).min() <= 4
 
   def test_nothing_is_set_outside_the_context(self):
     import matplotlib

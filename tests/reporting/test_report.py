@@ -184,6 +184,27 @@ DAMAGE = {
 }
 
 
+def test_runs_of_other_targets_or_sizes_share_no_chart(tmp_path):
+  """A chart has one floor: that of its target and of the evaluation's sizes."""
+  changes = {
+    "ring": {},
+    "again": {},
+    "board": {"target": {"name": "checkerboard"}},
+    "fewer": {"evaluation": {"num_samples": 100}},
+  }
+  for seed, (name, change) in enumerate(changes.items()):
+    path = write_run(tmp_path / name, seed=seed)
+    record = json.loads((path / "config.json").read_text())
+    record["config"] |= change
+    (path / "config.json").write_text(json.dumps(record))
+  runs = collect.read_runs([tmp_path])
+  chart = page.sampler_charts(runs)["max_sliced_wasserstein"]
+  headings = [part.split("</p>")[0] for part in chart.split("<p>")[1:]]
+  assert sorted(headings) == ["checkerboard", "ring", "ring, num_samples = 100"]
+  alike = page.sampler_charts([run for run in runs if run.path.name in ("ring", "again")])
+  assert all("<p>" not in chart and chart.count("<svg") == 1 for chart in alike.values())
+
+
 @pytest.mark.parametrize(("file", "content", "state"), DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_run_is_shown_with_its_state(file, content, state, tmp_path):
   path = write_run(tmp_path / "runs" / "bad")
