@@ -1,7 +1,7 @@
-"""main.py as a process of its own for every command line, each forked from one that has imported.
+"""Runs main.py as a process of its own for every command line, forked from one that has imported.
 
-`Forked().run(argv)` is what `python main.py ARGV` does, in a fraction of the time: the imports are
-there, no backend of JAX is up before the fork. Run as a program it is the process that forks.
+`Forked().run(argv)` does what `python main.py ARGV` does, in a fraction of the time: the imports
+are there, no backend of JAX is up before the fork. Run as a program it is the process that forks.
 """
 
 import dataclasses
@@ -29,16 +29,30 @@ class Result:
   timed_out: bool
 
 
+ROOT = pathlib.Path(__file__).parent.parent
+
+
 class Forked:
-  """A process that runs main.py again and again; a context manager."""
+  """A process that runs main.py again and again; a context manager.
+
+  Args:
+    root: the checkout whose main.py it is.
+    cwd: where it runs; the caller's directory by default.
+    environment: variables to set, such as PYTHONPATH.
+  """
+
+  def __init__(self, root=ROOT, cwd=None, **environment):
+    self._root, self._cwd, self._environment = root, cwd, environment
 
   def __enter__(self):
+    fast = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     self._server = subprocess.Popen(
-      [sys.executable, __file__],
+      [sys.executable, self._root / "tests" / "forked_main.py"],
+      cwd=self._cwd,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+      env=os.environ | fast | self._environment,
     )
     return self
 
@@ -53,7 +67,7 @@ class Forked:
 
 def serve():
   """Answers a line [argv, timeout] with a line of what `Result` holds."""
-  sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+  sys.path.insert(0, str(ROOT))
   import scorelab.ensemble_evaluation
   import scorelab.ensembles
   import scorelab.plotting
