@@ -15,9 +15,9 @@ At the end every test that has killed is run once more on the code as it is, and
 what it killed counts as survived. Byte code is not kept, so that no mutant runs another one's;
 compiled programs are, since JAX finds them by a hash of what they compute.
 
-Writes results/reference/mutants.csv after every mutant; rows that are not run keep their verdicts.
-Exit codes: 0, 1 where fewer than --least of a hundred with a verdict are killed, 2 where a row does
-not fit the code.
+Writes results/mutants.csv, or --out, after every mutant; --reference writes the committed file. Rows
+that are not run keep their verdicts. Exit codes: 0, 1 where fewer than --least of a hundred with a
+verdict are killed, 2 where a row does not fit the code.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
+
+from scripts import outputs
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TABLE = ROOT / "scripts" / "mutants.csv"
-RESULT = ROOT / "results" / "reference" / "mutants.csv"
 _FIELDS = ("file", "line", "old", "new", "verdict", "killed_by", "seconds")
 _MARKERS = "not slow and not e2e"
 
@@ -188,9 +191,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--survivors", action="store_true", help="rows not known to be killed")
   parser.add_argument("--timeout", type=float, default=300.0, help="seconds per mutant")
   parser.add_argument("--least", type=float, default=95.0, help="of a hundred that must die")
-  parser.add_argument("--out", type=pathlib.Path, default=RESULT)
+  outputs.add_arguments(parser, "results/mutants.csv", "mutants.csv")
   args = parser.parse_args(argv)
-  verdicts = read_verdicts(args.out)
+  out = outputs.directory(parser, args, outputs.RESULTS / "mutants.csv", "mutants.csv")
+  verdicts = read_verdicts(out)
   mutants = [
     mutant
     for mutant in read_table()
@@ -215,9 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       seconds = round(found.seconds, 1)
       values = (mutant.file, line, mutant.old, mutant.new, verdict, killed_by, seconds)
       verdicts[mutant] = dict(zip(_FIELDS, values, strict=True))
-      write(verdicts, args.out)
+      write(verdicts, out)
     clear_false_kills([verdicts[mutant] for mutant in mutants], copy)
-    write(verdicts, args.out)
+    write(verdicts, out)
   killed = sum(row["verdict"] == "killed" for row in verdicts.values())
   print(f"killed {killed} of {len(verdicts)}")
   return 0 if 100 * killed >= args.least * len(verdicts) else 1

@@ -24,7 +24,7 @@ EXCUSED = {
   r"^\.ci/run|^pytest -n|^\.venv/bin/pytest": "runs the tests themselves",
   r"^pytest -m slow": "two thousand cases; `.ci/run slow` runs them",
   r"^scorelab|^python -m scorelab": "main.py from a wheel; tests/test_packaging.py runs it",
-  r"name=ralston": "needs the file of the recipe; tests/test_contributing.py runs it",
+  r"name=(ralston|my_module)": "needs the file of the recipe; tests/test_contributing.py runs it",
   r"--distributed|--coordinator": "several processes; tests/test_sharding.py runs them",
   r"configs/(cond_cifar10|ddpm_cifar10|ddpm_flowers)\.py": "needs its data set",
   r"pretrained\.path=google/": "needs the hub",
@@ -34,6 +34,7 @@ EXCUSED = {
   r"scripts/chaos\.py (kills|full_disk|all|--config=configs/ncsn)": (
     "minutes of kills; tests/test_chaos.py runs each with -m slow"
   ),
+  r"scripts/mutants\.py(?! --check)": "hours; tests/test_mutants.py tries three mutants",
   r"scripts/benchmark\.py( --quick.*)?$": "all cases; tests/test_benchmark.py runs each, -m slow",
 }
 # Extras without which a command is excused: (pattern, module).
