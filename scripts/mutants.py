@@ -15,9 +15,9 @@ At the end every test that has killed is run once more on the code as it is, and
 what it killed counts as survived. Byte code is not kept, so that no mutant runs another one's;
 compiled programs are, since JAX finds them by a hash of what they compute.
 
-Writes results/mutants.csv, or --out, after every mutant; --reference writes the committed file. Rows
-that are not run keep their verdicts. Exit codes: 0, 1 where fewer than --least of a hundred with a
-verdict are killed, 2 where a row does not fit the code.
+Writes results/mutants.csv, or --out, after every mutant; --reference writes the committed file.
+Rows that are not run keep their verdicts. Exit codes: 0, 1 where fewer than --least of a hundred
+with a verdict are killed, 2 where a row does not fit the code.
 """
 
 from __future__ import annotations
