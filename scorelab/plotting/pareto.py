@@ -17,7 +17,7 @@ from scorelab.plotting.curves import Curve, draw_curve, draw_floor
 _MARKERS = "osD^v<>pPX"
 _TICKS = (4, 8, 16, 32, 64, 128)
 _REACH = (0.7, 20)  # of the vertical axis, in floors
-_REST = {"color": "#C9C9C9", "lw": 0.8}
+_REST: dict[str, Any] = {"color": "#C9C9C9", "lw": 0.8}
 NEAR = 1.1  # of the floor: as good as exact samples
 
 
@@ -99,7 +99,7 @@ def pareto(panels: Sequence[Panel], metric: str, text: str) -> Figure:
     lowest.set_xlabel("network evaluations (NFE)")
     lowest.tick_params(labelbottom=True)
   lines: list[Any] = [Line2D([], [], **line) for line in handles.values()]
-  floor = {"color": style.PART_COLOURS["floor"], "lw": 5}
+  floor: dict[str, Any] = {"color": style.PART_COLOURS["floor"], "lw": 5}
   if not any(np.isfinite(panel.floor_sem) for panel in panels):
     floor = {"color": style.GREY, "lw": 0.8, "ls": (0, (6, 1))}  # no band
   lines += [Line2D([], [], **_REST), Line2D([], [], **floor)]

@@ -129,7 +129,9 @@ def settle(figure: Figure, passes: int = 4) -> None:
   Axes of equal scales are smaller than their places, so that the margins of the next pass differ.
   """
   engine = figure.get_layout_engine()
-  for _ in range(passes if engine is not None else 0):
+  if engine is None:
+    return
+  for _ in range(passes):
     engine.execute(figure)
 
 
