@@ -7,6 +7,7 @@ Statistical Planning and Inference 143 (2013). Binkowski et al., "Demystifying M
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -34,7 +35,7 @@ def mean_distances(x: Array, y: Array) -> Array:
   n, d = x.shape
   if d <= _COORDINATES:
     # Written out over the coordinates, XLA fuses it all into one loop: no [n, m] array is made.
-    return _mean_root(sum((x[:, i, None] - y[None, :, i]) ** 2 for i in range(d)))
+    return _mean_root(functools.reduce(jnp.add, ((x[:, i, None] - y[:, i]) ** 2 for i in range(d))))
   y = _by_coordinates(y)
   size = min(n, max(1, _SQUARES // y.shape[-1]))
 

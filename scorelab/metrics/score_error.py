@@ -192,7 +192,7 @@ def _errors(error: Array, exact: Array, weights: Array | None, level: Level) -> 
   )
 
 
-class ExactMixture(ExactClasses, Protocol):
+class ExactMixture(ExactTarget, ExactClasses, Protocol):
   """An exact target of k modes, which are its classes."""
 
   weights: Array  # [k]

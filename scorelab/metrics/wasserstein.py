@@ -131,17 +131,24 @@ def wasserstein(key: Key | None, x: ArrayLike, y: ArrayLike | Reference, *, p: i
     raise ValueError(f"{sizes}, must be at most {MAX_EXACT_POINTS}: use sliced_wasserstein")
   if not (np.isfinite(x).all() and np.isfinite(y).all()):
     return float("nan")
-  import ot  # slow to import, and only needed here
   from scipy.spatial.distance import cdist
 
   costs = cdist(x, y, "euclidean" if p == 1 else "sqeuclidean")
-  cost = float(ot.emd2([], [], costs, numItermax=_MAX_PIVOTS))
+  cost = _transport(costs)
   if 0 < cost < _DYNAMIC_RANGE * costs.max():
     # The simplex adds costs up, and loses the small ones beside the large. No optimal plan has an
     # arc of more than this: its mass is a multiple of 1 / lcm, and the whole costs less already.
     largest = cost * math.lcm(len(x), len(y))
-    cost = float(ot.emd2([], [], np.minimum(costs, largest), numItermax=_MAX_PIVOTS))
+    cost = _transport(np.minimum(costs, largest))
   return cost ** (1 / p)
+
+
+def _transport(costs: np.ndarray) -> float:
+  """Returns the least cost of moving uniform masses, for costs [n, m] of a unit."""
+  import ot  # slow to import, and only needed here
+
+  cost: Any = ot.emd2([], [], costs, numItermax=_MAX_PIVOTS)
+  return float(cost)
 
 
 def random_directions(key: Key | None, dim: int, num: int) -> np.ndarray:

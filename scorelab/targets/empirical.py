@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -138,10 +139,8 @@ class Empirical:
     exponents = -squares / (2 * sigma**2)
     j = jnp.argmax(exponents)
     r = jnp.where(jnp.arange(len(points)) == j, 0, jax.nn.softmax(exponents))
-    share, sums, spread = jnp.sum(r), *self._sums(r)
-    nearest = points[j] - self._middle
-    apart = sums - share * nearest
-    variance = spread - 2 * sums * nearest + share * nearest**2 - apart**2
+    apart = self._sum(r) - jnp.sum(r) * (points[j] - self._middle)
+    variance = self._spread(r, points[j]) - apart**2
     score = (alpha * points[j] - x + alpha * apart) / sigma**2
     log_density = jax.nn.logsumexp(exponents) - jnp.log(len(points))
     log_density -= self.dim / 2 * jnp.log(2 * jnp.pi * sigma**2)
@@ -157,18 +156,30 @@ class Empirical:
     """Their mean, [d]: little is lost to cancellation of what is measured from there."""
     return jnp.mean(self._flat, axis=0)
 
-  def _sums(self, weights: Array) -> tuple[Array, Array]:
-    """Sums of weight (p - middle) and of weight (p - middle)^2, [d]: a chunk at a time."""
-    n, size, middle = len(self.points), min(self.chunk_size, len(self.points)), self._middle
+  def _sum(self, weights: Array) -> Array:
+    """Returns sum_k w_k (p_k - middle), [d]: products, shared by many x; a chunk at a time."""
+    middle = self._middle
 
-    def add(start: Array | int, size: int, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+    def of_chunk(w: Array, p: Array) -> Array:
+      return jnp.matmul(w, p - middle, precision=_EXACT)
+
+    return self._by_chunks(of_chunk, weights)
+
+  def _spread(self, weights: Array, about: Array) -> Array:
+    """Returns sum_k w_k (p_k - about)^2, [d]: of differences, as squares of positions cancel."""
+    return self._by_chunks(lambda w, p: jnp.sum(w[:, None] * (p - about) ** 2, axis=0), weights)
+
+  def _by_chunks(self, of_chunk: Callable[[Array, Array], Array], weights: Array) -> Array:
+    """Returns the sum over chunks of of_chunk(weights [c], points [c, d]), [d]."""
+    n, size = len(self.points), min(self.chunk_size, len(self.points))
+
+    def add(start: Array | int, size: int, total: Array) -> Array:
       w, p = (jax.lax.dynamic_slice_in_dim(a, start, size) for a in (weights, self._flat))
-      products = (jnp.matmul(w, a, precision=_EXACT) for a in (p - middle, (p - middle) ** 2))
-      return jax.tree.map(jnp.add, sums, tuple(products))
+      return total + of_chunk(w, p)
 
-    sums = (jnp.zeros_like(middle), jnp.zeros_like(middle))
-    sums = jax.lax.fori_loop(0, n // size, lambda i, sums: add(i * size, size, sums), sums)
-    return add(n - n % size, n % size, sums) if n % size else sums
+    total = jnp.zeros_like(self._middle)
+    total = jax.lax.fori_loop(0, n // size, lambda i, total: add(i * size, size, total), total)
+    return add(n - n % size, n % size, total) if n % size else total
 
 
 def nearest_distance(x: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -34,6 +34,15 @@ def test_is_a_mixture_of_points(x64, chunk_size):
     np.testing.assert_allclose(got.x0_variance, want.x0_variance, 1e-8, 1e-12)
 
 
+def test_float32_variance_between_two_points_far_from_the_others():
+  """Half way between two points d apart x_0's variance is d^2 / 4: squares of positions cancel."""
+  points = np.array([[1024.0, 1024], [1024 + 2**-7, 1024], [-1024, -1024]], np.float32)
+  x = jnp.asarray([[1024 + 2**-8, 1024]], jnp.float32)
+  found = Empirical(points, chunk_size=2).predict(x, Level(None, jnp.ones(()), jnp.asarray(0.01)))
+  np.testing.assert_allclose(found.x0_variance, [[2.0**-16, 0]], rtol=1e-5)
+  np.testing.assert_array_equal(found.x0, x)
+
+
 def test_float32_at_little_noise():
   """sigma = 1e-3, four std off the points: the score to float32's last digits, as a mixture's."""
   points = RNG.normal(0, 10, (20, 2)).astype(np.float32)
