@@ -5,9 +5,9 @@
 
 Expect a relative score error of 0.0001 at that level by 4096 plain draws (over single modes: up to
 0.0043), and about three times as much with half of the draws in the tails, which have most of it.
-The published settings (dsm_gmm_published.py) have 0.045. The score is that of the smoothed data, and
-the chain samples those (variance 1.1, not 0.1, within a mode): the budget, which measures against
-the data, says what the smoothing costs as discretisation.
+The published settings (dsm_gmm_published.py) have 0.045. The score is that of the smoothed data,
+and the chain samples those (variance 1.1, not 0.1, within a mode): the budget, which measures
+against the data, says what the smoothing costs as discretisation.
 """
 
 from ml_collections import ConfigDict

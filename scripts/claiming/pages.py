@@ -145,7 +145,8 @@ def losses_page() -> list[Claim]:
       ],
     ),
     Claim(
-      "`dsm_gmm` has {} there by plain draws; over its modes taken one by one the error is up to {},",
+      "`dsm_gmm` has {} there by plain draws; over its modes taken one by one the error is up to "
+      "{},",
       [error_of("dsm_gmm", 1.0), max(by_mode)],
     ),
     Claim(
