@@ -90,7 +90,10 @@ def misfits(mutants: Sequence[Mutant], root: pathlib.Path = ROOT) -> Iterator[st
     path = root / mutant.file
     count = path.read_text().count(mutant.old) if path.is_file() else 0
     if count != 1:
-      yield f"{mutant.file}: {mutant.old!r} occurs {count} times, must occur exactly once"
+      files = (root / "scorelab").rglob("*.py")
+      found = [str(f.relative_to(root)) for f in files if f.read_text().count(mutant.old) == 1]
+      hint = f"; it is in {found[0]}" if len(found) == 1 and found[0] != mutant.file else ""
+      yield f"{mutant.file}: {mutant.old!r} occurs {count} times, must occur exactly once{hint}"
     if mutant.old == mutant.new:
       yield f"{mutant.file}: {mutant.old!r} is replaced by itself"
     for test in mutant.tests.split():
