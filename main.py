@@ -226,8 +226,8 @@ def execute(experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir,
 
   Of several processes all draw samples, where that is done in batches, and the first one measures.
   """
-  from scorelab import ensemble_evaluation, ensembles, evaluation, plotting, training
-  from scorelab.run import StopFlag, leads
+  from scorelab import ensemble_evaluation, ensembles, evaluation, non_finite, plotting, training
+  from scorelab.run import RunError, StopFlag, leads
   from scorelab.sharding import make_layout
   from scorelab.tables import format_table
 
@@ -256,6 +256,8 @@ def execute(experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir,
         if not leads():
           return
       print(format_table(result))
+      if faults := result.get("non_finite") or non_finite.find(result):
+        raise RunError(f"{workdir.path}: not finite: {'; '.join(faults)}")
       if ensemble is not None:
         first = ensembles.state_of(params, ensemble.members[0])
         plotting.draw_ensemble(experiment, first, workdir, stop)

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab import likelihood_evaluation
+from scorelab import likelihood_evaluation, non_finite
 from scorelab.experiment import Experiment, Stream
 from scorelab.metrics import Reference, girsanov, mode_score_error
 from scorelab.metrics.ratios import ratio_of_means
@@ -212,6 +212,13 @@ def draw_sets(
           sample, given, sampler_keys, starts, protocol.batch_size, stop, labels, weaker, layout
         )
       sets |= {name: np.asarray(x), "nfe": int(nfe)}
+      if not (finite := np.isfinite(sets[name]).reshape(len(x), -1).all(1)).all():
+        k, here = int(np.argmin(finite)), experiment.at(experiment.numbers)
+        bind = here.parameterization.bind if name == "network" else truth_of(target).bind
+        label = None if labels is None else labels[k]
+        predict = here.evaluation.rows[index].predict(bind, given, label, weaker, target)
+        lost = sets.setdefault("lost", {})
+        lost[name] = non_finite.first_level(row, sampler_keys[k], predict, starts[k])
     rows.append(sets)
   drawn = {"reference": np.asarray(reference), "exact": np.asarray(exact["x"]), "rows": rows}
   if labels is not None:
@@ -304,7 +311,8 @@ def evaluate(
     workdir: the run's.
 
   Returns:
-    What evaluation.json holds; {} in a process that only helped to draw.
+    What evaluation.json holds, with `non_finite` only if some number is not finite; {} in a process
+    that only helped to draw.
 
   Raises:
     Preempted: a stop was requested; nothing is written.
@@ -359,6 +367,9 @@ def evaluate(
   arrays = {row.label: drawn["network"][0] for row, drawn in drawn_by}
   if "labels" in sets:
     arrays["labels"] = sets["labels"][0]
+  labels = (row.label for row in protocol.rows)
+  if faults := non_finite.find(result, dict(zip(labels, sets["rows"], strict=True))):
+    result["non_finite"] = faults
   np.savez(workdir.samples, exact=sets["exact"][0], reference=sets["reference"][0], **arrays)
   write_json(workdir.evaluation, result)
   append_jsonl(workdir.timings, {"evaluation_seconds": time.monotonic() - begun, "step": None})
