@@ -11,8 +11,19 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
+
+if __name__ == "__main__":  # before the imports, which take a second
+
+  def _stop_early(number: int, frame: object) -> None:
+    del number, frame
+    os.write(2, b"main.py: stopped before the run began\n")
+    os._exit(75)  # as scorelab.stopping.PREEMPTED_EXIT_CODE
+
+  for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+    signal.signal(_number, _stop_early)
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -28,6 +39,7 @@ from scorelab.command_line import (
   replaced_values,
 )
 from scorelab.options import ConfigError, check_fields
+from scorelab.stopping import PREEMPTED_EXIT_CODE, StopFlag
 
 if TYPE_CHECKING:
   from scorelab.ensembles import Ensemble
@@ -56,6 +68,7 @@ _TENSORBOARD = flags.DEFINE_bool(
   "tensorboard", False, "Also leave scalars and figures as events, in <workdir>/tensorboard."
 )
 flags.mark_flag_as_required("config")
+_STOPPED = "stopped and saved; the same command goes on"
 _AGAIN = "Start all of them again: they go on from the last checkpoint"
 
 
@@ -104,6 +117,14 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     _fail(f"main.py: {argv[1]!r} is not a flag; did you mean --config={argv[1]}?")
   join_processes()
+  # Processes that work together stop together, where all of them ask.
+  line = None if _DISTRIBUTED.value else "main.py: stopped before the run began"
+  with StopFlag(line) as stop:
+    start(stop)
+
+
+def start(stop: StopFlag) -> None:
+  """Builds what the config describes and does it; a mistake ends the program with one line."""
   # Only now: a mistake on the command line is answered at once.
   import jax
 
@@ -140,6 +161,8 @@ def main(argv: list[str]) -> None:
     other = (
       "" if _WORKDIR.value or path.exists() else run.on_other_data(path.parent, experiment.config)
     )
+    if stop.line is not None:
+      stop.line = f"{path}: {_STOPPED}"
     if mode == "eval" and not pretrained and not path.exists():
       also = f"; {other}" if other else ""
       raise run.RefusedError(f"{path}: there is no run here to evaluate; train first{also}")
@@ -162,13 +185,13 @@ def main(argv: list[str]) -> None:
       run.wait_for_all("workdir")
       with tensorboard.Mirror(workdir, off=not (_TENSORBOARD.value and run.leads())):
         if isinstance(experiment, Experiment):
-          execute(experiment, ensemble, workdir, mode)
+          execute(experiment, ensemble, workdir, mode, stop)
         else:
-          sampling.execute(experiment, workdir)
+          sampling.execute(experiment, workdir, stop)
   except ConfigError as error:
     _fail(f"{file}: {error}")
   except run.Preempted:
-    _fail(f"{path}: stopped and saved; the same command goes on", run.PREEMPTED_EXIT_CODE)
+    _fail(f"{path}: {_STOPPED}", PREEMPTED_EXIT_CODE)
   except (run.RefusedError, UnreadableError) as error:
     _fail(str(error), alone=isinstance(error, lock.UnwritableError))
   except (run.RunError, CheckpointError) as error:
@@ -221,13 +244,15 @@ def join_processes() -> None:
     _fail(f"main.py: --distributed: {str(error).splitlines()[0]}")
 
 
-def execute(experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir, mode: str) -> None:
+def execute(
+  experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir, mode: str, stop: StopFlag
+) -> None:
   """Trains, evaluates or both, in the workdir.
 
   Of several processes all draw samples, where that is done in batches, and the first one measures.
   """
   from scorelab import ensemble_evaluation, ensembles, evaluation, non_finite, plotting, training
-  from scorelab.run import RunError, StopFlag, leads
+  from scorelab.run import RunError, leads
   from scorelab.sharding import make_layout
   from scorelab.tables import format_table
 
@@ -239,31 +264,30 @@ def execute(experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir,
   program = None
   if ensemble is not None:
     program = ensembles.make_program(ensemble, make_layout(experiment.sharding))
-  with StopFlag() as stop:
-    if mode != "eval":
-      training.train(experiment, workdir, stop, program)
-    if mode != "train":
-      state = training.restore_trained(experiment, workdir, program)
-      if ensemble is not None and not leads():
+  if mode != "eval":
+    training.train(experiment, workdir, stop, program)
+  if mode != "train":
+    state = training.restore_trained(experiment, workdir, program)
+    if ensemble is not None and not leads():
+      return
+    params = training.evaluated_params(state, experiment.evaluation.ema)
+    weak = training.weaker_params(experiment, workdir, state)
+    if ensemble is not None:
+      result = ensemble_evaluation.evaluate(ensemble, params, workdir, stop, weak)
+    else:
+      devices = make_layout()
+      result = evaluation.evaluate(experiment, params, workdir, stop, weak, layout=devices)
+      if not leads():
         return
-      params = training.evaluated_params(state, experiment.evaluation.ema)
-      weak = training.weaker_params(experiment, workdir, state)
-      if ensemble is not None:
-        result = ensemble_evaluation.evaluate(ensemble, params, workdir, stop, weak)
-      else:
-        devices = make_layout()
-        result = evaluation.evaluate(experiment, params, workdir, stop, weak, layout=devices)
-        if not leads():
-          return
-      print(format_table(result))
-      if faults := result.get("non_finite") or non_finite.find(result):
-        raise RunError(f"{workdir.path}: not finite: {'; '.join(faults)}")
-      if ensemble is not None:
-        first = ensembles.state_of(params, ensemble.members[0])
-        plotting.draw_ensemble(experiment, first, workdir, stop)
-      else:
-        plotting.draw_run(experiment, params, workdir, stop)
-      workdir.done.touch()
+    print(format_table(result))
+    if faults := result.get("non_finite") or non_finite.find(result):
+      raise RunError(f"{workdir.path}: not finite: {'; '.join(faults)}")
+    if ensemble is not None:
+      first = ensembles.state_of(params, ensemble.members[0])
+      plotting.draw_ensemble(experiment, first, workdir, stop)
+    else:
+      plotting.draw_run(experiment, params, workdir, stop)
+    workdir.done.touch()
   if leads():
     print(workdir.path)
 

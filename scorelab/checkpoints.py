@@ -100,13 +100,16 @@ class Checkpoints(contextlib.AbstractContextManager):
     """The step with the best finite metric (the later of equals), or None."""
     return self._best(self.steps())
 
-  def save(self, step: int, state: Any, metrics: Mapping[str, float] | None = None) -> None:
+  def save(
+    self, step: int, state: Any, metrics: Mapping[str, float] | None = None, unlogged: Any = None
+  ) -> None:
     """Starts saving; the state may be donated as soon as this returns.
 
     Args:
       step: the number of completed updates. A step that exists already is left as it is.
       state: a pytree of arrays.
       metrics: kept with the checkpoint, for `best_step`.
+      unlogged: kept with the checkpoint, for `unlogged`: JSON values, not empty.
 
     Raises:
       CheckpointError: read-only, a step older than the newest, or this or the last save failed.
@@ -126,6 +129,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     kinds, crcs = _kinds(state), _crcs(state)
     leaves = {path: (kinds[path], crc) for path, crc in zip(kinds, crcs, strict=True)}
     index = {"leaves": leaves, "metrics": self._metrics[step]}
+    index |= {"unlogged": unlogged} if unlogged else {}
     index = {**index, "crc32": zlib.crc32(json.dumps(index).encode())}
     with self._writing():
       self._manager.save(
@@ -195,6 +199,10 @@ class Checkpoints(contextlib.AbstractContextManager):
       raise DamagedError(f"{where} is damaged: {_reason(error)}") from error
     # On a CPU restored arrays may live in the reader's memory, which must not be donated.
     return jax.tree.map(jnp.copy, state)
+
+  def unlogged(self, step: int) -> Any:
+    """The JSON values that were saved with a step, None without; for a step that was restored."""
+    return self._index(step).get("unlogged")
 
   def wait(self) -> None:
     """Blocks until the last save is on disk. Raises CheckpointError if it failed."""

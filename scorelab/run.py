@@ -10,22 +10,24 @@ import os
 import pathlib
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
-from types import FrameType
 from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
 
 from scorelab.fingerprints import changes
+from scorelab.stopping import (
+  PREEMPTED_EXIT_CODE,
+  Preempted,
+  StopFlag,  # noqa: F401 (imported from here)
+)
 
 # What only evaluation depends on: it may change in a finished folder, and is evaluated again.
 EVALUATION_FIELDS = ("sampler", "evaluation")
-PREEMPTED_EXIT_CODE = 75
 _FINGERPRINT = "data.sha256"
 
 
@@ -37,36 +39,6 @@ class RefusedError(RunError):
   """What was asked does not fit what is in the folder."""
 
 
-class Preempted(Exception):  # noqa: N818 (it is no error)
-  """The run was asked to stop, has saved what it had, and can be started again."""
-
-
-class StopFlag:
-  """Notes SIGTERM and SIGUSR2, within a `with` block; work asks `check` where it can stop."""
-
-  def __init__(self) -> None:
-    self.requested = False
-    self._previous: dict[int, Any] = {}
-
-  def __enter__(self) -> StopFlag:
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-      self._previous[number] = signal.signal(number, self._note)
-    return self
-
-  def __exit__(self, *exc: object) -> None:
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
-
-  def _note(self, number: int, frame: FrameType | None) -> None:
-    del number, frame
-    self.requested = True
-
-  def check(self) -> None:
-    """Raises Preempted where a stop was requested."""
-    if self.requested:
-      raise Preempted
-
-
 def exit_with(main: Callable[[], int]) -> NoReturn:
   """Ends the program with what `main` returns; with PREEMPTED_EXIT_CODE where it was stopped.
 
@@ -76,6 +48,9 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     sys.exit(main())
   except Preempted:
     print("stopped and saved; the same command goes on", file=sys.stderr)
+    sys.exit(PREEMPTED_EXIT_CODE)
+  except KeyboardInterrupt:  # outside of a StopFlag's block
+    print("interrupted; the same command goes on", file=sys.stderr)
     sys.exit(PREEMPTED_EXIT_CODE)
   except RunError as error:
     print(error, file=sys.stderr)

@@ -172,21 +172,20 @@ def draw(sampling: Sampling, row: Row, stop: StopFlag) -> tuple[np.ndarray, int,
   return images, nfe, {"compile_seconds": ready - begun, "seconds_per_image": seconds}
 
 
-def execute(sampling: Sampling, workdir: Workdir) -> None:
+def execute(sampling: Sampling, workdir: Workdir, stop: StopFlag) -> None:
   """Samples, writes and prints; prints what is there where it is done."""
   if workdir.done.exists():
     print(table(workdir))
     print(f"{workdir.path}: already done")
     return
   rows, sheets = [], []
-  with StopFlag() as stop:
-    for index, row in enumerate(sampling.rows):
-      images, nfe, seconds = draw(sampling, row, stop)
-      said = {"label": row.label, "sampler": row.sampler, "options": row.options}
-      rows.append({**said, "num_steps": row.num_steps, "nfe": nfe, "metrics": {}})
-      sheets.append(images)
-      line = {"row": index, "nfe": nfe, "images": len(images), **seconds, "step": None}
-      append_jsonl(workdir.timings, line)
+  for index, row in enumerate(sampling.rows):
+    images, nfe, seconds = draw(sampling, row, stop)
+    said = {"label": row.label, "sampler": row.sampler, "options": row.options}
+    rows.append({**said, "num_steps": row.num_steps, "nfe": nfe, "metrics": {}})
+    sheets.append(images)
+    line = {"row": index, "nfe": nfe, "images": len(images), **seconds, "step": None}
+    append_jsonl(workdir.timings, line)
   protocol = {k: sampling.config["evaluation"][k] for k in ("num_keys", "num_samples")}
   labels = [row.label for row in sampling.rows]
   np.savez(workdir.samples, **dict(zip(labels, sheets, strict=True)))

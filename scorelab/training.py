@@ -23,6 +23,7 @@ from scorelab import speed
 from scorelab.checkpoints import Checkpoints
 from scorelab.experiment import Experiment, Stream, stream_key
 from scorelab.feeding import Feed, make_feed, nothing_read
+from scorelab.pace import Pace, Window
 from scorelab.progress import Progress, check_finite, summarise
 from scorelab.run import (
   Preempted,
@@ -289,7 +290,8 @@ def train(
   Args:
     experiment: the parts.
     workdir: receives checkpoints, metrics.jsonl and timings.jsonl.
-    stop: asked after every chunk; a checkpoint is saved before the run ends.
+    stop: asked after every chunk, which takes some seconds; a checkpoint is saved before the run
+      ends.
     program: what is run; by default the experiment's own.
 
   Returns:
@@ -306,8 +308,10 @@ def train(
   ) as checkpoints:
     state = program.init()
     step = 0
+    unlogged = None
     if (found := checkpoints.restore(state)) is not None:
       state, step = found
+      unlogged = checkpoints.unlogged(step)
       if leads():
         print(f"{workdir.path}: going on from step {step}", file=sys.stderr)
     if leads():
@@ -316,6 +320,7 @@ def train(
 
     chunk, feed = program.chunk, program.feed(state)
     progress = Progress(step, experiment.num_steps, shown=leads())
+    window = Window(unlogged)
     pending: tuple[int, list[Metrics]] | None = None
     abstract: tuple[int, Any] | None = None  # a chunk's length, and what it takes
 
@@ -325,16 +330,19 @@ def train(
       if pending is None:
         return
       (last, parts), pending = pending, None
-      metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-      line = program.line(metrics, last, validation)
+      window.add(parts)
+      if last % experiment.log_every and last != experiment.num_steps:
+        return
+      line = program.line(window.take(), last, validation)
       rate = progress.update(last, line["loss"])
       if leads():
         append_jsonl(workdir.metrics, {"step": last, **line})
         append_jsonl(workdir.timings, {"step": last, "time": time.time(), "steps_per_s": rate})
 
     done = finished(experiment, state, step)
+    pace = Pace(experiment.log_every, step, one_by_one=isinstance(chunk.func, StepByStep))
     while not done:
-      length = min(experiment.log_every - step % experiment.log_every, experiment.num_steps - step)
+      length = min(pace.length, experiment.num_steps - step)
       metrics = []
       for size in feed.sizes(length):
         fed = feed.take(size)
@@ -344,11 +352,16 @@ def train(
         metrics.append(stacked)
       for leaf in jax.tree.leaves(metrics):
         leaf.copy_to_host_async()
+      pace.dispatched(length)
       settle({})
       step += length
       pending = (step, metrics)
+      if not pace.known:  # the first chunk's own time, without what was compiled for it
+        jax.block_until_ready(metrics)
+      pace.waited(step)
 
       stopping = any_process(stop.requested)  # asked once: what is decided must hold below
+      stop.unsaved = True
       saved = step % experiment.checkpoint_every == 0 or step == experiment.num_steps
       if saved or stopping:
         state = state.replace(extra=state.extra | feed.progress())
@@ -361,7 +374,7 @@ def train(
         checkpoints.save(step, state, numbers)
       elif stopping:
         settle({})
-        checkpoints.save(step, state, None)
+        checkpoints.save(step, state, None, window.unlogged())
       if stopping:
         progress.close()
         checkpoints.wait()
@@ -379,6 +392,7 @@ def train(
         f"{checkpoints.best_step()} in {experiment.patience} validations",
         file=sys.stderr,
       )
+  stop.unsaved = False
   return state
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import ddpm_digits, ncsn_gmm
-from scorelab import progress, training
+from scorelab import pace, progress, training
 from scorelab.experiment import build
 from scorelab.predictions import Prediction
 from scorelab.run import Preempted, RunError, StopFlag, open_workdir, read_jsonl
@@ -99,6 +99,29 @@ def test_stopped_and_resumed_is_uninterrupted(experiment, tmp_path, questions):
   assert_same_bits(straight, resumed)
   assert straight_dir.metrics.read_text() == resumed_dir.metrics.read_text()
   assert [line["step"] for line in read_jsonl(straight_dir.metrics)] == [2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.parametrize("questions", [0, 1, 4, 6])
+def test_chunks_by_seconds_have_the_bits_of_chunks_by_steps(tmp_path, monkeypatch, questions):
+  """However a run is cut, and where it is stopped between two lines of metrics.jsonl."""
+  config = small_config()
+  config.training.log_every = 4
+  experiment = build(config)
+  whole, straight = run(experiment, tmp_path / "whole")
+  monkeypatch.setattr(pace, "CHUNK_SECONDS", 0.0)
+  lengths = []
+  dispatched = pace.Pace.dispatched
+  monkeypatch.setattr(
+    pace.Pace, "dispatched", lambda self, n: (lengths.append(n), dispatched(self, n))
+  )
+  with pytest.raises(Preempted):
+    run(experiment, tmp_path / "cut", StopAfter(questions))
+  assert (sum(lengths) % 4 == 0) == (questions in (0, 4))
+  cut, resumed = run(experiment, tmp_path / "cut")
+  assert sum(lengths) == 12 and set(lengths) <= {1, 2, 4}
+  assert_same_bits(whole, cut)
+  assert straight.metrics.read_text() == resumed.metrics.read_text()
+  assert [line["step"] for line in read_jsonl(resumed.metrics)] == [4, 8, 12]
 
 
 def test_lines_after_the_checkpoint_are_written_again(experiment, tmp_path):
