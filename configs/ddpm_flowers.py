@@ -1,7 +1,7 @@
 """Flowers, 128 by 128, as published: a U-Net of 32,009,619 parameters, T = 1000, L1 on the noise.
 
   python main.py --config=configs/ddpm_flowers.py
-  python main.py --config=configs/ddpm_flowers.py:fast
+  python main.py --config=configs/ddpm_flowers.py:fast    # minutes on a CPU, for tests
 
 The images of Oxford Flowers 102 come from the hub, or with --config.target.path=FOLDER from
 files or Parquet.
@@ -16,7 +16,7 @@ from configs import base
 
 
 def get_config(arg: str = "") -> ConfigDict:
-  """The experiment; arg 'fast' makes it a run of seconds."""
+  """The experiment; arg 'fast' makes it a short run, of minutes on a CPU."""
   config = base.images(base.get_config(), "rotations")
   config.target.update(name="images", path="hub:huggan/flowers-102-categories", side=128, flip=True)
   config.network.update(name="unet", dim=128, dim_mults=(1, 2, 4), block="resnet", dtype="bfloat16")

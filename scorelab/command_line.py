@@ -93,9 +93,10 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   kept = [a for a in given if not _unsets(a) and _field(a) not in unset]
   rest = values([argv[0], *kept])
   flag = values["config"]
+  config: Any = flag.value
   for field in unset:
     section, name = field.split(".")
-    flag.value[section][name] = None
+    config[section][name] = None
     config_flags.get_override_values(flag)[field] = None
   return rest
 

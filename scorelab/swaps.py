@@ -134,11 +134,11 @@ def _keep_levels(config: ConfigDict, before: Section) -> bool:
   """
   names = before["name"], config.loss.name
   old, new = (choose(LOSSES, name, "loss.name", "loss") for name in names)
-  defaults = [inspect.signature(loss).parameters.get("levels") for loss in (old, new)]
-  if config.loss.levels is not None or has_data_score(config) or None in defaults:
+  of_old, of_new = (inspect.signature(loss).parameters.get("levels") for loss in (old, new))
+  if config.loss.levels is not None or has_data_score(config) or not (of_old and of_new):
     return False
-  of_old, of_new = (parameter.default for parameter in defaults)
-  if of_new is not data_level or of_old is data_level:
+  if of_new.default is not data_level or of_old.default is data_level:
     return False
-  config.loss.levels = next(name for name, levels in LEVELS.items() if levels is of_old)
+  name = next(name for name, levels in LEVELS.items() if levels is of_old.default)
+  config.loss.levels = name
   return True
