@@ -24,6 +24,7 @@ from scorelab.losses.levels import (
   fixed_level,
   log_normal,
   log_uniform,
+  may_lack_signal,
   require_finite_cost,
   score_weight,
   snr_weight,
@@ -72,7 +73,6 @@ def ncsn(
   """
 
   def cost(kind: str, error: Array, level: Level) -> Array:
-    level = with_signal(level)
     return weighting(level) * x0_slope(kind, level) ** 2 * inner(error, error)
 
   return regression(parameterization, schedule, cost, levels, uniforms, levels_per_point, num_bands)
@@ -224,7 +224,9 @@ def regression(
     noise = couple(x0, jax.random.normal(noise_key, x0.shape, x0.dtype))
     x, truth = mixed(x0, noise, level)
     pred = parameterization.bind(params, batch.get("label"))(x, level)
-    losses = cost(pred.kind, pred.view(pred.kind) - truth.view(pred.kind), level)
+    error = pred.view(pred.kind) - truth.view(pred.kind)
+    costly = with_signal(level) if may_lack_signal(pred.kind, schedule) else level
+    losses = cost(pred.kind, error, costly)
     return jnp.mean(losses), {"band_loss": band_average(schedule, level, losses, num_bands)}
 
   return loss
@@ -235,7 +237,7 @@ def in_view(view: str, norm: Callable[[Array], Array]) -> Cost:
 
   def cost(kind: str, error: Array, level: Level) -> Array:
     if kind != view:
-      at = with_signal(level).like(error)
+      at = level.like(error)
       error = error * (x0_slope(kind, at) / x0_slope(view, at))
     return sum_event(norm(error))
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.predictions import x0_slope
-from scorelab.schedules import GRIDS, Level, Schedule, require_time
+from scorelab.schedules import GRIDS, Level, Schedule, Tabulated, require_time
 from scorelab.typing import Array, Key
 from scorelab.validation import Registry, checked, is_traced
 
@@ -96,6 +96,17 @@ def with_signal(level: Level) -> Level:
   return level._replace(alpha=jnp.where(level.alpha > 0, level.alpha, 1e-10 * level.sigma))
 
 
+def may_lack_signal(view: str, schedule: Schedule) -> bool:
+  """Returns whether a view may say nothing of x0: noise and score of a process with alpha(1) = 0.
+
+  Known without its numbers, so that other programs stay as they are, to the last bit.
+  """
+  inner = getattr(schedule, "schedule", schedule)  # of a shifted one
+  table = isinstance(inner, Tabulated)
+  ends_in_noise = inner.noise_time is not None if table else inner.t_max < 1
+  return view in ("noise", "score") and ends_in_noise
+
+
 def require_finite_cost(
   parameterization: Any,
   cost: Callable[[str, Level], Array],
@@ -110,8 +121,8 @@ def require_finite_cost(
     levels: a level distribution; only one with an atom at pure noise, such as `grid`, is refused.
     schedule: the process. Traced numbers are not checked.
   """
-  kind = getattr(parameterization, "kind", None)
-  if kind not in ("noise", "score"):
+  kind = getattr(parameterization, "kind", "")
+  if not may_lack_signal(kind, schedule):
     return
   with jax.ensure_compile_time_eval():
     ends = levels(schedule, jnp.array([1e-6, 1 - 1e-6]))
