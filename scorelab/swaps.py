@@ -61,6 +61,9 @@ _ALSO: dict[str, set[str]] = {
 }
 """Fields that a section has whichever part it names."""
 
+_RATES = {"variance_preserving", "sub_vp", "vp_betas"}
+"""Schedules whose beta_min and beta_max are rates over [0, 1]; those of others are of one step."""
+
 
 def options_taken(path: str, section: Section) -> set[str]:
   """Returns the fields of a section that the parts named in it take.
@@ -108,6 +111,8 @@ def drop_old_options(config: ConfigDict, replaced: Mapping[str, Any]) -> str | N
       old, new = options_taken(path, before), options_taken(path, section)
     except ConfigError:  # said by what makes the part
       continue
+    if path == "schedule" and (before["name"] in _RATES) != (section.name in _RATES):
+      new -= {"beta_min", "beta_max"}
     dropped = [
       field
       for field in section

@@ -108,6 +108,12 @@ SWAPS = {
     {"schedule.beta_min": 1e-4, "schedule.beta_max": 0.02},
     {"schedule.num_levels": 1000},
   ),
+  "rates": (
+    CIRCLES,
+    ["schedule.name=linear_betas"],
+    {"schedule.beta_min": 0.1, "schedule.beta_max": 20.0},
+    {"schedule.num_levels": 100},
+  ),
   "loss": (NCSN, ["loss.name=flow_matching"], {"loss.weighting": "edm"}, {}),
   "nested": (
     "configs/ncsn_gmm_published.py",
