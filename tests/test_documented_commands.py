@@ -116,7 +116,7 @@ def test_files_that_are_named_exist():
   assert not {f"{c.place}: {c.text}": c.missing for c in COMMANDS if c.missing}
 
 
-@pytest.mark.parametrize("group", sorted(GROUPS, key=lambda group: -len(GROUPS[group])))
+@pytest.mark.parametrize("group", sorted(GROUPS, key=lambda group: (-len(GROUPS[group]), group)))
 def test_commands_run_and_leave_the_checkout_clean(group, copy, main):
   done = set()
   for command in GROUPS[group]:

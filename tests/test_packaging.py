@@ -22,7 +22,7 @@ SOURCES = [
   for file in sorted((ROOT / folder).rglob("*.py"))
 ] + [ROOT / "main.py"]
 OWN_DEVICE = {"cuda12", "cuda13", "tpu"}
-OWN_SET = {"parity"}  # beside PyTorch, in an environment of its own
+OWN_SET = {"parity", "torch"}  # next to PyTorch, in an environment of its own
 
 IMPORTS = """
 import socket, sys

@@ -324,7 +324,7 @@ def test_unknown_names(name):
     (guidance.GUIDANCES, "clasifier", "classifier"),
     (clipping.CLIPPINGS, "statik", "static"),
   ],
-  ids=str,
+  ids=lambda value: value if isinstance(value, str) else "registry",
 )
 def test_registries_answer_unknown_names(registry, name, meant):
   for error in (KeyError, ValueError):
