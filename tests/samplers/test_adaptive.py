@@ -119,3 +119,16 @@ def test_a_point_that_cannot_be_solved_hurts_no_other():
   short = adaptive_ode(KEY, gaussian().predict, x, grid, max_steps=2)
   assert [STATUSES[s] for s in short.status] == ["too many steps"] * 2
   assert np.isnan(short.x).all()
+
+
+@pytest.mark.parametrize("data_std", [0.3, 1.0, 4.0])
+def test_the_unit_of_the_angle_does_not_move_the_end(data_std):
+  """On N(0, 0.25 I) the flow scales x by the ratio of the marginal stds, whatever s is."""
+  variance, schedule = 0.25, VarianceExploding(0.05, 10.0)
+  law = GaussianMixture([1.0], np.zeros((1, 2)), np.array([variance]))
+  grid = uniform(schedule, 4, to_data=False)
+  x = 10.0 * jax.random.normal(jax.random.key(0), (5, 2))
+  found = adaptive_ode(KEY, law.predict, x, grid, rtol=1e-7, atol=1e-8, data_std=data_std)
+  high, low = np.asarray(grid.levels.sigma, float)[[0, -1]]
+  expected = x * np.sqrt((variance + low**2) / (variance + high**2))
+  np.testing.assert_allclose(found.x, expected, rtol=1e-5, atol=1e-6)
