@@ -42,7 +42,7 @@ EXTRAS = {r"--optuna": "optuna", r"--tensorboard": "tensorboardX", r"throughput.
 
 # What makes a command small: (pattern, replacement), in this order.
 _RUN = r"results/\w+/<run id>"
-_TINY = "--side 16 --dim 8 --batches 2 --steps 2 --matmul 64"
+_TINY = "--side 16 --dim 8 --batches 2 --steps 2 --matmul 64 --precisions float32"
 SMALLER = (
   (r"^\.venv/bin/python", "python"),
   (r"(--config=\S*configs/\w+\.py)(?![\w:])", r"\1:fast"),
@@ -60,7 +60,7 @@ SMALLER = (
   (r"(scripts/benchmark\.py \w.*)", r"\1 --quick --out results/benchmarks"),
   (r"(scripts/chaos\.py.*)", r"\1 --kills 1"),
   (r"(scripts/reproduce\.py .*(?:--all|C D|SYSTEM))$", r"\1 --fast"),
-  (r"scripts/throughput\.py.*?( --costs)?$", rf"scripts/throughput.py\1 {_TINY}"),
+  (r"(scripts/throughput\.py.*)", rf"\1 {_TINY}"),
   (r"--(seeds|random|optuna) \d+", r"--\1 1"),
 )
 # Lines of Python that make a script's own tables small, before its `main` is called.

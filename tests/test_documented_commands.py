@@ -69,6 +69,7 @@ def run_script(text, copy):
     code = SCRIPT.format(argv=[file, *arguments], name=name, tables=SMALL_TABLES[name])
     command = [sys.executable, "-c", code]
   environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+  environment["PYTHONPATH"] = str(copy)
   done = subprocess.run(
     command, cwd=copy, env=environment, capture_output=True, text=True, check=False
   )
@@ -87,10 +88,11 @@ def finished_run(name, copy, main):
 def filled(command, copy, main):
   """The command at small size, its placeholders replaced by what a user would type."""
   text = command.small()
-  for name in set(re.findall(r"results/(\w+)/<run id>", text)):
-    run = finished_run(name, copy, main)
-    text = text.replace(f"results/{name}/<run id>", f"results/{name}/{run}")
-  where = f"results/exported-{command.group}"
+  for name in dict.fromkeys(re.findall(r"results/(\w+)", text)):
+    if (copy / "configs" / f"{name}.py").exists():
+      run = finished_run(name, copy, main)
+      text = text.replace(f"results/{name}/<run id>", f"results/{name}/{run}")
+  where = f"results/exported-{COMMANDS.index(command)}"
   text = re.sub(r"(--to=)DIR(ECTORY)?", rf"\1{where}", text)
   text = re.sub(r"(path=)DIR(ECTORY)?", rf"\1{MODEL}", text)
   assert not re.search(r"<\w|\b[A-Z]{3,}\b(?!=)", text.replace("SIGTERM", "")), (
