@@ -62,6 +62,7 @@ SMALLER = (
   (r"(scripts/reproduce\.py .*(?:--all|C D|SYSTEM))$", r"\1 --fast"),
   (r"(scripts/throughput\.py.*)", rf"\1 {_TINY}"),
   (r"--(seeds|random|optuna) \d+", r"--\1 1"),
+  (r"(scripts/sweep\.py(?!.*--jobs).*)", r"\1 --out results/stand_in"),
 )
 # Lines of Python that make a script's own tables small, before its `main` is called.
 SMALL_TABLES = {

@@ -118,6 +118,12 @@ def test_bits_of_a_gaussian_model(finished, tmp_path):
   assert fit.bits.mean() < exact.bits.mean() - 0.3
 
 
+def test_a_sheet_of_nothing_says_so(tmp_path, capsys):
+  arguments = ["digits", "--only", "processes", "--out", str(tmp_path / "digits")]
+  assert figures.main(arguments) == 0
+  assert "has the results of no config" in capsys.readouterr().out
+
+
 def test_the_sheet_compares_what_is_there(drawn, capsys):
   for other in ("subvp_digits", "sbgm_digits_published"):
     shutil.copytree(drawn / "vp_digits", drawn / other, dirs_exist_ok=True)

@@ -118,6 +118,10 @@ def test_lines_by_hand():
   assert unipc == "| `unipc` | 8* |  |" and adaptive == "| `adaptive` | 40 | 50 |"
   (*_, few) = drawing.few_evaluations(lines, 2).splitlines()
   assert few.startswith("| exact | `ddim` | 8 | karras to 0.5 | 2.100 ± 0.577 | 1.05 ± 0.01 |")
+  # Samplers alone, without the finest solution to compare with: no number, and no error.
+  alone = drawing.summarise([made_up("exact", "ddim 8", 8, [2.0, 4.0]), rows[0]])
+  for name in (metric, "energy_distance"):
+    assert drawing.fewest(alone, name).splitlines()[2] == "| `ddim` | - |"
   panel, _ = drawing.panels(drawing.summarise(rows))
   assert [curve.label for curve in panel.curves] == ["ddim", "heun", "unipc", "adaptive"]
   np.testing.assert_array_equal(panel.curves[0].nfe, [4, 8])

@@ -208,6 +208,9 @@ def sigma(sheet: Sheet, bases: Sequence[float] = (1.01, 2.0, 5.0, 10.0, 25.0)) -
 def processes(sheet: Sheet) -> None:
   """Frechet distance, confident share and bits a dimension of all configs of digits."""
   rows = [row for name in CONFIGS for row in _summary(sheet, name)]
+  if not rows:
+    print(f"processes: not drawn, {sheet.others} has the results of no config of digits")
+    return
   panels = {
     "Frechet distance": ("frechet", "frechet_sem", "frechet_floor"),
     "confident share / real": ("confident_share", "confident_share_sem", None),

@@ -130,7 +130,8 @@ def fewest(lines: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> str:
       if metric == METRICS[0]:
         holds = [line["beyond"] <= 0 for line in own]
       else:
-        holds = [line[metric] <= NEAR * finest[target][metric] for line in own]
+        limit = NEAR * finest[target][metric] if target in finest else float("nan")
+        holds = [line[metric] <= limit for line in own]
       kept = own[_first_of_the_last_run(holds) :]
       if not own:
         cells.append("")
