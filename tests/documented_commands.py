@@ -24,7 +24,9 @@ EXCUSED = {
   r"^\.ci/run|^pytest -n|^\.venv/bin/pytest": "runs the tests themselves",
   r"^pytest -m slow": "two thousand cases; `.ci/run slow` runs them",
   r"^scorelab|^python -m scorelab": "main.py from a wheel; tests/test_packaging.py runs it",
-  r"name=(ralston|my_module)": "needs the file of the recipe; tests/test_contributing.py runs it",
+  r"ralston|absolute_noise|linear_variance|=cubic|triangle|mean_error|gated_mlp": (
+    "needs the file of the recipe; tests/test_contributing.py runs it"
+  ),
   r"--distributed|--coordinator": "several processes; tests/test_sharding.py runs them",
   r"configs/(cond_cifar10|ddpm_cifar10|ddpm_flowers)\.py": "needs its data set",
   r"pretrained\.path=google/": "needs the hub",
