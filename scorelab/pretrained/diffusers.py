@@ -223,7 +223,7 @@ def save_pipeline(
   if not isinstance(network, UNet2D):
     raise PretrainedError(
       f"diffusers' UNet2DModel has no {type(network).__name__}: unet2d is written there, and "
-      "save_model writes any"
+      "save_model (--format=plain) writes any"
     )
   config = write_unet2d(network, event_shape)
   learned = config["out_channels"] == 2 * event_shape[-1]

@@ -355,7 +355,7 @@ def write_scheduler(schedule: Schedule, kind: str, *, learned_variance: bool) ->
   if not isinstance(schedule, Discrete) or kind not in kinds:
     raise PretrainedError(
       f"diffusers has no scheduler of {type(schedule).__name__} for a network that gives {kind!r}: "
-      "a process of T betas with noise, x0 or v has one; save_model writes any"
+      "a process of T betas with noise, x0 or v has one; save_model (--format=plain) writes any"
     )
   betas = betas_of(schedule)
   return {
