@@ -65,8 +65,8 @@ def dsm_gmm() -> list[Claim]:
   return [
     Claim("one level of noise, std {}, on", [setting("dsm_gmm", "loss.sigma")]),
     Claim(
-      "score error of {} at that level by {} plain draws (over single modes: up to {}),",
-      [error_of("dsm_gmm", 1.0), setting("dsm_gmm", "evaluation.score_samples"), max(by_mode)],
+      "score error of {} ± {} at that level (over single modes: up to {}),",
+      [error_of("dsm_gmm", 1.0), error_sem_of("dsm_gmm"), max(by_mode)],
     ),
     Claim(
       "published settings (dsm_gmm_published.py) have {}.", [error_of("dsm_gmm_published", 1.0)]
@@ -78,6 +78,11 @@ def dsm_gmm() -> list[Claim]:
 def error_of(config: str, sigma: float) -> float:
   """Relative score error at a level, over all modes."""
   return value(f"{config}/score_error.csv", "relative", sigma=sigma, mode="all")
+
+
+def error_sem_of(config: str) -> float:
+  """Standard error of the relative score error at the first level."""
+  return value(f"{config}/score_error.csv", "relative_sem", mode="all")
 
 
 def last_loss(config: str) -> float:

@@ -101,10 +101,11 @@ def score_error(source: Source) -> None:
   figure = summary.score_error_figure(source.experiment, result)
   save(figure, source.out / "score_error.png", source.command)
   errors = result["score_error"]
-  rows = [{"sigma": errors["sigma"][0], "mode": "all", "relative": errors["relative"][0]}]
-  rows += [
-    {"sigma": errors["sigma"][0], "mode": mode, "relative": error}
-    for mode, error in enumerate(errors["relative_by_mode"], start=1)
+  values = [errors["relative"][0], *errors["relative_by_mode"]]
+  spreads = [errors["relative_sem"][0], *errors["relative_by_mode_sem"]]
+  rows = [
+    {"sigma": errors["sigma"][0], "mode": mode or "all", "relative": error, "relative_sem": sem}
+    for mode, (error, sem) in enumerate(zip(values, spreads, strict=True))
   ]
   write_csv(source.out / "score_error.csv", rows, source.command)
 
