@@ -12,7 +12,8 @@ import numpy as np
 from scorelab.rows import Row
 from scorelab.typing import Array, Key, Predict
 
-_MAY_LACK_A_VALUE = {"within_mode_std"}  # finite samples, none of which lies on a mode
+# Of finite samples: none on a mode, or none of some class, which is infinitely unbalanced.
+_MAY_LACK_A_VALUE = {"within_mode_std", "class_imbalance"}
 _MOST = 10**8  # numbers of a path that is kept to look for the level
 
 

@@ -43,11 +43,18 @@ EXCUSED = {
 EXTRAS = {r"--optuna": "optuna", r"--tensorboard": "tensorboardX", r"throughput.*--torch": "torch"}
 
 # What makes a command small: (pattern, replacement), in this order.
+# Networks of images take seconds a step, and metrics in features train a network.
+_FEW_STEPS = (
+  "--config.training.num_steps=2 --config.training.log_every=1 "
+  "--config.training.checkpoint_every=2 --config.training.keep_every=0 "
+  "--config.evaluation.metrics=\"('frechet',)\""
+)
 _RUN = r"results/\w+/<run id>"
 _TINY = "--side 16 --dim 8 --batches 2 --steps 2 --matmul 64 --precisions float32"
 SMALLER = (
   (r"^\.venv/bin/python", "python"),
   (r"(--config=\S*configs/\w+\.py)(?![\w:])", r"\1:fast"),
+  (r"(--config=configs/(?:ddpm_digits|dit_digits|ddpm_patches)\.py:fast)", rf"\1 {_FEW_STEPS}"),
   (r"ensemble\.seeds=\d+", "ensemble.seeds=2"),
   (r"num_keys=\d+", "num_keys=2"),
   (r"likelihood_points=\d+", "likelihood_points=8"),

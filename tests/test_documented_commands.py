@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from tests.documented_commands import ROOT, SMALL_TABLES, find
+from tests.documented_commands import ROOT, SMALL_TABLES, Command, find
 from tests.forked_main import Forked, Result
 
 pytestmark = pytest.mark.e2e
@@ -78,7 +78,8 @@ def run_script(text, copy):
 
 def finished_run(name, copy, main):
   """The id of a finished small run of configs/NAME.py, in the folder that main.py gives it."""
-  result = main([f"--config=configs/{name}.py:fast"], timeout=900)
+  small = Command(f"python main.py --config=configs/{name}.py", "").small()
+  result = main(shlex.split(small)[2:], timeout=900)
   assert result.returncode == 0, result.stderr
   folder = pathlib.Path(result.stdout.strip().splitlines()[-1].removesuffix(": already done"))
   assert (copy / folder / "DONE").exists()

@@ -292,6 +292,7 @@ def test_faults_of_a_table():
   assert "the samples are finite" in non_finite.find(table(a=lacking))[0]
   # No sample on a mode: there is no std of such samples, and nothing is wrong.
   assert non_finite.find(table(within_mode_std=lacking)) == []
+  assert non_finite.find(table(class_imbalance=lacking)) == []  # a class does not occur
   assert non_finite.find(table(within_mode_std=lacking), lost)
   bad = table(a=fine)
   bad["score_error"]["relative"][1] = float("nan")
