@@ -233,7 +233,7 @@ def test_langevin_rows_start_at_the_data_or_the_prior(tmp_path):
 @pytest.mark.parametrize(("levels", "sigma"), [("data", None), ("fixed", 1.0)])
 def test_a_network_of_one_level_has_no_bound(levels, sigma):
   config = config_of()
-  config.parameterization.name = "scaled_score"
+  config.parameterization.update(name="scaled_score", conditioning="none")
   config.loss.update(name="hyvarinen", levels=levels, sigma=sigma, weighting=None)
   assert not build(config).evaluation.girsanov
   assert not build(ula_gmm.get_config("fast")).evaluation.girsanov  # nothing is learned
