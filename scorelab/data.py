@@ -96,7 +96,7 @@ def fingerprint(section: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _summary(path: str, table: TextTable) -> str:
-  """What was read, in one line."""
+  """Returns a line that says what was read."""
   number, *shape = table.values.shape
   names = table.names
   if names is None:

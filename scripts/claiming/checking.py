@@ -90,7 +90,7 @@ def neighbours(printed: str) -> list[str]:
 
 
 def places(text: str, claim: Claim) -> Iterator[tuple[tuple[int, int], float | AtMost | AtLeast]]:
-  """Where each number of a claim stands in the text.
+  """Finds each number of a claim in the text.
 
   Raises:
     ValueError: the claim's text is not there once, or has numbers of its own.
@@ -107,7 +107,7 @@ def places(text: str, claim: Claim) -> Iterator[tuple[tuple[int, int], float | A
 
 
 def problems(text: str, claims: Sequence[Claim], exempt: Sequence[str]) -> list[str]:
-  """What is wrong with a text: numbers that differ from their source, and numbers without one.
+  """Lists the faults of a text: numbers that differ from their source, and numbers without one.
 
   Args:
     text: as `prose` gives it.

@@ -78,7 +78,7 @@ def ddpm_circles() -> list[Claim]:
 
 
 def ddpm_circles_published() -> list[Claim]:
-  """As published, on two circles."""
+  """The published settings, on two circles."""
   ours, name = losses("ddpm_circles_published")[::2], "ddpm_circles_published"
   large, small = "ancestral-100-variance=large", "ancestral-100-variance=small"
   return [
@@ -231,7 +231,7 @@ def draws(config: str, quantity: str) -> tuple[float, ...]:
 
 
 def memorisation_circles() -> list[Claim]:
-  """How far a network memorises."""
+  """Memorisation of the training points by a network."""
 
   def of(metric: str, part: str = "value") -> float:
     return measured("memorisation_circles", metric, part, sampler="ancestral")

@@ -222,7 +222,7 @@ def _run(
 
 
 def _findings(found: dict[str, Any]) -> str:
-  """What `diagnose` found, in three lines, and in a fourth what R-hat does not see."""
+  """Returns what `diagnose` found in three lines, and in a fourth what R-hat does not see."""
   visited, modes = (
     found["modes_visited"],
     sum(name.removeprefix("mode_").isdigit() for name in found),
