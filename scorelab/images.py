@@ -202,7 +202,7 @@ def _reason(files: Folder | Table, index: int) -> str:
 
 
 def _summary(path: str, files: Folder | Table, left_out: Mapping[str, int]) -> str:
-  """Returns a line that says what was read: number, classes by name, what was passed over and why."""
+  """Returns a line that says what was read: number, classes by name, what was left out and why."""
   said = [f"{path}: {len(files)} images"]
   if files.labels is not None:
     counts = np.bincount(files.labels, minlength=len(files.class_names))
