@@ -136,8 +136,14 @@ def test_duplicates_are_points_like_others(tmp_path):
   ("changes", "line"),
   [
     ({"schedule.sigma_min": 80.0, "schedule.sigma_max": 0.02}, "sigma_min = 80.0 and sigma_max"),
-    ({"schedule.sigma_min": 1.0, "schedule.sigma_max": 1.0}, "must satisfy 0 < sigma_min < sigma"),
-    ({"sampler.sigma_min": 9.0, "sampler.sigma_max": 0.1}, "must fall towards the data: 0.1, "),
+    (
+      {"schedule.sigma_min": 1.0, "schedule.sigma_max": 1.0},
+      "1.0 must satisfy sigma_min < sigma_max",
+    ),
+    (
+      {"sampler.sigma_min": 9.0, "sampler.sigma_max": 0.1},
+      "sampler: sigma_min = 9.0 and sigma_max = 0.1",
+    ),
     ({"loss.sigma_min": 9.0, "loss.sigma_max": 0.1}, "loss: sigma_min = 9.0 and sigma_max = 0.1"),
   ],
 )

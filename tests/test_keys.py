@@ -105,8 +105,8 @@ def test_steps_and_levels_draw_noise_of_their_own():
   mean = averaging("gaussian", 64)(lambda v: v[:, 0] ** 2, jax.random.key(1), jnp.ones((500, 2)))
   assert np.var(mean) == pytest.approx(2 / 64, rel=0.3)  # of the mean of 64 chi^2_1
   twice = jax.tree.map(lambda a: jnp.stack([a, a]), VP.at(0.5))
-  found, _ = score_error(jax.random.key(2), nine_modes(), Exact(wrong).predict, twice, 50)
-  assert found[0] != found[1]
+  found = score_error(jax.random.key(2), nine_modes(), Exact(wrong).predict, twice, 50)
+  assert found.absolute[0] != found.absolute[1]
 
 
 def wrong(x, level):

@@ -183,7 +183,7 @@ def test_bad_configs_are_one_line(changes, line):
 
 def test_a_network_of_one_level_has_no_flow():
   config = config_of(points=10)
-  config.parameterization.name = "scaled_score"
+  config.parameterization.update(name="scaled_score", conditioning="none")
   config.loss.update(name="hyvarinen", levels="data", weighting=None)
   with pytest.raises(ConfigError, match=r"needs a network of every level, and loss.name = 'hyva"):
     build(config)
