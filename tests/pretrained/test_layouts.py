@@ -13,49 +13,16 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from scorelab.pretrained import PretrainedError, load_pipeline, pickled
+from tests.pretrained.test_damage import SCHEDULER, TORCH, UNET
 
 STEM = "diffusion_pytorch_model"
-UNET = {
-  "_class_name": "UNet2DModel",
-  "sample_size": 8,
-  "in_channels": 1,
-  "out_channels": 1,
-  "block_out_channels": [4],
-  "down_block_types": ["DownBlock2D"],
-  "up_block_types": ["UpBlock2D"],
-  "layers_per_block": 1,
-  "norm_num_groups": 2,
-  "mid_block_type": None,
-}
-SCHEDULER = {"_class_name": "DDPMScheduler", "num_train_timesteps": 10}
 AVERAGING = {"decay": 0.9999, "inv_gamma": 1.0, "optimization_step": 7, "use_ema_warmup": True}
-SHAPES = {  # by hand, as UNet2DModel(**UNET) names and shapes them
-  "conv_in": (4, 1, 3, 3),
-  "time_embedding.linear_1": (16, 4),
-  "time_embedding.linear_2": (16, 16),
-  "conv_norm_out": (4,),
-  "conv_out": (1, 4, 3, 3),
-}
-for _block, _inputs in (
-  ("down_blocks.0.resnets.0", 4),
-  ("up_blocks.0.resnets.0", 8),
-  ("up_blocks.0.resnets.1", 8),
-):
-  SHAPES |= {
-    f"{_block}.norm1": (_inputs,),
-    f"{_block}.conv1": (4, _inputs, 3, 3),
-    f"{_block}.time_emb_proj": (4, 16),
-    f"{_block}.norm2": (4,),
-    f"{_block}.conv2": (4, 4, 3, 3),
-  }
-  if _inputs != 4:
-    SHAPES[f"{_block}.conv_shortcut"] = (4, _inputs, 1, 1)
 
 
 def weights(value):
   """All of one value, so that one number tells which file was read."""
   arrays = {}
-  for name, shape in SHAPES.items():
+  for name, shape in TORCH.items():
     arrays[f"{name}.weight"] = np.full(shape, value, np.float32)
     arrays[f"{name}.bias"] = np.full(shape[:1], value, np.float32)
   return arrays
