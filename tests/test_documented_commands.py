@@ -42,8 +42,10 @@ def git(folder, *arguments):
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
   """A checkout of its own: the files here that git does not ignore, committed."""
-  folder = tmp_path_factory.mktemp("copy")
-  for name in git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
+  folder, index = (tmp_path_factory.mktemp(name) for name in ("copy", "index"))
+  git(index, "init", "-q")  # an index of its own: ROOT need not be a git checkout
+  listing = (f"--git-dir={index / '.git'}", f"--work-tree={ROOT}", "ls-files", "-zo")
+  for name in git(ROOT, *listing, "--exclude-standard").split("\0"):
     if (ROOT / name).is_file():
       (folder / name).parent.mkdir(parents=True, exist_ok=True)
       shutil.copyfile(ROOT / name, folder / name)
