@@ -280,8 +280,8 @@ def execute(
       if not leads():
         return
     print(format_table(result))
-    if faults := result.get("non_finite") or non_finite.find(result):
-      raise RunError(f"{workdir.path}: not finite: {'; '.join(faults)}")
+    if faults := result.get("non_finite"):
+      raise RunError(f"{workdir.path}: not finite: {non_finite.in_one_line(faults)}")
     if ensemble is not None:
       first = ensembles.state_of(params, ensemble.members[0])
       plotting.draw_ensemble(experiment, first, workdir, stop)

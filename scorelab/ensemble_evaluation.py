@@ -95,6 +95,10 @@ def combine(members: Sequence[Member], tables: Mapping[str, dict[str, Any]]) -> 
     "rows": rows,
     "members": [{"name": m.name, "seed": m.seed, "over": m.over, "slot": m.slot} for m in members],
   }
+  faults = {member.name: tables[member.name].get("non_finite", ()) for member in members}
+  if any(faults.values()):
+    named = [f"{name}: {fault}" for name, of_member in faults.items() for fault in of_member]
+    result["non_finite"] = named
   if members[0].over:
     return result | {"groups": groups}
   del groups[0]["over"]

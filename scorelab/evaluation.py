@@ -367,8 +367,9 @@ def evaluate(
   arrays = {row.label: drawn["network"][0] for row, drawn in drawn_by}
   if "labels" in sets:
     arrays["labels"] = sets["labels"][0]
-  labels = (row.label for row in protocol.rows)
-  if faults := non_finite.find(result, dict(zip(labels, sets["rows"], strict=True))):
+  by_label = dict(zip((row.label for row in protocol.rows), sets["rows"], strict=True))
+  faults = non_finite.find(result, by_label, exact=protocol.comparable)
+  if faults := faults + non_finite.find_in_tables(experiment, params, result):
     result["non_finite"] = faults
   np.savez(workdir.samples, exact=sets["exact"][0], reference=sets["reference"][0], **arrays)
   write_json(workdir.evaluation, result)
@@ -383,12 +384,12 @@ def read(workdir: Workdir) -> dict[str, Any]:
 
 def measure_scores(
   experiment: Experiment, params: Params, programs: Programs
-) -> dict[str, list[float]]:
+) -> dict[str, list[float | None]]:
   """Returns the score error at each of config.evaluation.score_levels, as lists by name.
 
-  Each has its standard error beside it, `<name>_sem`. For a mixture also `relative_by_mode` [k],
-  at the first of the levels. A conditional network is told the class of every draw, and compared
-  with the truth of that class.
+  Each has its standard error beside it, `<name>_sem`; None where one is not finite. For a mixture
+  also `relative_by_mode` [k], at the first of the levels. A conditional network is told the class
+  of every draw, and compared with the truth of that class.
   """
   protocol, target = experiment.evaluation, experiment.target
 
@@ -408,7 +409,7 @@ def measure_scores(
 
   measure_all = programs.setdefault("scores", measure_all)
   key = experiment.key(Stream.SCORE_ERROR, 0)
-  errors = jax.tree.map(lambda a: a.tolist(), measure_all(experiment.numbers, params, key))
+  errors = _as_json(measure_all(experiment.numbers, params, key))
   return {"sigma": list(protocol.score_levels), **errors}
 
 
@@ -432,10 +433,12 @@ def measure_girsanov(experiment: Experiment, params: Params, programs: Programs)
     )
     return {"sigma": grid.levels.sigma / grid.levels.alpha, **found._asdict()}
 
-  def finite(number: float) -> float | None:
-    return number if np.isfinite(number) else None
-
   run = programs.setdefault("girsanov", run)
   key = experiment.key(Stream.SCORE_ERROR, 1)
-  found = jax.tree.map(lambda a: np.asarray(a).tolist(), run(experiment.numbers, params, key))
-  return jax.tree.map(finite, found)
+  return _as_json(run(experiment.numbers, params, key))
+
+
+def _as_json(found: Mapping[str, Array]) -> dict[str, Any]:
+  """Returns numbers and lists by name; None where a number is not finite."""
+  values = jax.tree.map(lambda a: np.asarray(a).tolist(), dict(found))
+  return jax.tree.map(lambda number: number if np.isfinite(number) else None, values)

@@ -1,4 +1,4 @@
-"""Finite limits where a formula divides by 0: pure noise, long steps, batches; and what says so."""
+"""Finite limits where a formula divides by 0: pure noise, long steps, batches."""
 
 import functools
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab import evaluation, guidance, losses, non_finite, rows, samplers, schedules
+from scorelab import evaluation, guidance, losses, samplers, schedules
 from scorelab.losses import LEVELS, WEIGHTINGS
 from scorelab.predictions import CONDITIONINGS, PARAMETERIZATIONS, Consistency, Prediction
 from scorelab.run import StopFlag
@@ -249,51 +249,3 @@ def test_the_last_batch_is_filled_with_real_rows():
   assert x.shape == (1, 10, 1)
   np.testing.assert_array_equal(seen[2][:, 0], [13, 14, 5, 6])
   np.testing.assert_allclose(x[0, 8:, 0], [13 + 9.5, 14 + 9.5])
-
-
-def row(spec, **options):
-  main = {"name": "ddim", "num_steps": 4, "grid": "karras"}
-  return rows.make_row(rows.parse_row(spec, main, "row"), "row", VarianceExploding(), True)
-
-
-def test_the_level_from_which_samples_are_lost():
-  """A predict that is nan below sigma = 1 is lost at the step that starts there."""
-
-  def broken(x, level):
-    pred = TARGET.predict(x, level)
-    return Prediction.of(x, level, "x0", x0=jnp.where(level.sigma < 1, jnp.nan, pred.x0))
-
-  ddim = row("ddim:8")
-  assert non_finite.first_level(ddim, KEY, TARGET.predict, X) == ""
-  line = non_finite.first_level(ddim, KEY, broken, X)
-  first = int(np.flatnonzero(np.asarray(ddim.grid.levels.sigma) < 1)[0])
-  ratio = float(ddim.grid[first].sigma)
-  assert line == f"from step {first + 1} of 8 on, at sigma / alpha = {ratio:.3g}"
-  chain = row("ula:400:step_size=5.0:sigma=0.5")
-  assert non_finite.first_level(chain, KEY, TARGET.predict, X).startswith("from step ")
-
-
-def test_faults_of_a_table():
-  fine = dict.fromkeys(("value", "floor", "prior", "discretisation", "learning"), 0.5)
-  lacking = fine | {"learning": None, "value": None}
-
-  def table(**metrics):
-    return {
-      "rows": [{"label": "ddim-8", "metrics": metrics}],
-      "score_error": {"sigma": [1.0, 2.0], "relative": [0.1, 0.2]},
-    }
-
-  assert non_finite.find(table(a=fine)) == []
-  lost = {"ddim-8": {"lost": {"network": "from step 2 of 8 on"}}}
-  (line,) = non_finite.find(table(a=lacking, b=fine), lost)
-  assert line == "ddim-8: a (samples are not finite from step 2 of 8 on, with the network alone)"
-  lost["ddim-8"]["lost"]["prior"] = ""
-  assert "with the exact score too" in non_finite.find(table(a=lacking), lost)[0]
-  assert "the samples are finite" in non_finite.find(table(a=lacking))[0]
-  # No sample on a mode: there is no std of such samples, and nothing is wrong.
-  assert non_finite.find(table(within_mode_std=lacking)) == []
-  assert non_finite.find(table(class_imbalance=lacking)) == []  # a class does not occur
-  assert non_finite.find(table(within_mode_std=lacking), lost)
-  bad = table(a=fine)
-  bad["score_error"]["relative"][1] = float("nan")
-  assert non_finite.find(bad) == ["score error at sigma = 2"]
