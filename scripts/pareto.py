@@ -17,8 +17,8 @@ Networks are trained first, as configs/ncsn_gmm.py says but for the target, the 
 the number of steps. Every cell is kept in results/pareto/ as soon as it is measured, and not
 measured again: the same command resumes where it was stopped, and several may run side by side on
 targets of their own. The table and the figure go there too, or to --out; --reference writes the
-committed ones. NumPy's threads gain nothing here: set OPENBLAS_NUM_THREADS=1 where cores are
-shared.
+committed ones, in which targets without rows in results/pareto/ keep their lines. NumPy's threads
+gain nothing here: set OPENBLAS_NUM_THREADS=1 where cores are shared.
 """
 
 from __future__ import annotations
@@ -257,7 +257,11 @@ def main(argv: list[str] | None = None) -> int:
     return 1
   sizes = (protocol.num_samples, protocol.num_reference, protocol.num_projections)
   text = "{} samples against {}, {} projections".format(*sizes)
-  drawing.write(lines, out, "python scripts/pareto.py", text, len(protocol.keys))
+  table = drawing.summarise(lines)
+  if args.reference:
+    table += drawing.lines_of_others(out, {line["target"] for line in table})
+    table.sort(key=lambda line: list(TARGETS).index(line["target"]))
+  drawing.write(table, out, "python scripts/pareto.py", text, len(protocol.keys))
   return 0
 
 

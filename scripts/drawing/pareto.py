@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from scorelab.metrics.ratios import ratio_of_means
-from scorelab.plotting import pareto, save, write_csv
+from scorelab.plotting import pareto, read_csv, save, write_csv
 from scorelab.plotting.curves import Curve
 
 NEAR = 1.1
@@ -186,11 +186,29 @@ def _markdown(table: list[list[str]]) -> str:
   return "\n".join("| " + " | ".join(cells) + " |" for cells in table)
 
 
+def lines_of_others(out: pathlib.Path, targets: Collection[str]) -> list[dict[str, Any]]:
+  """Returns the lines of out/pareto.csv of other targets than these, as `summarise` has them."""
+  path = out / "pareto.csv"
+  lines = read_csv(path) if path.exists() else []
+  return [
+    {**line, **{name: int(line[name]) for name in ("num_steps", "num_keys")}}
+    for line in lines
+    if line["target"] not in targets
+  ]
+
+
 def write(
-  rows: Sequence[dict[str, Any]], out: pathlib.Path, command: str, text: str, keys: int
+  lines: Sequence[dict[str, Any]], out: pathlib.Path, command: str, text: str, keys: int
 ) -> None:
-  """pareto.csv and pareto.png, and the tables of docs/pareto.md on standard output."""
-  lines = summarise(rows)
+  """Writes pareto.csv and pareto.png; prints the tables of docs/pareto.md.
+
+  Args:
+    lines: of `summarise`, or of pareto.csv.
+    out: the folder.
+    command: what a reader types to get them.
+    text: the caption: sizes.
+    keys: fewest number of keys of a line.
+  """
   write_csv(out / "pareto.csv", lines, command)
   text += f";\nmean and standard error over {keys} keys; dashed: samplers that draw noise"
   text += "; in colour: on the front of that panel"
