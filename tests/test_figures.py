@@ -43,7 +43,10 @@ def finished(tmp_path_factory):
     "rows": [
       {"label": "ddim-3", "sampler": "ddim", "nfe": 3, "metrics": {"energy_distance": numbers}}
     ],
-    "score_error": {"sigma": [0.1, 1.0], "absolute": [0.1, 0.2], "relative": [0.01, 0.3]},
+    "score_error": {
+      **{"sigma": [0.1, 1.0], "absolute": [0.1, 0.2], "relative": [0.01, 0.3]},
+      **{"absolute_sem": [0.02, 0.03], "relative_sem": [0.001, 0.04]},
+    },
     "girsanov": {
       "sigma": [1.0, 0.1],
       **{name: [0.1, 0.2] for name in ("density", "density_sem", "bound", "bound_sem")},
@@ -149,6 +152,8 @@ def test_draws_one(finished, small, tmp_path):
     *("score_error.png", "score_error.csv", "evaluation.json")
   }
   assert "--keys" not in (tmp_path / "score_error.csv").read_text()
+  rows = plotting.read_csv(tmp_path / "score_error.csv")
+  assert [row["relative_sem"] for row in rows] == [0.001, 0.04]
 
 
 def test_draws_the_schedules_without_a_run(tmp_path, capsys):

@@ -101,8 +101,8 @@ def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
 
   Args:
     errors: evaluation.json's score_error: sigma, absolute and relative, each [levels], and perhaps
-      relative_by_mode [modes]. Where the data's own level, 0, is among several, they are only put
-      in a row.
+      relative_by_mode [modes]; of each perhaps a standard error, NAME_sem. If the data's own level,
+      0, is among several, they are only put in a row.
     text: the caption.
   """
   figure = style.new_figure(5, 3.3)
@@ -128,7 +128,9 @@ def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
       values = np.array([style.number(error) for error in errors[name]])
       if values.any():  # a log axis has no 0
         values[values == 0] = np.nan
-      ax.plot(places, values, marker=marker, color=colour, label=label)
+      ax.plot(places, values, marker=marker, ms=4, color=colour, label=label)
+      if sems := [style.number(sem) for sem in errors.get(f"{name}_sem", [])]:
+        ax.errorbar(places, values, yerr=sems, fmt="none", color=colour, elinewidth=1, capsize=2)
     style.log_scale(ax, "y")
     ax.set(xlabel="level sigma / alpha", ylabel="squared score error")
     if 0 in sigma:

@@ -128,7 +128,7 @@ def losses(panels: Mapping[str, Sequence[Band]], text: str) -> Figure:
 def score_error_figure(experiment: Experiment, result: Mapping[str, Any]) -> Figure:
   """The relative score error by level, a line for each combination of values."""
   num, draws = result["protocol"]["num_members"], experiment.evaluation.score_samples
-  text = f"{draws} exact draws at each level; mean and standard error over {num} seeds"
+  text = f"{draws} draws at each level; mean and standard error over {num} seeds"
   lines = {}
   for group in result.get("groups", [result]):
     lines.setdefault(label_of(_of_training(group.get("over", {}))), group["score_error"])

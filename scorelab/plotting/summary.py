@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from scorelab.experiment import Experiment
 from scorelab.metrics.modes import has_modes, mode_radius
 from scorelab.metrics.modes import off_mode as beyond_modes
+from scorelab.metrics.score_error import SPREAD
 from scorelab.plotting import budgets, curves, fields, images, style
 from scorelab.plotting.fields import Cloud, ScoreField
 from scorelab.predictions import Exact
@@ -125,7 +126,10 @@ def loss_figure(
 
 def score_error_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
   """The score error of a run by level."""
-  text = f"{experiment.evaluation.score_samples} exact draws from the noised target at each level"
+  text = (
+    f"{experiment.evaluation.score_samples} draws at each level, half of them with "
+    f"{SPREAD:g} times the noise, weighted;\nbars: standard errors"
+  )
   return curves.score_error(result["score_error"], text)
 
 

@@ -52,7 +52,9 @@ def chains(
   figure = style.new_figure(3.5 * len(panels), 6.6)
   grid = figure.add_gridspec(2, len(panels), height_ratios=(3.2, 1))
   reach = float(np.abs(lattice).max())
-  for column, chains in enumerate(panels):
+  titles = [f"{chains.title}\n{chains.findings}" for chains in panels]
+  most = max(title.count("\n") for title in titles)  # the titles begin at one height
+  for column, (chains, title) in enumerate(zip(panels, titles, strict=True)):
     ax = figure.add_subplot(grid[0, column])
     ax.scatter(*data.T, s=2, color="#B0B0B0", linewidths=0)
     draw_arrows(ax, lattice, chains.score).set_alpha(0.45)
@@ -63,7 +65,7 @@ def chains(
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="x1")
     ax.set_ylabel("x2" if column == 0 else "")
     ax.tick_params(labelleft=column == 0)
-    ax.set_title(f"{chains.title}\n{chains.findings}", fontsize=8.5)
+    ax.set_title(title + "\n" * (most - title.count("\n")), fontsize=8.5)
   ax = figure.add_subplot(grid[1, :])
   modes, width = np.arange(1, len(weights) + 1), 0.8 / (len(panels) + 1)
   bars = [("target", style.GREY, weights), *((p.title, p.colour, p.shares) for p in panels)]
@@ -73,6 +75,7 @@ def chains(
   ax.set_xticks(modes)
   ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(bars), borderaxespad=0)
   style.caption(figure, text)
+  style.settle(figure)
   return figure
 
 

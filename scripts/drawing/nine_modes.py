@@ -51,7 +51,7 @@ def score_error(source: Source) -> None:
   result = json.loads(source.workdir.evaluation.read_text())
   figure = summary.score_error_figure(source.experiment, result)
   save(figure, source.out / "score_error.png", source.command)
-  names = ("sigma", "absolute", "relative")
+  names = ("sigma", "absolute", "absolute_sem", "relative", "relative_sem")
   columns = zip(*(result["score_error"][name] for name in names), strict=True)
   rows = [dict(zip(names, values, strict=True)) for values in columns]
   write_csv(source.out / "score_error.csv", rows, source.command)

@@ -227,7 +227,7 @@ def _findings(found: dict[str, Any]) -> str:
     found["modes_visited"],
     sum(name.removeprefix("mode_").isdigit() for name in found),
   )
-  stuck = f"\nWARNING: {visited} of {modes} modes visited: R-hat is of these alone"
+  stuck = f"\nWARNING: {visited} of {modes} modes visited; R-hat misses {modes - visited}"
   return (
     f"steps accepted: {found['acceptance']:.1%}; mode changes: {found['mode_changes']}\n"
     f"points: R-hat {found['rhat']:.2f}, ESS {found['ess']:.0f}; "
