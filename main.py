@@ -9,21 +9,15 @@ python main.py --config=configs/ncsn_gmm.py --distributed    # the same on every
 
 from __future__ import annotations
 
+from scorelab import early_stop
+
+if __name__ == "__main__":  # before the other imports, which take a second
+  early_stop.install("main.py: stopped before the run began")
+
 import os
 import pathlib
-import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
-
-if __name__ == "__main__":  # before the imports, which take a second
-
-  def _stop_early(number: int, frame: object) -> None:
-    del number, frame
-    os.write(2, b"main.py: stopped before the run began\n")
-    os._exit(75)  # as scorelab.stopping.PREEMPTED_EXIT_CODE
-
-  for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-    signal.signal(_number, _stop_early)
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -120,7 +114,10 @@ def main(argv: list[str]) -> None:
   # Processes that work together stop together, where all of them ask.
   line = None if _DISTRIBUTED.value else "main.py: stopped before the run began"
   with StopFlag(line) as stop:
-    start(stop)
+    try:
+      start(stop)
+    finally:
+      early_stop.say("main.py: stopped after the run had ended")
 
 
 def start(stop: StopFlag) -> None:

@@ -3,11 +3,12 @@
 import scorelab; scorelab.samplers.ddim    # a part is imported when it is first named
 """
 
-import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
+TYPE_CHECKING = False  # typing takes longer to import than all else here
 if TYPE_CHECKING:
+  from types import ModuleType
+
   from scorelab import (
     guidance,
     likelihood,
@@ -39,6 +40,8 @@ __all__ = (
 
 
 def __getattr__(name: str) -> ModuleType:
+  import importlib
+
   if name in __all__:
     return importlib.import_module(f"scorelab.{name}")
   raise AttributeError(f"module 'scorelab' has no attribute {name!r}")

@@ -5,16 +5,17 @@ scorelab --config=configs/ncsn_gmm.py    # from any folder; results/ is made in 
 
 from __future__ import annotations
 
-import pathlib
-import runpy
-import sys
+from scorelab import early_stop
 
-_PACKAGE = pathlib.Path(__file__).parent
-_BROUGHT = _PACKAGE / "brought"  # a wheel's main.py and configs/; a checkout has them above
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+  import pathlib
 
 
 def found(argument: str, root: pathlib.Path) -> str:
   """The argument; of --config=configs/NAME.py, where there is none here, the one in root."""
+  import pathlib
+
   name, _, value = argument.partition("=")
   here = pathlib.Path(value.partition(":")[0]).is_file()
   if name.lstrip("-") != "config" or not value.startswith("configs/") or here:
@@ -24,7 +25,14 @@ def found(argument: str, root: pathlib.Path) -> str:
 
 def main() -> None:
   """Runs main.py on the command line's arguments."""
-  root = _BROUGHT if _BROUGHT.is_dir() else _PACKAGE.parent
+  early_stop.install("main.py: stopped before the run began")
+  import pathlib  # only now: these imports take long enough to be interrupted
+  import runpy
+  import sys
+
+  package = pathlib.Path(__file__).parent
+  brought = package / "brought"  # a wheel's main.py and configs/; a checkout has them above
+  root = brought if brought.is_dir() else package.parent
   sys.path.insert(0, str(root))  # configs import each other
   sys.argv = [found(argument, root) for argument in sys.argv]
   runpy.run_path(str(root / "main.py"), run_name="__main__")
