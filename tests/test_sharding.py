@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -138,7 +139,7 @@ def test_operations_are_counted_and_the_peak_is_measured():
   np.testing.assert_allclose(found["utilisation"], 1e7 / found["peak_flops_per_s"])
 
 
-def start_processes(workdir, *arguments, count=2):
+def start_processes(workdir, *arguments, count=2, program=("main.py",)):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
@@ -148,7 +149,7 @@ def start_processes(workdir, *arguments, count=2):
   shared += ["--config.training.batch_size=32", "--distributed", f"--coordinator=localhost:{port}"]
   return [
     subprocess.Popen(
-      [sys.executable, "main.py", *shared, f"--num_processes={count}", f"--process_id={rank}"],
+      [sys.executable, *program, *shared, f"--num_processes={count}", f"--process_id={rank}"],
       stdout=subprocess.DEVNULL,
       stderr=subprocess.PIPE,
       text=True,
@@ -242,13 +243,49 @@ def test_a_dead_process_ends_the_others(count, dead, tmp_path):
   np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-@pytest.mark.slow
+# main.py, which says at which step it saves; in all processes but the first one the clock that
+# chunks are measured with runs a thousand times as fast.
+SAYING = """
+import runpy, sys, time, types
+from scorelab import pace
+from scorelab.checkpoints import Checkpoints
+
+if "--process_id=0" not in sys.argv:
+  pace.time = types.SimpleNamespace(monotonic=lambda: 1000 * time.monotonic())
+save = Checkpoints.save
+
+def saying(self, step, *given):
+  print(f"saves at {step}", file=sys.stderr)
+  save(self, step, *given)
+
+Checkpoints.save = saying
+sys.argv[0] = "main.py"
+runpy.run_path("main.py", run_name="__main__")
+"""
+
+
+@pytest.mark.e2e
 def test_one_of_two_processes_is_told_to_stop_and_both_do(tmp_path):
-  processes = start_processes(tmp_path, "--mode=train")
-  while not (tmp_path / "metrics.jsonl").exists():
-    time.sleep(0.05)
-  processes[1].send_signal(signal.SIGTERM)
-  assert [process.wait(timeout=300) for process in processes] == [75, 75]
+  """SIGTERM to the second: both save at the same step, whatever their clocks say, end with 75, go on."""
+  processes = start_processes(tmp_path, "--mode=train", program=("-c", SAYING))
+  try:
+    wait_for_lines(tmp_path, processes, count=0)
+    processes[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  assert [process.returncode for process in processes] == [75, 75], "\n".join(errors)
+  steps = [[int(step) for step in re.findall(r"saves at (\d+)", text)] for text in errors]
+  assert steps[0] == steps[1] and "Traceback" not in "".join(errors)
+  assert f"{tmp_path}: stopped and saved" in errors[0]
+  stopped = steps[0][-1]
+  assert 0 < stopped < 600 and (tmp_path / "checkpoints" / f"{stopped:09d}").is_dir()
+  logged = [line["step"] for line in read_jsonl(tmp_path / "metrics.jsonl")]
+  assert logged == list(range(logged[0], stopped + 1, logged[0]))
+  run_all(tmp_path, "--mode=train")
+  logged = [line["step"] for line in read_jsonl(tmp_path / "metrics.jsonl")]
+  assert logged == list(range(logged[0], 601, logged[0]))
 
 
 @pytest.mark.slow
