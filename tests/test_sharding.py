@@ -266,7 +266,7 @@ runpy.run_path("main.py", run_name="__main__")
 
 @pytest.mark.e2e
 def test_one_of_two_processes_is_told_to_stop_and_both_do(tmp_path):
-  """SIGTERM to the second: both save at the same step, whatever their clocks say, end with 75, go on."""
+  """SIGTERM to the second: both save at one step, whatever their clocks say, and then resume."""
   processes = start_processes(tmp_path, "--mode=train", program=("-c", SAYING))
   try:
     wait_for_lines(tmp_path, processes, count=0)
