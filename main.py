@@ -23,8 +23,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import base
-from scorelab import last_words
-from scorelab.command_line import (
+from scorelab.config.command_line import (
   expand_flagfiles,
   explain,
   import_beside,
@@ -32,13 +31,15 @@ from scorelab.command_line import (
   parse_flags,
   replaced_values,
 )
-from scorelab.options import ConfigError, check_fields
-from scorelab.stopping import PREEMPTED_EXIT_CODE, StopFlag
+from scorelab.config.options import check_fields
+from scorelab.errors import ConfigError
+from scorelab.runs import abort_notice
+from scorelab.runs.signals import PREEMPTED_EXIT_CODE, Preempted, StopFlag
 
 if TYPE_CHECKING:
-  from scorelab.ensembles import Ensemble
-  from scorelab.experiment import Experiment
-  from scorelab.run import Workdir
+  from scorelab.experiment.spec import Experiment
+  from scorelab.runs.workdir import Workdir
+  from scorelab.training.ensembles import Ensemble
 
 _ARGV: list[str] = []  # as typed, but for flag files, whose flags stand in their place
 _CONFIG = config_flags.DEFINE_config_file(
@@ -71,7 +72,7 @@ def _fail(message: str, code: int = 2, alone: bool = False) -> NoReturn:
   print(message, file=sys.stderr)
   if alone and _DISTRIBUTED.value:
     sys.stderr.flush()
-    last_words.take_back()
+    abort_notice.take_back()
     os._exit(code)  # an orderly end waits for all processes
   sys.exit(code)
 
@@ -125,12 +126,19 @@ def start(stop: StopFlag) -> None:
   # Only now: a mistake on the command line is answered at once.
   import jax
 
-  from scorelab import ensembles, lock, run, sampling, tensorboard
-  from scorelab.checkpoints import CheckpointError, UnreadableError, silence_orbax
-  from scorelab.checks import check_devices, check_metrics, check_rows
-  from scorelab.coverage import coverage_warnings
-  from scorelab.experiment import Experiment, build
-  from scorelab.swaps import drop_old_options
+  from scorelab.errors import RefusedError, RunError
+  from scorelab.evaluation import pretrained as pretrained_model
+  from scorelab.evaluation import tensorboard
+  from scorelab.experiment.build import build
+  from scorelab.experiment.compatibility import check_devices, check_metrics, check_rows
+  from scorelab.experiment.coverage import coverage_warnings
+  from scorelab.experiment.spec import Experiment
+  from scorelab.experiment.swaps import drop_old_options
+  from scorelab.runs import lock
+  from scorelab.runs import workdir as runs
+  from scorelab.runs.checkpoints import CheckpointError, UnreadableError, silence_orbax
+  from scorelab.runs.distributed import leads, wait_for_all
+  from scorelab.training import ensembles
 
   logging.set_verbosity(logging.WARNING)
   silence_orbax()
@@ -151,47 +159,47 @@ def start(stop: StopFlag) -> None:
       experiment = ensemble.experiment
     else:
       config.ensemble.seeds = None  # one seed is no ensemble
-      experiment = sampling.build(config, mode) if pretrained else build(config)
+      experiment = pretrained_model.build(config, mode) if pretrained else build(config)
     if not _WORKDIR.value:
       name = pathlib.Path(file.partition(":")[0]).stem
-      path = run.find(pathlib.Path("results", name), experiment.config)
+      path = runs.find(pathlib.Path("results", name), experiment.config)
     other = (
-      "" if _WORKDIR.value or path.exists() else run.on_other_data(path.parent, experiment.config)
+      "" if _WORKDIR.value or path.exists() else runs.on_other_data(path.parent, experiment.config)
     )
     if stop.line is not None:
       stop.line = f"{path}: {_STOPPED}"
     if mode == "eval" and not pretrained and not path.exists():
       also = f"; {other}" if other else ""
-      raise run.RefusedError(f"{path}: there is no run here to evaluate; train first{also}")
-    if other and run.leads():
+      raise RefusedError(f"{path}: there is no run here to evaluate; train first{also}")
+    if other and leads():
       print(other, file=sys.stderr)
-    done = run.is_done(path, experiment.config)
+    done = runs.is_done(path, experiment.config)
     if isinstance(experiment, Experiment) and not done:
       check_rows(experiment)  # before anything is written
       check_metrics(experiment)
-      if run.leads():
+      if leads():
         for line in coverage_warnings(experiment):
           print(f"{file}: {line}", file=sys.stderr)
       if mode != "eval":
         check_devices(experiment, None if ensemble is None else 1)
-    if dropped and run.leads():
+    if dropped and leads():
       print(f"{file}: {dropped}", file=sys.stderr)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    with lock.hold(path, off=done or not run.leads()):
-      workdir = run.open_workdir(path, experiment.config, overrides, read_only=not run.leads())
-      run.wait_for_all("workdir")
-      with tensorboard.Mirror(workdir, off=not (_TENSORBOARD.value and run.leads())):
+    with lock.hold(path, off=done or not leads()):
+      workdir = runs.open_workdir(path, experiment.config, overrides, read_only=not leads())
+      wait_for_all("workdir")
+      with tensorboard.Mirror(workdir, off=not (_TENSORBOARD.value and leads())):
         if isinstance(experiment, Experiment):
           execute(experiment, ensemble, workdir, mode, stop)
         else:
-          sampling.execute(experiment, workdir, stop)
+          pretrained_model.execute(experiment, workdir, stop)
   except ConfigError as error:
     _fail(f"{file}: {error}")
-  except run.Preempted:
+  except Preempted:
     _fail(f"{path}: {_STOPPED}", PREEMPTED_EXIT_CODE)
-  except (run.RefusedError, UnreadableError) as error:
+  except (RefusedError, UnreadableError) as error:
     _fail(str(error), alone=isinstance(error, lock.UnwritableError))
-  except (run.RunError, CheckpointError) as error:
+  except (RunError, CheckpointError) as error:
     _fail(str(error), 1, alone=isinstance(error, CheckpointError))
   except OSError as error:
     message = lock.why_unwritable(path, error)
@@ -220,12 +228,12 @@ def join_processes() -> None:
     _fail(f"main.py: {', '.join(named)} must come with --distributed and all of {list(given)}")
   if not _DISTRIBUTED.value:
     return
-  last_words.leave(
+  abort_notice.leave(
     f"main.py: process {os.getpid()} was aborted, most likely since another one has died\n{_AGAIN}"
   )
   import jax
 
-  from scorelab import run
+  from scorelab.runs.distributed import wait_for_all
 
   try:
     # Process 0 measures alone, and the others may have to wait for it as long as that takes.
@@ -236,7 +244,7 @@ def join_processes() -> None:
       shutdown_timeout_seconds=7 * 24 * 3600,
       heartbeat_timeout_seconds=30,  # a dead process ends the others
     )
-    run.wait_for_all("joined")  # at once: on CPUs they have 30 seconds for their first meeting
+    wait_for_all("joined")  # at once: on CPUs they have 30 seconds for their first meeting
   except (RuntimeError, ValueError) as error:
     _fail(f"main.py: --distributed: {str(error).splitlines()[0]}")
 
@@ -248,10 +256,16 @@ def execute(
 
   Of several processes all draw samples, where that is done in batches, and the first one measures.
   """
-  from scorelab import ensemble_evaluation, ensembles, evaluation, non_finite, plotting, training
-  from scorelab.run import RunError, leads
-  from scorelab.sharding import make_layout
-  from scorelab.tables import format_table
+  from scorelab import evaluation, training
+  from scorelab.errors import RunError
+  from scorelab.evaluation import ensembles as ensemble_evaluation
+  from scorelab.evaluation import non_finite
+  from scorelab.evaluation.ensemble_figures import draw_ensemble
+  from scorelab.evaluation.figures import draw_run
+  from scorelab.evaluation.table import format_table
+  from scorelab.runs.distributed import leads
+  from scorelab.runs.sharding import make_layout
+  from scorelab.training import ensembles
 
   if workdir.done.exists():
     if leads():
@@ -281,9 +295,9 @@ def execute(
       raise RunError(f"{workdir.path}: not finite: {non_finite.in_one_line(faults)}")
     if ensemble is not None:
       first = ensembles.state_of(params, ensemble.members[0])
-      plotting.draw_ensemble(experiment, first, workdir, stop)
+      draw_ensemble(experiment, first, workdir, stop)
     else:
-      plotting.draw_run(experiment, params, workdir, stop)
+      draw_run(experiment, params, workdir, stop)
     workdir.done.touch()
   if leads():
     print(workdir.path)

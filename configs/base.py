@@ -15,14 +15,14 @@ def get_config() -> ConfigDict:
   # 'float32' keeps TF32 and bfloat16 out of matrix products; 'default' lets the device choose.
   config.matmul_precision = "float32"
 
-  # Several trainings in one program: see scorelab/ensembles.py.
+  # Several trainings in one program: see scorelab/training/ensembles.py.
   config.ensemble = ConfigDict(
     dict(
       seeds=placeholder(int),  # so many: seed, seed + 1, ...
       over=placeholder(str),  # "optimizer.learning_rate=1e-3,3e-3 sampler.eta=0,1", with each seed
     )
   )
-  # A model of another library in the place of training: see scorelab/sampling.py.
+  # A model of another library in the place of training: see scorelab/evaluation/pretrained.py.
   config.pretrained = ConfigDict(
     dict(
       path=placeholder(str),  # a directory, or a hub id
@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
       scaling=placeholder(str),
       dequantise=placeholder(bool),
       stride=placeholder(int),
-      # Of points in a file: see scorelab/data.py.
+      # Of points in a file: see scorelab/data/points.py.
       path=placeholder(str),
       columns=placeholder(tuple),
       header=placeholder(bool),  # None decides by the first line's cells
@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
       test_fraction=placeholder(float),
       split_seed=placeholder(int),
       standardise=placeholder(bool),
-      # Of images in files: see scorelab/images.py.
+      # Of images in files: see scorelab/data/images.py.
       side=placeholder(int),
       channels=placeholder(int),
       column=placeholder(str),

@@ -5,12 +5,13 @@ import scorelab; scorelab.samplers.ddim    # a part is imported when it is first
 
 from __future__ import annotations
 
+from scorelab import moved
+
 TYPE_CHECKING = False  # typing takes longer to import than all else here
 if TYPE_CHECKING:
   from types import ModuleType
 
   from scorelab import (
-    guidance,
     likelihood,
     losses,
     metrics,
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     targets,
   )
 
+moved.install()
+
 __version__ = "0.1.0"
 __all__ = (
-  "guidance",
   "likelihood",
   "losses",
   "metrics",

@@ -1,8 +1,8 @@
 """Stop requests while nothing can be lost: before a run has begun, and after it has ended.
 
-The signals of `scorelab.stopping` are answered by a line and code 75. Imports next to nothing, so
-that main.py can install it before everything else; what Python does before a program's first line
-it cannot cover.
+Answers the signals of `scorelab.runs.signals` with one line and exit code 75. Imports next to
+nothing, so that main.py can install it before everything else. What Python does before a program's
+first line is not covered.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def say(line: str) -> None:
 
 def _end(number: int, frame: object) -> None:
   del number, frame
-  if last_words := sys.modules.get("scorelab.last_words"):
+  if last_words := sys.modules.get("scorelab.runs.abort_notice"):
     last_words.take_back()
   os.write(2, f"{_line}\n".encode())
-  os._exit(75)  # as scorelab.stopping.PREEMPTED_EXIT_CODE
+  os._exit(75)  # as scorelab.runs.signals.PREEMPTED_EXIT_CODE

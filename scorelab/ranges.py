@@ -5,8 +5,7 @@ Kept free of JAX, so that a mistake on the command line is answered at once.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 ORDERED: tuple[tuple[str, str, bool], ...] = (
@@ -215,9 +214,3 @@ BOUNDS: dict[str, Bound] = {
   "evaluation.likelihood_tolerance": _POSITIVE,
   "evaluation.likelihood_bound_steps": _at_least(2),
 }
-
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-  """Returns '; did you mean ...?' if a known name is close, else ''."""
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-  return f"; did you mean {close[0]!r}?" if close else ""

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from scorelab.ranges import BOUNDS, ORDERED, did_you_mean
+from scorelab.errors import did_you_mean
+from scorelab.ranges import BOUNDS, ORDERED
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _V = TypeVar("_V")

@@ -24,9 +24,11 @@ from ml_collections import ConfigDict
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
 from scorelab import evaluation
+from scorelab.evaluation.table import row_labels
 from scorelab.plotting import write_csv
-from scorelab.run import Workdir, exit_with, read_jsonl
-from scorelab.tables import row_labels
+from scorelab.runs.exit import exit_with
+from scorelab.runs.files import read_jsonl
+from scorelab.runs.workdir import Workdir
 from scripts import outputs, published
 from scripts.drawing.circles import PUBLISHED_LOSS
 from scripts.studies import run

@@ -18,13 +18,14 @@ from ml_collections import ConfigDict
 
 from configs import base
 from scorelab import training
-from scorelab.checkpoints import CheckpointError
-from scorelab.experiment import Experiment, build
-from scorelab.options import ConfigError
+from scorelab.errors import ConfigError, RunError
+from scorelab.experiment.build import build
+from scorelab.experiment.recorded import build_without_data
+from scorelab.experiment.spec import Experiment
 from scorelab.predictions import Exact
 from scorelab.pretrained import PretrainedError, save_model, save_pipeline
-from scorelab.recorded import build_without_data
-from scorelab.run import RunError, Workdir
+from scorelab.runs.checkpoints import CheckpointError
+from scorelab.runs.workdir import Workdir
 from scorelab.typing import Params
 
 # Sections that a reader of the weights needs beside the network.

@@ -21,9 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
-from scorelab.checkpoints import CheckpointError
-from scorelab.options import ConfigError
-from scorelab.run import RunError
+from scorelab.errors import ConfigError, RunError
+from scorelab.runs.checkpoints import CheckpointError
 from scripts import outputs
 from scripts.drawing import (
   circles,

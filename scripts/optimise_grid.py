@@ -31,12 +31,12 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
-from scorelab.grid_search import distance, optimise_grid
+from scorelab.errors import RunError
 from scorelab.metrics import Reference, energy_distance, max_sliced_wasserstein
 from scorelab.plotting import comparisons, save, write_csv
-from scorelab.run import RunError
 from scorelab.samplers import SAMPLERS
 from scorelab.schedules import GRIDS, VarianceExploding, given_log_snrs, uniform_log_snr
+from scorelab.schedules.grid_search import distance, optimise_grid
 from scorelab.targets import TARGETS
 from scorelab.typing import Array, Key, Predict, Sampler
 from scripts import outputs

@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 
 from configs import ncsn_gmm
 from scorelab import training
-from scorelab.experiment import Experiment
+from scorelab.experiment.spec import Experiment
 from scorelab.metrics import METRICS, Reference, max_sliced_wasserstein
-from scorelab.run import StopFlag, append_jsonl, read_jsonl
+from scorelab.runs.files import append_jsonl, read_jsonl
+from scorelab.runs.signals import StopFlag
 from scorelab.schedules import Grid, VarianceExploding, karras, uniform_log_snr
 from scorelab.targets import has_truth
 from scorelab.targets.gaussian_mixture import GaussianMixture

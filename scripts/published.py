@@ -38,8 +38,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from scorelab.config.options import literal
 from scorelab.networks import NETWORKS
-from scorelab.options import literal
 from scorelab.plotting import read_csv
 
 FILE = pathlib.Path(__file__).with_suffix(".csv")

@@ -31,7 +31,7 @@ from collections.abc import Iterable, Sequence
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
 from scorelab.plotting import write_csv
-from scorelab.run import PREEMPTED_EXIT_CODE
+from scorelab.runs.signals import PREEMPTED_EXIT_CODE
 from scripts import outputs, published
 from scripts.outputs import REFERENCE, RESULTS
 from scripts.sweeping.plan import Row, SweepError, Task, make_rows

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from scorelab import evaluation, lock, training
-from scorelab.experiment import Experiment, build
-from scorelab.run import StopFlag, Workdir, open_workdir
+from scorelab import evaluation, training
+from scorelab.experiment.build import build
+from scorelab.experiment.spec import Experiment
+from scorelab.runs import lock
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import Workdir, open_workdir
 
 
 @contextlib.contextmanager

@@ -24,9 +24,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 
 from configs import ncsn_gmm_published
 from scorelab import evaluation, training
-from scorelab.checkpoints import Checkpoints
+from scorelab.metrics.budget import budget
 from scorelab.plotting import write_csv
-from scorelab.run import StopFlag, exit_with
+from scorelab.runs.checkpoints import Checkpoints
+from scorelab.runs.exit import exit_with
+from scorelab.runs.signals import StopFlag
 from scripts import outputs, studies
 
 METRICS = ("max_sliced_wasserstein", "off_mode_share")
@@ -56,7 +58,7 @@ def measure(config: ConfigDict, path: pathlib.Path, stop: StopFlag) -> list[dict
         continue
       params = training.evaluated_params(checkpoints.restore_step(template, step))
       sets = evaluation.draw_sets(experiment, params, stop)
-      budgets = map(evaluation.budget, evaluation.measure(experiment, sets, stop)[0])
+      budgets = map(budget, evaluation.measure(experiment, sets, stop)[0])
       values = {name: found["value"] for name, found in zip(METRICS, budgets, strict=True)}
       table.append({"seed": config.seed, "step": step, **values})
       print(table[-1], flush=True)

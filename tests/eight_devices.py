@@ -14,10 +14,11 @@ import jax
 import numpy as np
 
 from configs import ncsn_gmm, sbgm_digits
-from scorelab import ensembles, evaluation, training
-from scorelab.experiment import build
-from scorelab.run import StopFlag
-from scorelab.sharding import ONE_DEVICE, make_layout
+from scorelab import evaluation, training
+from scorelab.experiment.build import build
+from scorelab.runs.sharding import ONE_DEVICE, make_layout
+from scorelab.runs.signals import StopFlag
+from scorelab.training import ensembles
 
 STEPS = 20
 

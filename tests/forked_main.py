@@ -68,11 +68,6 @@ class Forked:
 def serve():
   """Answers a line [argv, timeout] with a line of what `Result` holds."""
   sys.path.insert(0, str(ROOT))
-  import scorelab.ensemble_evaluation
-  import scorelab.ensembles
-  import scorelab.plotting
-  import scorelab.sampling
-  import scorelab.tensorboard  # noqa: F401
   from main import main, parse
 
   for line in sys.stdin:

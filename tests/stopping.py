@@ -1,6 +1,6 @@
 """A stop that tests can place."""
 
-from scorelab.run import StopFlag
+from scorelab.runs.signals import StopFlag
 
 
 class StopAfter(StopFlag):

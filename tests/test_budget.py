@@ -15,10 +15,12 @@ from scipy import stats
 
 from configs import ncsn_gmm
 from scorelab import evaluation
-from scorelab.experiment import Stream, build
+from scorelab.experiment.build import build
+from scorelab.experiment.keys import Stream
 from scorelab.metrics import energy_distance
+from scorelab.metrics.budget import budget
 from scorelab.predictions import Exact
-from scorelab.run import StopFlag
+from scorelab.runs.signals import StopFlag
 from scorelab.targets.mixtures import GaussianMixture
 from scorelab.typing import Samples
 
@@ -125,7 +127,7 @@ def test_each_part_has_the_expectation_of_a_closed_form(experiment, evaluations)
   """Over 1,000 keys, within 4.5 standard errors: a floor 18 % too low is 9 of them off."""
   _, tables = evaluations
   measured = tables[:, 1].swapaxes(0, 1).reshape(4, -1)
-  found = evaluation.budget(measured)
+  found = budget(measured)
   for part, value in expected_parts(experiment).items():
     error = found["sem" if part == "value" else f"{part}_sem"]
     assert abs(found[part] - value) < 4.5 * error, part
@@ -163,7 +165,7 @@ def test_a_standard_error_covers_as_often_as_student_has_it(experiment, evaluati
   truth = expected_parts(experiment)[part] if metric else 0.0
   covered = 0
   for table in tables[:, metric]:
-    found = evaluation.budget(table)
+    found = budget(table)
     error = found["sem" if part == "value" else f"{part}_sem"]
     covered += abs(found[part] - truth) <= error
   share = 2 * stats.t.cdf(1, KEYS - 1) - 1

@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from scorelab.run import append_jsonl, write_json
+from scorelab.runs.files import append_jsonl, write_json
 from scripts import chaos
 from scripts.disturbing import kills, others, runs, trial, watched
 

@@ -17,7 +17,7 @@ import optax
 import pytest
 from absl import logging
 
-from scorelab.checkpoints import CheckpointError, Checkpoints, DamagedError, _by_orbax
+from scorelab.runs.checkpoints import CheckpointError, Checkpoints, DamagedError, _by_orbax
 
 # Reading damaged files, Orbax leaves coroutines behind; `warnings` below collects them.
 pytestmark = [

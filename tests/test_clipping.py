@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from configs import base
-from scorelab.clipping import clipped, thresholded
-from scorelab.experiment import build
-from scorelab.options import ConfigError
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
+from scorelab.experiment.sampler_spec import make_row
 from scorelab.predictions import Prediction
-from scorelab.rows import make_row
+from scorelab.predictions.clipping import clipped, thresholded
 from scorelab.schedules import Level, VarianceExploding
 from scorelab.targets.mixtures import nine_modes
 

@@ -9,12 +9,13 @@ import pytest
 
 from configs import base, cond_digits, cond_gmm, ncsn_gmm
 from scorelab import evaluation, training
-from scorelab.checks import check_rows
-from scorelab.experiment import build
+from scorelab.errors import ConfigError
+from scorelab.evaluation.table import format_table
+from scorelab.experiment.build import build
+from scorelab.experiment.compatibility import check_rows
 from scorelab.networks import MLP, ResidualMLP
-from scorelab.options import ConfigError
-from scorelab.run import StopFlag, open_workdir
-from scorelab.tables import format_table
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import open_workdir
 from scorelab.targets import truth_of
 from scorelab.targets.digits import digits
 from scorelab.targets.gaussian_mixture import GaussianMixture

@@ -15,8 +15,8 @@ import pytest
 
 from configs import ncsn_gmm
 from scorelab import training
-from scorelab.experiment import build
-from scorelab.importing import import_attribute
+from scorelab.config.importing import import_attribute
+from scorelab.experiment.build import build
 from scorelab.schedules import VariancePreserving, uniform, uniform_log_snr
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from tests.forked_main import Forked

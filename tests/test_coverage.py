@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from configs import flow_moons, ncsn_gmm, ncsn_gmm_published
-from scorelab.coverage import MOST_NATS, coverage_warnings
-from scorelab.experiment import build
+from scorelab.config.options import literal
+from scorelab.experiment.build import build
+from scorelab.experiment.coverage import MOST_NATS, coverage_warnings
 from scorelab.metrics.prior import Moments, prior_divergence
-from scorelab.options import literal
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

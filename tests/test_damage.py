@@ -12,9 +12,12 @@ from absl import logging
 
 from configs import ncsn_gmm
 from scorelab import training
-from scorelab.checkpoints import UnreadableError
-from scorelab.experiment import build
-from scorelab.run import StopFlag, open_workdir, read_jsonl
+from scorelab.experiment.build import build
+from scorelab.runs.checkpoints import Checkpoints, UnreadableError
+from scorelab.runs.files import read_jsonl
+from scorelab.runs.sharding import make_layout
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import open_workdir
 
 # Reading damaged files, Orbax leaves coroutines behind.
 pytestmark = [
@@ -52,10 +55,10 @@ def run(tmp_path_factory, quick_compilation):
   config.training.update(num_steps=STEPS, log_every=2, checkpoint_every=4, batch_size=32)
   config.training.update(num_validation=64, keep_every=4)
   experiment = build(config)
-  program = training.make_program(experiment, training.make_layout(None))
+  program = training.make_program(experiment, make_layout(None))
   workdir = open_workdir(tmp_path_factory.mktemp("run") / "run", experiment.config, {})
   training.train(experiment, workdir, StopFlag(), program)
-  with training.Checkpoints(workdir.checkpoints, keep_every=4, read_only=True) as checkpoints:
+  with Checkpoints(workdir.checkpoints, keep_every=4, read_only=True) as checkpoints:
     assert checkpoints.steps() == [4, 8, 12]
     template = program.init()
     states = {s: host(checkpoints.restore_step(template, s)) for s in checkpoints.steps()}
@@ -83,7 +86,7 @@ def start_again(run, folder, monkeypatch):
   """(the step and bits that training starts from, warnings, the last state's bits)."""
   program, experiment, _, _ = run
   starts, warnings = [], []
-  restore = training.Checkpoints.restore
+  restore = Checkpoints.restore
 
   def noted(self, template):
     found = restore(self, template)
@@ -94,7 +97,7 @@ def start_again(run, folder, monkeypatch):
     warnings.extend([text % args] if "trying an older one" in text else [])
 
   with monkeypatch.context() as patch:
-    patch.setattr(training.Checkpoints, "restore", noted)
+    patch.setattr(Checkpoints, "restore", noted)
     patch.setattr(logging, "warning", warning)
     workdir = open_workdir(folder, experiment.config, {})
     last = training.train(experiment, workdir, StopFlag(), program)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from configs import flow_moons
-from scorelab import data, likelihood_evaluation, training
-from scorelab.experiment import build
-from scorelab.fingerprints import changes, of_points
-from scorelab.options import ConfigError
-from scorelab.run import StopFlag
+from scorelab import data, training
+from scorelab.data.fingerprints import changes, of_points
+from scorelab.errors import ConfigError
+from scorelab.evaluation import likelihood as likelihood_evaluation
+from scorelab.experiment.build import build
+from scorelab.runs.signals import StopFlag
 from scorelab.targets.data_set import split
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -21,10 +21,10 @@ from PIL import Image
 
 from configs import flow_moons
 from scorelab import data
-from scorelab.experiment import build
-from scorelab.image_files import Folder, decode, open_images, read_image
-from scorelab.images import images
-from scorelab.options import ConfigError
+from scorelab.data.image_files import Folder, decode, open_images, read_image
+from scorelab.data.images import images
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
 
 POINTS = np.random.default_rng(0).normal(size=(50, 2))
 ROWS = "".join(f"{x!r},{y!r}\n" for x, y in POINTS.tolist())

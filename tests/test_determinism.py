@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from scorelab import training
-from scorelab.experiment import build
-from scorelab.run import open_workdir
+from scorelab.experiment.build import build
+from scorelab.runs.workdir import open_workdir
 
 
 @pytest.mark.slow

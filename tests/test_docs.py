@@ -10,7 +10,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from scorelab import samplers
-from scorelab.options import accepted_options
+from scorelab.config.options import accepted_options
 from scorelab.samplers import SAMPLERS
 
 ROOT = pathlib.Path(__file__).parent.parent

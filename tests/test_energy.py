@@ -11,12 +11,13 @@ from jax.flatten_util import ravel_pytree
 
 from configs import ncsn_gmm
 from scorelab import evaluation, training
-from scorelab.experiment import build
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
 from scorelab.losses import LEVELS, LOSSES
 from scorelab.networks.mlp import MLP
-from scorelab.options import ConfigError
 from scorelab.predictions import PARAMETERIZATIONS, log_sigma
-from scorelab.run import StopFlag, open_workdir
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import open_workdir
 from scorelab.schedules import LinearFlow, VarianceExploding, VariancePreserving
 from scorelab.targets.mixtures import GaussianMixture
 from scorelab.typing import Context

@@ -11,20 +11,19 @@ import numpy as np
 import pytest
 
 from configs import ncsn_gmm
-from scorelab import ensemble_evaluation, ensembles, evaluation, plotting, training
-from scorelab.experiment import build
-from scorelab.options import ConfigError
-from scorelab.run import (
-  Preempted,
-  RefusedError,
-  RunError,
-  StopFlag,
-  open_workdir,
-  read_jsonl,
-  run_id,
-)
-from scorelab.sharding import ONE_DEVICE
-from scorelab.tables import BUDGET, format_table
+from scorelab import evaluation, training
+from scorelab.errors import ConfigError, RefusedError, RunError
+from scorelab.evaluation import ensembles as ensemble_evaluation
+from scorelab.evaluation.ensemble_figures import draw_ensemble
+from scorelab.evaluation.table import format_table
+from scorelab.experiment.build import build
+from scorelab.metrics.budget import BUDGET
+from scorelab.runs.files import read_jsonl
+from scorelab.runs.identity import run_id
+from scorelab.runs.sharding import ONE_DEVICE
+from scorelab.runs.signals import Preempted, StopFlag
+from scorelab.runs.workdir import open_workdir
+from scorelab.training import ensembles
 from tests.stopping import StopAfter
 
 OVER = "optimizer.learning_rate=1e-3,1e-2 optimizer.weight_decay=0.1;sampler.eta=0,0.5"
@@ -293,7 +292,7 @@ def test_figures_and_table_show_the_seeds(evaluated):
   table = format_table(result)
   assert "mean and standard error over 3 seeds" in table
   assert "ddim-4-eta=1" in table
-  plotting.draw_ensemble(ensemble.experiment, {}, workdir, StopFlag())
+  draw_ensemble(ensemble.experiment, {}, workdir, StopFlag())
   names = {path.stem for path in workdir.figures.iterdir()}
   assert names == {"loss", "over_sampler.eta", "score_error"}
 

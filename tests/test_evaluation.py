@@ -9,10 +9,13 @@ import pytest
 
 from configs import flow_moons, ncsn_gmm, ula_gmm
 from scorelab import evaluation, plotting
-from scorelab.experiment import build
-from scorelab.options import ConfigError
-from scorelab.run import Preempted, StopFlag, open_workdir
-from scorelab.tables import BUDGET, format_table, row_labels
+from scorelab.errors import ConfigError
+from scorelab.evaluation.figures import draw_run
+from scorelab.evaluation.table import format_table, row_labels
+from scorelab.experiment.build import build
+from scorelab.metrics.budget import BUDGET, budget
+from scorelab.runs.signals import Preempted, StopFlag
+from scorelab.runs.workdir import open_workdir
 
 
 def config_of(**evaluation_fields):
@@ -101,7 +104,7 @@ def test_without_levels_there_is_no_score_error(tmp_path):
   result, experiment, workdir = evaluate(config, tmp_path)
   assert "score_error" not in result and result["rows"]
   assert "energy_distance" in format_table(result)
-  plotting.draw_run(experiment, {}, workdir, StopFlag())
+  draw_run(experiment, {}, workdir, StopFlag())
   assert {p.stem for p in workdir.figures.iterdir()} == {"loss", "samples", "budget"}
   field = plotting.summary.middle_field(experiment, {}, np.zeros((2, 2)), 3)
   assert field.sigma == pytest.approx(float(experiment.target.scale) / 4)
@@ -151,7 +154,7 @@ def test_without_an_exact_score_there_are_a_value_and_a_floor(tmp_path):
   params = experiment.init_params(jax.random.key(0))
   numbers = experiment.validate(params, jax.random.key(1), experiment.validation, None)
   assert numbers.keys() == {"val_loss"}
-  plotting.draw_run(experiment, params, workdir, StopFlag())
+  draw_run(experiment, params, workdir, StopFlag())
   assert {path.name for path in workdir.figures.iterdir()} == {
     *("loss.png", "samples.png", "budget.png")
   }
@@ -172,12 +175,12 @@ def test_one_key_has_no_standard_error(tmp_path):
 
 def test_budget_of_numbers_by_hand():
   measured = np.array([[1.0, 3.0], [2.0, 4.0], [4.0, 4.0], [7.0, 5.0]])
-  assert evaluation.budget(measured) == {
+  assert budget(measured) == {
     "value": 6.0, "sem": 1.0, "floor": 2.0, "floor_sem": 1.0, "prior": 1.0, "prior_sem": 1.0,
     "discretisation": 1.0, "discretisation_sem": 0.0, "learning": 2.0, "learning_sem": 1.0,
     "over_floor": 3.0, "over_floor_sem": 2.0,  # residuals 7 - 3 and 5 - 9, over the floor's 2
   }  # fmt: skip
-  assert evaluation.budget(np.full((4, 2), np.nan))["value"] is None
+  assert budget(np.full((4, 2), np.nan))["value"] is None
 
 
 def test_a_stop_leaves_nothing_half_written(tmp_path):

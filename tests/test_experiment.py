@@ -14,13 +14,15 @@ import pytest
 from ml_collections import config_flags  # noqa: F401  (registers the flag types)
 
 from configs import base, ncsn_gmm, ncsn_gmm_published
-from scorelab.checks import check_rows
-from scorelab.evaluation import draw_sets
-from scorelab.experiment import Stream, build
+from scorelab.config.options import check_fields
+from scorelab.errors import ConfigError
+from scorelab.evaluation.draw import draw_sets
+from scorelab.experiment.build import build
+from scorelab.experiment.compatibility import check_rows
+from scorelab.experiment.keys import Stream
+from scorelab.experiment.optimizers import learning_rate_shape
 from scorelab.losses import LOSSES
-from scorelab.optimizers import learning_rate_shape
-from scorelab.options import ConfigError, check_fields
-from scorelab.run import StopFlag
+from scorelab.runs.signals import StopFlag
 from scorelab.schedules import GRIDS
 from scorelab.targets import TARGETS
 

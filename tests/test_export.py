@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from scorelab.experiment import build
+from scorelab.experiment.build import build
 from scorelab.pretrained import PretrainedError, load_model, load_pipeline
 from scripts.export import export, main
 

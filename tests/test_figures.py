@@ -10,8 +10,11 @@ from PIL import Image
 
 from configs import base, ncsn_gmm_published
 from scorelab import plotting, training
-from scorelab.experiment import build
-from scorelab.run import StopFlag, open_workdir, run_id, write_json
+from scorelab.experiment.build import build
+from scorelab.runs.files import write_json
+from scorelab.runs.identity import run_id
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import open_workdir
 from scorelab.schedules import SCHEDULES
 from scripts import figures
 from scripts.drawing import flow_1d, nine_modes, source, steps

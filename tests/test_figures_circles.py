@@ -8,9 +8,10 @@ from PIL import Image
 
 from configs import ddpm_circles_published
 from scorelab import plotting
-from scorelab.experiment import build
+from scorelab.experiment.build import build
 from scorelab.plotting.circles import kernel_map
-from scorelab.run import append_jsonl, open_workdir, write_json
+from scorelab.runs.files import append_jsonl, write_json
+from scorelab.runs.workdir import open_workdir
 from scripts import circles as study
 from scripts import figures
 from scripts.drawing import circles

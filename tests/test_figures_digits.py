@@ -13,9 +13,11 @@ from PIL import Image
 
 from configs import vp_digits
 from scorelab import plotting, training
-from scorelab.experiment import build
+from scorelab.experiment.build import build
 from scorelab.predictions import Prediction
-from scorelab.run import StopFlag, open_workdir, write_json
+from scorelab.runs.files import write_json
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import open_workdir
 from scripts import figures
 from scripts.drawing import digits
 from scripts.drawing.source import open_source

@@ -8,8 +8,10 @@ from PIL import Image
 
 from configs import ddpm_digits
 from scorelab import evaluation, plotting, training
-from scorelab.experiment import build
-from scorelab.run import StopFlag, open_workdir
+from scorelab.evaluation.figures import draw_run
+from scorelab.experiment.build import build
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import open_workdir
 from scripts import figures
 from scripts.drawing import images
 
@@ -30,7 +32,7 @@ def finished(tmp_path_factory):
   state = training.train(experiment, workdir, StopFlag())
   params = training.evaluated_params(state)
   evaluation.evaluate(experiment, params, workdir, StopFlag())
-  plotting.draw_run(experiment, params, workdir, StopFlag())
+  draw_run(experiment, params, workdir, StopFlag())
   workdir.done.touch()
   return workdir
 

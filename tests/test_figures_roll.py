@@ -8,8 +8,10 @@ from PIL import Image
 
 from configs import diffusion2015_swissroll_published
 from scorelab import plotting, training
-from scorelab.experiment import build
-from scorelab.run import StopFlag, open_workdir, write_json
+from scorelab.experiment.build import build
+from scorelab.runs.files import write_json
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import open_workdir
 from scorelab.schedules.discrete import Discrete
 from scripts import figures
 from scripts.drawing import roll

@@ -10,8 +10,10 @@ from PIL import Image
 
 from configs import dsm_gmm, hutchinson_gmm, hyvarinen_gmm, mala_gmm, ssm_gmm
 from scorelab import evaluation, plotting, training
-from scorelab.experiment import build
-from scorelab.run import StopFlag, open_workdir, run_id
+from scorelab.experiment.build import build
+from scorelab.runs.identity import run_id
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import open_workdir
 from scorelab.targets.mixtures import nine_modes
 from scorelab.typing import Context
 from scripts import figures

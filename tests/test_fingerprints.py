@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from configs import ddpm_circles_published, flow_moons, ncsn_gmm_published
-from scorelab import data, fingerprints, run, training
-from scorelab.experiment import build
-from scorelab.fingerprints import changes, of_images
-from scorelab.image_files import Folder
+from scorelab import data, training
+from scorelab.data import fingerprints
+from scorelab.data.fingerprints import changes, of_images
+from scorelab.data.image_files import Folder
+from scorelab.errors import RefusedError
+from scorelab.experiment.build import build
 from scorelab.pretrained import load_model
-from scorelab.run import RefusedError, StopFlag
+from scorelab.runs import workdir as run
+from scorelab.runs.signals import StopFlag
 from scripts import export
 from scripts.sweeping import plan
 
@@ -172,7 +175,7 @@ class TestFolders:
 
   def test_large_ones_are_read_in_part(self, folder, monkeypatch):
     """Every second of six files of 100 bytes, where at most 300 are read; all names and sizes."""
-    monkeypatch.setattr("scorelab.fingerprints._MOST_BYTES", 300)
+    monkeypatch.setattr("scorelab.data.fingerprints._MOST_BYTES", 300)
     read = []
     plain = fingerprints._read
     monkeypatch.setattr(
@@ -185,7 +188,7 @@ class TestFolders:
 
   def test_a_data_set_without_files_is_told_by_its_rows_and_labels(self, monkeypatch):
     """As of the hub: every k-th image, and all labels."""
-    monkeypatch.setattr("scorelab.fingerprints._MOST_IMAGES", 3)
+    monkeypatch.setattr("scorelab.data.fingerprints._MOST_IMAGES", 3)
 
     def told(rows, labels):
       return of_images(Rows(rows, np.array(labels), ("cat", "dog")))["sha256"]

@@ -17,10 +17,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from scorelab import losses, metrics, networks, predictions, rows, samplers, schedules, targets
-from scorelab.data import FILES
-from scorelab.optimizers import DECAYS, RULES
-from scorelab.sharding import SHARDINGS
+from scorelab import losses, metrics, networks, predictions, samplers, schedules, targets
+from scorelab.data.points import FILES
+from scorelab.experiment import sampler_spec as rows
+from scorelab.experiment.optimizers import DECAYS, RULES
+from scorelab.runs.sharding import SHARDINGS
 from tests.forked_main import Forked, Result
 
 # Configs by how their smallest network is asked for.

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.grid_search import distance, optimise_grid, to_log_snrs, to_widths
 from scorelab.samplers import dpmpp_2m, euler
 from scorelab.schedules import GRIDS, VarianceExploding, VariancePreserving, given_log_snrs
+from scorelab.schedules.grid_search import distance, optimise_grid, to_log_snrs, to_widths
 from scorelab.targets.gaussian_mixture import GaussianMixture
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -9,13 +9,15 @@ import pytest
 
 from configs import flow_moons, ncsn_gmm
 from scorelab import evaluation, training
-from scorelab.checkpoints import Checkpoints
-from scorelab.checks import check_metrics, check_rows
-from scorelab.experiment import build
-from scorelab.options import ConfigError
-from scorelab.run import RunError, StopFlag, open_workdir, read_jsonl
+from scorelab.errors import ConfigError, RunError
+from scorelab.evaluation.table import format_table
+from scorelab.experiment.build import build
+from scorelab.experiment.compatibility import check_metrics, check_rows
+from scorelab.runs.checkpoints import Checkpoints
+from scorelab.runs.files import read_jsonl
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import open_workdir
 from scorelab.schedules import GRIDS, VarianceExploding
-from scorelab.tables import format_table
 from scorelab.targets.data_set import split
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

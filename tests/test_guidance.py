@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.guidance import autoguidance, classifier, classifier_free, extrapolated
 from scorelab.predictions import EDM, Prediction, log_sigma
+from scorelab.predictions.guidance import autoguidance, classifier, classifier_free, extrapolated
 from scorelab.samplers import SAMPLERS
 from scorelab.schedules import LinearFlow, VarianceExploding, VariancePreserving, karras
 from scorelab.targets import truth_of

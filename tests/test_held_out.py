@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from configs import base
-from scorelab import evaluation, likelihood_evaluation
-from scorelab.experiment import Stream, build
+from scorelab import evaluation
+from scorelab.evaluation import likelihood as likelihood_evaluation
+from scorelab.experiment.build import build
+from scorelab.experiment.keys import Stream
 from scorelab.predictions import Exact
-from scorelab.run import StopFlag
+from scorelab.runs.signals import StopFlag
 from scorelab.typing import Samples
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from configs import cond_cifar10
-from scorelab.checks import check_metrics
-from scorelab.experiment import build
-from scorelab.image_decoding import decode, why_unreadable
-from scorelab.image_files import Folder, open_images
-from scorelab.images import images
-from scorelab.options import ConfigError
+from scorelab.data.image_decoding import decode, why_unreadable
+from scorelab.data.image_files import Folder, open_images
+from scorelab.data.images import images
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
+from scorelab.experiment.compatibility import check_metrics
 
 SIDE = 8
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)

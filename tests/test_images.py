@@ -11,12 +11,14 @@ from PIL import Image
 
 from configs import cond_cifar10, sbgm_digits
 from scorelab import evaluation, training
-from scorelab.checks import check_devices
-from scorelab.experiment import build
-from scorelab.image_files import Batches, Folder, ImageStream, decode, open_images
-from scorelab.images import images
-from scorelab.options import ConfigError
-from scorelab.run import Preempted, StopFlag, open_workdir, read_jsonl
+from scorelab.data.image_files import Batches, Folder, ImageStream, decode, open_images
+from scorelab.data.images import images
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
+from scorelab.experiment.compatibility import check_devices
+from scorelab.runs.files import read_jsonl
+from scorelab.runs.signals import Preempted, StopFlag
+from scorelab.runs.workdir import open_workdir
 from tests.stopping import StopAfter
 
 pytest.importorskip("grain")

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from configs import ncsn_gmm
-from scorelab import likelihood_evaluation, training
-from scorelab.experiment import Stream, build
+from scorelab import training
+from scorelab.evaluation import likelihood as likelihood_evaluation
+from scorelab.experiment.build import build
+from scorelab.experiment.keys import Stream
 from scorelab.losses import LOSSES, PROBES, UNIFORMS
 from scorelab.losses.probes import averaging
 from scorelab.metrics import class_score_error, mode_score_error, score_error
 from scorelab.predictions import PARAMETERIZATIONS, Exact, log_sigma, noised
-from scorelab.run import StopFlag
+from scorelab.runs.sharding import ONE_DEVICE
+from scorelab.runs.signals import StopFlag
 from scorelab.samplers.ddim import ddim_inference
 from scorelab.schedules import VarianceExploding, VariancePreserving, uniform
 from scorelab.schedules.sde import forward_path
@@ -186,7 +189,7 @@ def test_a_training_has_a_key_for_each_purpose_step_and_part(accumulate):
   experiment = noting(recorder, accumulate=accumulate)
   state = training.init_state(experiment)
   step = jax.jit(functools.partial(training.train_step, experiment))
-  validate, held_out = training.make_validate(experiment, training.ONE_DEVICE)
+  validate, held_out = training.make_validate(experiment, ONE_DEVICE)
   for _ in range(3):
     state, _ = step(experiment.root, state, {})
     validate(state.params, held_out, Context(state.step, state.ema))

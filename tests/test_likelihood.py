@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.likelihood import METHODS, STATUSES, adaptive_log_likelihood, log_likelihood
+from scorelab.likelihood.flow import METHODS, STATUSES, adaptive_log_likelihood, log_likelihood
 from scorelab.predictions import EDM, Prediction, signal_level
 from scorelab.schedules import (
   LinearFlow,

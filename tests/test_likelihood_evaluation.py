@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from configs import ncsn_gmm, ula_gmm
-from scorelab import likelihood_evaluation
-from scorelab.experiment import build
-from scorelab.options import ConfigError
+from scorelab.errors import ConfigError
+from scorelab.evaluation import likelihood as likelihood_evaluation
+from scorelab.evaluation.table import align
+from scorelab.experiment.build import build
 from scorelab.predictions import Exact
-from scorelab.run import StopFlag
-from scorelab.tables import align
+from scorelab.runs.signals import StopFlag
 from scorelab.targets.mixtures import GaussianMixture, nine_modes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab import evaluation, guidance, losses, samplers, schedules
+from scorelab import evaluation, losses, samplers, schedules
 from scorelab.losses import LEVELS, WEIGHTINGS
-from scorelab.predictions import CONDITIONINGS, PARAMETERIZATIONS, Consistency, Prediction
-from scorelab.run import StopFlag
+from scorelab.predictions import CONDITIONINGS, PARAMETERIZATIONS, Consistency, Prediction, guidance
+from scorelab.runs.signals import StopFlag
 from scorelab.samplers.ddim import noise_shares
 from scorelab.samplers.multistep import shares_by_sde
 from scorelab.schedules import Level, VarianceExploding

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from scorelab import lock
+from scorelab.runs import lock
 
 HOLD = """
 import pathlib, sys

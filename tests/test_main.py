@@ -17,9 +17,9 @@ import pytest
 
 from configs import ncsn_gmm
 from scorelab import training
-from scorelab.experiment import build
-from scorelab.lock import hold
-from scorelab.run import open_workdir
+from scorelab.experiment.build import build
+from scorelab.runs.lock import hold
+from scorelab.runs.workdir import open_workdir
 
 pytestmark = pytest.mark.e2e
 ROOT = pathlib.Path(__file__).absolute().parent.parent

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 from configs import ncsn_gmm
-from scorelab import evaluation, non_finite, rows
-from scorelab.experiment import build
-from scorelab.non_finite import in_one_line
+from scorelab import evaluation
+from scorelab.evaluation import non_finite
+from scorelab.evaluation.non_finite import in_one_line
+from scorelab.evaluation.table import format_table
+from scorelab.experiment import sampler_spec as rows
+from scorelab.experiment.build import build
 from scorelab.predictions import Exact, Prediction
-from scorelab.run import StopFlag, open_workdir
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import open_workdir
 from scorelab.schedules import VarianceExploding
-from scorelab.tables import format_table
 from scorelab.targets import TARGETS
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.targets.mixtures import nine_modes

@@ -5,9 +5,10 @@ import sys
 import pytest
 
 from configs import ncsn_gmm
-from scorelab.experiment import build
-from scorelab.guidance import GUIDANCES
-from scorelab.options import ConfigError, choose
+from scorelab.config.options import choose
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
+from scorelab.predictions.guidance import GUIDANCES
 from scorelab.samplers import SAMPLERS
 
 MODULE = """

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from scorelab.plotting import read_csv, write_csv
+from scorelab.runs.signals import Preempted
 from scorelab.samplers import SAMPLERS
 from scripts import pareto, pareto_study
 from scripts.drawing import pareto as drawing
@@ -49,13 +50,13 @@ def test_the_table_and_going_on(one_target, tmp_path, monkeypatch, capsys):
   def stopped_once(run, subject, score, cell):
     seen.append((score, cell.name))
     if len(seen) == 3:
-      raise pareto.Preempted
+      raise Preempted
     measure(run, subject, score, cell)
 
   monkeypatch.setattr(pareto, "measure_cell", stopped_once)
   assert pareto.main([*arguments, "--report"]) == 1
   assert "nothing has been measured yet" in capsys.readouterr().err
-  with pytest.raises(pareto.Preempted):
+  with pytest.raises(Preempted):
     pareto.main(arguments)
   assert pareto.main(arguments) == 0
   assert len(seen) == len(set(seen)) + 1  # the one that was stopped is begun again

@@ -8,14 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import ncsn_gmm
-from scorelab import ensemble_evaluation, ensembles, evaluation
-from scorelab.ensembles import Member
-from scorelab.experiment import build
-from scorelab.plotting import ensembles as ensemble_figures
-from scorelab.plotting import summary
-from scorelab.rows import make_labels
-from scorelab.run import StopFlag, open_workdir
-from scorelab.tables import format_table, row_labels
+from scorelab import evaluation
+from scorelab.evaluation import ensemble_figures
+from scorelab.evaluation import ensembles as ensemble_evaluation
+from scorelab.evaluation import figures as summary
+from scorelab.evaluation.table import format_table, row_labels
+from scorelab.experiment.build import build
+from scorelab.experiment.sampler_spec import make_labels
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import open_workdir
+from scorelab.training import ensembles
+from scorelab.training.ensembles import Member
 
 OPTIONS = st.dictionaries(
   st.sampled_from(["eta", "rho", "grid"]), st.sampled_from([0, 1.0, "karras", "uniform"])

@@ -6,7 +6,10 @@ import signal
 
 import pytest
 
-from scorelab import run
+from scorelab.errors import RefusedError, RunError
+from scorelab.runs import workdir as run
+from scorelab.runs.exit import exit_with
+from scorelab.runs.files import append_jsonl, read_jsonl, truncate_jsonl, write_json
 
 CONFIG = {"seed": 0, "training": {"num_steps": 3}, "sampler": {"name": "ddim"}, "evaluation": {}}
 
@@ -32,9 +35,9 @@ def test_a_folder_leaves_its_config_and_environment(tmp_path):
 
 def test_another_training_is_refused_by_the_fields_name(tmp_path):
   run.open_workdir(tmp_path, CONFIG, {})
-  with pytest.raises(run.RunError, match=r"training\.num_steps = 3, not 4"):
+  with pytest.raises(RunError, match=r"training\.num_steps = 3, not 4"):
     run.open_workdir(tmp_path, changed(training={"num_steps": 4}), {})
-  with pytest.raises(run.RunError, match="seed = 0, not None"):
+  with pytest.raises(RunError, match="seed = 0, not None"):
     run.open_workdir(tmp_path, {k: v for k, v in CONFIG.items() if k != "seed"}, {})
 
 
@@ -56,36 +59,36 @@ def test_an_option_that_is_not_set_changes_nothing(tmp_path):
 
 def test_json_is_replaced_whole(tmp_path):
   path = tmp_path / "a.json"
-  run.write_json(path, {"a": 1})
+  write_json(path, {"a": 1})
   with pytest.raises(ValueError, match="Out of range float values"):
-    run.write_json(path, {"a": float("nan")})
+    write_json(path, {"a": float("nan")})
   assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_jsonl_drops_a_torn_line_and_what_is_later(tmp_path):
   path = tmp_path / "m.jsonl"
   for step in (1, 2, 3):
-    run.append_jsonl(path, {"step": step})
+    append_jsonl(path, {"step": step})
   path.write_text(path.read_text() + '{"step": 4')
-  assert [line["step"] for line in run.read_jsonl(path)] == [1, 2, 3]
-  run.truncate_jsonl(path, 2)
+  assert [line["step"] for line in read_jsonl(path)] == [1, 2, 3]
+  truncate_jsonl(path, 2)
   assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
-  run.truncate_jsonl(tmp_path / "none.jsonl", 2)
+  truncate_jsonl(tmp_path / "none.jsonl", 2)
 
 
 def test_a_line_after_a_torn_one_is_whole(tmp_path):
   path = tmp_path / "m.jsonl"
-  run.append_jsonl(path, {"step": 1})
+  append_jsonl(path, {"step": 1})
   path.write_text(path.read_text() + '{"step": 2')
-  run.append_jsonl(path, {"step": 3})
-  run.append_jsonl(path, {"step": 4})
-  assert [line["step"] for line in run.read_jsonl(path)] == [1, 3, 4]
+  append_jsonl(path, {"step": 3})
+  append_jsonl(path, {"step": 4})
+  assert [line["step"] for line in read_jsonl(path)] == [1, 3, 4]
 
 
 def test_a_damaged_config_is_refused_by_name(tmp_path):
   for text in ("", '{"config": ', "[]", "{}"):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(run.RefusedError, match=r"config\.json is damaged"):
+    with pytest.raises(RefusedError, match=r"config\.json is damaged"):
       run.open_workdir(tmp_path, CONFIG, {})
 
 
@@ -105,18 +108,18 @@ def test_a_script_says_in_a_line_why_it_ends(capsys):
     raise run.Preempted
 
   with pytest.raises(SystemExit) as ended:
-    run.exit_with(stopped)
+    exit_with(stopped)
   assert ended.value.code == run.PREEMPTED_EXIT_CODE == 75
   assert capsys.readouterr().err == "stopped and saved; the same command goes on\n"
   with pytest.raises(SystemExit) as ended:
-    run.exit_with(lambda: 3)
+    exit_with(lambda: 3)
   assert ended.value.code == 3
 
-  for error, code in ((run.RefusedError("held"), 2), (run.RunError("loss is nan"), 1)):
+  for error, code in ((RefusedError("held"), 2), (RunError("loss is nan"), 1)):
 
     def fails(error=error):
       raise error
 
     with pytest.raises(SystemExit) as ended:
-      run.exit_with(fails)
+      exit_with(fails)
     assert (ended.value.code, capsys.readouterr().err) == (code, f"{error}\n")

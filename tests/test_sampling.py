@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from configs import pretrained
-from scorelab.options import ConfigError
-from scorelab.sampling import build, sheet
+from scorelab.errors import ConfigError
+from scorelab.evaluation.pretrained import build, sheet
 
 MODELS = pathlib.Path(__file__).parent / "testdata" / "pretrained"
 CLASSES = MODELS / "class_cond_modern"

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from scorelab.experiment import build
+from scorelab.experiment.build import build
 from scorelab.plotting import read_csv
 from scorelab.plotting.studies import Line, loss_comparison
-from scorelab.run import Preempted
+from scorelab.runs.signals import Preempted
 from scripts import score_matching
 
 ALL = [(study, loss) for study, (_, losses) in score_matching.STUDIES.items() for loss in losses]

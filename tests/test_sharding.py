@@ -16,13 +16,17 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from configs import ncsn_gmm
-from scorelab import speed, training
-from scorelab.checks import check_devices
-from scorelab.experiment import Stream, build
-from scorelab.lock import hold
-from scorelab.options import ConfigError
-from scorelab.run import open_workdir, read_jsonl
-from scorelab.sharding import ONE_DEVICE, Layout
+from scorelab import training
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
+from scorelab.experiment.compatibility import check_devices
+from scorelab.experiment.keys import Stream
+from scorelab.runs.files import read_jsonl
+from scorelab.runs.lock import hold
+from scorelab.runs.sharding import ONE_DEVICE, Layout
+from scorelab.runs.workdir import open_workdir
+from scorelab.training import throughput as speed
+from scorelab.typing import Context
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,7 @@ def test_accumulated_gradients_are_the_mean_of_the_parts():
   state = training.init_state(experiment)
   batch = {"x": experiment.target.sample(jax.random.key(1), 32)}
   key = experiment.key(Stream.LOSS, 0)
-  context = training.Context(state.step, state.ema)
+  context = Context(state.step, state.ema)
   accumulate = jax.jit(
     lambda params: training.loss_and_gradient(experiment, ONE_DEVICE, params, key, batch, context)
   )

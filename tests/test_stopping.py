@@ -81,7 +81,7 @@ sys.meta_path.insert(0, Interrupt)
 sys.argv = ["{program}", "--config=configs/ncsn_gmm.py:fast", "--workdir={workdir}"]
 runpy.{run}("{program}", run_name="__main__")
 """
-PLACES = ("pathlib", "absl", "ml_collections", "configs", "jax", "scorelab.experiment")
+PLACES = ("pathlib", "absl", "ml_collections", "configs", "jax", "scorelab.experiment.build")
 
 
 @pytest.mark.e2e
@@ -132,7 +132,7 @@ def test_signals_at_five_random_early_times_are_one_line_and_75(tmp_path):
 def test_after_the_run_the_line_says_so():
   """The handler of the start is in force again, with other words."""
   code = "import os, signal, time\nfrom scorelab import early_stop\n"
-  code += "from scorelab.stopping import StopFlag\n"
+  code += "from scorelab.runs.signals import StopFlag\n"
   code += "early_stop.install('before')\nwith StopFlag('during'):\n  early_stop.say('after')\n"
   code += "os.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(5)\n"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

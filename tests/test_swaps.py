@@ -9,18 +9,21 @@ import pytest
 from ml_collections import config_flags  # noqa: F401  (registers the flag types)
 
 from configs import base
-from scorelab import command_line, ensembles, options, parts, rows
-from scorelab.checks import has_data_score
-from scorelab.command_line import read_config
-from scorelab.experiment import build
+from scorelab.config import command_line, options
+from scorelab.config.command_line import read_config
+from scorelab.errors import ConfigError
+from scorelab.experiment import components as parts
+from scorelab.experiment import sampler_spec as rows
+from scorelab.experiment.build import build
+from scorelab.experiment.compatibility import has_data_score
+from scorelab.experiment.swaps import PARTS, drop_old_options
 from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES
 from scorelab.networks.unet import ATTENTIONS
-from scorelab.options import ConfigError
 from scorelab.predictions import CONDITIONINGS
 from scorelab.schedules import SCHEDULES
-from scorelab.swaps import PARTS, drop_old_options
 from scorelab.targets import TARGETS
 from scorelab.targets.digits import SCALINGS
+from scorelab.training import ensembles
 from scripts.sweeping import plan
 
 NAMES = sorted(f.stem for f in pathlib.Path("configs").glob("*.py") if f.stem != "base")

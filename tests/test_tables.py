@@ -1,6 +1,6 @@
 """An evaluation as text: standard errors, and what a floor is of."""
 
-from scorelab.tables import format_table
+from scorelab.evaluation.table import format_table
 
 BUDGET = {"value": 2.0, "sem": 0.1, "floor": 1.0, "prior": 0.0, "discretisation": 0.0} | {
   "learning": 1.0

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scorelab import tensorboard
-from scorelab.run import RefusedError, Workdir, append_jsonl
+from scorelab.errors import RefusedError
+from scorelab.evaluation import tensorboard
+from scorelab.runs.files import append_jsonl
+from scorelab.runs.workdir import Workdir
 
 
 def events(folder):

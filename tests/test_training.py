@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 
 from configs import ddpm_digits, ncsn_gmm
-from scorelab import pace, progress, training
-from scorelab.experiment import build
+from scorelab import training
+from scorelab.errors import RunError
+from scorelab.experiment.build import build
+from scorelab.experiment.keys import Stream
 from scorelab.predictions import Prediction
-from scorelab.run import Preempted, RunError, StopFlag, open_workdir, read_jsonl
-from scorelab.typing import Average
+from scorelab.runs.files import read_jsonl
+from scorelab.runs.signals import Preempted, StopFlag
+from scorelab.runs.workdir import open_workdir
+from scorelab.training import pace, progress
+from scorelab.training.state import remember
+from scorelab.training.step import own_sums
+from scorelab.typing import Average, Context
 from tests.stopping import StopAfter
 
 
@@ -171,7 +178,7 @@ def test_training_learns(tmp_path):
   experiment = build(config)
   state, workdir = run(experiment, tmp_path)
   lines = read_jsonl(workdir.metrics)
-  context_key = experiment.key(training.Stream.VALIDATION, 0)
+  context_key = experiment.key(Stream.VALIDATION, 0)
   first = training.init_state(experiment).params
   untrained = float(experiment.loss(first, context_key, experiment.validation, None)[0])
   assert lines[-1]["val_loss"] < 0.85 * untrained
@@ -184,10 +191,10 @@ def test_an_xla_without_the_option_is_not_given_it(monkeypatch):
   def refuse(*_, **__):
     raise jax.errors.JaxRuntimeError("No such compile option")
 
-  training.own_sums.cache_clear()
+  own_sums.cache_clear()
   monkeypatch.setattr(jax, "jit", refuse)
-  assert training.own_sums() == {}
-  training.own_sums.cache_clear()
+  assert own_sums() == {}
+  own_sums.cache_clear()
 
 
 def test_summary_pools_bands_and_leaves_empty_ones_out():
@@ -219,7 +226,7 @@ def test_a_validation_as_good_as_the_best_is_no_better():
   state = training.TrainState(jnp.zeros((), jnp.int32), {}, {}, (), extra)
   found = []
   for value in (2.0, 1.0, 1.0, 1.5, 1.0, 0.5):
-    state = training.remember(state, value)
+    state = remember(state, value)
     found.append((float(state.extra["best"]), int(state.extra["waited"])))
   assert found == [(2, 0), (1, 0), (1, 1), (1, 2), (1, 3), (0.5, 0)]
 
@@ -270,7 +277,7 @@ def test_the_monitored_number_is_the_score_error(experiment):
   for factor, error in ((1.0, 0.0), (0.5, 0.25)):
     scaled = dataclasses.replace(experiment, parameterization=Scaled(factor))
     params = training.init_state(experiment).params
-    context = training.Context(jnp.zeros((), int), {})
+    context = Context(jnp.zeros((), int), {})
     found = scaled.validate(params, experiment.root, experiment.validation, context)
     np.testing.assert_allclose(found["score_error"], error, atol=1e-6)
 

@@ -7,10 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab import clipping, guidance, likelihood, losses, schedules
+from scorelab import likelihood, losses, schedules
 from scorelab.losses import levels, variational
 from scorelab.metrics import METRICS
-from scorelab.predictions import CONDITIONINGS, EDM, PARAMETERIZATIONS, Parameterization, Prediction
+from scorelab.predictions import (
+  CONDITIONINGS,
+  EDM,
+  PARAMETERIZATIONS,
+  Parameterization,
+  Prediction,
+  clipping,
+  guidance,
+)
 from scorelab.ranges import BOUNDS
 from scorelab.samplers import KERNELS, SAMPLERS
 from scorelab.schedules import Grid, VarianceExploding, VariancePreserving

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scorelab import lock
 from scorelab.plotting import read_csv
+from scorelab.runs import lock
 from scripts import wander
 
 

@@ -7,18 +7,14 @@ from scorelab.plotting import (
   circles,
   comparisons,
   curves,
-  ensembles,
   fields,
   images,
   schedules,
   style,
-  summary,
   trajectories,
 )
 from scorelab.plotting.animations import render, save_animation
-from scorelab.plotting.ensembles import draw_ensemble
 from scorelab.plotting.style import read_csv, save, write_csv
-from scorelab.plotting.summary import draw_run
 
 __all__ = [
   "animations",
@@ -27,9 +23,6 @@ __all__ = [
   "circles",
   "comparisons",
   "curves",
-  "draw_ensemble",
-  "draw_run",
-  "ensembles",
   "fields",
   "images",
   "read_csv",
@@ -38,7 +31,6 @@ __all__ = [
   "save_animation",
   "schedules",
   "style",
-  "summary",
   "trajectories",
   "write_csv",
 ]

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from scorelab.metrics.budget import BUDGET
 from scorelab.plotting import style
-from scorelab.tables import BUDGET
 
 Budget = Mapping[str, float | None]
 """One row's metric in evaluation.json: value, the four parts, and their standard errors."""

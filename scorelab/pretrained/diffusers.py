@@ -33,7 +33,7 @@ from scorelab.pretrained.layout import find_weights
 from scorelab.pretrained.names import torch_weights
 from scorelab.pretrained.schedulers import read_scheduler, write_scheduler
 from scorelab.pretrained.unet2d import WEIGHTS, read_params, read_unet2d, write_unet2d
-from scorelab.run import write_json
+from scorelab.runs.files import write_json
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Params, Predict
 

@@ -17,6 +17,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from scorelab.errors import ScorelabError
+
 # NumPy's dtype of each that weights may have; bfloat16 is read as its bits.
 _READ = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _FLOATS = {name: np.dtype(dtype).itemsize for name, dtype in _READ.items()}
@@ -35,7 +37,7 @@ _MAX_HEADER = 100_000_000  # the library's own limit
 _MAX_SETTINGS = 10_000_000
 
 
-class PretrainedError(ValueError):
+class PretrainedError(ScorelabError, ValueError):
   """Files that make no model; the message is one line."""
 
 

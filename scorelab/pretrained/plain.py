@@ -22,7 +22,7 @@ from scorelab.networks import NETWORKS
 from scorelab.pretrained.files import PretrainedError, read_settings
 from scorelab.pretrained.layout import find_weights
 from scorelab.pretrained.names import listed
-from scorelab.run import write_json
+from scorelab.runs.files import write_json
 from scorelab.typing import Params
 
 _FORMAT = "scorelab"

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scorelab.clipping import clipped, thresholded
+from scorelab.predictions.clipping import clipped, thresholded
 from scorelab.pretrained.files import PretrainedError, shown
 from scorelab.schedules import (
   Discrete,

@@ -24,7 +24,7 @@ class DataSet:
     validation, test: of the same event shape, held out; none of them for None.
     location, spread: what the coordinates of the points were centred on and divided by, of shape
       event_shape or []: x = location + spread * point is in the data's own units.
-    fingerprint: of the file that the points were read from (scorelab.fingerprints), or None.
+    fingerprint: of the file that the points were read from (scorelab.data.fingerprints), or None.
   """
 
   train: Array

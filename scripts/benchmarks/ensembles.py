@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 
-from scorelab import ensembles, training
-from scorelab.experiment import build
-from scorelab.sharding import ONE_DEVICE
+from scorelab import training
+from scorelab.experiment.build import build
+from scorelab.runs.sharding import ONE_DEVICE
+from scorelab.training import ensembles
 from scripts.benchmarks.matches import Match
 from scripts.benchmarks.sides import Side, Task
 from scripts.benchmarks.training import config_of

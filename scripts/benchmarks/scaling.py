@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab import training
-from scorelab.experiment import build
-from scorelab.sharding import make_layout
+from scorelab.experiment.build import build
+from scorelab.runs.sharding import make_layout
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scripts.benchmarks import ensembles, sampling
 from scripts.benchmarks.matches import Match

@@ -75,7 +75,7 @@ def _run(code: str, cache: str | None = None) -> str:
 def first_step(config: str, quick: bool) -> None:
   """What main.py does until a first step is taken."""
   from scorelab import training
-  from scorelab.experiment import build
+  from scorelab.experiment.build import build
 
   experiment = build(config_of(config, quick))
   chunk = training.make_chunk(experiment)
@@ -102,7 +102,7 @@ def import_time(quick: bool) -> list[Match]:
       importing, {"first": "import jax", "then": f"from scorelab import {PARTS}"}
     ),
     "what main.py trains with": Side(
-      importing, {"first": "import jax", "then": "import scorelab.training"}
+      importing, {"first": "import jax", "then": "import scorelab.training.loop"}
     ),
   }
   bars = (Bar("seconds", "scorelab", 0.5), Bar("seconds", "all its parts", 0.5))
@@ -147,7 +147,7 @@ class _Folder:
     self.path = pathlib.Path(tempfile.mkdtemp())
 
   def fresh(self) -> Any:
-    from scorelab.checkpoints import Checkpoints
+    from scorelab.runs.checkpoints import Checkpoints
 
     shutil.rmtree(self.path)
     return Checkpoints(self.path)
@@ -190,7 +190,7 @@ def restoring(megabytes: float, what: str) -> Task:
     checkpoints.save(1, state)
 
   def restore() -> None:
-    from scorelab.checkpoints import Checkpoints
+    from scorelab.runs.checkpoints import Checkpoints
 
     with Checkpoints(folder.path, read_only=True) as checkpoints:
       jax.block_until_ready(checkpoints.restore(state))

@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 
 from configs import ddpm_circles, ncsn_gmm, ncsn_gmm_published, sbgm_digits
 from scorelab import training
-from scorelab.experiment import Experiment, build
-from scorelab.progress import summarise
+from scorelab.experiment.build import build
+from scorelab.experiment.spec import Experiment
 from scorelab.schedules import Level
+from scorelab.training.progress import summarise
 from scorelab.typing import Params
 from scripts.benchmarks import torch_training, unet
 from scripts.benchmarks.limits import products

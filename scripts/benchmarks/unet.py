@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import optax
 
-from scorelab import speed, training
 from scorelab.networks import UNet
 from scorelab.pretrained import unet_params
+from scorelab.training import throughput as speed
+from scorelab.training.step import own_sums
 from scripts.benchmarks.sides import Task
 
 MULTS = (1, 2, 4, 8)
@@ -25,7 +26,7 @@ def ours(side: int, batch: int, dim: int) -> Task:
   first = jax.jit(network.apply)({"params": params}, x, t)
 
   # As training does.
-  @functools.partial(jax.jit, donate_argnums=(0, 1), compiler_options=training.own_sums())
+  @functools.partial(jax.jit, donate_argnums=(0, 1), compiler_options=own_sums())
   def step(params: Any, state: Any) -> tuple[Any, Any, jax.Array]:
     def loss(params: Any) -> jax.Array:
       out: Any = network.apply({"params": params}, x, t)

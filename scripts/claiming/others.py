@@ -8,7 +8,7 @@ import numpy as np
 
 from configs import diffusion2015_swissroll
 from configs import vp_digits as vp_digits_config
-from scorelab.experiment import build
+from scorelab.experiment.build import build
 from scripts.claiming.checking import AtLeast, AtMost, Bindings, Claim
 from scripts.claiming.sources import evaluation, measured, setting, theirs, value, values
 from scripts.published import entries

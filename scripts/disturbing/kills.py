@@ -9,7 +9,7 @@ import random
 import signal
 import time
 
-from scorelab.run import PREEMPTED_EXIT_CODE
+from scorelab.runs.signals import PREEMPTED_EXIT_CODE
 from scripts.disturbing.runs import RUN, BrokenError, Process, count_lines, saved_step
 from scripts.disturbing.trial import Timetable, Trial, say
 

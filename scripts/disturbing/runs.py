@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from scorelab.run import read_jsonl
+from scorelab.runs.files import read_jsonl
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 _WATCHED = ROOT / "scripts" / "disturbing" / "watched.py"

@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from scorelab import ensembles
-from scorelab.command_line import read_config
-from scorelab.experiment import build
-from scorelab.run import Workdir
-from scorelab.sharding import make_layout
-from scorelab.training import restore_trained
+from scorelab.config.command_line import read_config
+from scorelab.experiment.build import build
+from scorelab.runs.sharding import make_layout
+from scorelab.runs.workdir import Workdir
+from scorelab.training import ensembles
+from scorelab.training.restore import restore_trained
 from scripts.disturbing.runs import RUN, TICK, BrokenError, Lab, Process, count_lines, snapshot
 
 _VARYING = {"timings.jsonl", "LOCK"}  # the clock's share, and the last process's name

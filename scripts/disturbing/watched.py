@@ -56,8 +56,9 @@ def main() -> None:
   phase = Phase(path)
   sys.argv = [program, *arguments]
   sys.path[0] = str(pathlib.Path(program).parent)
-  from scorelab import ensemble_evaluation, evaluation, plotting, training
-  from scorelab.checkpoints import Checkpoints
+  from scorelab import evaluation, plotting, training
+  from scorelab.evaluation import ensembles as ensemble_evaluation
+  from scorelab.runs.checkpoints import Checkpoints
 
   phase.during(training, "train", "training")
   phase.during(Checkpoints, "restore", "restoring")

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab.evaluation import sample_row
-from scorelab.experiment import Experiment
+from scorelab.evaluation import figures as summary
+from scorelab.evaluation.draw import sample_row
+from scorelab.experiment.spec import Experiment
 from scorelab.metrics import score_error
-from scorelab.plotting import animations, circles, save, summary, write_csv
+from scorelab.plotting import animations, circles, save, write_csv
 from scorelab.predictions import noised
-from scorelab.run import read_jsonl
+from scorelab.runs.files import read_jsonl
 from scorelab.targets.circles import Circles, equidistant, two_circles
 from scorelab.targets.empirical import Empirical, nearest_distance
 from scorelab.typing import Array, Params, Predict

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from scorelab.likelihood import log_likelihood
+from scorelab.evaluation import figures as summary
+from scorelab.likelihood.flow import log_likelihood
 from scorelab.losses.variational import bits_per_dim, bound_terms
 from scorelab.metrics import class_probabilities
-from scorelab.plotting import comparisons, curves, images, read_csv, save, summary, write_csv
-from scorelab.run import read_jsonl
+from scorelab.plotting import comparisons, curves, images, read_csv, save, write_csv
+from scorelab.runs.files import read_jsonl
 from scorelab.schedules import SigmaPower, karras, uniform_log_snr
 from scorelab.typing import Array, Key, Params
 from scripts.drawing import nine_modes

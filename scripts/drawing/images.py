@@ -8,11 +8,12 @@ import numpy as np
 import scipy.spatial
 
 from scorelab import evaluation, training
-from scorelab.checkpoints import Checkpoints
+from scorelab.evaluation import figures as summary
 from scorelab.metrics import Reference
-from scorelab.plotting import images, save, style, summary, write_csv
+from scorelab.plotting import images, save, style, write_csv
 from scorelab.predictions import noised
-from scorelab.run import StopFlag
+from scorelab.runs.checkpoints import Checkpoints
+from scorelab.runs.signals import StopFlag
 from scorelab.typing import Array, Key, Params
 from scripts.drawing import nine_modes
 from scripts.drawing.source import Source

@@ -11,14 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab import likelihood_evaluation, predictions
-from scorelab.evaluation import budget as budget_of
+from scorelab import predictions
+from scorelab.evaluation import figures as summary
+from scorelab.evaluation import likelihood as likelihood_evaluation
+from scorelab.evaluation.table import align, row_labels
+from scorelab.experiment.spec import LikelihoodProtocol
 from scorelab.metrics import has_modes, mode_weights
-from scorelab.parts import LikelihoodProtocol
-from scorelab.plotting import animations, fields, save, style, summary, trajectories, write_csv
-from scorelab.run import StopFlag, read_jsonl
+from scorelab.metrics.budget import budget as budget_of
+from scorelab.plotting import animations, fields, save, style, trajectories, write_csv
+from scorelab.runs.files import read_jsonl
+from scorelab.runs.signals import StopFlag
 from scorelab.samplers.ddim import ddim_inference
-from scorelab.tables import align, row_labels
 from scorelab.typing import Array, Params
 from scripts import published
 from scripts.drawing import steps

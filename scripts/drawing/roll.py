@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab import evaluation, training
-from scorelab.checkpoints import Checkpoints
 from scorelab.losses.variational import bound_terms
+from scorelab.metrics.budget import budget
 from scorelab.plotting import chains, read_csv, save, style, write_csv
 from scorelab.predictions import noised
-from scorelab.run import StopFlag
+from scorelab.runs.checkpoints import Checkpoints
+from scorelab.runs.signals import StopFlag
 from scorelab.schedules import GRIDS, Schedule
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.targets.points import roll
@@ -81,7 +82,7 @@ def learning(source: Source) -> None:
   for step, params in kept(source):
     steps = np.asarray(divergences(params), float)
     sets = evaluation.draw_sets(experiment, params, StopFlag())
-    found = evaluation.budget(evaluation.measure(experiment, sets, StopFlag())[0, 0])
+    found = budget(evaluation.measure(experiment, sets, StopFlag())[0, 0])
     records.append(
       {
         "step": step,

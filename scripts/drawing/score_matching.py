@@ -11,22 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab.experiment import Experiment
+from scorelab.evaluation import figures as summary
+from scorelab.experiment.sampler_spec import Row
+from scorelab.experiment.spec import Experiment
 from scorelab.metrics import mode_weight_tv, mode_weights, off_mode_share
 from scorelab.metrics.modes import nearest_modes
-from scorelab.plotting import (
-  animations,
-  curves,
-  fields,
-  save,
-  style,
-  summary,
-  trajectories,
-  write_csv,
-)
+from scorelab.plotting import animations, curves, fields, save, style, trajectories, write_csv
 from scorelab.predictions import Exact, noised
-from scorelab.rows import Row
-from scorelab.run import read_jsonl
+from scorelab.runs.files import read_jsonl
 from scorelab.samplers.diagnostics import effective_sample_size, split_rhat
 from scorelab.schedules import Level
 from scorelab.typing import Array, Key, Params

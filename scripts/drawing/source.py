@@ -10,9 +10,13 @@ import jax
 from ml_collections import ConfigDict
 
 from configs import base
-from scorelab import run, training
-from scorelab.experiment import Experiment, build
-from scorelab.rows import Row, make_row, parse_row
+from scorelab import training
+from scorelab.errors import RunError
+from scorelab.experiment.build import build
+from scorelab.experiment.sampler_spec import Row, make_row, parse_row
+from scorelab.experiment.spec import Experiment
+from scorelab.runs.identity import run_id, without_data
+from scorelab.runs.workdir import Workdir, check_data
 from scorelab.schedules import Grid
 from scorelab.typing import Params
 
@@ -49,7 +53,7 @@ class Source(Sheet):
   config: ConfigDict
   experiment: Experiment
   params: Params
-  workdir: run.Workdir
+  workdir: Workdir
   keys: int
 
   def key(self, purpose: int) -> jax.Array:
@@ -115,17 +119,17 @@ def open_source(
     RunError: there is no finished run, or its data have changed.
   """
   if not (path / "DONE").exists():
-    raise run.RunError(f"{path}: holds no finished run; first run main.py with --workdir={path}")
+    raise RunError(f"{path}: holds no finished run; first run main.py with --workdir={path}")
   recorded = json.loads((path / "config.json").read_text())["config"]
-  fields = run.without_data(recorded)
+  fields = without_data(recorded)
   config = ConfigDict(_tuples(_completed(fields, base.get_config().to_dict())))
   config.evaluation.metrics = tuple(dict.fromkeys([*config.evaluation.metrics, *metrics]))
   experiment = build(config)
-  run.check_data(path, recorded, experiment.config)
-  workdir = run.Workdir(path.absolute())
+  check_data(path, recorded, experiment.config)
+  workdir = Workdir(path.absolute())
   state = training.restore_trained(experiment, workdir)
   params = training.evaluated_params(state, experiment.evaluation.ema)
-  options = f" --workdir results/{name}/{run.run_id(recorded)}"
+  options = f" --workdir results/{name}/{run_id(recorded)}"
   if keys != 10:
     options += f" --keys {keys}"
   sheet = open_sheet(name, out, options, others)

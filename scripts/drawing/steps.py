@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 
 from scorelab import evaluation
-from scorelab.experiment import Experiment
+from scorelab.experiment.spec import Experiment
+from scorelab.metrics.budget import budget
 from scorelab.plotting import budgets, curves, save, style, write_csv
 from scorelab.predictions import Exact
-from scorelab.run import StopFlag
+from scorelab.runs.signals import StopFlag
 from scripts.drawing.source import Source
 from scripts.published import Entry, Found, judge, select
 
@@ -60,7 +61,7 @@ def draw(source: Source) -> None:
       "num_steps": row.num_steps,
       "nfe": row.num_steps,  # DDIM
       "metric": metric,
-      **evaluation.budget(values),
+      **budget(values),
     }
     for row, of_row in zip(experiment.evaluation.rows, measured, strict=True)
     for metric, values in zip(METRICS, of_row, strict=True)

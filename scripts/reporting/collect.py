@@ -10,8 +10,9 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from scorelab.run import read_jsonl
-from scorelab.tables import BUDGET, row_labels
+from scorelab.evaluation.table import row_labels
+from scorelab.metrics.budget import BUDGET
+from scorelab.runs.files import read_jsonl
 from scripts.sweeping.tasks import failure, is_locked
 
 PARTS = BUDGET

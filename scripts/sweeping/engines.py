@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from scorelab.options import literal
+from scorelab.config.options import literal
 from scripts.sweeping.plan import SweepError, Task
 from scripts.sweeping.tasks import MAIN, ROOT, Outcome, Slot, make_slots, run_task
 

@@ -16,10 +16,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from ml_collections import ConfigDict
 
-from scorelab.command_line import missing_file, read_config
-from scorelab.data import fingerprint
-from scorelab.options import ConfigError
-from scorelab.run import EVALUATION_FIELDS, find, is_done
+from scorelab.config.command_line import missing_file, read_config
+from scorelab.data.points import fingerprint
+from scorelab.errors import ConfigError
+from scorelab.runs.identity import EVALUATION_FIELDS
+from scorelab.runs.workdir import find, is_done
 
 Point: TypeAlias = dict[str, str]
 """What one run sets, as it is typed: value by field."""
@@ -308,8 +309,9 @@ def check(config: str, common: Sequence[str], points: Sequence[Point]) -> None:
   """
   import jax
 
-  from scorelab import ensembles, sampling
-  from scorelab.experiment import build
+  from scorelab.evaluation import pretrained as sampling
+  from scorelab.experiment.build import build
+  from scorelab.training import ensembles
 
   jax.config.update("jax_platforms", "cpu")
   quick = jax.config.values["jax_disable_most_optimizations"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scorelab.tables import align, row_labels
+from scorelab.evaluation.table import align, row_labels
 from scripts.sweeping.board import short_names
 from scripts.sweeping.plan import Row
 from scripts.sweeping.tasks import Outcome

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 
 from scorelab.plotting import write_csv
-from scorelab.run import PREEMPTED_EXIT_CODE
+from scorelab.runs.signals import PREEMPTED_EXIT_CODE
 from scripts.sweeping import plan, results, search
 from scripts.sweeping.board import Board
 from scripts.sweeping.drive import run_rows, tasks_of

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
-from scorelab.run import PREEMPTED_EXIT_CODE
+from scorelab.runs.signals import PREEMPTED_EXIT_CODE
 from scripts.sweeping.plan import Task
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

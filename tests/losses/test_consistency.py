@@ -15,10 +15,10 @@ import optax
 import pytest
 
 from configs import base, consistency_gmm
-from scorelab.checks import check_rows
-from scorelab.experiment import build
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
+from scorelab.experiment.compatibility import check_rows
 from scorelab.losses import LOSSES
-from scorelab.options import ConfigError
 from scorelab.predictions import Consistency, Prediction, log_sigma
 from scorelab.samplers import SAMPLERS
 from scorelab.schedules import GRIDS, VarianceExploding, VariancePreserving

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from configs import base
-from scorelab.experiment import build
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
 from scorelab.metrics import FEATURES, Reference, frechet, in_features, kernel_distance
 from scorelab.metrics.features import batched
-from scorelab.options import ConfigError
 from scorelab.targets.digits import digits
 
 DIGITS = digits()

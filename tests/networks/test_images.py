@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from configs import base
-from scorelab.checks import check_rows
-from scorelab.experiment import build
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
+from scorelab.experiment.compatibility import check_rows
 from scorelab.networks import NETWORKS
-from scorelab.options import ConfigError
 from scorelab.targets import TARGETS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
+from scorelab.evaluation import ensemble_figures as ensembles
 from scorelab.plotting import (
   animations,
   budgets,
@@ -12,7 +13,6 @@ from scorelab.plotting import (
   circles,
   comparisons,
   curves,
-  ensembles,
   fields,
   images,
   pareto,

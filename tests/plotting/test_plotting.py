@@ -10,19 +10,15 @@ from matplotlib.container import BarContainer
 from PIL import Image
 
 from configs import ncsn_gmm
-from scorelab import plotting, tables
-from scorelab.experiment import build
-from scorelab.plotting import (
-  animations,
-  budgets,
-  comparisons,
-  curves,
-  fields,
-  style,
-  summary,
-  trajectories,
-)
-from scorelab.run import Preempted, StopFlag, Workdir, append_jsonl, open_workdir, write_json
+from scorelab import plotting
+from scorelab.evaluation import figures as summary
+from scorelab.evaluation import table as tables
+from scorelab.evaluation.figures import draw_run
+from scorelab.experiment.build import build
+from scorelab.plotting import animations, budgets, comparisons, curves, fields, style, trajectories
+from scorelab.runs.files import append_jsonl, write_json
+from scorelab.runs.signals import Preempted, StopFlag
+from scorelab.runs.workdir import Workdir, open_workdir
 from scorelab.samplers import KERNELS, SAMPLERS
 from scripts.reporting import collect
 
@@ -429,7 +425,7 @@ class TestDrawRun:
   )
   def test_draws_any_mixture(self, target, options, tmp_path):
     experiment, params, workdir = pretend_run(tmp_path, target, **options)  # and no training step
-    plotting.draw_run(experiment, params, workdir, StopFlag())
+    draw_run(experiment, params, workdir, StopFlag())
     assert {p.name for p in workdir.figures.iterdir()} == {
       *("loss.png", "samples.png", "budget.png", "score_error.png")
     }
@@ -497,7 +493,7 @@ class TestDrawRun:
     workdir = Workdir(tmp_path)
     assert summary.typed_command(workdir) == "python main.py '--config=x y'"
     with pytest.raises(Preempted):
-      plotting.draw_run(None, None, workdir, stop)
+      draw_run(None, None, workdir, stop)
     assert not workdir.figures.exists()
 
   def test_a_target_without_modes_has_no_strays(self):

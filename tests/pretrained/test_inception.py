@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from configs import base
-from scorelab.experiment import build
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
 from scorelab.networks.inception import Inception
-from scorelab.options import ConfigError
 from scorelab.pretrained.inception import inception_features, prepared, read_inception
 
 SHAPES = jax.eval_shape(Inception().init, jax.random.key(0), jnp.zeros((1, 299, 299, 3)))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.clipping import clipped, thresholded
+from scorelab.predictions.clipping import clipped, thresholded
 from scorelab.samplers import SAMPLERS
 from scorelab.schedules import SCHEDULES, Grid
 from scorelab.targets.mixtures import GaussianMixture

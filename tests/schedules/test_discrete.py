@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from configs import ncsn_gmm
-from scorelab.experiment import build
-from scorelab.options import ConfigError, make
+from scorelab.config.options import make
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
 from scorelab.predictions import Prediction
 from scorelab.samplers import SAMPLERS
 from scorelab.schedules import (

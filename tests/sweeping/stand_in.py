@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from scorelab.command_line import read_config
+from scorelab.config.command_line import read_config
 
 arguments = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
 typed = [f"--{k}={v}" for k, v in arguments.items() if k.startswith("config.")]

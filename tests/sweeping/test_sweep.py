@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from scorelab.command_line import read_config
+from scorelab.config.command_line import read_config
 from scorelab.plotting import read_csv
-from scorelab.run import run_id
+from scorelab.runs.identity import run_id
 from scripts import sweep
 from scripts.sweeping import plan, results, tasks
 from scripts.sweeping.plan import Range

@@ -7,9 +7,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from configs import sbgm_digits_published, vp_digits
-from scorelab.experiment import build
+from scorelab.errors import ConfigError
+from scorelab.experiment.build import build
 from scorelab.metrics import frechet
-from scorelab.options import ConfigError
 from scorelab.targets.digits import digits
 from scorelab.typing import Context
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from configs import ncsn_gmm
-from scorelab.experiment import build
+from scorelab.experiment.build import build
 from scorelab.targets.circles import two_circles, two_circles_points
 from scorelab.targets.points import (
   checkerboard,

@@ -1,0 +1,180 @@
+"""Configs as they are typed, 'configs/NAME.py:arg' and '--config.FIELD=VALUE', and what is wrong.
+
+Nothing here imports JAX: a mistake on the command line is answered at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from scorelab.config.importing import make_importable
+from scorelab.errors import ConfigError, did_you_mean
+
+# Fields that may be None of which 'none' is a value too: there only 'None' and '' unset.
+NONE_IS_A_NAME = {"target.scaling", "network.level_features", "network.attention"}
+
+
+def expand_flagfiles(argv: Sequence[str]) -> list[str]:
+  """Returns the command line with every --flagfile=FILE replaced by the flags in that file.
+
+  Raises:
+    ConfigError: a file cannot be read, or is not text.
+  """
+  values = flags.FlagValues()
+  values.set_gnu_getopt()
+  try:
+    return [*argv[:1], *values.read_flags_from_files(list(argv[1:]))]
+  except (flags.Error, OSError, UnicodeDecodeError) as error:
+    said = str(error).removeprefix("ERROR:: Unable to open flagfile: ")
+    raise ConfigError(f"main.py: --flagfile: {said}") from error
+
+
+def read_config(
+  config: str, arguments: Sequence[str] = (), report: Callable[[str], Any] | None = None
+) -> ConfigDict:
+  """The config of a file, with fields set.
+
+  Args:
+    config: 'configs/NAME.py' or 'configs/NAME.py:arg'.
+    arguments: each '--config.FIELD=VALUE'.
+    report: receives a line that names the options which a swapped part has dropped.
+
+  Raises:
+    ConfigError: there is no such file, field or value; the line says it whole.
+  """
+  from scorelab.experiment.swaps import drop_old_options
+
+  if message := missing_file(config):
+    raise ConfigError(message)
+  import_beside(config)
+  values = flags.FlagValues()
+  argv = ["", f"--config={config}", *arguments]
+  flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+  try:
+    parse_flags(argv, values)
+  except Exception as error:  # whatever a config module or ml_collections raises
+    raise ConfigError(explain(error, config, argv)) from error
+  dropped = drop_old_options(flag.value, replaced_values(values))
+  if dropped and report:
+    report(f"{config}: {dropped}")
+  return flag.value
+
+
+def import_beside(config: str) -> None:
+  """Lets a config file import what is next to it and in the current directory."""
+  make_importable(pathlib.Path(config.partition(":")[0]).parent)
+  make_importable(os.getcwd())
+
+
+def parse_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Parses a command line; returns what is not a flag.
+
+  'None', 'none' or nothing, as the value of a config field that may be None, unsets it.
+
+  Args:
+    argv: the program's name and its arguments.
+    values: flags, one of them a config file's with the name `config`; they receive the values.
+  """
+  given: list[str] = []
+  for argument in argv[1:]:
+    if given and "=" not in given[-1] and _unsets(f"{given[-1]}={argument}"):
+      given[-1] += f"={argument}"  # typed as two words
+    else:
+      given.append(argument)
+  last = {_field(argument): argument for argument in given}
+  unset = [field for field, argument in last.items() if _unsets(argument)]
+  kept = [a for a in given if not _unsets(a) and _field(a) not in unset]
+  rest = values([argv[0], *kept])
+  flag = values["config"]
+  config: Any = flag.value
+  for field in unset:
+    section, name = field.split(".")
+    config[section][name] = None
+    config_flags.get_override_values(flag)[field] = None
+  return rest
+
+
+def replaced_values(values: flags.FlagValues) -> dict[str, Any]:
+  """The config file's own values of the fields that were typed, by dotted name."""
+  typed = config_flags.get_override_values(values["config"])
+  return {field: values[f"config.{field}"].default for field in typed}
+
+
+def _field(argument: str) -> str:
+  """'SECTION.FIELD' of an argument '--config.SECTION.FIELD=VALUE' or '--noconfig...', else ''."""
+  name = argument.partition("=")[0].lstrip("-").removeprefix("no")
+  return name.removeprefix("config.") if name.startswith("config.") else ""
+
+
+def _unsets(argument: str) -> bool:
+  """Whether an argument '--config.SECTION.FIELD=VALUE' sets a field to None."""
+  field, (_, sign, text) = _field(argument), argument.partition("=")
+  words = ("None", "") if field in NONE_IS_A_NAME else ("None", "none", "")
+  return bool(sign) and text in words and field in nullable_fields()
+
+
+@functools.cache
+def nullable_fields() -> frozenset[str]:
+  """The fields that may be None, 'SECTION.FIELD'."""
+  from configs import base
+
+  sections = base.get_config().items()
+  return frozenset(
+    f"{path}.{name}"
+    for path, section in sections
+    if isinstance(section, ConfigDict)
+    for name, value in section.items()
+    if value is None
+  )
+
+
+def missing_file(config: str) -> str | None:
+  """What to say where there is no such file."""
+  file = pathlib.Path(config.partition(":")[0])
+  if file.is_file():
+    return None
+  known = [str(path) for path in sorted(file.parent.glob("*.py"))]
+  return f"--config={config}: there is no such file{did_you_mean(str(file), known)}"
+
+
+def explain(error: Exception, config: str, argv: Sequence[str]) -> str:
+  """What parsing raised, in one line; of an unknown field, which was probably meant."""
+  # A config that fails brings its traceback along: the last line says what it is.
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  message = lines[-1].removeprefix("ValueError: ")
+  if config and isinstance(error, (AttributeError, KeyError, flags.UnrecognizedFlagError)):
+    message = _unknown_field(config, argv) or message
+  return message if message.startswith(config) else f"{config or 'main.py'}: {message}"
+
+
+def _unknown_field(config: str, argv: Sequence[str]) -> str | None:
+  """What to say of the first --config.FIELD that the config lacks, if there is one."""
+  values = flags.FlagValues()
+  bare = [argv[0], f"--config={config}"]
+  flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=bare)
+  try:
+    values(bare)
+  except Exception:  # the config itself fails
+    return None
+  if not isinstance(flag.value, ConfigDict):
+    return None
+  sections = flag.value.to_dict()
+  known = [f"config.{name}" for name in sections]
+  known += [
+    f"config.{name}.{field}"
+    for name, section in sections.items()
+    if isinstance(section, dict)
+    for field in section
+  ]
+  for argument in argv[1:]:
+    path = argument.lstrip("-").partition("=")[0]
+    if path.startswith("config.") and path not in known:
+      return f"{config}: {path} is not a field{did_you_mean(path, known)}"
+  return None

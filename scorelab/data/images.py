@@ -1,0 +1,230 @@
+"""Images in files as a target: held in memory if they fit, else streamed in every epoch."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scorelab.data.fingerprints import of_images
+from scorelab.data.image_decoding import why_unreadable
+from scorelab.data.image_files import Folder, ImageStream, Table, listed, open_images, read_image
+from scorelab.data.memory import check_memory
+from scorelab.errors import say
+from scorelab.targets.data_set import index_of_class
+from scorelab.typing import Array, Key
+
+SPACING = 2 / 255
+"""Of neighbouring pixel values, 0 to 255, in [-1, 1]."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+  """Images of one size in [-1, 1], split; of their law no more is known.
+
+  Attributes:
+    splits: 'train', and 'validation' and 'test' where there are such: [n, side, side, channels].
+    scale: the std over all coordinates, of the training images in `splits`.
+    flip: whether training shows an image or its mirror image, each half of the time.
+    stream: of all training images in files, where `splits` has only some of them; else None.
+    num_workers: processes that decode them.
+    damaged: images that were left out of `splits`.
+    labels: the classes of the images in `splits`, of the same names, [n] integers; {} for none.
+    class_names: of the classes.
+    fingerprint: of the files (scorelab.data.fingerprints), or None.
+  """
+
+  splits: Mapping[str, Array]
+  scale: float
+  flip: bool = False
+  stream: ImageStream | None = None
+  num_workers: int = 0
+  damaged: int = 0
+  labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  class_names: tuple[str, ...] = ()
+  fingerprint: Mapping[str, Any] | None = None
+
+  @property
+  def num_classes(self) -> int:
+    """Of the labels; 0 where the images have none."""
+    return len(self.class_names)
+
+  @property
+  def event_shape(self) -> tuple[int, ...]:
+    """Of one image: height, width and channels."""
+    return self.splits["train"].shape[1:]
+
+  @property
+  def dim(self) -> int:
+    """Coordinates of one image."""
+    return math.prod(self.event_shape)
+
+  def sample(self, key: Key, n: int) -> Array:
+    """Training images of `splits`, drawn with replacement; jittable, n static."""
+    return self.splits["train"][self._index(key, n)]
+
+  def sample_with_labels(self, key: Key, n: int) -> tuple[Array, Array]:
+    """The draws of `sample` and their classes [n]."""
+    index = self._index(key, n)
+    return self.splits["train"][index], jnp.asarray(self.labels["train"])[index]
+
+  def sample_of_class(self, key: Key, label: Array) -> Array:
+    """An image of each of the classes `label` [n], as `sample` draws them: see `index_of_class`."""
+    return self.splits["train"][index_of_class(key, self.labels["train"], label)]
+
+  def _index(self, key: Key, n: int) -> Array:
+    return jax.random.randint(key, (n,), 0, len(self.splits["train"]))
+
+  def augment(self, key: Key, x: Array) -> Array:
+    """A training batch, each image mirrored or not, where that was asked."""
+    if not self.flip:
+      return x
+    mirrored = jax.random.bernoulli(key, shape=(len(x), 1, 1, 1))
+    return jnp.where(mirrored, x[:, :, ::-1], x)
+
+  def scaled(self, pixels: Array) -> Array:
+    """Bytes as float32 in [-1, 1]."""
+    return SPACING * pixels.astype(jnp.float32) - 1
+
+
+class DequantisedImages(Images):
+  """The same images; training and validation see each value spread over its bin."""
+
+  bin_width = SPACING
+
+  def dequantise(self, key: Key, x: Array) -> Array:
+    """Adds noise uniform over one bin about each value, x's shape."""
+    return x + SPACING * (jax.random.uniform(key, x.shape, x.dtype) - 0.5)
+
+
+def images(
+  path: str = "",
+  side: int = 64,
+  channels: int = 3,
+  column: str = "image",
+  part: str = "train",
+  labelled: bool = False,
+  label_column: str = "label",
+  validation_fraction: float = 0.05,
+  test_fraction: float = 0.05,
+  split_seed: int = 0,
+  held_out: int = 2048,
+  cache_gib: float = 1.0,
+  num_workers: int = 4,
+  flip: bool = False,
+  dequantise: bool = False,
+) -> Images:
+  """Reads the images of a folder, of Parquet files or of a data set on the hub, and splits them.
+
+  Says on stderr, in one line, what was read: see `_summary`.
+
+  Args:
+    path: a folder, which may have folders in it; a Parquet file or a folder of them; or
+      'hub:owner/name', as 'hub:uoft-cs/cifar10', which is fetched once.
+    side: of the middle square, in pixels, after resizing.
+    channels: 3, or 1 for grey.
+    column, part: of a table, where the images are, and which split of the hub's is read.
+    labelled: whether the images have classes: of a folder, the folders in it, by their names.
+    label_column: of a table, where they are: numbers from 0 on, or names.
+    validation_fraction, test_fraction: of all images, in [0, 1), together below 1; rounded up.
+    split_seed: of the dealing: the same images are dealt out alike.
+    held_out: the most images in each of validation and test; the others are not used.
+    cache_gib: training images of up to so many GiB in float32 are held in memory, where batches are
+      drawn with replacement; of more, `held_out` are, and epochs are read from the files.
+    num_workers: processes that decode them; 0 decodes on threads.
+    flip: whether training shows mirror images too.
+    dequantise: whether the target has `dequantise`, which a density needs.
+
+  Raises:
+    ValueError: there are no images, too few of them, or an option is not allowed.
+  """
+  if channels not in (1, 3):
+    raise ValueError(f"channels = {channels} must be 1 or 3")
+  if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
+    raise ValueError(
+      f"validation_fraction = {validation_fraction} and test_fraction = {test_fraction} must be at "
+      "least 0, and below 1 together"
+    )
+  files = open_images(path, column, part, label_column if labelled else None)
+  order = np.random.default_rng(split_seed).permutation(len(files))
+  sizes = [math.ceil(f * len(files)) for f in (validation_fraction, test_fraction)]
+  validation, test, train = np.split(order, np.cumsum(sizes))
+  gib = len(train) * side * side * channels * 4 / 2**30
+  streams = gib > cache_gib
+  splits, labels = {}, {}
+  left_out: collections.Counter[str] = collections.Counter()
+  for name, index, most in (
+    ("train", train, held_out if streams else len(train)),
+    ("validation", validation, held_out),
+    ("test", test, held_out),
+  ):
+    if len(index) and most:
+      number = min(len(index), most)
+      check_memory(8 * number * side * side * channels, f"side = {side} of {number} images")
+      pixels, good = _read_all(files, index[:most], side, channels)
+      left_out.update(_reason(files, int(i)) for i in index[:most][~good])
+      if not len(pixels):
+        raise ValueError(
+          f"path = {path!r}: no image of the {name} split can be read ({listed(left_out)})"
+        )
+      splits[name] = jnp.asarray(SPACING * pixels.astype(np.float32) - 1)
+      if files.labels is not None:
+        labels[name] = files.labels[index[:most]][good]
+  if "train" not in splits:
+    raise ValueError(f"path = {path!r}: {len(files)} images leave none to train on")
+  say(_summary(path, files, left_out))
+  variance = float(np.asarray(splits["train"]).var(0).mean())
+  return (DequantisedImages if dequantise else Images)(
+    splits,
+    math.sqrt(variance + (SPACING**2 / 12 if dequantise else 0)),
+    flip,
+    ImageStream(files, np.sort(train), side, channels, seed=0) if streams else None,
+    num_workers,
+    left_out.total(),
+    labels,
+    files.class_names,
+    of_images(files),
+  )
+
+
+def _reason(files: Folder | Table, index: int) -> str:
+  """Why an image cannot be read."""
+  try:
+    return why_unreadable(files[index])
+  except OSError:
+    return "cannot be opened"
+
+
+def _summary(path: str, files: Folder | Table, left_out: Mapping[str, int]) -> str:
+  """Returns a line that says what was read: number, classes by name, what was left out and why."""
+  said = [f"{path}: {len(files)} images"]
+  if files.labels is not None:
+    counts = np.bincount(files.labels, minlength=len(files.class_names))
+    named = dict(zip(files.class_names, counts.tolist(), strict=True))
+    classes = ", ".join(f"{name} {number}" for name, number in list(named.items())[:12])
+    more = f", and {len(named) - 12} more" if len(named) > 12 else ""
+    said[0] += f" in {len(named)} classes ({classes}{more})"
+  if files.skipped:
+    said.append(f"passed over: {listed(files.skipped)}")
+  if left_out:
+    reasons = ", ".join(f"{number} ({reason})" for reason, number in left_out.items())
+    said.append(f"left out: {reasons}")
+  return "; ".join(said)
+
+
+def _read_all(
+  files: Sequence[bytes], index: np.ndarray, side: int, channels: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The good images of an index, uint8 [n, side, side, channels], and which of it are good."""
+  with ThreadPoolExecutor() as pool:  # decoding lets other threads run
+    found = list(pool.map(lambda i: read_image(files, int(i), side, channels), index))
+  good = np.array([image is not None for image in found], bool)
+  empty = np.zeros((0, side, side, channels), np.uint8)
+  return np.concatenate([empty, *(image[None] for image in found if image is not None)]), good

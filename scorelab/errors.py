@@ -1,0 +1,46 @@
+"""Errors that end a command with one line, and how such a line is written."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Collection
+
+
+class ScorelabError(Exception):
+  """Root of the errors that a user can act on; the message is one line.
+
+  Attributes:
+    exit_code: of a command that ends with it: 1 for a run that failed, 2 for a request that was
+      refused.
+  """
+
+  exit_code = 1
+
+
+class ConfigError(ScorelabError, ValueError):
+  """Invalid config; the message does not hold the config's name."""
+
+  exit_code = 2
+
+
+class RunError(ScorelabError, RuntimeError):
+  """A run that cannot continue in its directory."""
+
+
+class RefusedError(RunError):
+  """A request that does not fit what is in the run's directory."""
+
+  exit_code = 2
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+  """Returns '; did you mean ...?' if a known name is close, else ''."""
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+  return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def say(text: str) -> None:
+  """Prints one line on stderr; what is not printable, as in a file's name, is escaped."""
+  line = text if text.isprintable() else text.encode("unicode_escape").decode()
+  print(line, file=sys.stderr)

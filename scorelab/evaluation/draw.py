@@ -1,0 +1,218 @@
+"""Draws the sample sets that an error budget compares."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scorelab.evaluation import non_finite
+from scorelab.experiment.keys import Stream
+from scorelab.experiment.sampler_spec import Row
+from scorelab.experiment.spec import Experiment
+from scorelab.runs.distributed import any_process
+from scorelab.runs.sharding import Layout, make_layout
+from scorelab.runs.signals import Preempted, StopFlag
+from scorelab.targets import splits_of, truth_of
+from scorelab.typing import Array, Batch, Key, Params, Predict
+
+Programs: TypeAlias = dict[str, Any]
+"""Jitted functions by name, which take an experiment's keys and numbers: experiments of an ensemble
+share them, so that each is compiled once."""
+
+
+def sample_row(
+  row: Row, bind: Callable[..., Predict], target: Any = None
+) -> Callable[..., tuple[Array, Array]]:
+  """One row, jitted: `(params, keys [k], starts [k, n, *event]) -> (samples, nfe [])`.
+
+  Two more arguments: `labels` [k, n], the classes asked of a conditional network; and `weak`, the
+  parameters of the weaker model where the row is guided by one. The target is for guidance alone.
+  """
+  return jax.jit(functools.partial(_sample_row, row, bind, target))
+
+
+def _sample_row(
+  row: Row,
+  bind: Callable[..., Predict],
+  target: Any,
+  params: Params,
+  keys: Key,
+  starts: Array,
+  labels: Array | None = None,
+  weak: Params = None,
+) -> tuple[Array, Array]:
+  def one(inputs: tuple[Key, Array, Array | None]) -> tuple[Array, Array]:
+    key, start, label = inputs
+    samples = row.run(key, row.predict(bind, params, label, weak, target), start)
+    return samples.x, jnp.asarray(samples.nfe)
+
+  x, nfe = jax.lax.map(one, (keys, starts, labels))
+  return x, nfe[0]
+
+
+def sample_in_batches(
+  sample: Callable[..., tuple[Array, Array]],
+  params: Params,
+  keys: Key,
+  starts: Array,
+  size: int,
+  stop: StopFlag,
+  labels: Array | None = None,
+  weak: Params = None,
+  layout: Layout | None = None,
+) -> tuple[np.ndarray, Array]:
+  """As `sample_row`, `size` samples at a time over the devices, each batch with a key of its own.
+
+  What is in memory does not grow with the number of samples. The last batch is filled with rows of
+  the first ones. The numbers depend on the devices by rounding alone.
+
+  Args:
+    sample: a row's.
+    params: the network's.
+    keys: [k].
+    starts: [k, n, *event].
+    size: at least 1; where the devices do not divide it, each draws the whole batch.
+    stop: asked before every batch.
+    labels: [k, n], or None; and weak: as for the row's sampler.
+    layout: whose devices; by default all of this process. Where it is shared all processes must
+      call, with the same arguments, and each draws its part of every batch.
+
+  Returns:
+    Samples [k, n, *event] on the host, in every process, and nfe [].
+  """
+  layout = make_layout(own=True) if layout is None else layout
+  params, weak = layout.place(params), layout.place(weak)
+  sets, nfe = [], jnp.zeros((), int)
+
+  def batch_of(values: Array, k: int, i: int) -> Array:
+    # The last batch is filled with rows of its own set: samplers may average over a batch.
+    rows = np.arange(i, i + size) % values.shape[1]
+    return layout.place(values[k, rows][None], split=True, axis=1)
+
+  for k, key in enumerate(keys):
+    batches = []
+    for i in range(0, starts.shape[1], size):
+      if any_process(stop.requested) if layout.shared else stop.requested:
+        raise Preempted
+      label = None if labels is None else batch_of(labels, k, i)
+      batch_key = layout.place(jax.random.fold_in(key, i)[None])
+      x, nfe = layout.fetch(sample(params, batch_key, batch_of(starts, k, i), label, weak))
+      batches.append(x[0, : starts.shape[1] - i])
+    sets.append(np.concatenate(batches))
+  return np.stack(sets), nfe
+
+
+def draw_sets(
+  experiment: Experiment,
+  params: Params,
+  stop: StopFlag,
+  weak: Mapping[float, Params] = MappingProxyType({}),
+  programs: Programs | None = None,
+  layout: Layout | None = None,
+) -> dict[str, Any]:
+  """Draws every set of samples that the budget compares.
+
+  Args:
+    experiment: the parts.
+    params: the evaluated parameters.
+    stop: asked between sets.
+    weak: the parameters of weaker models, by the name that rows have for them.
+    programs: those of another experiment of the same ensemble, or an empty one to be filled.
+    layout: of samples that are drawn in batches: see `sample_in_batches`.
+
+  Returns:
+    `reference` [k, m, *event]; `exact` [k, n, *event], which are training points where the target
+    has a test set, and no more of them than there are; and `rows`: for each row its sets `network`
+    and, where there is an exact score, `prior` and `true_start`, each [k, n, *event]; and its
+    `nfe`. Of a conditional network also `labels` [k, n], the classes asked for, and those of the
+    exact samples, `exact_labels`.
+  """
+  protocol, target = experiment.evaluation, experiment.target
+  programs = {} if programs is None else programs
+  root = experiment.key(Stream.EVALUATION, 0)
+  reference_key, exact_key, data_key, start_key, sampler_key = jax.random.split(root, 5)
+
+  def draw(name: str, key: Key, size: int, one: Callable[[Key, int], Batch]) -> Batch:
+    run = programs.setdefault(name, jax.jit(lambda keys: jax.lax.map(lambda k: one(k, size), keys)))
+    return run(jax.random.split(key, protocol.num_keys))
+
+  if protocol.reference == "fresh":
+    reference = draw("reference", reference_key, protocol.num_reference, experiment.draw_data)["x"]
+  else:  # the same points for every key
+    train = protocol.reference == "train"
+    points = experiment.data["x"] if train else splits_of(target)["test"]
+    reference = jnp.broadcast_to(points, (protocol.num_keys, *points.shape))
+  if "test" in splits_of(target):  # real points that are not those of the reference
+    shuffle = jax.vmap(jax.random.permutation, in_axes=(0, None))
+    keys = jax.random.split(exact_key, protocol.num_keys)
+    shuffled = jax.tree.map(lambda a: shuffle(keys, a), experiment.data)  # in the same order
+    exact = jax.tree.map(lambda a: a[:, : protocol.num_samples], shuffled)
+  else:
+    exact = draw("exact", exact_key, protocol.num_samples, experiment.draw_data)
+  draw_asked = functools.partial(_draw_asked, experiment)
+  asked = draw("asked", data_key, protocol.num_samples, draw_asked)
+  data, labels = asked["x"], asked.get("label")
+  start_keys = jax.random.split(start_key, protocol.num_keys)
+  sampler_keys = jax.random.split(sampler_key, protocol.num_keys)
+
+  def sampler(index: int, truth: bool) -> Callable[..., tuple[Array, Array]]:
+    def run(numbers: Mapping[str, Array], *given: Any) -> tuple[Array, Array]:
+      here = experiment.at(numbers)
+      bind = truth_of(target).bind if truth else here.parameterization.bind
+      return _sample_row(here.evaluation.rows[index], bind, target, *given)
+
+    name = f"row {index}, {'truth' if truth else 'network'}"
+    return functools.partial(programs.setdefault(name, jax.jit(run)), experiment.numbers)
+
+  rows = []
+  for index, row in enumerate(experiment.evaluation.rows):
+    # One key for both on purpose: the same noise, with the data under it or without.
+    prior = jax.vmap(lambda k, row=row: row.prior(k, data.shape[1:]))(start_keys)
+    network = sampler(index, truth=False)
+    weaker = None if row.weak is None else weak[row.weak]
+    runs = [("network", network, params, prior, weaker)]
+    if protocol.comparable:
+      true = jax.vmap(row.true_start)(start_keys, data)
+      truth = sampler(index, truth=True)
+      runs += [("prior", truth, {}, prior, {}), ("true_start", truth, {}, true, {})]
+    sets = {}
+    for name, sample, given, starts, weaker in runs:
+      if protocol.batch_size is None:
+        stop.check()
+        x, nfe = sample(given, sampler_keys, starts, labels, weaker)
+      else:
+        x, nfe = sample_in_batches(
+          sample, given, sampler_keys, starts, protocol.batch_size, stop, labels, weaker, layout
+        )
+      sets |= {name: np.asarray(x), "nfe": int(nfe)}
+      if not (finite := np.isfinite(sets[name]).reshape(len(x), -1).all(1)).all():
+        k, here = int(np.argmin(finite)), experiment.at(experiment.numbers)
+        bind = here.parameterization.bind if name == "network" else truth_of(target).bind
+        label = None if labels is None else labels[k]
+        predict = here.evaluation.rows[index].predict(bind, given, label, weaker, target)
+        lost = sets.setdefault("lost", {})
+        lost[name] = non_finite.first_level(row, sampler_keys[k], predict, starts[k])
+    rows.append(sets)
+  drawn = {"reference": np.asarray(reference), "exact": np.asarray(exact["x"]), "rows": rows}
+  if labels is not None:
+    drawn |= {"labels": np.asarray(labels), "exact_labels": np.asarray(exact["label"])}
+  return drawn
+
+
+def _draw_asked(experiment: Experiment, key: Key, size: int) -> Batch:
+  """Draws of what the rows are asked for: from the target, or of classes that are chosen apart."""
+  asked = experiment.evaluation.labels
+  if asked in (None, "data"):
+    return experiment.draw_data(key, size)
+  label_key, key = jax.random.split(key)
+  if asked == "uniform":
+    label = jax.random.randint(label_key, (size,), 0, experiment.target.num_classes)
+  else:
+    label = jnp.full((size,), int(asked))
+  return {"x": experiment.target.sample_of_class(key, label), "label": label}

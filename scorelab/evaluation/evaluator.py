@@ -1,0 +1,158 @@
+"""A trained network against the truth: the table of metrics, each with its error budget.
+
+For a metric M and a sampler on a grid from its prior,
+
+    floor           M(exact samples, reference)
+    discretisation  M(exact score, from the true p_T) - floor
+    prior           M(exact score, from the prior) - M(exact score, from the true p_T)
+    learning        M(network, from the prior) - M(exact score, from the prior)
+
+which add up to M(network, from the prior). Each may be negative. For each key the four share the
+reference, the projections, the start's noise and the sampler's noise, so the standard errors are
+those of paired differences. Where no exact score exists, or the network says none, there are a
+value and a floor; the other three are null.
+
+A conditional network is asked for the classes of draws from the target, or for others, and the
+truth with it: then the exact score is that of each class. Where a row is guided, so is its exact
+score; what guidance itself changes is part of its discretisation.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import numpy as np
+
+from scorelab.evaluation import likelihood as likelihood_evaluation
+from scorelab.evaluation import non_finite
+from scorelab.evaluation.draw import Programs, draw_sets
+from scorelab.evaluation.scores import measure_girsanov, measure_scores
+from scorelab.experiment.keys import Stream
+from scorelab.experiment.spec import Experiment
+from scorelab.metrics import Reference
+from scorelab.metrics.budget import budget
+from scorelab.runs.distributed import leads
+from scorelab.runs.files import append_jsonl, write_json
+from scorelab.runs.sharding import Layout
+from scorelab.runs.signals import StopFlag
+from scorelab.runs.workdir import Workdir
+from scorelab.typing import Params
+
+
+def measure(experiment: Experiment, sets: dict[str, Any], stop: StopFlag) -> np.ndarray:
+  """Every metric of every row's sets: [rows, metrics, 4, k].
+
+  The four are floor, true_start, prior and network; nan where there is no such set.
+  """
+  protocol = experiment.evaluation
+  keys = jax.random.split(experiment.key(Stream.EVALUATION, 1), protocol.num_keys)
+  table = np.full((len(protocol.rows), len(protocol.metrics), 4, protocol.num_keys), np.nan)
+  for k, key in enumerate(keys):
+    # Keys outermost: one reference's sorted projections are in memory at a time.
+    reference = Reference(sets["reference"][k], experiment.target)
+    exact_reference = reference
+    if "labels" in sets:
+      exact_reference = reference.asking(sets["exact_labels"][k])
+      reference = reference.asking(sets["labels"][k])
+    for m, metric in enumerate(protocol.metrics.values()):
+      stop.check()
+      table[:, m, 0, k] = metric(key, sets["exact"][k], exact_reference)
+      for r, row in enumerate(sets["rows"]):
+        for s, name in enumerate(("true_start", "prior", "network"), start=1):
+          if name in row:
+            table[r, m, s, k] = metric(key, row[name][k], reference)
+  return table
+
+
+def evaluate(
+  experiment: Experiment,
+  params: Params,
+  workdir: Workdir,
+  stop: StopFlag,
+  weak: Mapping[float, Params] = MappingProxyType({}),
+  programs: Programs | None = None,
+  layout: Layout | None = None,
+) -> dict[str, Any]:
+  """Measures the network and writes evaluation.json and samples.npz.
+
+  Where the layout is shared all processes must call; the first one measures and writes.
+
+  Args:
+    experiment, params, stop, weak, programs, layout: as for `draw_sets`.
+    workdir: the run's.
+
+  Returns:
+    What evaluation.json holds, with `non_finite` only if some number is not finite; {} in a process
+    that only helped to draw.
+
+  Raises:
+    Preempted: a stop was requested; nothing is written.
+  """
+  begun = time.monotonic()
+  protocol = experiment.evaluation
+  programs = {} if programs is None else programs
+  helps = layout is not None and layout.shared and not leads()
+  if helps and protocol.batch_size is None:  # the first one draws alone
+    return {}
+  sets = draw_sets(experiment, params, stop, weak, programs, layout)
+  if helps:
+    return {}
+  measured = measure(experiment, sets, stop)
+  rows = [
+    {
+      "label": row.label,
+      "sampler": row.sampler,
+      "options": row.options,
+      "num_steps": row.num_steps,
+      "nfe": drawn["nfe"],
+      **({"network_calls": row.network_calls * drawn["nfe"]} if row.network_calls > 1 else {}),
+      "metrics": {
+        name: budget(values) for name, values in zip(protocol.metrics, values_of_row, strict=True)
+      },
+    }
+    for row, drawn, values_of_row in zip(protocol.rows, sets["rows"], measured, strict=True)
+  ]
+  result: dict[str, Any] = {
+    "protocol": {
+      "num_keys": protocol.num_keys,
+      "num_samples": protocol.num_samples,
+      "num_reference": sets["reference"].shape[1],
+      "reference": protocol.reference,
+      "num_projections": experiment.config["evaluation"]["num_projections"],
+    },
+    "rows": rows,
+  }
+  if protocol.comparable and protocol.score_levels:
+    result["score_error"] = measure_scores(experiment, params, programs)
+  if protocol.girsanov:
+    result["girsanov"] = measure_girsanov(experiment, params, programs)
+  if protocol.likelihood:
+    result["likelihood"] = likelihood_evaluation.measure_likelihood(
+      experiment, params, protocol.likelihood, stop, programs
+    )
+  if protocol.labels:
+    result["protocol"]["labels"] = protocol.labels
+  if (num_exact := sets["exact"].shape[1]) != protocol.num_samples:
+    result["protocol"]["num_exact"] = num_exact
+  drawn_by = zip(protocol.rows, sets["rows"], strict=True)
+  arrays = {row.label: drawn["network"][0] for row, drawn in drawn_by}
+  if "labels" in sets:
+    arrays["labels"] = sets["labels"][0]
+  by_label = dict(zip((row.label for row in protocol.rows), sets["rows"], strict=True))
+  faults = non_finite.find(result, by_label, exact=protocol.comparable)
+  if faults := faults + non_finite.find_in_tables(experiment, params, result):
+    result["non_finite"] = faults
+  np.savez(workdir.samples, exact=sets["exact"][0], reference=sets["reference"][0], **arrays)
+  write_json(workdir.evaluation, result)
+  append_jsonl(workdir.timings, {"evaluation_seconds": time.monotonic() - begun, "step": None})
+  return result
+
+
+def read(workdir: Workdir) -> dict[str, Any]:
+  """What a finished evaluation found."""
+  return json.loads(workdir.evaluation.read_text())

@@ -1,0 +1,81 @@
+"""Score errors by level, and Girsanov's bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scorelab.evaluation.draw import Programs
+from scorelab.experiment.keys import Stream
+from scorelab.experiment.spec import Experiment
+from scorelab.metrics import girsanov, mode_score_error
+from scorelab.schedules import uniform_log_snr
+from scorelab.typing import Array, Key, Params
+
+_GIRSANOV_STEPS = 48  # between the schedule's ends
+
+
+def measure_scores(
+  experiment: Experiment, params: Params, programs: Programs
+) -> dict[str, list[float | None]]:
+  """Returns the score error at each of config.evaluation.score_levels, as lists by name.
+
+  Each has its standard error beside it, `<name>_sem`; None where one is not finite. For a mixture
+  also `relative_by_mode` [k], at the first of the levels. A conditional network is told the class
+  of every draw, and compared with the truth of that class.
+  """
+  protocol, target = experiment.evaluation, experiment.target
+
+  @jax.jit
+  def measure_all(numbers: Mapping[str, Array], params: Params, root: Key) -> dict[str, Array]:
+    here = experiment.at(numbers)
+    levels = here.schedule.at_ratio(jnp.asarray(protocol.score_levels))
+    key, mode_key = jax.random.split(root)
+    errors = here.score_error(key, params, levels, protocol.score_samples)._asdict()
+    if hasattr(target, "sample_with_components") and not experiment.conditional:
+      predict = here.parameterization.bind(params)
+      first = jax.tree.map(lambda a: a[0], levels)
+      size = 10 * protocol.score_samples
+      by_mode, sem = mode_score_error(mode_key, target, predict, first, size)
+      errors |= {"relative_by_mode": by_mode, "relative_by_mode_sem": sem}
+    return errors
+
+  measure_all = programs.setdefault("scores", measure_all)
+  key = experiment.key(Stream.SCORE_ERROR, 0)
+  errors = _as_json(measure_all(experiment.numbers, params, key))
+  return {"sigma": list(protocol.score_levels), **errors}
+
+
+def measure_girsanov(experiment: Experiment, params: Params, programs: Programs) -> dict[str, Any]:
+  """Girsanov's bound between the schedule's ends: sigma / alpha, noisiest first, and its parts.
+
+  Numbers and lists by name, None where one is not finite.
+  """
+
+  @jax.jit
+  def run(numbers: Mapping[str, Array], params: Params, key: Key) -> dict[str, Array]:
+    here = experiment.at(numbers)
+    grid = uniform_log_snr(here.schedule, _GIRSANOV_STEPS, to_data=False)
+    found = girsanov(
+      key,
+      experiment.target,
+      here.parameterization.bind(params),
+      grid.levels,
+      here.schedule.prior_std(grid[0]),
+      experiment.evaluation.score_samples,
+    )
+    return {"sigma": grid.levels.sigma / grid.levels.alpha, **found._asdict()}
+
+  run = programs.setdefault("girsanov", run)
+  key = experiment.key(Stream.SCORE_ERROR, 1)
+  return _as_json(run(experiment.numbers, params, key))
+
+
+def _as_json(found: Mapping[str, Array]) -> dict[str, Any]:
+  """Returns numbers and lists by name; None where a number is not finite."""
+  values = jax.tree.map(lambda a: np.asarray(a).tolist(), dict(found))
+  return jax.tree.map(lambda number: number if np.isfinite(number) else None, values)

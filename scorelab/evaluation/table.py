@@ -1,0 +1,128 @@
+"""An evaluation's results as aligned text, and the names of its rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from scorelab.evaluation import likelihood as likelihood_evaluation
+from scorelab.experiment.sampler_spec import make_labels
+from scorelab.metrics.budget import BUDGET
+
+
+def row_labels(rows: list[dict[str, Any]]) -> list[str]:
+  """Returns the labels of evaluation.json's rows, also of a run from before they were stored."""
+  if all("label" in row for row in rows):
+    return [row["label"] for row in rows]
+  return make_labels(
+    [(row["sampler"], row.get("num_steps", ""), row.get("options") or {}) for row in rows]
+  )
+
+
+def format_table(result: dict[str, Any]) -> str:
+  """evaluation.json as aligned text: a block for each metric, a line for each row.
+
+  Beside a guided row's NFE stand its calls of the network.
+  """
+  blocks, labels = [], row_labels(result["rows"])
+  for name in result["rows"][0]["metrics"]:
+    cells = [["sampler", "NFE", name, "", "/ floor", *BUDGET]]
+    for label, row in zip(labels, result["rows"], strict=True):
+      numbers = row["metrics"][name]
+      value = numbers["value"]
+      cells.append(
+        [
+          label,
+          str(row["nfe"])
+          if "network_calls" not in row
+          else f"{row['nfe']} ({row['network_calls']})",
+          _number(value),
+          f"+- {_number(numbers['sem'])}",
+          _ratio(numbers),
+          *(_number(numbers[part], signed=part != "floor") for part in BUDGET),
+        ]
+      )
+    blocks.append(cells)
+  trained = {}  # by values, those of a sampler apart
+  for group in result.get("groups", [result]):
+    over = {k: v for k, v in group.get("over", {}).items() if not k.startswith("sampler.")}
+    trained["".join(f", {k.split('.')[1]} = {v:g}" for k, v in over.items())] = group
+  for where, group in trained.items():
+    blocks += _more_blocks(group, where)
+  if "num_exact" in result["protocol"]:
+    blocks.append([[floor_note(result["protocol"])]])
+  if "num_members" in result["protocol"]:
+    blocks.append([[f"mean and standard error over {result['protocol']['num_members']} seeds"]])
+  return "\n\n".join(map(align, blocks))
+
+
+def _more_blocks(result: Mapping[str, Any], where: str) -> list[list[list[str]]]:
+  """What does not depend on the sampler: score error, Girsanov's bound and likelihood."""
+  blocks, errors = [], result.get("score_error", {})
+  if errors:
+    cells = [["sigma", *(f"{s:g}" for s in errors["sigma"])]]
+    cells.append([f"relative score error{where}", *map(_short, errors["relative"])])
+    if "relative_sem" in errors:
+      cells.append(["+-", *map(_short, errors["relative_sem"])])
+    blocks.append(cells)
+  if "relative_by_mode" in errors:
+    by_mode = errors["relative_by_mode"]
+    cells = [["mode", *map(str, range(1, len(by_mode) + 1))]]
+    cells.append([f"at sigma = {errors['sigma'][0]:g}{where}", *map(_short, by_mode)])
+    if "relative_by_mode_sem" in errors:
+      cells.append(["+-", *map(_short, errors["relative_by_mode_sem"])])
+    blocks.append(cells)
+  if "girsanov" in result:
+    bound, parts = result["girsanov"], ("prior", "learning", "total")
+    cells = [
+      [f"bound on KL(data || model), nats{where}", *parts],
+      ["reverse SDE, by Girsanov's theorem"],
+    ]
+    cells[1] += [f"{_number(bound[part])} +- {_number(bound[f'{part}_sem'])}" for part in parts]
+    blocks.append(cells)
+  if "likelihood" in result:
+    cells = likelihood_evaluation.table(result["likelihood"], result.get("girsanov"))
+    cells[0][0] += where
+    blocks.append(cells)
+  return blocks
+
+
+def _ratio(numbers: Mapping[str, float | None]) -> str:
+  """Value over floor with its error, '1.09 +- 0.03'; evaluations of older runs have no error."""
+  value, floor = numbers["value"], numbers["floor"]
+  if value is None or not floor:
+    return "-"
+  error = numbers.get("over_floor_sem")
+  return f"{value / floor:.2f}" + (f" +- {error:.2f}" if error is not None else "")
+
+
+def _number(value: float | None, signed: bool = False) -> str:
+  """Four significant digits at most, or '-' where there is none."""
+  if value is None:
+    return "-"
+  return f"{value:+.4f}" if signed else f"{value:.4f}"
+
+
+def floor_note(protocol: Mapping[str, Any]) -> str:
+  """Returns the sizes that a floor is of, where they are not those of the values."""
+  return (
+    f"floors: of {protocol['num_exact']} exact samples, where rows have {protocol['num_samples']}"
+  )
+
+
+def _short(value: float | None) -> str:
+  """Three significant digits, of numbers that may be small; '-' where there is none."""
+  return "-" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def align(cells: list[list[str]]) -> str:
+  """Columns of text: the first flush left, the others flush right."""
+  widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+  return "\n".join(
+    "  ".join(
+      cell.ljust(width) if i == 0 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ).rstrip()
+    for row in cells
+  )

@@ -1,0 +1,160 @@
+"""Builds the experiment that a config describes, from its components."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from scorelab.config.options import check_bounds, choose, make, named
+from scorelab.data.fingerprints import record
+from scorelab.data.points import FILES
+from scorelab.errors import ConfigError
+from scorelab.experiment.build_evaluation import make_evaluation, make_rows
+from scorelab.experiment.compatibility import check_sizes, check_target
+from scorelab.experiment.components import make_parts, optimizer_of
+from scorelab.experiment.keys import Stream
+from scorelab.experiment.spec import Experiment
+from scorelab.runs.sharding import SHARDINGS
+from scorelab.targets import TARGETS, labelled_splits_of, splits_of
+from scorelab.typing import Array, Batch, Key
+
+
+def build(config: ConfigDict) -> Experiment:
+  """The experiment that a config describes.
+
+  Raises:
+    ConfigError: the config makes none.
+  """
+  check_bounds(config)
+  if config.ensemble.over or config.ensemble.seeds not in (None, 1):
+    raise ConfigError(
+      f"ensemble.seeds = {config.ensemble.seeds} and ensemble.over = {config.ensemble.over!r} are "
+      "several runs, and this takes one"
+    )
+  precisions = ("default", "bfloat16", "tensorfloat32", "float32")
+  choose(named(precisions), config.matmul_precision, "matmul_precision", "precision")
+  jax.config.update("jax_default_matmul_precision", config.matmul_precision)
+  target = make(TARGETS | FILES, config.target, "target", "target", also=("num_train",))
+  check_target(config, target)
+  experiment = assemble(config, target)
+  check_sizes(experiment)
+  return with_points(experiment, jax.jit(experiment.draw_data, static_argnums=1))
+
+
+def assemble(
+  config: ConfigDict, target: Any, numbers: Mapping[str, float] = MappingProxyType({})
+) -> Experiment:
+  """Like `build`, for an existing target; does not draw the training and held-out points.
+
+  Args:
+    config: one that has been checked.
+    target: the distribution to sample from.
+    numbers: those of the config in which members of an ensemble differ, by dotted field.
+  """
+  parts = make_parts(config, target)
+  for often, seldom in (("log_every", "checkpoint_every"), ("checkpoint_every", "keep_every")):
+    if config.training[seldom] % config.training[often]:
+      raise ConfigError(
+        f"training.{seldom} = {config.training[seldom]} must be a multiple of "
+        f"training.{often} = {config.training[often]}"
+      )
+  if config.training.sharding is not None:
+    choose(named(SHARDINGS), config.training.sharding, "training.sharding", "sharding")
+  if config.evaluation.ema and config.evaluation.ema not in config.optimizer.ema_decays:
+    raise ConfigError(
+      f"evaluation.ema = {config.evaluation.ema} is not in optimizer.ema_decays = "
+      f"{config.optimizer.ema_decays}"
+    )
+  monitors = ("val_loss", "score_error")
+  choose(named(monitors), config.training.monitor, "training.monitor", "validation")
+  if config.training.monitor == "score_error" and parts["loss_levels"] is None:
+    raise ConfigError(
+      f"training.monitor = 'score_error' needs a loss of levels, not {config.loss.name!r}"
+    )
+  return Experiment(
+    config=json.loads(config.to_json()) | ({"data": data} if (data := record(target)) else {}),
+    target=target,
+    **parts,
+    data={},  # both later: they are drawn with the experiment's keys
+    validation={},
+    evaluation=make_evaluation(config, target, parts, numbers),
+    source=config.copy_and_resolve_references(),
+    rebuild=_rebuild,
+    numbers=dict(numbers),
+  )
+
+
+def _rebuild(experiment: Experiment, numbers: Mapping[str, float | Array]) -> Experiment:
+  """The experiment with the parts that these numbers make; `Experiment.at` calls it."""
+  config, sections = with_numbers(experiment.source, numbers), {f.split(".")[0] for f in numbers}
+  changed: dict[str, Any] = {"numbers": numbers}
+  if sections & {"schedule", "loss", "parameterization"}:
+    changed |= make_parts(config, experiment.target)
+  elif "optimizer" in sections:
+    changed["optimizer"] = optimizer_of(config)
+  if sections & {"schedule", "sampler"}:
+    rows = make_rows(config, changed.get("schedule", experiment.schedule), numbers)
+    changed["evaluation"] = dataclasses.replace(experiment.evaluation, rows=rows)
+  return dataclasses.replace(experiment, **changed)
+
+
+def with_points(experiment: Experiment, draw: Callable[[Key, int], Batch]) -> Experiment:
+  """The experiment with its training and its held-out points; `draw` is its draw_data, jitted."""
+  data, validation = _training_set(experiment, draw), _validation_set(experiment, draw)
+  return dataclasses.replace(experiment, data=data, validation=validation)
+
+
+def with_numbers(config: ConfigDict, numbers: Mapping[str, Any]) -> ConfigDict:
+  """A copy of the config with these numbers, by dotted field; they may be traced."""
+  changed = config.copy_and_resolve_references()
+  with changed.ignore_type():
+    for field, number in numbers.items():
+      section, name = field.split(".")
+      changed[section][name] = (number,) if name == "ema_decays" else number
+  return changed
+
+
+def _training_set(experiment: Experiment, draw: Callable[[Key, int], Batch]) -> Batch:
+  """The target's own training points, those drawn once, or {}."""
+  num_train = experiment.config["target"]["num_train"]
+  if own := _split(experiment, "train"):
+    return own
+  if not num_train:
+    return {}
+  return draw(experiment.key(Stream.TRAIN_SET, 0), num_train)
+
+
+def _validation_set(experiment: Experiment, draw: Callable[[Key, int], Batch]) -> Batch:
+  """The target's own held-out points, or draws, as often as asked; dequantised once each.
+
+  Stratified levels give the copies of a point levels evenly apart: with T of them the validation
+  loss is the mean over T levels of every point's loss.
+  """
+  target, training = experiment.target, experiment.config["training"]
+  key = experiment.key(Stream.VALIDATION, 1)
+  batch = _split(experiment, "validation")
+  if not batch:
+    batch = draw(key, training["num_validation"])
+  repeats = training["validation_repeats"] or 1
+  batch = jax.tree.map(lambda a: jnp.concatenate([a] * repeats), batch)
+  if hasattr(target, "dequantise"):
+    batch |= {"x": target.dequantise(key, batch["x"])}
+  return batch
+
+
+def _split(experiment: Experiment, name: str) -> Batch:
+  """The target's own points of this name, with their labels where the network takes them; or {}."""
+  splits = splits_of(experiment.target)
+  if name not in splits:
+    return {}
+  if not experiment.conditional:
+    return {"x": splits[name]}
+  x, label = labelled_splits_of(experiment.target)[name]
+  return {"x": x, "label": label}

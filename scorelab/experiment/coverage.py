@@ -1,0 +1,120 @@
+"""Warnings about rows that start where the data still show through the noise."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import numpy as np
+
+from scorelab.config.options import make
+from scorelab.errors import ConfigError
+from scorelab.experiment.sampler_spec import Row
+from scorelab.experiment.spec import Experiment
+from scorelab.metrics.prior import Moments, least_ratio, prior_divergence
+from scorelab.schedules import SCHEDULES, Schedule, Shifted
+
+MOST_NATS = 0.1
+"""Divergence of the noised data from the prior that needs no warning."""
+
+# Fields of a schedule that set its noisiest level, and whether a larger value makes more noise.
+_ENDS = {"sigma_max": True, "base": True, "beta_max": True, "alpha_min": False}
+_TIME_GRIDS, _RATIO_GRIDS = ("uniform", "quadratic"), ("karras", "uniform_log_snr")
+
+
+def coverage_warnings(experiment: Experiment) -> list[str]:
+  """Returns a line for every first level at which the prior is not the noised data's law.
+
+  A line says the rows that start there, the divergence in nats between the data, taken as Gaussian
+  with their mean and covariance and noised to that level, and the prior, and the values to set.
+  """
+  moments = None
+  starts: dict[tuple[float, float], list[Row]] = {}
+  for row in experiment.evaluation.rows:
+    if row.grid is not None:
+      alpha, sigma = (float(np.asarray(a)[0]) for a in row.grid.levels[1:])
+      if alpha > 0:
+        starts.setdefault((alpha, sigma), []).append(row)
+  lines = []
+  for (alpha, sigma), rows in starts.items():
+    moments = moments or Moments.of(experiment.data.get("x", experiment.validation["x"]))
+    std = _prior_std(experiment.schedule, sigma)
+    cost = prior_divergence(moments, alpha, sigma, std)
+    if cost > MOST_NATS:
+      names = ", ".join(dict.fromkeys(row.sampler for row in rows))
+      lines.append(
+        f"{names}: sampling starts at sigma / alpha = {sigma / alpha:.4g}, where the data still "
+        f"show: by mean and covariance the noised data are {cost:.3g} nats from the prior "
+        f"N(0, {std:.4g}^2 I); for at most {MOST_NATS} "
+        + _remedy(experiment, rows[0], moments, sigma / alpha)
+      )
+  return lines
+
+
+def _prior_std(schedule: Schedule, sigma: float) -> float:
+  return sigma if schedule.process == "ve" else 1.0
+
+
+def _cost_at_end(schedule: Schedule, moments: Moments) -> float:
+  """Divergence at t = 1."""
+  alpha, sigma = (float(a) for a in schedule.at(1.0)[1:])
+  return prior_divergence(moments, alpha, sigma, _prior_std(schedule, sigma))
+
+
+def _remedy(experiment: Experiment, row: Row, moments: Moments, start: float) -> str:
+  """The values to set so that a row starts where the data do not show."""
+  schedule, grid = experiment.schedule, row.options["grid"]
+  needed = _rounded(least_ratio(moments, schedule.process, MOST_NATS), up=True)
+  at_end = schedule.at(1.0)
+  end = float(at_end.sigma) / float(at_end.alpha) if float(at_end.alpha) else math.inf
+  own = {
+    "timesteps": "sampler.spacing = 'trailing'",
+    **dict.fromkeys(_TIME_GRIDS, "sampler.t_max = 1.0"),
+    **dict.fromkeys(_RATIO_GRIDS, f"sampler.sigma_max = {needed:g}"),
+  }.get(grid, f"a first one of sampler.log_snrs = {-math.log(needed):.4g}")
+  if start < end * (1 - 1e-4) and _cost_at_end(schedule, moments) <= MOST_NATS:
+    return f"set {own}"
+  ways = [found] if (found := _schedule_field(experiment, moments)) else []
+  if ways and start < end * (1 - 1e-4):
+    ways = [f"{ways[0]} and {own}"]
+  section = experiment.config["target"]
+  if section["name"] == "points" and not section["standardise"]:
+    ways = ["target.standardise = True", *ways]
+  return "set " + " or ".join(ways) if ways else f"start at sigma / alpha = {needed:g} or above"
+
+
+def _schedule_field(experiment: Experiment, moments: Moments) -> str | None:
+  """'schedule.sigma_max = ...', a value that makes t = 1 noisy enough; None if there is none."""
+  section = {k: v for k, v in experiment.source.schedule.items() if v is not None}
+  construct = SCHEDULES[section["name"]]
+  shift = section.pop("shift", None)
+
+  def enough(field: str, value: float) -> bool:
+    try:
+      schedule = make(SCHEDULES, {**section, field: value}, "schedule", "schedule")
+    except ConfigError:
+      return False
+    schedule = schedule if shift is None else Shifted(schedule, shift)
+    return _cost_at_end(schedule, moments) <= MOST_NATS
+
+  for field, larger in _ENDS.items():
+    parameter = inspect.signature(construct).parameters.get(field)
+    if parameter is None:
+      continue
+    start = float(section.get(field, parameter.default))
+    factors = [2.0 ** (k if larger else -k) for k in range(1, 61)]
+    found = next((k for k, f in enumerate(factors) if enough(field, start * f)), None)
+    if found is None:
+      continue
+    far, near = start * factors[found], start * (factors[found - 1] if found else 1.0)
+    for _ in range(8):
+      middle = math.sqrt(far * near)
+      far, near = (middle, near) if enough(field, middle) else (far, middle)
+    return f"schedule.{field} = {_rounded(far, up=larger):g}"
+  return None
+
+
+def _rounded(value: float, up: bool) -> float:
+  """The value with two digits, on its far side."""
+  unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+  return (math.ceil if up else math.floor)(value / unit) * unit

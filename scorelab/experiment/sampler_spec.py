@@ -1,0 +1,326 @@
+"""Rows of an evaluation: a sampler on its grid, or a Langevin kernel, with where it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import itertools
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from scorelab.config.options import (
+  accepted_options,
+  check_bound,
+  choose,
+  is_traced,
+  literal,
+  options_of,
+  refuse_unused,
+)
+from scorelab.errors import ConfigError
+from scorelab.predictions import noised
+from scorelab.predictions.clipping import CLIPPINGS
+from scorelab.predictions.guidance import GUIDANCES, Guidance, Sources
+from scorelab.samplers import KERNELS, SAMPLERS
+from scorelab.schedules import GRIDS, Grid, Schedule
+from scorelab.typing import Array, Key, Params, Predict, Samples
+
+_PREDICTION_FIELDS = {"guidance", "guidance_weak", "clipping"} | accepted_options(
+  *(guidance.options for guidance in GUIDANCES.values()), *CLIPPINGS.values()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One row of the evaluation: a sampler on a grid, or a Langevin kernel.
+
+  Attributes:
+    sampler: its name.
+    num_steps: N of the grid, or the steps of a chain.
+    options: what was set for the sampler and its grid, by name: for the table.
+    prior: `(key, shape) -> x`, where sampling starts.
+    true_start: `(key, data) -> x`, where it would start if the start's law were exact; from the
+      same noise as the prior's, given the same key.
+    run: `(key, predict, x) -> Samples`; not jitted.
+    grid: from noise to data; None for a kernel.
+    guidance: how predictions are guided before they are sampled with; None where they are not.
+    guidance_options: its own.
+    weak: which weaker model it needs: an average's decay, or an earlier step; None for none.
+    label: its name in tables, files and figures, unlike any other row's; '' for a row that was
+      made of traced numbers.
+  """
+
+  sampler: str
+  num_steps: int
+  options: dict[str, Any]
+  prior: Callable[[Key, tuple[int, ...]], Array]
+  true_start: Callable[[Key, Array], Array]
+  run: Callable[[Key, Predict, Array], Samples]
+  grid: Grid | None = None
+  guidance: Guidance | None = None
+  guidance_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  weak: float | None = None
+  label: str = ""
+
+  @property
+  def network_calls(self) -> int:
+    """For each call of the predict function that the sampler is given."""
+    return self.guidance.network_calls if self.guidance else 1
+
+  def predict(
+    self,
+    bind: Callable[..., Predict],
+    params: Params,
+    label: Array | None = None,
+    weak: Params = None,
+    target: Any = None,
+  ) -> Predict:
+    """What this row samples with.
+
+    Args:
+      bind: reads a network, or the truth: `(params[, label]) -> predict`.
+      params: of the network.
+      label: the classes asked for, of x's batch shape; None for an unconditional network.
+      weak: parameters of the weaker model, where the row needs one.
+      target: which may know the classes of points.
+    """
+
+    def told(params: Params, label: Array | None) -> Predict:
+      return bind(params) if label is None else bind(params, label)
+
+    if self.guidance is None:
+      return told(params, label)
+    sources = Sources(
+      functools.partial(told, params),
+      label,
+      None if self.weak is None else told(weak, label),
+      getattr(target, "num_classes", 0),
+      getattr(target, "log_class_prob", None),
+      len(target.event_shape),
+    )
+    return self.guidance.make(sources, **self.guidance_options)
+
+
+def distinct_rows(
+  main: Mapping[str, Any],
+  specs: Sequence[str],
+  schedule: Schedule,
+  has_density: bool,
+  varied: Collection[str] = (),
+) -> tuple[Row, ...]:
+  """Makes the main sampler's row and those of config.evaluation.rows, without labels.
+
+  A row with the settings of an earlier one is dropped: it would have the same samples.
+
+  Args:
+    main: settings of the main sampler; only what is set.
+    specs: config.evaluation.rows.
+    schedule: the forward process.
+    has_density: whether predictions have a log_density.
+    varied: the sampler's fields in which members of an ensemble differ. A value that is inherited
+      from one of them equals no value that a row sets itself, so that all members have the same
+      rows.
+
+  Raises:
+    ConfigError: a name, an option or a number is not allowed.
+  """
+  found: list[dict[str, Any]] = []
+  rows = []
+  for index, spec in enumerate(("", *specs)):
+    path, settings, own = "sampler", dict(main), set()
+    if index:
+      path = f"evaluation.rows[{index - 1}]"
+      settings, own = parse_row(spec, main, path), {p.partition("=")[0] for p in spec.split(":")}
+    row = make_row(settings, path, schedule, has_density)
+    inherited = {k: f"sampler.{k}" for k in settings if k in varied and k not in own}
+    identity = json.loads(json.dumps(settings | inherited))
+    if identity not in found:
+      found.append(identity)
+      rows.append(row)
+  return tuple(rows)
+
+
+def labelled(rows: Sequence[Row]) -> tuple[Row, ...]:
+  """Returns the rows with their labels."""
+  labels = make_labels([(row.sampler, row.num_steps, row.options) for row in rows])
+  return tuple(
+    dataclasses.replace(row, label=label) for row, label in zip(rows, labels, strict=True)
+  )
+
+
+def make_labels(rows: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
+  """Names rows by sampler, steps and the options that tell them apart: 'ddim-32-eta=1.0'.
+
+  Args:
+    rows: sampler, number of steps and options of each.
+
+  Returns:
+    A label for each row, all different: where the options do not tell two rows apart, the later
+    one's label ends in '-2'.
+  """
+  first, *others = (options for _, _, options in rows)
+  shared = {k for k, v in first.items() if others and all(o.get(k) == v for o in others)}
+  if len({options.get("grid") for _, _, options in rows} - {None}) < 2:
+    shared.add("grid")
+  labels: list[str] = []
+  for sampler, num_steps, options in rows:
+    own = [f"{k}={v}" for k, v in options.items() if k not in shared]
+    label = "-".join([sampler, str(num_steps), *own])
+    same = (f"{label}-{number}" for number in itertools.count(2))
+    labels.append(next(name for name in itertools.chain([label], same) if name not in labels))
+  return labels
+
+
+def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
+  """'name:num_steps:field=value:...' as sampler settings, on the main sampler's grid if on any.
+
+  Its guidance and clipping are the main sampler's too. The main sampler's own options are kept
+  where the row names the same sampler.
+  """
+  parts = str(spec).split(":")
+  if len(parts) < 2 or not parts[1].isdigit():
+    raise ConfigError(
+      f"{path} = {spec!r} must read 'name:num_steps' or 'name:num_steps:field=value'"
+    )
+  name, num_steps, *changes = parts
+  part = choose(SAMPLERS | KERNELS, name, path, "sampler")
+  shared = accepted_options(*GRIDS.values()) | {"grid"} | _PREDICTION_FIELDS
+  shared = set() if _is_kernel(part) else shared
+  kept = {k: v for k, v in main.items() if name == main["name"] or k in shared}
+  row = {**kept, "name": name, "num_steps": int(num_steps)}
+  return row | parse_changes(changes, f"{path} = {spec!r}")
+
+
+def parse_changes(changes: Sequence[str], path: str) -> dict[str, Any]:
+  """['field=value', ...] as options; a value is a Python literal, or else text."""
+  options: dict[str, Any] = {}
+  for change in changes:
+    field, sign, text = change.partition("=")
+    if not sign:
+      raise ConfigError(f"{path}: {change!r} must read field=value")
+    options[field] = literal(text)
+  return options
+
+
+def make_row(settings: Mapping[str, Any], path: str, schedule: Schedule, has_density: bool) -> Row:
+  """The row that these settings describe.
+
+  Args:
+    settings: name, num_steps, grid and options, by name; only what is set.
+    path: where they stand in the config, for messages.
+    schedule: the forward process.
+    has_density: whether predictions have a log_density, which MALA needs.
+
+  Raises:
+    ConfigError: a name, an option or a number is not allowed.
+  """
+  for field, value in settings.items():
+    check_bound(f"sampler.{field}", value, shown=f"{path}.{field}")
+  part = choose(SAMPLERS | KERNELS, settings["name"], f"{path}.name", "sampler")
+  if _is_kernel(part):
+    return _make_chain_row(part, settings, path, schedule, has_density)
+  return _make_grid_row(part, settings, path, schedule)
+
+
+def _is_kernel(part: Callable[..., Any]) -> bool:
+  """Whether a part is a Langevin kernel, which takes a score and no grid."""
+  return "score" in inspect.signature(part).parameters
+
+
+def _make_grid_row(
+  sampler: Callable[..., Samples], settings: Mapping[str, Any], path: str, schedule: Schedule
+) -> Row:
+  name, num_steps = settings["name"], settings["num_steps"]
+  make_grid = choose(GRIDS, settings["grid"], f"{path}.grid", "grid")
+  guidance = None
+  named, parts = f"{name} on the {settings['grid']} grid", [sampler, make_grid]
+  if (kind := settings.get("guidance")) is not None:
+    guidance = choose(GUIDANCES, kind, f"{path}.guidance", "guidance")
+    named, parts = f"{name} with {kind} guidance", [*parts, guidance.options]
+  clip = None
+  if (kind_of_clip := settings.get("clipping")) is not None:
+    clip = choose(CLIPPINGS, kind_of_clip, f"{path}.clipping", "clipping")
+    named, parts = f"{named} and {kind_of_clip} clipping", [*parts, clip]
+  weak = settings.get("guidance_weak")
+  if (weak is not None) != (guidance is not None and "weak" in guidance.needs):
+    raise ConfigError(
+      f"{path}.guidance_weak = {weak!r} and {path}.guidance = {kind!r}: 'autoguidance' needs one, "
+      "nothing else takes it"
+    )
+  own = ("num_steps", "grid", "guidance", "guidance_weak", "clipping")
+  refuse_unused(settings, path, named, parts, own)
+  options = options_of(sampler, settings)
+  of_grid = options_of(make_grid, settings)
+  try:
+    grid = jax.jit(functools.partial(make_grid, schedule, num_steps, **of_grid))()
+  except ValueError as error:
+    raise ConfigError(f"{path}: {error}") from error
+  sigma, alpha = grid.levels.sigma, grid.levels.alpha
+  if not (is_traced(sigma) or is_traced(alpha)):
+    with np.errstate(divide="ignore"):  # pure noise
+      ratios = np.asarray(sigma) / np.asarray(alpha)  # on the host: nothing is compiled for it
+    if not (ratios[1:] < ratios[:-1]).all():
+      shown = ", ".join(f"{ratio:g}" for ratio in ratios[:3])
+      raise ConfigError(
+        f"{path}: the grid's sigma / alpha must fall towards the data: {shown}, ..."
+      )
+  shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps")}
+  guiding = options_of(guidance.options, settings) if guidance else {}
+  clipping = options_of(clip, settings) if clip else {}
+
+  def run(key: Key, predict: Predict, x: Array) -> Samples:
+    if clip is not None:
+      predict = clip(predict, event_ndim=x.ndim - 1, **clipping)
+    samples = sampler(key, predict, x, grid, **options)
+    calls = guidance.network_calls * samples.nfe if guidance else samples.network_calls
+    return samples._replace(network_calls=calls)
+
+  def true_start(key: Key, data: Array) -> Array:
+    return noised(key, data, grid[0])[0]
+
+  return Row(name, num_steps, shown, grid.prior, true_start, run, grid, guidance, guiding, weak)
+
+
+def _make_chain_row(
+  kernel: Callable[..., Any],
+  settings: Mapping[str, Any],
+  path: str,
+  schedule: Schedule,
+  has_density: bool,
+) -> Row:
+  """A Langevin kernel on the law at one level: `sigma`, or the data themselves."""
+  name, num_steps = settings["name"], settings["num_steps"]
+  own = {"num_steps", "start_std", "sigma"}
+  refuse_unused(settings, path, name, (kernel,), {*own, "grid"})
+  if "step_size" not in settings:
+    raise ConfigError(f"{path}.step_size must be set for {name}")
+  sigma, start_std = settings.get("sigma", 0.0), settings.get("start_std", 1.0)
+  level = schedule.at_ratio(sigma)
+  options = options_of(kernel, settings)
+  needs_density = "log_prob" in inspect.signature(kernel).parameters
+  if needs_density and not has_density:
+    raise ConfigError(
+      f"{path}.name = {name!r} needs parameterization.name = 'exact' or parameterization.energy ="
+      " True: a score alone has no density"
+    )
+
+  def prior(key: Key, shape: tuple[int, ...]) -> Array:
+    return start_std * jax.random.normal(key, shape)
+
+  def true_start(key: Key, data: Array) -> Array:
+    return noised(key, data, level)[0]
+
+  def run(key: Key, predict: Predict, x: Array) -> Samples:
+    given: dict[str, Any] = {"score": lambda x: predict(x, level).score, "x": x}
+    if needs_density:  # XLA merges what the two predictions share
+      given["log_prob"] = lambda x: predict(x, level).log_density
+    chain = kernel(key, **given, **options)
+    return Samples(chain.x, chain.path, chain.nfe)
+
+  shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps", "grid")}
+  return Row(name, num_steps, shown, prior, true_start, run)

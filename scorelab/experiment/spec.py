@@ -1,0 +1,283 @@
+"""The data of an experiment: its components and what is measured. `build` makes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from scorelab.experiment.keys import Stream, stream_key
+from scorelab.experiment.sampler_spec import Row
+from scorelab.metrics import SPREAD, ScoreError, class_score_error, score_error
+from scorelab.predictions import Exact, Parameterization
+from scorelab.schedules import Level, Schedule
+from scorelab.targets import has_truth
+from scorelab.typing import Array, Batch, Context, Key, Loss, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodProtocol:
+  """How held-out likelihood is measured; the fields are those of config.evaluation.
+
+  Attributes:
+    num_points: held-out points.
+    method: of the flow, 'heun', 'rk4' or 'adaptive'.
+    num_steps: of the first two, between the schedule's ends.
+    divergence: 'exact' or 'hutchinson'.
+    num_probes: of the latter.
+    tolerance: of 'adaptive', relative and absolute.
+    bound_steps: noisy levels of the variational bound's chain.
+    variance: of its steps.
+  """
+
+  num_points: int
+  method: str = "rk4"
+  num_steps: int = 64
+  divergence: str = "exact"
+  num_probes: int = 1
+  tolerance: float = 1e-4
+  bound_steps: int = 100
+  variance: str = "large"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What is measured; the fields are those of config.evaluation.
+
+  Attributes:
+    metrics: by name, `(key, samples, reference) -> float`.
+    checkpoint: which is measured, 'last' or 'best'.
+    batch_size: of the samples drawn at a time, or None for all of a key's.
+    labels: what a conditional network is asked for: 'data', classes in the data's shares,
+      'uniform', or the number of one; None for an unconditional network.
+    ema: decay of the average that is measured; None is the slowest, 0 the parameters themselves.
+    comparable: whether there is an exact score and the network says one too, so that the truth can
+      stand in its place.
+    girsanov: whether it does at every level, so that its reverse SDE has Girsanov's bound.
+    likelihood: how it is measured, or None where it is not.
+  """
+
+  rows: tuple[Row, ...]
+  metrics: dict[str, Callable[..., float]]
+  checkpoint: str
+  ema: float | None
+  num_keys: int
+  num_samples: int
+  batch_size: int | None
+  num_reference: int
+  reference: str
+  score_levels: tuple[float, ...]
+  score_samples: int
+  labels: str | None
+  comparable: bool
+  girsanov: bool
+  likelihood: LikelihoodProtocol | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+  """The parts that a config names.
+
+  Attributes:
+    config: the resolved config, JSON values; of data in files also their fingerprint, `data`.
+    target: the distribution to sample from.
+    schedule: the forward process.
+    parameterization: reads the network.
+    init_params: key -> the network's first parameters.
+    loss: `(params, key, batch, context) -> (scalar, metrics)`.
+    validation_loss: the same but that a level which a whole training batch shares is not: held-out
+      points always see the same draw, and so would see one level alone.
+    loss_levels: quantile function of the levels that the loss draws, `u [n] -> Level [n]`; None
+      where it has none.
+    optimizer: optax's.
+    data: the fixed training set {x [n, *event]}, drawn once or the target's own, or {} where the
+      target is sampled afresh.
+    validation: held-out points, {x [n, *event]}. Both have `label` [n] where the network takes it.
+    label_dropout: share of a batch's labels that training replaces by none.
+    evaluation: what is measured.
+    source: the config itself.
+    rebuild: what `at` calls.
+    numbers: fields in which members of an ensemble differ, by dotted name: arguments of compiled
+      programs, where all other numbers are their constants.
+  """
+
+  config: dict[str, Any]
+  target: Any
+  schedule: Schedule
+  parameterization: Parameterization | Exact
+  init_params: Callable[[Key], Params]
+  loss: Loss
+  validation_loss: Loss
+  loss_levels: Callable[[Array], Level] | None
+  optimizer: optax.GradientTransformation
+  data: Batch
+  validation: Batch
+  label_dropout: float
+  evaluation: Evaluation
+  source: ConfigDict
+  rebuild: Callable[[Experiment, Mapping[str, float | Array]], Experiment]
+  numbers: Mapping[str, float | Array] = dataclasses.field(default_factory=dict)
+
+  @property
+  def num_steps(self) -> int:
+    """Training steps."""
+    return self.config["training"]["num_steps"]
+
+  @property
+  def conditional(self) -> bool:
+    """Whether the network is told labels: network.num_classes is set."""
+    return bool(self.config["network"]["num_classes"])
+
+  @property
+  def batch_size(self) -> int:
+    """Points in a training step, over all devices."""
+    return self.config["training"]["batch_size"] or self.data["x"].shape[0]
+
+  @property
+  def accumulate(self) -> int:
+    """Parts of a batch that are worked on one after the other; 1: it is worked on as a whole."""
+    return self.config["training"]["accumulate"] or 1
+
+  @property
+  def compute_dtype(self) -> str:
+    """What the network computes in."""
+    return self.config["network"]["dtype"] or "float32"
+
+  @property
+  def sharding(self) -> str | None:
+    """How parameters lie over the devices; see `scorelab.runs.sharding`."""
+    return self.config["training"]["sharding"]
+
+  @property
+  def log_every(self) -> int:
+    """Steps in a line of metrics.jsonl."""
+    return self.config["training"]["log_every"]
+
+  @property
+  def checkpoint_every(self) -> int:
+    """Steps between checkpoints, a multiple of log_every."""
+    return self.config["training"]["checkpoint_every"]
+
+  @property
+  def keep_every(self) -> int:
+    """Steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0: none."""
+    return self.config["training"]["keep_every"]
+
+  @property
+  def monitor(self) -> str:
+    """The number of `validate` whose least value tells the best checkpoint."""
+    return self.config["training"]["monitor"]
+
+  @property
+  def patience(self) -> int:
+    """Validations without a better one after which training stops; 0 for never."""
+    return self.config["training"]["patience"]
+
+  @property
+  def ema_decays(self) -> dict[str, float | Array]:
+    """Decays of the averages that are kept, by the name that the state has for each."""
+    decays = self.config["optimizer"]["ema_decays"]
+    return {str(decay): self.numbers.get("optimizer.ema_decays", decay) for decay in decays}
+
+  @property
+  def root(self) -> Key:
+    """The key that all others come from."""
+    return jax.random.key(self.config["seed"])
+
+  def key(self, stream: Stream, step: Array | int) -> Key:
+    """The key of a stream at a step."""
+    return stream_key(self.root, stream, step)
+
+  def at(self, numbers: Mapping[str, float | Array]) -> Experiment:
+    """The same experiment with these numbers, by dotted field: for use where they are traced.
+
+    What is made of them is made anew; what their values decided stays: the points and what is
+    measured. Without numbers it is this experiment itself.
+    """
+    return self.rebuild(self, numbers) if numbers else self
+
+  def draw_batch(self, key: Key, data: Batch) -> Batch:
+    """A training batch: from `data`, with replacement or all of it, or afresh from the target.
+
+    Of a conditional network it has labels, `label_dropout` of them replaced by num_classes: none.
+    """
+    if not self.conditional:
+      return self._draw_batch(key, data)
+    key, drop_key = jax.random.split(key)
+    return self._drop_labels(drop_key, self._draw_batch(key, data))
+
+  def _drop_labels(self, key: Key, batch: Batch) -> Batch:
+    dropped = jax.random.bernoulli(key, self.label_dropout, batch["label"].shape)
+    return batch | {"label": jnp.where(dropped, self.target.num_classes, batch["label"])}
+
+  def _draw_batch(self, key: Key, data: Batch) -> Batch:
+    if not (hasattr(self.target, "dequantise") or hasattr(self.target, "augment")):
+      return self._draw_points(key, data)
+    key, change_key = jax.random.split(key)
+    return self._changed(change_key, self._draw_points(key, data))
+
+  def read_batch(self, key: Key, read: Batch) -> Batch:
+    """A training batch of what a stream has read: bytes `x` [n, *event] and perhaps `label` [n]."""
+    batch = read | {"x": self.target.scaled(read["x"])}
+    if not self.conditional:
+      return self._changed(key, batch)
+    key, drop_key = jax.random.split(key)
+    return self._changed(key, self._drop_labels(drop_key, batch))
+
+  def _changed(self, key: Key, batch: Batch) -> Batch:
+    """The batch as it is shown this once: augmented, dequantised."""
+    x = batch["x"]
+    if hasattr(self.target, "augment"):
+      key, augment_key = jax.random.split(key)
+      x = self.target.augment(augment_key, x)
+    if hasattr(self.target, "dequantise"):
+      x = self.target.dequantise(key, x)
+    return batch | {"x": x}
+
+  def _draw_points(self, key: Key, data: Batch) -> Batch:
+    size = self.config["training"]["batch_size"]
+    if not data:
+      return self.draw_data(key, size)
+    num = data["x"].shape[0]
+    # The whole set is shuffled: levels may be drawn in order.
+    index = jax.random.randint(key, (size,), 0, num) if size else jax.random.permutation(key, num)
+    return jax.tree.map(lambda a: a[index], data)
+
+  def draw_data(self, key: Key, n: int) -> Batch:
+    """Fresh draws {x [n, *event]}, and `label` [n] where the network takes it; n static."""
+    if not self.conditional:
+      return {"x": self.target.sample(key, n)}
+    x, label = self.target.sample_with_labels(key, n)
+    return {"x": x, "label": label}
+
+  def validate(self, params: Params, key: Key, batch: Batch, context: Context) -> dict[str, Array]:
+    """What is measured at every checkpoint; takes what a loss takes.
+
+    Returns:
+      val_loss, the loss of the held-out points; and score_error, the mean over eight quantiles of
+      the loss's levels of the relative score error, where there is a truth; given the label, where
+      the network takes it.
+    """
+    loss_key, score_key = jax.random.split(key)
+    numbers = {"val_loss": self.validation_loss(params, loss_key, batch, context)[0]}
+    if self.loss_levels is not None and has_truth(self.target):
+      levels = self.loss_levels((jnp.arange(8) + 0.5) / 8)
+      found = self.score_error(score_key, params, levels, 512, spread=1.0)
+      numbers["score_error"] = jnp.mean(found.relative)
+    return numbers
+
+  def score_error(
+    self, key: Key, params: Params, levels: Level, num_samples: int, *, spread: float = SPREAD
+  ) -> ScoreError:
+    """Returns `metrics.score_error` of the network, given each draw's label if it takes one."""
+    bind, target = self.parameterization.bind, self.target
+    if not self.conditional:
+      return score_error(key, target, bind(params), levels, num_samples, spread=spread)
+    bound = functools.partial(bind, params)
+    return class_score_error(key, target, bound, levels, num_samples, spread=spread)

@@ -1,0 +1,150 @@
+"""Parts that the command line swaps by name, and the options of the old part that go with it.
+
+A section of a config holds the options of the part that it names. Where the command line names
+another part, an option that the config file set for the old one, and that the new one does not
+take, is dropped. What was typed is never dropped: a mistake there is refused when parts are made.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scorelab.config.options import Section, accepted_options, choose
+from scorelab.data.points import FILES
+from scorelab.errors import ConfigError
+from scorelab.experiment.compatibility import has_data_score
+from scorelab.experiment.optimizers import RULES, make_optimizer
+from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
+from scorelab.losses.levels import data_level
+from scorelab.networks import NETWORKS
+from scorelab.predictions import CONDITIONINGS, PARAMETERIZATIONS, Exact
+from scorelab.predictions.clipping import CLIPPINGS
+from scorelab.predictions.guidance import GUIDANCES
+from scorelab.samplers import KERNELS, SAMPLERS
+from scorelab.schedules import GRIDS, SCHEDULES
+from scorelab.targets import TARGETS
+
+PARTS: dict[str, dict[str, Mapping[str, Callable[..., Any]]]] = {
+  "target": {"name": TARGETS | FILES},
+  "schedule": {"name": SCHEDULES},
+  "network": {"name": NETWORKS},
+  "parameterization": {
+    "name": PARAMETERIZATIONS | {"exact": Exact},
+    "conditioning": CONDITIONINGS,
+  },
+  "loss": {
+    "name": LOSSES,
+    "levels": LEVELS,
+    "uniforms": UNIFORMS,
+    "weighting": WEIGHTINGS,
+    "score_weighting": SCORE_WEIGHTINGS,
+  },
+  "optimizer": {"name": RULES},
+  "sampler": {
+    "name": SAMPLERS | KERNELS,
+    "grid": GRIDS,
+    "guidance": {name: guidance.options for name, guidance in GUIDANCES.items()},
+    "clipping": CLIPPINGS,
+  },
+}
+"""Fields that name a part, by section; `name` is the main one, and the others are nested in it."""
+
+_ALSO: dict[str, set[str]] = {
+  "target": {"num_train"},
+  "schedule": {"shift"},
+  "parameterization": {"conditioning"},
+  "optimizer": (accepted_options(make_optimizer) - {"num_steps"}) | {"ema_decays"},
+  "sampler": {"num_steps", "grid", "guidance", "clipping"},
+}
+"""Fields that a section has whichever part it names."""
+
+_RATES = {"variance_preserving", "sub_vp", "vp_betas"}
+"""Schedules whose beta_min and beta_max are rates over [0, 1]; those of others are of one step."""
+
+
+def options_taken(path: str, section: Section) -> set[str]:
+  """Returns the fields of a section that the parts named in it take.
+
+  Raises:
+    ConfigError: a name is not known.
+  """
+  main = choose(PARTS[path]["name"], section["name"], f"{path}.name", "part")
+  taken = {"name"} | accepted_options(main) | _ALSO.get(path, set())
+  if section["name"] == "exact":  # nothing is read of it
+    return {*section}
+  if path == "sampler" and section["name"] in KERNELS:  # of one level: the grid is for other rows
+    return (taken | {"start_std", "sigma"}) - {"guidance", "clipping"}
+  for field, known in PARTS[path].items():
+    if field == "name" or field not in taken:
+      continue
+    default = inspect.signature(main).parameters.get(field)
+    if section[field] is not None:
+      taken |= accepted_options(choose(known, section[field], f"{path}.{field}", "part"))
+    elif default is not None and callable(default.default):
+      taken |= accepted_options(default.default)
+  if section.get("guidance") in GUIDANCES and "weak" in GUIDANCES[section["guidance"]].needs:
+    taken.add("guidance_weak")
+  return taken
+
+
+def drop_old_options(config: ConfigDict, replaced: Mapping[str, Any]) -> str | None:
+  """Drops the options of parts that the command line replaced by others, which do not take them.
+
+  Args:
+    config: as it is after the command line; options are set to None in it.
+    replaced: the config file's value of every field that was typed, by dotted name.
+
+  Returns:
+    One line that names what was dropped, or kept in spite of the new part's default; None if
+    nothing was.
+  """
+  said = []
+  for path, selectors in PARTS.items():
+    section = config[path]
+    before = {field: replaced.get(f"{path}.{field}", section[field]) for field in section}
+    swapped = [field for field in selectors if before[field] != section[field]]
+    try:
+      kept = path == "loss" and "name" in swapped and _keep_levels(config, before)
+      old, new = options_taken(path, before), options_taken(path, section)
+    except ConfigError:  # said by what makes the part
+      continue
+    if path == "schedule" and (before["name"] in _RATES) != (section.name in _RATES):
+      new -= {"beta_min", "beta_max"}
+    dropped = [
+      field
+      for field in section
+      if swapped
+      and section[field] is not None
+      and f"{path}.{field}" not in replaced
+      and field in old - new
+    ]
+    for field in dropped:
+      section[field] = None
+    if dropped:
+      options = ", ".join(f"{path}.{field} = {before[field]!r}" for field in dropped)
+      changes = (f"{path}.{f} = {section[f]!r} instead of {before[f]!r}" for f in swapped)
+      said.append(f"dropped {options}: {' and '.join(changes)}")
+    if kept:
+      said.append(f"kept loss.levels = {section.levels!r} of {before['name']!r}")
+  return "; ".join(said) or None
+
+
+def _keep_levels(config: ConfigDict, before: Section) -> bool:
+  """Keeps the old loss's levels where the new one's default is one without a score.
+
+  Implicit losses are made for the data themselves, where only some networks have a score.
+  """
+  names = before["name"], config.loss.name
+  old, new = (choose(LOSSES, name, "loss.name", "loss") for name in names)
+  of_old, of_new = (inspect.signature(loss).parameters.get("levels") for loss in (old, new))
+  if config.loss.levels is not None or has_data_score(config) or not (of_old and of_new):
+    return False
+  if of_new.default is not data_level or of_old.default is data_level:
+    return False
+  name = next(name for name, levels in LEVELS.items() if levels is of_old.default)
+  config.loss.levels = name
+  return True

@@ -1,0 +1,39 @@
+"""The error budget of one metric, with standard errors of paired differences."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scorelab.metrics.ratios import ratio_of_means
+
+BUDGET = ("floor", "discretisation", "prior", "learning")
+"""Parts of a metric's value in the order in which they add up to it; see `budget`."""
+
+
+def budget(measured: np.ndarray) -> dict[str, float | None]:
+  """The budget of one metric from its [4, k] values: floor, true_start, prior, network.
+
+  Returns:
+    value, the four parts that add up to it, and the standard error of each over the keys: `sem`
+    for the value, `<part>_sem` for a part; None where there is one key, where a value is not finite
+    and where nothing exact can be compared with. `over_floor` is value / floor, its error that of
+    the ratio paired by key.
+  """
+  floor, true_start, prior, network = measured
+  parts = {
+    "value": network,
+    "floor": floor,
+    "prior": prior - true_start,
+    "discretisation": true_start - floor,
+    "learning": network - prior,
+  }
+  result: dict[str, float | None] = {}
+  for name, values in parts.items():
+    sem = np.std(values, ddof=1) / np.sqrt(values.size) if values.size > 1 else np.nan
+    for field, number in (
+      (name, values.mean()),
+      ("sem" if name == "value" else f"{name}_sem", sem),
+    ):
+      result[field] = float(number) if np.isfinite(number) else None
+  ratio = zip(("over_floor", "over_floor_sem"), ratio_of_means(network, floor), strict=True)
+  return result | {name: number if np.isfinite(number) else None for name, number in ratio}

@@ -1,0 +1,1 @@
+"""A run on its machine: its directory, checkpoints, signals, devices and processes."""

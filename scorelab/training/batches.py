@@ -1,0 +1,116 @@
+"""What the training loop is fed with: points that stay on the devices, or a stream from files."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from scorelab.data.image_files import Batches
+from scorelab.errors import RunError
+from scorelab.experiment.spec import Experiment
+from scorelab.runs.sharding import Layout
+from scorelab.typing import Array, Batch
+
+_MOST_BYTES = 2**26
+"""Of images that are sent to the devices at once."""
+
+
+class Feed:
+  """Points that live on the devices; steps draw from them, or afresh from the target."""
+
+  def __init__(self, data: Batch) -> None:
+    self._data = data
+
+  def sizes(self, length: int) -> Iterator[int]:
+    """The steps of each dispatch that make `length` together."""
+    yield length
+
+  def take(self, length: int) -> tuple[Any, ...]:
+    """What a chunk of so many steps takes beside its state."""
+    del length
+    return (self._data,)
+
+  def progress(self) -> dict[str, Array]:
+    """What the state remembers of it; all processes must call."""
+    return {}
+
+
+class StreamFeed(Feed):
+  """A stream of images: the next ones are read while the devices work on those before.
+
+  Args:
+    batches: of this process.
+    layout: where they go.
+    batch_bytes: of one batch of all processes.
+  """
+
+  def __init__(self, batches: Batches, layout: Layout, batch_bytes: int) -> None:
+    super().__init__({})
+    self._batches, self._layout = batches, layout
+    self._most = max(1, _MOST_BYTES // batch_bytes)
+
+  def sizes(self, length: int) -> Iterator[int]:
+    for done in range(0, length, self._most):
+      yield min(self._most, length - done)
+
+  def take(self, length: int) -> tuple[Any, ...]:
+    try:
+      batches = self._batches.take(length)
+    except ValueError as error:
+      raise RunError(f"training stopped: {error}") from error
+    return {}, jax.tree.map(lambda x: self._layout.join(x, axis=1), batches)
+
+  def progress(self) -> dict[str, Array]:
+    own = np.array([_split(self._batches.position), _split(self._batches.damaged)])
+    if jax.process_count() > 1:
+      own = np.asarray(multihost_utils.process_allgather(own))
+    return {"read": self._layout.place(jnp.asarray(own.reshape(-1, 2, 2)))}
+
+
+def nothing_read() -> Array:
+  """How far a stream has been read at the start: see `_split`; int32 [processes, 2, 2]."""
+  return jnp.zeros((jax.process_count(), 2, 2), jnp.int32)
+
+
+def _split(number: int) -> tuple[np.int32, np.int32]:
+  """A number as two of 31 bits, for without float64 JAX has no int64: (number >> 31, the rest)."""
+  return np.int32(number >> 31), np.int32(number & (2**31 - 1))
+
+
+def _joined(pair: np.ndarray) -> int:
+  return (int(pair[0]) << 31) + int(pair[1])
+
+
+def make_feed(experiment: Experiment, layout: Layout, read: Array | None) -> Feed:
+  """The feed of an experiment, a stream's from where it was left.
+
+  Args:
+    experiment: the parts.
+    layout: where arrays live.
+    read: how far the stream was read, [processes, 2, 2]; None where there is none.
+  """
+  if read is None:
+    return Feed(layout.place(experiment.data))
+  target, rank = experiment.target, jax.process_index()
+  position, damaged = map(_joined, np.asarray(read)[rank])
+  stream = dataclasses.replace(
+    target.stream,
+    seed=experiment.config["seed"],
+    labelled=experiment.conditional,
+    process=rank,
+    num_processes=jax.process_count(),
+    start=position,
+  )
+  size = experiment.batch_size
+  try:
+    batches = Batches(stream, size // jax.process_count(), target.num_workers, damaged)
+  except ValueError as error:
+    raise RunError(str(error)) from error
+  return StreamFeed(batches, layout, size * math.prod(target.event_shape))
