@@ -175,14 +175,14 @@ def girsanov(bound: Mapping[str, Any], text: str) -> Figure:
   integral = f"its integral: {label('learning')}"
   ax.fill_between(sigma, 0, density, alpha=0.12, label=integral, **area)
   ax.plot([], [], ls="none", label=f"prior: {label('prior')}")
-  ax.plot([], [], ls="none", label=f"KL(data || reverse SDE) <= {label('total')}")
+  ax.plot([], [], ls="none", label=f"reverse SDE's KL <= {label('total')}")
   style.log_scale(ax, "x")
   ax.set_xlabel("level sigma / alpha")
   if np.any(style.finite(density)):
     ax.set_ylim(0, None)
   ax.set_ylabel("nats per unit of log sigma")
   ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-  figure.legend(loc="outside upper left", ncols=2)
+  figure.legend(loc="outside upper left", ncols=2, columnspacing=1, handlelength=1.5)
   style.caption(figure, text)
   return figure
 

@@ -244,11 +244,13 @@ class TestCurves:
   def test_girsanov(self, tmp_path):
     bound = {"sigma": [10.0, 1.0, 0.1], "density": [0.1, None, 0.3], "density_sem": [0.01] * 3}
     bound |= {"prior": 0.2, "prior_sem": 0.01, "learning": 0.5, "learning_sem": None}
-    figure = curves.girsanov({**bound, "total": 0.7, "total_sem": 0.02}, "caption")
+    figure = curves.girsanov({**bound, "total": 0.00077, "total_sem": 0.00002}, "caption")
     (ax,) = figure.axes
     assert labelled(figure) and ax.get_xscale() == "log" and ax.get_ylim()[0] == 0
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [0.1, np.nan, 0.3])
     assert "0.2 ± 0.01 nats" in " ".join(ax.get_legend_handles_labels()[1])
+    figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1  # no line is cut off
     assert_saves(figure, tmp_path)
 
   @pytest.mark.parametrize("panels", [1, 3])
