@@ -14,6 +14,7 @@ from scorelab import early_stop
 if __name__ == "__main__":  # before the other imports, which take a second
   early_stop.install("main.py: stopped before the run began")
 
+import json
 import os
 import pathlib
 import sys
@@ -154,15 +155,24 @@ def start(stop: StopFlag) -> None:
   dropped = drop_old_options(config, replaced_values(flags.FLAGS))
   pretrained = config.get("pretrained") is not None and config.pretrained.path is not None
   try:
-    ensemble = ensembles.build(config) if ensembles.asked(config) else None
-    if ensemble is not None:
-      experiment = ensemble.experiment
-    else:
-      config.ensemble.seeds = None  # one seed is no ensemble
-      experiment = pretrained_model.build(config, mode) if pretrained else build(config)
+    root = pathlib.Path("results", pathlib.Path(file.partition(":")[0]).stem)
+    ensemble = None
+    try:
+      if ensembles.asked(config):
+        ensemble = ensembles.build(config)
+        experiment = ensemble.experiment
+      else:
+        config.ensemble.seeds = None  # one seed is no ensemble
+        experiment = pretrained_model.build(config, mode) if pretrained else build(config)
+    except ConfigError as error:  # such as data that are gone, which a finished run's table is not
+      paths = [path] if _WORKDIR.value else sorted(root.glob("*"))
+      if not (found := runs.find_done(paths, json.loads(config.to_json()))):
+        raise
+      print(f"{file}: {error}", file=sys.stderr)
+      show_done(runs.Workdir(found))
+      return
     if not _WORKDIR.value:
-      name = pathlib.Path(file.partition(":")[0]).stem
-      path = runs.find(pathlib.Path("results", name), experiment.config)
+      path = runs.find(root, experiment.config)
     other = (
       "" if _WORKDIR.value or path.exists() else runs.on_other_data(path.parent, experiment.config)
     )
@@ -249,6 +259,17 @@ def join_processes() -> None:
     _fail(f"main.py: --distributed: {str(error).splitlines()[0]}")
 
 
+def show_done(workdir: Workdir) -> None:
+  """Prints the table of a finished run."""
+  from scorelab import evaluation
+  from scorelab.evaluation.table import format_table
+  from scorelab.runs.distributed import leads
+
+  if leads():
+    print(format_table(evaluation.read(workdir)))
+    print(f"{workdir.path}: already done")
+
+
 def execute(
   experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir, mode: str, stop: StopFlag
 ) -> None:
@@ -268,9 +289,7 @@ def execute(
   from scorelab.training import ensembles
 
   if workdir.done.exists():
-    if leads():
-      print(format_table(evaluation.read(workdir)))
-      print(f"{workdir.path}: already done")
+    show_done(workdir)
     return
   program = None
   if ensemble is not None:

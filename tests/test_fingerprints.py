@@ -1,8 +1,11 @@
 """The data of a run: told apart by their contents, checked on resume, not needed for an export."""
 
 import json
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -22,6 +25,7 @@ from scripts import export
 from scripts.sweeping import plan
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+ROOT = pathlib.Path(__file__).absolute().parent.parent
 POINTS = np.random.default_rng(0).normal(size=(60, 2))
 
 
@@ -70,6 +74,17 @@ class TestRunsOnFiles:
     more = moved | {"evaluation": moved["evaluation"] | {"num_keys": 7}}
     assert not run.open_workdir(tmp_path / "run", more, {}).done.exists()
 
+  def test_that_are_finished_are_found_without_their_data(self, file, tmp_path):
+    config, root = recorded(file), tmp_path / "runs"
+    asked = run.without_data(config)
+    workdir = run.open_workdir(root / "a", config, {})
+    assert run.find_done([root / "a", root / "none"], asked) is None  # not finished
+    workdir.done.touch()
+    assert run.find_done([root / "none", root / "a"], asked) == root / "a"
+    assert run.find_done([root / "a"], asked | {"seed": 1}) is None
+    run.open_workdir(root / "b", asked, {}).done.touch()  # of a run that reads no files
+    assert run.find_done([root / "b"], asked) is None
+
   def test_from_before_there_were_fingerprints_are_read(self, file, tmp_path, capsys):
     config = recorded(file)
     older = run.without_data(config)
@@ -94,6 +109,31 @@ class TestRunsOnFiles:
     assert said.startswith(f"{path} is the same run on other data: points 60 -> 50")
     assert not run.on_other_data(tmp_path, recorded(file, split_seed=1))
     assert not run.on_other_data(tmp_path, {"seed": 0})
+
+
+@pytest.mark.e2e
+def test_a_finished_run_shows_its_table_when_its_data_are_gone(file, tmp_path):
+  command = [sys.executable, ROOT / "main.py", f"--config={ROOT}/configs/flow_moons.py:fast"]
+  fields = {"target.name": "points", "target.path": file, "training.num_steps": 2}
+  fields |= {"training.log_every": 1, "training.checkpoint_every": 2, "network.width": 4}
+  fields |= {"evaluation.metrics": "('energy_distance',)", "evaluation.rows": "()"}
+  command += [f"--config.{name}={value}" for name, value in fields.items()]
+
+  def main(*more):
+    given = {"capture_output": True, "text": True, "cwd": tmp_path}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([*map(str, command), *more], check=False, env=environment, **given)
+
+  first = main()
+  assert first.returncode == 0, first.stderr
+  file.unlink()
+  for workdir in ([], [f"--workdir={next(tmp_path.glob('results/*/*'))}"]):
+    again = main(*workdir)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[:-1] == first.stdout.splitlines()[:-1]
+    assert again.stdout.endswith(": already done\n") and "there is no such file" in again.stderr
+  refused = main("--config.seed=1")
+  assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
 
 
 def test_a_sweep_finds_the_runs_of_main_by_their_data(file, tmp_path):

@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -131,6 +131,23 @@ def is_done(path: pathlib.Path, config: Mapping[str, Any]) -> bool:
     return False
   old, new = comparable(_recorded_config(path), config)
   return set_fields(old) == set_fields(new)
+
+
+def find_done(paths: Iterable[pathlib.Path], config: Mapping[str, Any]) -> pathlib.Path | None:
+  """Returns the first directory of a finished run on data in files with this config, or None.
+
+  The data are not asked for: they may be gone, and only their path is compared.
+
+  Args:
+    paths: directories to look into.
+    config: the config, JSON values, without a fingerprint.
+  """
+  for path in paths:
+    if Workdir(path).done.exists():
+      found = _recorded_config(path)
+      if "data" in found and set_fields(without_data(found)) == set_fields(config):
+        return path
+  return None
 
 
 def _recorded_config(path: pathlib.Path) -> dict[str, Any]:
