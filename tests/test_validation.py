@@ -1,12 +1,15 @@
 """Wrong calls of the library: each gets one line, and nothing is added to a compiled program."""
 
+import ast
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import base
 from scorelab import likelihood, losses, schedules
 from scorelab.losses import levels, variational
 from scorelab.metrics import METRICS
@@ -370,6 +373,22 @@ def test_every_range_of_a_sampler_holds_in_the_library():
     for option, value in (function.__wrapped__.__kwdefaults__ or {}).items():
       if isinstance(value, float):
         assert f"sampler.{option}" in BOUNDS or option in free, (name, option)
+
+
+def test_every_range_is_read():
+  """Each is of a field of configs, or of an argument of a checked function."""
+  sections = base.get_config().to_dict()
+  sections = {name: fields for name, fields in sections.items() if isinstance(fields, dict)}
+  fields = {f"{section}.{name}" for section, names in sections.items() for name in names}
+  for file in pathlib.Path("scorelab").rglob("*.py"):
+    for node in ast.walk(ast.parse(file.read_text())):
+      for call in getattr(node, "decorator_list", ()):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "checked":
+          arguments = getattr(node, "args", None)
+          if arguments is not None:
+            names = (*arguments.args, *arguments.kwonlyargs)
+            fields |= {f"{call.args[0].value}.{argument.arg}" for argument in names}
+  assert BOUNDS.keys() - fields == {"seed"}
 
 
 def test_valid_calls_of_every_sampler_pass():

@@ -32,7 +32,7 @@ from scorelab.metrics.classes import has_labels
 from scorelab.metrics.reference import Reference
 from scorelab.targets import splits_of
 from scorelab.typing import Array, Key, Params
-from scorelab.validation import Registry
+from scorelab.validation import Registry, checked
 
 Extractor: TypeAlias = Callable[[ArrayLike], np.ndarray]
 """Images [n, h, w, c] -> features [n, d]."""
@@ -146,6 +146,7 @@ def in_features(
   return measured
 
 
+@checked("metric")
 def batched(apply: Callable[[Array], Array], size: int = 256) -> Extractor:
   """The extractor that takes `size` images at a time through `apply`, which is jitted."""
 

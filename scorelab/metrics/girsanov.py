@@ -26,6 +26,7 @@ from scorelab.metrics.score_error import ExactTarget
 from scorelab.predictions import noised
 from scorelab.schedules import Level
 from scorelab.typing import Array, Key, Predict
+from scorelab.validation import checked
 
 
 class Girsanov(NamedTuple):
@@ -52,6 +53,7 @@ class Girsanov(NamedTuple):
   total_sem: Array
 
 
+@checked("metric")
 def girsanov(
   key: Key,
   target: ExactTarget,

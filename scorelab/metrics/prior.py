@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scorelab.schedules.base import rescaled
+from scorelab.validation import checked
 
 _MOST_POINTS = 4096
 _MOST_COORDINATES = 512
@@ -52,6 +53,7 @@ class Moments:
     return Moments(float(mean @ mean), np.maximum(np.linalg.eigvalsh(product), 0), x.shape[1])
 
 
+@checked("metric")
 def prior_divergence(moments: Moments, alpha: float, sigma: float, prior_std: float) -> float:
   """Returns the divergence in nats of noised data from N(0, prior_std^2 I).
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from scorelab import predictions
 from scorelab.schedules import Level
 from scorelab.typing import Array, Key, Predict
+from scorelab.validation import checked
 
 SPREAD = 3.0
 """Factor by which half of the draws have more noise."""
@@ -54,6 +55,7 @@ _Drawn: TypeAlias = tuple[Array, Predict, Predict]
 """Clean draws [n, *event], the truth and what is measured."""
 
 
+@checked("metric")
 def score_error(
   key: Key,
   target: ExactTarget,
@@ -94,6 +96,7 @@ class ExactClasses(Protocol):
   def predict_of_class(self, x: Array, level: Level, label: Array, /) -> predictions.Prediction: ...
 
 
+@checked("metric")
 def class_score_error(
   key: Key,
   target: ExactClasses,
@@ -125,8 +128,6 @@ def _error_by_level(
   key: Key, draw: Callable[[Key], _Drawn], levels: Level, num_samples: int, spread: float
 ) -> ScoreError:
   """Returns the errors of both scores at draws of each level."""
-  if num_samples < 1 or spread < 1:
-    raise ValueError(f"num_samples = {num_samples} and spread = {spread:g}, must be at least 1")
   if levels.sigma.ndim != 1:
     raise ValueError(f"levels have shape {levels.sigma.shape}, must be [L]")
 
@@ -200,6 +201,7 @@ class ExactMixture(ExactTarget, ExactClasses, Protocol):
   def sample_of_class(self, key: Key, label: Array, /) -> Array: ...
 
 
+@checked("metric")
 def mode_score_error(
   key: Key,
   target: ExactMixture,

@@ -135,8 +135,11 @@ def test_a_truth_without_density_is_measured_by_plain_draws():
 
 def test_refusals():
   target = nine_modes()
-  with pytest.raises(ValueError, match="num_samples = 0 and spread = 3, must be at least 1"):
-    score_error(KEY, target, target.predict, VarianceExploding().at(jnp.ones(1)), 0)
+  levels = VarianceExploding().at(jnp.ones(1))
+  with pytest.raises(ValueError, match="num_samples = 0 must be at least 1"):
+    score_error(KEY, target, target.predict, levels, 0)
+  with pytest.raises(ValueError, match=r"spread = 0\.5 must be at least 1"):
+    score_error(KEY, target, target.predict, levels, 8, spread=0.5)
   with pytest.raises(ValueError, match=r"must be \[L\]"):
     score_error(KEY, target, target.predict, VarianceExploding().at(1.0), 8)
 
