@@ -38,7 +38,10 @@ class Samples(NamedTuple):
 
 
 Sampler: TypeAlias = Callable[..., Samples]
-"""`(key, predict, x, grid, **options) -> Samples`: takes x from grid[0] to the last level."""
+"""`(key, predict, x, grid, **options) -> Samples`: takes x from grid[0] to the last level.
+
+In place of a key it takes any noise source, see `scorelab.samplers.noise`.
+"""
 
 
 class Context(NamedTuple):

@@ -253,7 +253,7 @@ def _check(
       raise ValueError(f"{name} = {shown(value)} must be a name")
   elif jax.Array in hints and name in ("x", "x0", "noise", "z"):
     require_floats(name, value)
-  elif jax.Array in hints and name == "key" and not isinstance(value, jax.Array):
+  elif jax.Array in hints and name == "key" and not isinstance(value, hints):
     raise ValueError(f"key = {shown(value)} must be a key, such as jax.random.key(0)")
 
 

@@ -41,8 +41,7 @@ from scorelab.metrics import max_sliced_wasserstein
 from scorelab.runs.exit import exit_with
 from scorelab.runs.files import read_jsonl
 from scorelab.runs.signals import StopFlag
-from scorelab.samplers import SAMPLERS
-from scorelab.samplers.adaptive import adaptive_ode
+from scorelab.samplers import SAMPLERS, adaptive_ode
 from scorelab.schedules import Grid
 from scorelab.typing import Array, Key, Predict
 from scripts import outputs

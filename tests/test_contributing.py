@@ -17,6 +17,7 @@ from configs import ncsn_gmm
 from scorelab import training
 from scorelab.config.importing import import_attribute
 from scorelab.experiment.build import build
+from scorelab.samplers import RecordedNoise, ZeroNoise
 from scorelab.schedules import VariancePreserving, uniform, uniform_log_snr
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from tests.forked_main import Forked
@@ -83,12 +84,27 @@ def test_the_sampler_is_of_second_order(part, x64):
   errors = []
   for num_steps in (20, 40, 80):
     grid = uniform_log_snr(schedule, num_steps, sigma_max=30.0, sigma_min=0.1, to_data=False)
-    samples = ralston(None, target.predict, jnp.ones(2), grid)
+    samples = ralston(ZeroNoise(), target.predict, jnp.ones(2), grid)
     assert samples.nfe == 2 * num_steps
     begun, ended = (level.sigma / level.alpha for level in (grid[0], grid[num_steps]))
     exact = jnp.sqrt((4 + ended**2) / (4 + begun**2)) / grid[0].alpha * grid[num_steps].alpha
     errors.append(float(jnp.abs(samples.x - exact).max()))
   np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 2, atol=0.15)
+
+
+def test_the_samplers_churn_keeps_the_law(part, x64):
+  """On N(0, 4) it is affine in start and draws: its variance follows from derivatives."""
+  ralston, target = part("ralston.ralston"), GaussianMixture([1.0], [[0.0]], [4.0])
+  schedule = VariancePreserving(0.1, 20.0)
+  grid = uniform_log_snr(schedule, 40, sigma_max=30.0, sigma_min=0.1, to_data=False)
+
+  def run(x, draws):
+    return ralston(RecordedNoise(draws), target.predict, x, grid, churn=8.0).x[0]
+
+  gain, gains = jax.grad(run, (0, 1))(jnp.zeros(1), jnp.zeros((40, 1)))
+  begun, ended = (4 * level.alpha**2 + level.sigma**2 for level in (grid[0], grid[40]))
+  assert jnp.sum(gains**2) > 0.1 * ended
+  np.testing.assert_allclose(gain[0] ** 2 * begun + jnp.sum(gains**2), ended, rtol=0.01)
 
 
 def test_the_loss_trains_by_its_name(part):

@@ -45,7 +45,7 @@ def test_every_name_in_the_text_is_known():
   table = PAGE.split("evaluations of a step |")[1].split("\n\n")[0]
   for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE)[1:]:
     for name in re.findall(r"`(\w+)`", cell.replace("`order`", "")):
-      assert name in SAMPLERS or hasattr(samplers, name) or name == "adaptive_ode"
+      assert name in SAMPLERS or hasattr(samplers, name)
 
 
 def test_an_example_of_each_noun_runs():

@@ -1,17 +1,23 @@
-"""Samplers, from noise to data along a grid, and Langevin kernels, which stay at one law.
+"""Samplers, from noise to data along a grid, and Langevin kernels, which keep one law invariant.
 
-Each is a scan over a pure step that takes its noise as an argument.
+A sampler is a scan of a pure step over the levels t_0 > t_1 > ... > t_N of a grid,
+
+    x_{i+1} = step(predict(x_i, t_i), t_i, t_{i+1}, z_i)        z_i ~ N(0, I)
+
+and takes z_i from a key or from another noise source: `RecordedNoise`, `ZeroNoise`.
 """
 
 from scorelab.samplers.adams import deis, ipndm, lms, plms
+from scorelab.samplers.adaptive import AdaptiveSamples, adaptive_ode
 from scorelab.samplers.ancestral import ancestral, ancestral_step, renoise, renoise_step
 from scorelab.samplers.annealing import annealed_langevin, ncsnv2_step_size
 from scorelab.samplers.consistency import consistency, consistency_step
-from scorelab.samplers.ddim import ddim, ddim_inference, ddim_step
+from scorelab.samplers.ddim import ddim, ddim_inference, ddim_step, noise_shares, renewing_step
 from scorelab.samplers.diagnostics import effective_sample_size, split_rhat
 from scorelab.samplers.euler_time import euler_time
 from scorelab.samplers.langevin import Chain, Kernel, MalaState, mala, mala_step, ula, ula_step
 from scorelab.samplers.multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde
+from scorelab.samplers.noise import KeyNoise, Noise, RecordedNoise, ZeroNoise, as_noise
 from scorelab.samplers.ode import (
   churned,
   dpm_solver_2,
@@ -19,6 +25,7 @@ from scorelab.samplers.ode import (
   heun,
   midpoint,
   rk4,
+  rk4_step,
   slope_correction,
 )
 from scorelab.samplers.sde import (
@@ -33,7 +40,7 @@ from scorelab.samplers.sde import (
 from scorelab.samplers.singlestep import dpmpp_singlestep
 from scorelab.samplers.underdamped import KineticState, baoab_step, underdamped_langevin
 from scorelab.samplers.unipc import unipc
-from scorelab.typing import Sampler
+from scorelab.typing import Sampler, Samples
 from scorelab.validation import Registry
 
 SAMPLERS: dict[str, Sampler] = Registry("sampler") | {
@@ -77,13 +84,21 @@ KERNELS: dict[str, Kernel] = Registry("kernel") | {
 __all__ = [
   "KERNELS",
   "SAMPLERS",
+  "AdaptiveSamples",
   "Chain",
   "Kernel",
+  "KeyNoise",
   "KineticState",
   "MalaState",
+  "Noise",
+  "RecordedNoise",
+  "Samples",
+  "ZeroNoise",
+  "adaptive_ode",
   "ancestral",
   "ancestral_step",
   "annealed_langevin",
+  "as_noise",
   "baoab_step",
   "churned",
   "consistency",
@@ -114,11 +129,14 @@ __all__ = [
   "mala_step",
   "midpoint",
   "ncsnv2_step_size",
+  "noise_shares",
   "plms",
   "predictor_corrector",
+  "renewing_step",
   "renoise",
   "renoise_step",
   "rk4",
+  "rk4_step",
   "slope_correction",
   "split_rhat",
   "ula",

@@ -1,4 +1,4 @@
-"""Adams and Bashforth's methods for the probability flow: polynomials through the last noises.
+"""Adams-Bashforth methods for the probability flow: polynomials through the last noises.
 
 In y = x / alpha and r = sigma / alpha the flow is dy / dr = noise. The methods differ in the axis
 along which the noise is taken to be a polynomial: r itself (LMS), the step's number (iPNDM, PLMS),
@@ -7,7 +7,7 @@ or the log-SNR (DEIS).
 References:
   Katherine Crowson, k-diffusion (2022), `sample_lms`: r.
   Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds", ICLR 2022
-    (arXiv 2202.09778), eqs. 9, 12 and 13, algorithm 2: PLMS, and its start by Runge and Kutta's.
+    (arXiv 2202.09778), eqs. 9, 12 and 13, algorithm 2: PLMS, and its Runge-Kutta start.
   Zhang and Chen, "Fast Sampling of Diffusion Models with Exponential Integrator", ICLR 2023
     (arXiv 2204.13902), eq. 15 (DEIS) and section 4.2 (iPNDM).
 """
@@ -19,13 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.samplers.ddim import ddim_step
-from scorelab.samplers.memory import (
+from scorelab.samplers.history import (
   lagrange_weights,
   past_nodes,
   run_multistep,
   step_orders,
 )
 from scorelab.samplers.multistep import dpmpp_weights
+from scorelab.samplers.noise import Noise
 from scorelab.samplers.ode import ratio_change, rk4_step, slope_correction
 from scorelab.schedules import Grid, require_time
 from scorelab.typing import Array, Key, Predict, Samples
@@ -45,7 +46,7 @@ def _adams_weights(knots: Array, known: Array, grid: Grid, order: int, lower: bo
 
 @checked("sampler", order=ORDERS)
 def lms(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -53,14 +54,14 @@ def lms(
   order: int = 4,
   lower_order_final: bool = False,
 ) -> Samples:
-  """Samples by linear multistep: Adams and Bashforth's method in r. Deterministic.
+  """Samples by linear multistep, the Adams-Bashforth method in r. Deterministic.
 
   Args:
     key: ignored.
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level; the step onto the data is of full order.
-    order: 1 to 4; the first steps have fewer values to go by. Static.
+    order: 1 to 4; the first steps have lower order. Static.
     lower_order_final: whether the order falls to 1 at the end. Static.
 
   Returns:
@@ -77,7 +78,7 @@ def lms(
 
 @checked("sampler", order=ORDERS)
 def ipndm(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -90,7 +91,7 @@ def ipndm(
   The weights are fractions, 3/2 and -1/2 for order 2. Where the spacing varies smoothly the method
   stays of second order.
 
-  Args, returns and raises as `lms`.
+  Arguments, returned values and errors: see `lms`.
   """
   weights = _adams_weights(*_step_numbers(grid), grid, order, lower_order_final)
   return run_multistep(key, predict, x, grid, weights, "noise")
@@ -98,7 +99,7 @@ def ipndm(
 
 @checked("sampler", order=ORDERS)
 def deis(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -106,10 +107,10 @@ def deis(
   order: int = 3,
   lower_order_final: bool = False,
 ) -> Samples:
-  """Samples by DEIS: the polynomial in the log-SNR through the last noises, integrated exactly.
+  """Samples by DEIS: integrates the polynomial in the log-SNR through the last noises exactly.
 
   Args:
-    key, predict, x, grid: as `lms`; the step onto the data is of first order.
+    key, predict, x, grid: see `lms`; the step onto the data is of first order.
     order: 1 to 4. Static.
     lower_order_final: whether the order falls to 1 also on a grid that ends in noise. Static.
 
@@ -125,7 +126,7 @@ def deis(
 
 @checked("sampler", warm_up=WARM_UPS)
 def plms(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -135,14 +136,14 @@ def plms(
   """Samples by PNDM: `ipndm` of order 4 after a start of second order. Deterministic.
 
   Args:
-    key, predict, x, grid: as `lms`.
-    warm_up: 'heun' makes Heun's step of the first one (the other libraries' skip_prk_steps);
-      'runge_kutta' makes pseudo Runge-Kutta steps of the first three, with middle levels half way
-      in time. Neither is taken onto the data. Static.
+    key, predict, x, grid: see `lms`.
+    warm_up: 'heun' takes one Heun step first (the other libraries' skip_prk_steps);
+      'runge_kutta' takes three pseudo Runge-Kutta steps first, with middle levels half way in
+      time. Neither is used for the step onto the data. Static.
 
   Returns:
-    Samples of x's shape; nfe = N + 1, or N + 9: one more for Heun's step, and three for each of
-    Runge and Kutta's.
+    Samples of x's shape; nfe = N + 1, or N + 9: one more for the Heun step, and three more for each
+    Runge-Kutta step.
 
   Raises:
     ValueError: an unknown warm_up; or 'runge_kutta' on a grid without times.

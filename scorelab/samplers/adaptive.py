@@ -1,4 +1,4 @@
-"""The probability flow by an adaptive solver: as exact as asked for, at a cost that is not known.
+"""Adaptive solver of the probability flow: the tolerance is given, the cost follows.
 
 Between angles a, with tan a = sigma / (s alpha) and s a std of the data, z = x / S follows
 
@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from scorelab.samplers.noise import Noise
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict
 from scorelab.validation import checked
@@ -27,10 +28,10 @@ STATUSES = ("solved", "too many steps", "no step is short enough")
 
 
 class AdaptiveSamples(NamedTuple):
-  """What `adaptive_ode` returns.
+  """Samples of `adaptive_ode`, with the cost and status of each.
 
   Attributes:
-    x: the samples [batch, *event]; nan where the solver gave up.
+    x: the samples [batch, *event]; nan if the solver failed.
     nfe: calls of `predict`, [batch].
     status: index into STATUSES, [batch].
   """
@@ -42,7 +43,7 @@ class AdaptiveSamples(NamedTuple):
 
 @checked("sampler")
 def adaptive_ode(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -52,25 +53,24 @@ def adaptive_ode(
   max_steps: int = 1000,
   data_std: Array | float = 1.0,
 ) -> AdaptiveSamples:
-  """Samples by diffrax's Tsit5, of order 5, with steps of each point's own.
+  """Samples by diffrax's Tsit5, of order 5, with step sizes adapted to each point.
 
-  They run together, until the slowest one has ended, so it is the hardest point that costs; each
-  one's number of steps is bounded.
+  All points run until the last one has finished, so the hardest point sets the cost.
 
   Args:
     key: ignored.
     predict: the network, whose examples must not mix, or the truth.
     x: starts at grid[0], [batch, *event].
-    grid: only its ends count. Where it ends at the data, the flow goes to its last noisy level, and
-      from there x0 is returned.
+    grid: only its two ends matter. If it ends at the data, the flow is solved to its last noisy
+      level, and x0 from there is returned.
     rtol, atol: > 0, a step's error is at most atol + rtol |z| by the solver's estimate, as the root
-      of the mean square over coordinates. Of float32 no more than about 1e-5 can be asked.
-    max_steps: after so many, accepted or not, a point is given up. Static.
-    data_std: s, > 0: sets where steps are tried, and the unit of atol.
+      of the mean square over coordinates. In float32 at least about 1e-5.
+    max_steps: largest number of steps of a point, accepted or rejected. Static.
+    data_std: s, > 0: sets the first step size and the unit of atol.
 
   Returns:
-    The AdaptiveSamples. A point is not solved where max_steps do not suffice, or where `predict`
-    jumps or is not finite, so that no step is short enough; no other point suffers.
+    AdaptiveSamples. A point fails if it needs more than max_steps, or if `predict` is discontinuous
+    or not finite, so that no step is short enough; other points are not affected.
   """
   import diffrax  # slow to import, and only needed here
 

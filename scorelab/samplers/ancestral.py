@@ -1,4 +1,4 @@
-"""Ancestral sampling: x_0 is guessed, and the next level drawn from its law given the guess.
+"""Ancestral sampling: draws the next level from its law given x and a predicted x_0.
 
 For two levels t (now) and s (next, cleaner) of any Gaussian process,
 
@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from scorelab.losses import variational
 from scorelab.predictions import Prediction
+from scorelab.samplers.noise import Noise, as_noise
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
@@ -42,8 +43,8 @@ def ancestral_step(
 
       x_s = c_x x_t + c_0 x0 + sqrt(v) z
 
-      small    v = small, right where x0 is known: DDIM at eta = 1
-      large    v = beta: right for data N(0, I) on a variance-preserving process
+      small    v = small, exact if x0 is known: DDIM at eta = 1
+      large    v = beta, exact for data N(0, I) on a variance-preserving process
       optimal  v = small + c_0^2 Var[x_0 | x_t], which gives each coordinate of x_s its variance
       learned  log v = f log beta + (1 - f) log small, f the prediction's variance_fraction
 
@@ -51,15 +52,15 @@ def ancestral_step(
     pred: the prediction at `now`, with an x0_variance for 'optimal' and a variance_fraction for
       'learned'.
     now, nxt: scalar levels, nxt cleaner; nxt may be the data (sigma = 0), now pure noise
-      (alpha = 0) where the prediction can say x0 there.
-    z: standard normal of x's shape; without effect where nxt is the data.
+      (alpha = 0) if the prediction defines x0 there.
+    z: standard normal of x's shape; without effect if nxt is the data.
     variance: one of VARIANCES. Static.
 
   Returns:
     The point at `nxt`, of x's shape.
 
   Raises:
-    ValueError: the variance is not known, or the prediction lacks what it needs.
+    ValueError: the variance is unknown, or the prediction lacks a field that it needs.
   """
   a, shrink = now.alpha / nxt.alpha, nxt.sigma / now.sigma
   part = jnp.maximum(1 - (a * shrink) ** 2, 0)  # of sigma_t^2, the part that is beta
@@ -68,9 +69,9 @@ def ancestral_step(
   if variance == "large":
     spread = beta
   elif variance == "optimal":
-    spread = spread + weight**2 * _given(pred.x0_variance, variance, "x0_variance")
+    spread = spread + weight**2 * _required(pred.x0_variance, variance, "x0_variance")
   elif variance == "learned":
-    fraction = _given(pred.variance_fraction, variance, "variance_fraction")
+    fraction = _required(pred.variance_fraction, variance, "variance_fraction")
     spread = beta * shrink ** (2 * (1 - fraction))  # small = beta shrink^2
   drawn = (nxt.sigma > 0) & (spread > 0)  # the double where keeps the gradient finite
   std = jnp.where(drawn, jnp.sqrt(jnp.where(drawn, spread, 1)), 0)
@@ -79,7 +80,7 @@ def ancestral_step(
 
 @checked("sampler", variance=VARIANCES)
 def ancestral(
-  key: Key, predict: Predict, x: Array, grid: Grid, *, variance: str = "small"
+  key: Key | Noise, predict: Predict, x: Array, grid: Grid, *, variance: str = "small"
 ) -> Samples:
   """Samples by ancestral steps: one call of `predict` a step, no noise on the step onto the data.
 
@@ -95,19 +96,19 @@ def ancestral(
     Samples of x's shape; nfe = N.
 
   Raises:
-    ValueError: as `ancestral_step`.
+    ValueError: see `ancestral_step`.
   """
   return _scan(functools.partial(ancestral_step, variance=variance), key, predict, x, grid.pairs)
 
 
 @checked("sampler")
 def renoise_step(pred: Prediction, now: Level, nxt: Level, z: Array) -> Array:
-  """Guesses x_0 and noises it anew to the level `nxt`: alpha' x0 + sigma' z.
+  """Predicts x_0 and adds new noise to the level `nxt`: alpha' x0 + sigma' z.
 
-  It keeps nothing of the noise in x, unlike an ancestral step: where x_0 is uncertain, the law at
-  `nxt` is too narrow. It is `ddim_step` with so large an eta that all noise is renewed.
+  It keeps none of the noise in x, unlike an ancestral step: if x_0 is uncertain, the law at `nxt`
+  is too narrow. It is `ddim_step` with eta so large that all noise is renewed.
 
-  Args and returns as `ancestral_step`.
+  Arguments and returned values: see `ancestral_step`.
   """
   del now
   return nxt.alpha * pred.x0 + nxt.sigma * z
@@ -115,7 +116,13 @@ def renoise_step(pred: Prediction, now: Level, nxt: Level, z: Array) -> Array:
 
 @checked("sampler")
 def renoise(
-  key: Key, predict: Predict, x: Array, grid: Grid, *, denoise: bool = True, slips: bool = False
+  key: Key | Noise,
+  predict: Predict,
+  x: Array,
+  grid: Grid,
+  *,
+  denoise: bool = True,
+  slips: bool = False,
 ) -> Samples:
   """Samples by `renoise_step`: one call of `predict` a step. The last one returns x0 itself.
 
@@ -124,14 +131,14 @@ def renoise(
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level.
-    denoise: whether the step onto the data, where there is one, is taken; else the samples are
-      left at the noise of the step before. Static.
+    denoise: whether to take the step onto the data, if there is one; otherwise the samples stay
+      at the last noisy level. Static.
     slips: takes the levels as a published loop over [-i], i = 0..N - 1, did: predicted at the
       cleanest level, then at the noisiest and on to the cleanest but one, and noised to the level
       where the step before predicted. Needs N >= 3 and a grid that ends at the data. Static.
 
   Returns:
-    Samples of x's shape; nfe = N, or N - 1 where the last of the proper steps is not taken.
+    Samples of x's shape; nfe = N, or N - 1 if the step onto the data is not taken.
 
   Raises:
     ValueError: slips on a grid that is too short or does not end at the data.
@@ -150,24 +157,24 @@ def renoise(
 
 def _scan(
   draw: Callable[[Prediction, Level, Level, Array], Array],
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   pairs: tuple[Level, Level],
 ) -> Samples:
-  """Samples by steps, from each of the levels to its next, of one call and one draw of noise."""
+  """Scans a step of one call of `predict` and one draw of noise over pairs of levels."""
   num_steps = pairs[0].alpha.shape[0]
 
-  def step(x: Array, inputs: tuple[Level, Level, Key]) -> tuple[Array, Array]:
-    now, nxt, key = inputs
-    x = draw(predict(x, now), now, nxt, jax.random.normal(key, x.shape, x.dtype))
+  def step(x: Array, inputs: tuple[Level, Level, Noise]) -> tuple[Array, Array]:
+    now, nxt, noise = inputs
+    x = draw(predict(x, now), now, nxt, noise.normal(x.shape, x.dtype))
     return x, x
 
-  x, path = jax.lax.scan(step, x, (*pairs, jax.random.split(key, num_steps)))
+  x, path = jax.lax.scan(step, x, (*pairs, as_noise(key).split(num_steps)))
   return Samples(x, path, nfe=num_steps)
 
 
-def _given(value: Array | None, variance: str, field: str) -> Array:
+def _required(value: Array | None, variance: str, field: str) -> Array:
   if value is None:
     raise ValueError(f"variance = {variance!r} needs a prediction with {field}")
   return value

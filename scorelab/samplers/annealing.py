@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.samplers.langevin import ula_step
+from scorelab.samplers.noise import Noise, as_noise
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked, is_traced
@@ -23,7 +24,7 @@ RULES = ("published", "ncsnv2")
 
 @checked("sampler")
 def ncsnv2_step_size(sigmas: Array | np.ndarray, steps_per_level: int) -> Array:
-  """The step size at the last level that best keeps the variance from level to level.
+  """Returns the step size at the last level that best keeps the variance from level to level.
 
   Of data at one point, T steps of h_i = step_size (sigma_i / sigma_L)^2 take N(0, sigma_{i-1}^2)
   to a Gaussian whose variance is, in units of sigma_i^2 and with e = step_size / sigma_L^2,
@@ -34,15 +35,15 @@ def ncsnv2_step_size(sigmas: Array | np.ndarray, steps_per_level: int) -> Array:
   every e, because ULA's own bias is, and falls before it rises: e is where its slope is zero.
 
   Args:
-    sigmas: noise stds sigma / alpha, decreasing, [L >= 2]; geometric in the paper. Where they are
+    sigmas: noise stds sigma / alpha, decreasing, [L >= 2]; geometric in the paper. If they are
       not, the widest gap decides: eq. 4 grows with gamma.
     steps_per_level: T >= 1. Static.
 
   Returns:
-    The step size, [], in squared units of sigma; a constant to derivatives.
+    The step size, [], in squared units of sigma; its gradient is stopped.
 
   Raises:
-    ValueError: fewer than two levels, or, where they are not traced, not decreasing.
+    ValueError: fewer than two levels, or concrete ones that do not decrease.
   """
   if sigmas.ndim != 1 or sigmas.shape[0] < 2:
     raise ValueError(f"sigmas of shape {sigmas.shape} must be two levels or more")
@@ -54,7 +55,7 @@ def ncsnv2_step_size(sigmas: Array | np.ndarray, steps_per_level: int) -> Array:
   power = 2 * steps_per_level
 
   def rises(e: Array) -> Array:
-    """Whether eq. 4 has a positive slope at e."""
+    """Returns whether eq. 4 has a positive slope at e."""
     forgotten = -jnp.expm1(power * jnp.log1p(-e))  # 1 - (1 - e)^(2 T)
     falling = power * (1 - e) ** (power - 1) * (excess - e / (2 - e))
     return 2 / (2 - e) ** 2 * forgotten > falling
@@ -73,7 +74,7 @@ def ncsnv2_step_size(sigmas: Array | np.ndarray, steps_per_level: int) -> Array:
 
 @checked("sampler", rule=RULES)
 def annealed_langevin(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -93,21 +94,21 @@ def annealed_langevin(
     key: consumed.
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
-    grid: the levels; the data itself, where the grid ends there, takes no Langevin step.
+    grid: the levels; no Langevin step is taken at the data itself.
     steps_per_level: calls of `predict` at each level, >= 1. Static.
-    step_size: h at the least noisy level, in (0, 2 r_last^2), in squared units of the data: at
-      much noise longer steps diverge, whatever the data. None leaves it to the rule.
+    step_size: h at the least noisy level, in (0, 2 r_last^2), in squared units of the data:
+      at high noise longer steps diverge, whatever the data. None: chosen by the rule.
     rule: 'published' is 1e-4; 'ncsnv2' fits the grid and steps_per_level, see `ncsnv2_step_size`.
       Static.
-    denoise: whether the last state is replaced by E[x_0 | x] at the least noisy level, one call
-      more. Static.
+    denoise: whether to replace the last state by E[x_0 | x] at the least noisy level, for one
+      more call. Static.
 
   Returns:
     Samples of x's shape. `path` holds the state after each noisy level, and the denoised one last
-    where `denoise`; nfe counts every call.
+    if `denoise`; nfe counts every call.
 
   Raises:
-    ValueError: the rule is unknown, or is 'ncsnv2' beside a step size or on a single noisy level;
+    ValueError: the rule is unknown, or is 'ncsnv2' next to a step size or on a single noisy level;
       the step size is not stable; or the only noisy level is pure noise.
   """
   if rule == "ncsnv2" and step_size is not None:
@@ -119,21 +120,21 @@ def annealed_langevin(
     step_size = 1e-4 if rule == "published" else ncsnv2_step_size(ratios, steps_per_level)
   _require_stable(step_size, ratios)
 
-  def at_level(y: Array, inputs: tuple[Level, Key]) -> tuple[Array, Array]:
-    level, key = inputs
+  def at_level(y: Array, inputs: tuple[Level, Noise]) -> tuple[Array, Array]:
+    level, noise = inputs
     h = step_size * (level.sigma / level.alpha / ratios[-1]) ** 2
 
-    def step(y: Array, key: Key) -> tuple[Array, None]:
-      z = jax.random.normal(key, y.shape, y.dtype)
+    def step(y: Array, noise: Noise) -> tuple[Array, None]:
+      z = noise.normal(y.shape, y.dtype)
       # The score with respect to y is alpha times the one with respect to x.
       score = level.alpha * predict(level.alpha * y, level).score
       return ula_step(y, score, h, z), None
 
-    y, _ = jax.lax.scan(step, y, jax.random.split(key, steps_per_level))
+    y, _ = jax.lax.scan(step, y, noise.split(steps_per_level), length=steps_per_level)
     return y, level.alpha * y
 
   y = x / levels.alpha[0]
-  _, path = jax.lax.scan(at_level, y, (levels, jax.random.split(key, num_levels)))
+  _, path = jax.lax.scan(at_level, y, (levels, as_noise(key).split(num_levels)))
   if denoise:
     x0 = predict(path[-1], jax.tree.map(lambda a: a[-1], levels)).x0
     path = jnp.concatenate([path, x0[None]])
@@ -141,7 +142,7 @@ def annealed_langevin(
 
 
 def _with_signal(grid: Grid) -> Level:
-  """The noisy levels, where a first one without signal is the second one instead."""
+  """Returns the noisy levels, with a first one of pure noise replaced by the second one."""
   levels = jax.tree.map(lambda a: a[:-1], grid.levels) if grid.ends_at_data else grid.levels
   alpha = levels.alpha
   if alpha.shape[0] == 1:
@@ -152,7 +153,7 @@ def _with_signal(grid: Grid) -> Level:
 
 
 def _require_stable(step_size: Array | float, ratios: Array) -> None:
-  """Raises ValueError for a concrete step that is too long: |1 - h / r^2| > 1 where r is large."""
+  """Raises ValueError for a concrete step that is too long: |1 - h / r^2| > 1 at the last level."""
   if is_traced(step_size) or is_traced(ratios):
     return
   most = 2 * float(np.asarray(ratios)[-1]) ** 2

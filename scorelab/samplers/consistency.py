@@ -1,4 +1,4 @@
-"""Multistep consistency sampling: leaps to the flow's end, and noise in between.
+"""Multistep consistency sampling: maps x to the end of its flow line and adds noise again.
 
 Song et al., "Consistency Models", ICML 2023 (arXiv 2303.01469), algorithm 1.
 """
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.predictions import Prediction, ratio_ends
+from scorelab.samplers.noise import Noise, as_noise
 from scorelab.schedules import Grid, Level, safe_sqrt
 from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
@@ -16,12 +17,12 @@ from scorelab.validation import checked
 
 @checked("sampler")
 def consistency_step(pred: Prediction, nxt: Level, z: Array, end: Array) -> Array:
-  """Leaps to the end of the flow, and noises from there to the level `nxt`.
+  """Maps x to the end of the flow, and adds noise from there to the level `nxt`.
 
       y = f(x)    x' = alpha' (y + sqrt(r'^2 - end^2) z)      with r = sigma / alpha
 
-  The flow ends at r = end, where its points have that much noise already: where f is exact, x' has
-  the law of its level whatever the end is. `renoise_step` adds all of r'.
+  The flow ends at r = end, where its points have that much noise already: if f is exact, x' has the
+  law of its level, whatever the end. `renoise_step` adds all of r'.
 
   Args:
     pred: of kind 'consistency', at any level.
@@ -34,12 +35,12 @@ def consistency_step(pred: Prediction, nxt: Level, z: Array, end: Array) -> Arra
 
 
 @checked("sampler")
-def consistency(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
+def consistency(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Samples:
   """Samples by `consistency_step`: one call of `predict` a step, one in all on a grid of one step.
 
   Args:
     key: consumed.
-    predict: of kind 'consistency', trained to leap to the least noise of the grid's schedule.
+    predict: of kind 'consistency', trained to map to the least noise of the grid's schedule.
     x: the start at grid[0], of any shape.
     grid: from noise to data.
 
@@ -53,15 +54,16 @@ def consistency(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
     raise ValueError("consistency sampling needs a grid that ends at the data")
   end, _ = ratio_ends(grid.schedule)
 
-  def step(x: Array, inputs: tuple[Level, Level, Key]) -> tuple[Array, Array]:
-    now, nxt, key = inputs
+  def step(x: Array, inputs: tuple[Level, Level, Noise]) -> tuple[Array, Array]:
+    now, nxt, noise = inputs
     pred = predict(x, now)
     if pred.kind != "consistency":
       raise ValueError(
         f"consistency sampling needs predictions of kind 'consistency', not {pred.kind!r}"
       )
-    x = consistency_step(pred, nxt, jax.random.normal(key, x.shape, x.dtype), end)
+    x = consistency_step(pred, nxt, noise.normal(x.shape, x.dtype), end)
     return x, x
 
-  x, path = jax.lax.scan(step, x, (*grid.pairs, jax.random.split(key, grid.num_steps)))
+  noise = as_noise(key).split(grid.num_steps)
+  x, path = jax.lax.scan(step, x, (*grid.pairs, noise))
   return Samples(x, path, nfe=grid.num_steps)

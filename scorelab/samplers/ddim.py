@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.predictions import Prediction
+from scorelab.samplers.noise import Noise, as_noise
 from scorelab.schedules import Grid, Level, safe_sqrt
 from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
@@ -32,8 +33,8 @@ def ddim_step(
   Args:
     pred: the prediction at `now`.
     now, nxt: scalar levels, nxt cleaner; nxt may be the data (sigma = 0), now pure noise
-      (alpha = 0) where the prediction can say x0 there.
-    z: standard normal of x's shape; without effect where eta = 0.
+      (alpha = 0) if the prediction defines x0 there.
+    z: standard normal of x's shape; without effect if eta = 0.
     eta: >= 0; clipped so that kept^2 >= 0.
 
   Returns:
@@ -58,13 +59,13 @@ def noise_shares(now: Level, nxt: Level, eta: Array | float) -> tuple[Array, Arr
 def renewing_step(
   pred: Prediction, nxt: Level, z: Array, renewed: Array | float, kept: Array | float
 ) -> Array:
-  """`ddim_step` with the shares of r' given that it renews and keeps, each in [0, 1]."""
+  """Takes a `ddim_step` with explicit shares of r' to renew and to keep, each in [0, 1]."""
   return nxt.alpha * (pred.x0 + nxt.sigma / nxt.alpha * (kept * pred.noise + renewed * z))
 
 
 @checked("sampler")
 def ddim(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -86,39 +87,38 @@ def ddim(
     Samples of x's shape; nfe = N.
   """
 
-  def step(x: Array, inputs: tuple[Level, Level, Key]) -> tuple[Array, Array]:
-    now, nxt, key = inputs
-    z = s_noise * jax.random.normal(key, x.shape, x.dtype)
+  def step(x: Array, inputs: tuple[Level, Level, Noise]) -> tuple[Array, Array]:
+    now, nxt, noise = inputs
+    z = s_noise * noise.normal(x.shape, x.dtype)
     x = ddim_step(predict(x, now), now, nxt, z, eta)
     return x, x
 
-  x, path = jax.lax.scan(step, x, (*grid.pairs, jax.random.split(key, grid.num_steps)))
+  noise = as_noise(key).split(grid.num_steps)
+  x, path = jax.lax.scan(step, x, (*grid.pairs, noise))
   return Samples(x, path, nfe=grid.num_steps)
 
 
 @checked("sampler")
-def ddim_inference(key: Key, x0: Array, grid: Grid, *, eta: Array | float = 0.0) -> Array:
-  """A path of DDIM's inference process, which knows where it ends (eqs. 6 and 7).
+def ddim_inference(key: Key | Noise, x0: Array, grid: Grid, *, eta: Array | float = 0.0) -> Array:
+  """Draws a path of DDIM's inference process, which is conditioned on x0 (eqs. 6 and 7).
 
   Draws x_N from q(x_N | x0), then steps from it by `ddim_step` with the true x0. For every eta
-  each state's law is q(x_i | x0) = N(alpha_i x0, sigma_i^2 I) (lemma 1); eta says how much of the
-  noise two states in succession share.
+  each state's law is q(x_i | x0) = N(alpha_i x0, sigma_i^2 I) (lemma 1); eta sets how much of the
+  noise successive states share.
 
   Args:
     key: consumed.
     x0: clean points of any shape.
     grid: from noise to data, or to a last noisy level.
-    eta: as `ddim`.
+    eta: see `ddim`.
 
   Returns:
-    The states at all N + 1 levels, [N + 1, *x0.shape]; the last is x0 where the grid ends at the
-    data.
+    The states at all N + 1 levels, [N + 1, *x0.shape]; the last is x0 if the grid ends at the data.
   """
-  of_start, of_steps = jax.random.split(key)
-  z = jax.random.normal(of_start, x0.shape, x0.dtype)
-  x = grid[0].alpha * x0 + grid[0].sigma * z
+  start, steps = as_noise(key).fork(2)
+  x = grid[0].alpha * x0 + grid[0].sigma * start.normal(x0.shape, x0.dtype)
 
   def predict(x: Array, level: Level) -> Prediction:
     return Prediction.of(x, level, "x0", x0=x0)
 
-  return jnp.concatenate([x[None], ddim(of_steps, predict, x, grid, eta=eta).path])
+  return jnp.concatenate([x[None], ddim(steps, predict, x, grid, eta=eta).path])

@@ -1,4 +1,4 @@
-"""How far chains can be trusted: NumPyro's diagnostics, for paths as the kernels return them."""
+"""Convergence diagnostics of Markov chains: NumPyro's, for paths as the kernels return them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 
 def effective_sample_size(path: ArrayLike) -> np.ndarray:
-  """How many independent draws the path is worth, for the mean of each coordinate.
+  """Returns the number of independent draws that estimate each coordinate's mean as well.
 
   Geyer, "Practical Markov Chain Monte Carlo", Statistical Science 7(4), 1992, section 3.3: the
   initial monotone sequence, over all chains together. A single chain is `path[:, None]`.
@@ -18,7 +18,7 @@ def effective_sample_size(path: ArrayLike) -> np.ndarray:
     path: [steps >= 4, chains, *event], on any device.
 
   Returns:
-    [*event], float64; NaN where nothing moves.
+    [*event], float64; NaN for coordinates that do not move.
 
   Raises:
     ValueError: no chain axis, no chains, or fewer than four steps.
@@ -29,18 +29,20 @@ def effective_sample_size(path: ArrayLike) -> np.ndarray:
 
 
 def split_rhat(path: ArrayLike) -> np.ndarray:
-  """The potential scale reduction of half chains: near 1, at most 1.01, if the chains agree.
+  """Returns the potential scale reduction of half chains: below 1.01 if the chains agree.
 
-  It compares chains with each other alone: chains that are all in one mode of several agree.
+  It only compares chains with each other: chains that are all in the same mode agree, however many
+  modes there are.
 
-  Gelman et al., "Bayesian Data Analysis", 3rd edition, 2013, section 11.4. Arguments as
+  Gelman et al., "Bayesian Data Analysis", 3rd edition, 2013, section 11.4. Arguments: see
   `effective_sample_size`.
 
   Returns:
-    [*event], float64; infinite where chains stand still apart, NaN where nothing moves.
+    [*event], float64; infinite for chains that stand still at different points, NaN for coordinates
+    that do not move.
 
   Raises:
-    ValueError: as `effective_sample_size`.
+    ValueError: see `effective_sample_size`.
   """
   from numpyro import diagnostics
 
@@ -48,7 +50,7 @@ def split_rhat(path: ArrayLike) -> np.ndarray:
 
 
 def _diagnose(diagnostic: Callable[[np.ndarray], np.ndarray], path: ArrayLike) -> np.ndarray:
-  """A diagnostic of [chains, steps, *event], in float64: far from 0, float32 has no variance."""
+  """Applies a diagnostic of [chains, steps, *event] in float64: far from 0, float32 cancels."""
   chains = np.asarray(path, np.float64)
   if chains.ndim < 2 or chains.shape[0] < 4 or chains.shape[1] < 1:
     raise ValueError(

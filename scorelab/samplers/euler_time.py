@@ -1,4 +1,4 @@
-"""Euler's method backwards in the process's own time, for what was published in it.
+"""Euler's method backwards in the process's own time, to reproduce published samplers.
 
     x' = x - (t - t') dx/dt,    dx/dt = f x - g^2 score / 2
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from scorelab.samplers.noise import Noise
 from scorelab.schedules import Grid, Level, require_time
 from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
@@ -18,7 +19,7 @@ from scorelab.validation import checked
 
 @checked("sampler")
 def euler_time(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -29,16 +30,16 @@ def euler_time(
 ) -> Samples:
   """Samples by Euler's method in t on the probability flow: one call of `predict` a step.
 
-  Three liberties of a published tutorial are options, off by default; all are static.
+  Three deviations of a published tutorial are options, off by default; all are static.
 
   Args:
     key: ignored.
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level; its levels have times.
-    unsquared: g stands where g^2 belongs: nearly the same where g is near 1.
-    at_arrival: the slope is taken at the time of arrival, yet at the point of departure.
-    squash: what comes out goes through tanh: data at 1 are out of reach.
+    unsquared: whether to use g in place of g^2, nearly the same if g is near 1.
+    at_arrival: whether to evaluate the slope at the next time, but at the current point.
+    squash: whether to apply tanh to the samples, which cannot reach data at 1 then.
 
   Returns:
     Samples of x's shape; nfe = N.

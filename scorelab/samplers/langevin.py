@@ -1,6 +1,6 @@
-"""Langevin kernels: chains that step along dx = score(x) dt + sqrt(2) dW, whose law is p for ever.
+"""Langevin kernels: Markov chains that discretise dx = score(x) dt + sqrt(2) dW, which keeps p.
 
-They take a plain `score(x)`. Leading axes of x are chains, which run in parallel.
+They take a function `score(x)`. Leading axes of x are chains, which run in parallel.
 
 Roberts and Tweedie, "Exponential Convergence of Langevin Distributions and Their Discrete
 Approximations", Bernoulli 2(4), 1996, section 1.4. Their h is twice ours.
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from scorelab.samplers.noise import Noise, as_noise
 from scorelab.typing import Array, Key
 from scorelab.validation import checked
 
@@ -22,13 +23,13 @@ Function: TypeAlias = Callable[[Array], Array]
 
 
 class Chain(NamedTuple):
-  """What a kernel returns for a start of shape [*chains, *event].
+  """Path of a kernel's chains, from a start of shape [*chains, *event].
 
   Attributes:
     x: the last state.
     path: the states kept, [kept, *x.shape]: each `thin`-th after `burn_in`. The last one is x.
-    acceptance: mean acceptance probability after burn-in: [*chains], or 1 of shape [] where every
-      step is accepted.
+    acceptance: mean acceptance probability after burn-in: [*chains], or 1 of shape [] if every step
+      is accepted.
     nfe: calls of `score`, exactly; MALA calls `log_prob` as often.
   """
 
@@ -43,7 +44,7 @@ Kernel: TypeAlias = Callable[..., Chain]
 
 
 class MalaState(NamedTuple):
-  """x, its score of x's shape, and its log-density [*chains]."""
+  """State of MALA: x, its score of x's shape, and its log-density [*chains]."""
 
   x: Array
   score: Array
@@ -82,15 +83,15 @@ def mala_step(
       log q(x | x') / q(x' | x) = -sqrt(h / 2) (s + s') z - h |s + s'|^2 / 4
 
   Args:
-    state: where the chains are.
-    score, log_prob: the functions. Any score leaves log_prob's law as it is, the best its gradient.
+    state: the chains' points.
+    score, log_prob: the functions. Any score keeps log_prob's law; its gradient mixes best.
     step_size: h > 0, in squared units of x.
     z: standard normal of x's shape.
     uniform: uniform on [0, 1), [*chains].
 
   Returns:
-    Where the chains are now and the acceptance probability [*chains]: 0 for an x' that has no
-    density, or NaN.
+    The new state and the acceptance probability [*chains]: 0 for an x' whose log-density is -inf or
+    NaN.
   """
   x = ula_step(state.x, state.score, step_size, z)
   new = MalaState(x, score(x), log_prob(x))
@@ -107,25 +108,25 @@ def mala_step(
 
 
 def run_chains(
-  step: Callable[[Any, Key], tuple[Any, Array]],
+  step: Callable[[Any, Noise], tuple[Any, Array]],
   state: Any,
-  key: Key,
+  noise: Noise,
   chains: tuple[int, ...],
   *,
   num_steps: int,
   burn_in: int,
   thin: int,
 ) -> tuple[Array, Array, Array]:
-  """What every kernel does: Chain's x, path and acceptance, by scanning a step.
+  """Scans a step and returns the x, path and acceptance of a Chain.
 
-  Only what is kept is stored, and it is what a run without burn-in or thinning passes through.
+  Only kept states are stored: they are states of the run without burn-in and thinning.
 
   Args:
     step: (state, key) -> (state, acceptance [*chains]).
-    state: where the chains start: a tuple, x first.
-    key: consumed.
+    state: the start, a tuple, x first.
+    noise: split into one source per step.
     chains: the acceptance's shape.
-    num_steps, burn_in, thin: as `ula`.
+    num_steps, burn_in, thin: see `ula`.
   """
   if thin < 1 or not 0 <= burn_in < num_steps or (num_steps - burn_in) % thin:
     raise ValueError(
@@ -134,24 +135,26 @@ def run_chains(
     )
   Carry = tuple[Any, Array]
 
-  def move(carry: Carry, key: Key) -> tuple[Carry, None]:
-    state, acceptance = step(carry[0], key)
+  def move(carry: Carry, noise: Noise) -> tuple[Carry, None]:
+    state, acceptance = step(carry[0], noise)
     return (state, carry[1] + acceptance), None
 
-  def keep(carry: Carry, keys: Key) -> tuple[Carry, Array]:
-    carry, _ = jax.lax.scan(move, carry, keys)
+  def keep(carry: Carry, noise: Noise) -> tuple[Carry, Array]:
+    carry, _ = jax.lax.scan(move, carry, noise, length=thin)
     return carry, carry[0][0]
 
-  keys, none = jax.random.split(key, num_steps), jnp.zeros(chains, state[0].dtype)
+  noise, none = noise.split(num_steps), jnp.zeros(chains, state[0].dtype)
   if burn_in:  # else not compiled
-    (state, _), _ = jax.lax.scan(move, (state, none), keys[:burn_in])
-  (state, total), path = jax.lax.scan(keep, (state, none), keys[burn_in:].reshape(-1, thin))
+    (state, _), _ = jax.lax.scan(move, (state, none), noise[:burn_in], length=burn_in)
+  kept = (num_steps - burn_in) // thin
+  noise = jax.tree.map(lambda a: a.reshape(kept, thin, *a.shape[1:]), noise[burn_in:])
+  (state, total), path = jax.lax.scan(keep, (state, none), noise, length=kept)
   return state[0], path, total / (num_steps - burn_in)
 
 
 @checked("sampler")
 def ula(
-  key: Key,
+  key: Key | Noise,
   score: Function,
   x: Array,
   *,
@@ -166,29 +169,29 @@ def ula(
     key: consumed.
     score: the gradient of the log-density.
     x: the start, [*chains, *event].
-    step_size: h > 0, in squared units of x; unstable from 2 v on.
-    num_steps: all steps, those of the burn-in with them. Static.
-    burn_in: steps before the first that may be kept, < num_steps. Static.
-    thin: every how manieth step after them is kept; divides their number. Static.
+    step_size: h > 0, in squared units of x; stable below 2 v.
+    num_steps: number of steps, including the burn-in. Static.
+    burn_in: steps before the first that is kept, < num_steps. Static.
+    thin: keeps every thin-th step after burn-in; divides their number. Static.
 
   Returns:
     A Chain; nfe = num_steps.
 
   Raises:
-    ValueError: for other num_steps, burn_in or thin than these.
+    ValueError: num_steps, burn_in and thin do not fit together.
   """
 
-  def step(state: tuple[Array], key: Key) -> tuple[tuple[Array], Array]:
-    z = jax.random.normal(key, x.shape, x.dtype)
+  def step(state: tuple[Array], noise: Noise) -> tuple[tuple[Array], Array]:
+    z = noise.normal(x.shape, x.dtype)
     return (ula_step(state[0], score(state[0]), step_size, z),), jnp.ones((), x.dtype)
 
-  run = run_chains(step, (x,), key, (), num_steps=num_steps, burn_in=burn_in, thin=thin)
+  run = run_chains(step, (x,), as_noise(key), (), num_steps=num_steps, burn_in=burn_in, thin=thin)
   return Chain(*run, nfe=num_steps)
 
 
 @checked("sampler")
 def mala(
-  key: Key,
+  key: Key | Noise,
   score: Function,
   log_prob: Function,
   x: Array,
@@ -198,29 +201,31 @@ def mala(
   burn_in: int = 0,
   thin: int = 1,
 ) -> Chain:
-  """Chains by `mala_step`: exact for any step size. Arguments as `ula`, and a log-density.
+  """Chains by `mala_step`, exact for any step size.
 
   Args:
-    key, score, x, step_size, num_steps, burn_in, thin: as `ula`.
-    log_prob: the log-density up to a constant, [*chains, *event] -> [*chains]: from its shape
-      follows which axes are chains.
+    key: consumed; RecordedNoise takes (normals [n, *x.shape], uniforms [n, *chains]).
+    score, x, step_size, num_steps, burn_in, thin: see `ula`.
+    log_prob: the log-density up to a constant, [*chains, *event] -> [*chains]: its shape
+      tells which axes are chains.
 
   Returns:
     A Chain; nfe = num_steps + 1.
 
   Raises:
-    ValueError: as `ula`, and for a log_prob that is not of the shape of x's leading axes.
+    ValueError: see `ula`; or log_prob's shape is not that of x's leading axes.
   """
   start = MalaState(x, score(x), log_prob(x))
   chains = start.log_prob.shape
   if x.shape[: len(chains)] != chains:
     raise ValueError(f"log_prob has shape {chains}, not that of leading axes of x {x.shape}")
 
-  def step(state: MalaState, key: Key) -> tuple[MalaState, Array]:
-    of_noise, of_choice = jax.random.split(key)
-    z = jax.random.normal(of_noise, x.shape, x.dtype)
-    uniform = jax.random.uniform(of_choice, chains, x.dtype)
+  def step(state: MalaState, noise: Noise) -> tuple[MalaState, Array]:
+    proposal, choice = noise.fork(2)
+    z = proposal.normal(x.shape, x.dtype)
+    uniform = choice.uniform(chains, x.dtype)
     return mala_step(state, score, log_prob, step_size, z, uniform)
 
-  run = run_chains(step, start, key, chains, num_steps=num_steps, burn_in=burn_in, thin=thin)
+  lengths = {"num_steps": num_steps, "burn_in": burn_in, "thin": thin}
+  run = run_chains(step, start, as_noise(key), chains, **lengths)
   return Chain(*run, nfe=num_steps + 1)

@@ -1,12 +1,12 @@
-"""Multistep solvers in the log-SNR: one call of `predict` a step, and a memory.
+"""DPM-Solver's multistep solvers in the log-SNR: one call of `predict` a step, and a history.
 
-With y = x / alpha and r = sigma / alpha = e^-lambda, the probability flow is linear in what a
-network predicts, whichever of two views it is:
+With y = x / alpha and r = sigma / alpha = e^-lambda, the probability flow is linear in either view
+of the prediction:
 
     dy / dr = noise            d(y / r) / d(1 / r) = x0
 
 so a step integrates the view alone. The polynomial in lambda through its last values is integrated
-exactly, or a little less so where a published method does. The reverse SDE at noise eta keeps
+exactly, or with the approximation of a published method. The reverse SDE at noise eta keeps
 e^(-eta h) of the noise over a step of width h in lambda and is solved in the same way.
 
 References:
@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from scorelab.samplers.memory import (
+from scorelab.samplers.history import (
   exponential_moments,
   lagrange_weights,
   past_nodes,
   run_multistep,
   step_orders,
 )
+from scorelab.samplers.noise import Noise
 from scorelab.schedules import Grid, safe_sqrt
 from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
@@ -36,7 +37,7 @@ VIEWS = ("x0", "noise")
 
 
 def log_snr_knots(grid: Grid) -> tuple[Array, Array]:
-  """The levels' log-SNR, [N + 1], and whether it is finite; 0 where not."""
+  """Returns the levels' log-SNR, [N + 1], 0 if not finite, and whether it is finite."""
   alpha, sigma = grid.levels.alpha, grid.levels.sigma
   known = (alpha > 0) & (sigma > 0)
   log_snrs = jnp.log(jnp.where(known, alpha, 1)) - jnp.log(jnp.where(known, sigma, 1))
@@ -44,13 +45,13 @@ def log_snr_knots(grid: Grid) -> tuple[Array, Array]:
 
 
 def view_moments(grid: Grid, width: Array, view: str, count: int, eta: Array | float = 0) -> Array:
-  """[N, count]: what s^0, s^1, ... as the view adds to y' over each step, s going from 0 to 1.
+  """Returns the change of y' over each step if the view is s^0, s^1, ..., [N, count]; s in [0, 1].
 
   Args:
     grid: the levels.
     width: [N] steps in log-SNR.
     view: 'x0' or 'noise'. Static.
-    count: how many powers. Static.
+    count: number of powers. Static.
     eta: of the reverse SDE; for x0 only.
   """
   if view == "x0":
@@ -70,20 +71,20 @@ def dpmpp_weights(
   eta: Array | float = 0.0,
   lower_order_final: bool = False,
 ) -> Array:
-  """What `run_multistep` adds of the past, [N, order - 1].
+  """Returns the weights of past views for `run_multistep`, [N, order - 1].
 
   Args:
     grid: the levels.
     order: the largest, 1 to 3. Static.
     view: 'x0' (DPM-Solver++) or 'noise' (DPM-Solver). Static.
     solver_type: of steps of second order: 'heun' integrates the line through two values exactly,
-      'midpoint' takes it to be constant, as it is half a step on. Static.
-    curvature: the share of the parabola's bend that a step of third order takes: 1 integrates it.
+      'midpoint' evaluates it at the middle of the step. Static.
+    curvature: fraction of the parabola's second derivative in a third-order step; 1 is exact.
     eta: of the reverse SDE.
     lower_order_final: whether the orders fall to 1 at the end also on a grid that ends in noise.
 
   Raises:
-    ValueError: the view or the solver_type is not known.
+    ValueError: an unknown view or solver_type.
   """
   orders = step_orders(
     grid.num_steps, order, lower_order_final=lower_order_final, last_is_first=grid.ends_at_data
@@ -115,7 +116,7 @@ def shares_by_sde(grid: Grid, eta: Array | float) -> tuple[Array, Array]:
 
 @checked("sampler", view=VIEWS, solver_type=SOLVER_TYPES)
 def dpmpp_2m(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -150,7 +151,7 @@ def dpmpp_2m(
 
 @checked("sampler", view=VIEWS, solver_type=SOLVER_TYPES)
 def dpmpp_3m(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -162,11 +163,11 @@ def dpmpp_3m(
 ) -> Samples:
   """Samples by DPM-Solver++(3M): one call of `predict` a step. Deterministic, of third order.
 
-  The other libraries' third-order step takes half of the parabola's bend, curvature = 0.5 here,
-  and is of second order.
+  The other libraries' third-order step takes half of the parabola's second derivative, curvature =
+  0.5 here, and is of second order.
 
   Args:
-    key, predict, x, grid, view: as `dpmpp_2m`.
+    key, predict, x, grid, view: see `dpmpp_2m`.
     curvature: 1 for third order.
     solver_type: of the second-order steps at the start and the end. Static.
     lower_order_final: whether the orders fall to 2 and 1 at the end. Static.
@@ -184,7 +185,7 @@ def dpmpp_3m(
 
 @checked("sampler", solver_type=SOLVER_TYPES)
 def dpmpp_2m_sde(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -197,9 +198,9 @@ def dpmpp_2m_sde(
 
   Args:
     key: consumed.
-    predict, x, grid, solver_type: as `dpmpp_2m`.
+    predict, x, grid, solver_type: see `dpmpp_2m`.
     eta: the reverse SDE's noise: 1 is Anderson's reversal, 0 the probability flow.
-    s_noise: the std of the noise added, relative to what the SDE asks.
+    s_noise: the std of the noise added, relative to the SDE's.
 
   Returns:
     Samples of x's shape; nfe = N.
@@ -214,7 +215,7 @@ def dpmpp_2m_sde(
 
 @checked("sampler", solver_type=SOLVER_TYPES)
 def dpmpp_3m_sde(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -227,8 +228,8 @@ def dpmpp_3m_sde(
   """Samples by SDE-DPM-Solver++(3M): one call of `predict` a step.
 
   Args:
-    key, predict, x, grid, eta, s_noise: as `dpmpp_2m_sde`.
-    curvature, solver_type: as `dpmpp_3m`; k-diffusion has 0.5 and 'heun'.
+    key, predict, x, grid, eta, s_noise: see `dpmpp_2m_sde`.
+    curvature, solver_type: see `dpmpp_3m`; k-diffusion has 0.5 and 'heun'.
 
   Returns:
     Samples of x's shape; nfe = N.

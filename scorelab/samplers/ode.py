@@ -4,7 +4,7 @@ In the variance-exploding form, y = x / alpha and r = sigma / alpha, every proce
 
     dy / dr = noise(y, r)
 
-and a step is first-order DDIM plus what a solver knows of the slope's change.
+and a step is first-order DDIM plus a correction of the slope, alpha' (r' - r) (slope - noise).
 
 Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
 NeurIPS 2022 (arXiv 2206.00364), algorithms 1 and 2.
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from scorelab.predictions import Prediction
 from scorelab.samplers.ddim import ddim_step
+from scorelab.samplers.noise import Noise, ZeroNoise, as_noise
 from scorelab.schedules import Grid, Level, Schedule
 from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
@@ -36,15 +37,15 @@ def churned(
   schedule: Schedule,
   noise_scale: Array | float = 1.0,
 ) -> tuple[Array, Level]:
-  """Adds fresh noise: from `now` to the level with (1 + gamma) times its r (algorithm 2, line 5).
+  """Adds new noise: from `now` to the level with (1 + gamma) times its r (algorithm 2, line 5).
 
   Args:
     x: points at `now`.
-    now: a scalar level. Pure noise (alpha = 0) is left alone: it cannot be noisier.
+    now: a scalar level. Pure noise (alpha = 0) is returned unchanged.
     z: standard normal of x's shape.
     gamma: >= 0; at 0 nothing changes, to the bit.
-    schedule: tells the level at the new r.
-    noise_scale: EDM's S_noise, the std of the noise added, relative to what the level asks.
+    schedule: gives the level at the new r.
+    noise_scale: EDM's S_noise, the std of the noise added, relative to the level's.
 
   Returns:
     The noisier points and their level.
@@ -60,17 +61,17 @@ def churned(
 
 
 def ratio_change(now: Level, nxt: Level) -> Array:
-  """r' - r; 0 from pure noise (alpha = 0), where r is infinite."""
+  """Returns r' - r; 0 from pure noise (alpha = 0), where r is infinite."""
   finite = now.alpha > 0
   ratio = now.sigma / jnp.where(finite, now.alpha, 1)
   return jnp.where(finite, nxt.sigma / nxt.alpha - ratio, 0)
 
 
 def slope_correction(pred: Prediction, slope: Array, now: Level, nxt: Level) -> Array:
-  """What a step with `slope` for dy / dr adds to Euler's: alpha' (r' - r) (slope - noise).
+  """Returns the change of Euler's step for another slope dy / dr: alpha' (r' - r) (slope - noise).
 
-  Zero from pure noise (alpha = 0), where r is infinite: Euler's step from there leaves an error of
-  order alpha'^2 in x, and a method of second order stays so but for a logarithm.
+  Zero from pure noise (alpha = 0), where r is infinite: Euler's step from there has an error of
+  order alpha'^2 in x, and a second-order method keeps its order up to a logarithm.
   """
   return nxt.alpha * ratio_change(now, nxt) * (slope - pred.noise)
 
@@ -84,7 +85,7 @@ def _gamma(
 
 
 def _solve(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -96,15 +97,15 @@ def _solve(
   between: Callable[[Array, Array], Array] | None = None,
   share: float = 1.0,
 ) -> Samples:
-  """Euler's method, or one of two stages up to the step onto the data.
+  """Samples by Euler's method, or a two-stage method with an Euler step onto the data.
 
   The second stage is Euler's point at r_m = between(r, r'), where the slope is taken to be
   share noise_m + (1 - share) noise.
   """
 
-  def step(x: Array, inputs: tuple[Level, Level, Key], one_call: bool) -> tuple[Array, Array]:
-    now, nxt, key = inputs
-    z = jax.random.normal(key, x.shape, x.dtype)
+  def step(x: Array, inputs: tuple[Level, Level, Noise], one_call: bool) -> tuple[Array, Array]:
+    now, nxt, noise = inputs
+    z = noise.normal(x.shape, x.dtype)
     gamma = _gamma(now, grid.num_steps, churn, s_tmin, s_tmax)
     x, now = churned(x, now, z, gamma, schedule=grid.schedule, noise_scale=s_noise)
     pred = predict(x, now)
@@ -119,31 +120,32 @@ def _solve(
       x = x + slope_correction(pred, slope, now, nxt)
     return x, x
 
-  x, path = scan_to_data(step, x, grid, jax.random.split(key, grid.num_steps))
+  noise = as_noise(key).split(grid.num_steps)
+  x, path = scan_to_data(step, x, grid, noise)
   calls = 1 if between is None else 2
   return Samples(x, path, nfe=calls * grid.num_steps - grid.ends_at_data * (calls - 1))
 
 
 def _end(now: Array, nxt: Array) -> Array:
-  """r' itself."""
+  """Returns r'."""
   del now
   return nxt
 
 
 def arithmetic(now: Array, nxt: Array) -> Array:
-  """The r half way from r to r'."""
+  """Returns the mean of r and r'."""
   return (now + nxt) / 2
 
 
 def geometric(now: Array, nxt: Array) -> Array:
-  """The r half way in log-SNR."""
+  """Returns the r half way in log-SNR."""
   return jnp.sqrt(now) * jnp.sqrt(nxt)
 
 
 def level_between(
   schedule: Schedule, now: Level, nxt: Level, between: Callable[[Array, Array], Array]
 ) -> Level:
-  """The level at the r that `between` gives of those of two; `nxt`'s where `now` is pure noise."""
+  """Returns the level at r = between(r, r'); that of `nxt` if `now` is pure noise."""
   finite = now.alpha > 0
   ratio = nxt.sigma / nxt.alpha
   return schedule.at_ratio(
@@ -152,22 +154,24 @@ def level_between(
 
 
 def scan_to_data(
-  step: Callable[..., tuple[Array, Array]], x: Array, grid: Grid, keys: Key | None
+  step: Callable[..., tuple[Array, Array]], x: Array, grid: Grid, noise: Noise
 ) -> tuple[Array, Array]:
-  """Scans step(x, (now, nxt, key), one_call): in one call onto the data. The end and the path."""
+  """Scans step(x, (now, nxt, noise), one_call), and returns the last state and the path.
+
+  `one_call` is True for the step onto the data.
+  """
   pairs = grid.noisy_pairs
   count = grid.num_steps - grid.ends_at_data
-  first = None if keys is None else keys[:count]
-  x, path = jax.lax.scan(functools.partial(step, one_call=False), x, (*pairs, first))
+  x, path = jax.lax.scan(functools.partial(step, one_call=False), x, (*pairs, noise[:count]))
   if grid.ends_at_data:
-    x, _ = step(x, (grid[-2], grid[-1], None if keys is None else keys[-1]), one_call=True)
+    x, _ = step(x, (grid[-2], grid[-1], noise[-1]), one_call=True)
     path = jnp.concatenate([path, x[None]])
   return x, path
 
 
 @checked("sampler")
 def euler(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -198,7 +202,7 @@ def euler(
 
 @checked("sampler")
 def heun(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -210,7 +214,7 @@ def heun(
 ) -> Samples:
   """Samples by Heun's method in r, with EDM's churn (algorithm 2): two calls of `predict` a step.
 
-  The step onto the data is Euler's, one call. Arguments as `euler`.
+  The step onto the data is Euler's, one call. Arguments: see `euler`.
 
   Returns:
     Samples of x's shape; nfe = 2 N - 1 on a grid that ends at the data, else 2 N.
@@ -221,7 +225,7 @@ def heun(
 
 @checked("sampler")
 def midpoint(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -231,14 +235,14 @@ def midpoint(
   s_tmax: Array | float = math.inf,
   s_noise: Array | float = 1.0,
 ) -> Samples:
-  """Samples by the midpoint method: the slope at (r + r') / 2. Arguments and returns as `heun`."""
+  """Samples by the midpoint method: the slope at (r + r') / 2. See `heun`."""
   options = (churn, s_tmin, s_tmax, s_noise)
   return _solve(key, predict, x, grid, *options, between=arithmetic)
 
 
 @checked("sampler")
 def dpm_solver_2(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -251,15 +255,15 @@ def dpm_solver_2(
   """Samples by DPM-Solver-2: the slope half a step on in log-SNR, at sqrt(r r').
 
   Lu et al. 2022 (arXiv 2206.00927), algorithm 1; k-diffusion's DPM2, with churn, and diffusers'
-  KDPM2. Arguments and returns as `heun`.
+  KDPM2. See `heun`.
   """
   options = (churn, s_tmin, s_tmax, s_noise)
   return _solve(key, predict, x, grid, *options, between=geometric)
 
 
 @checked("sampler")
-def rk4(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
-  """Samples by Runge and Kutta's classic method in r: four calls of `predict` a step.
+def rk4(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Samples:
+  """Samples by the classic Runge-Kutta method in r: four calls of `predict` a step.
 
   The step onto the data is Euler's, one call.
 
@@ -274,7 +278,7 @@ def rk4(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
   """
   del key
 
-  def step(x: Array, inputs: tuple[Level, Level, None], one_call: bool) -> tuple[Array, Array]:
+  def step(x: Array, inputs: tuple[Level, Level, Noise], one_call: bool) -> tuple[Array, Array]:
     now, nxt, _ = inputs
     if one_call:
       x = ddim_step(predict(x, now), now, nxt, jnp.zeros_like(x), 0.0)
@@ -283,16 +287,16 @@ def rk4(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
       x, _ = rk4_step(predict, x, now, middle, nxt)
     return x, x
 
-  x, path = scan_to_data(step, x, grid, None)
+  x, path = scan_to_data(step, x, grid, ZeroNoise())
   return Samples(x, path, nfe=4 * grid.num_steps - 3 * grid.ends_at_data)
 
 
 def rk4_step(
   predict: Predict, x: Array, now: Level, middle: Level, nxt: Level
 ) -> tuple[Array, Array]:
-  """One step of Runge and Kutta's from `now` to `nxt`, both noisy, and the noise at its start.
+  """Takes a Runge-Kutta step from `now` to `nxt`, both noisy; returns x and the noise at its start.
 
-  Of fourth order where `middle` is half way in r; of second otherwise, as in PNDM.
+  Fourth order if `middle` is half way in r; second order otherwise, as in PNDM.
   """
   pred = predict(x, now)
 

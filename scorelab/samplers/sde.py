@@ -1,7 +1,7 @@
 """Solvers of the reverse SDE, and ancestral samplers: deterministic solvers that renew noise.
 
-An ancestral step of share eta solves the probability flow down to a level cleaner than the next
-one, r_down = kept r', and adds noise of std renewed r', as `ddim_step` does in one stage.
+An ancestral step solves the probability flow to r_down = kept r', a level cleaner than the next
+one, and adds noise of std renewed r'; kept^2 + renewed^2 = 1. `ddim_step` does so in one stage.
 
 References:
   Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations",
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from scorelab.predictions import Prediction
 from scorelab.samplers.ancestral import VARIANCES, ancestral_step
 from scorelab.samplers.ddim import ddim_step, noise_shares, renewing_step
+from scorelab.samplers.noise import Noise, as_noise
 from scorelab.samplers.ode import geometric, level_between, ratio_change, scan_to_data
 from scorelab.schedules import Grid, Level, Schedule, require_time, reverse_drift, safe_sqrt
 from scorelab.typing import Array, Key, Predict, Samples
@@ -26,14 +27,14 @@ from scorelab.validation import checked
 
 @checked("sampler")
 def euler_maruyama(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
   eta: Array | float = 1.0,
 ) -> Samples:
-  """Samples by Euler and Maruyama's method on the reverse SDE in t: one call a step.
+  """Samples by the Euler-Maruyama method on the reverse SDE in t: one call of `predict` a step.
 
       x' = x - dt drift + eta g sqrt(dt) z        drift = f x - (1 + eta^2) / 2 g^2 score
 
@@ -44,7 +45,7 @@ def euler_maruyama(
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level; with times.
-    eta: the diffusion's scale: every one has the same marginals as steps become many. 1 is
+    eta: scale of the diffusion; all have the same marginals in the limit of many steps. 1 is
       Anderson's reversal, 0 Euler's method on the probability flow in t.
 
   Returns:
@@ -54,10 +55,10 @@ def euler_maruyama(
     ValueError: the grid has no times.
   """
 
-  def step(x: Array, inputs: tuple[Level, Level, Key], one_call: bool) -> tuple[Array, Array]:
-    now, nxt, key = inputs
+  def step(x: Array, inputs: tuple[Level, Level, Noise], one_call: bool) -> tuple[Array, Array]:
+    now, nxt, noise = inputs
     pred = predict(x, now)
-    z = jax.random.normal(key, x.shape, x.dtype)
+    z = noise.normal(x.shape, x.dtype)
     straight = ddim_step(pred, now, nxt, z, jnp.minimum(eta, 1.0))
     if not one_call:
       moving = now.alpha > 0
@@ -71,26 +72,27 @@ def euler_maruyama(
       x = straight
     return x, x
 
-  x, path = scan_to_data(step, x, grid, jax.random.split(key, grid.num_steps))
+  noise = as_noise(key).split(grid.num_steps)
+  x, path = scan_to_data(step, x, grid, noise)
   return Samples(x, path, nfe=grid.num_steps)
 
 
 def _down(schedule: Schedule, now: Level, nxt: Level, kept: Array) -> Level:
-  """The level half way in log-SNR down to kept r'."""
+  """Returns the level half way in log-SNR to kept r'."""
   # kept is 0 only where eta > 1: then the middle is put where it is still noisy.
   down = jnp.maximum(kept, 1e-6)
   return level_between(schedule, now, nxt, lambda a, b: geometric(a, down * b))
 
 
 def _at(pred: Prediction, x0: Array, now: Level) -> Prediction:
-  """The prediction of another x0 at the same point."""
+  """Returns a prediction of another x0 at the same point."""
   noise = pred.noise + now.alpha / now.sigma * (pred.x0 - x0)
   return Prediction.of(pred.x, now, "x0", x0=x0, noise=noise)
 
 
 @checked("sampler")
 def dpm_solver_2_ancestral(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -108,17 +110,17 @@ def dpm_solver_2_ancestral(
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level.
-    eta: as `ddim`: 0 is `dpm_solver_2`.
+    eta: see `ddim`; 0 is `dpm_solver_2`.
     s_noise: the relative std of the noise added.
 
   Returns:
     Samples of x's shape; nfe = 2 N - 1 on a grid that ends at the data, else 2 N.
   """
 
-  def step(x: Array, inputs: tuple[Level, Level, Key], one_call: bool) -> tuple[Array, Array]:
-    now, nxt, key = inputs
+  def step(x: Array, inputs: tuple[Level, Level, Noise], one_call: bool) -> tuple[Array, Array]:
+    now, nxt, noise = inputs
     pred = predict(x, now)
-    z = s_noise * jax.random.normal(key, x.shape, x.dtype)
+    z = s_noise * noise.normal(x.shape, x.dtype)
     renewed, kept = noise_shares(now, nxt, eta)
     x = renewing_step(pred, nxt, z, renewed, kept)
     if not one_call:
@@ -128,13 +130,14 @@ def dpm_solver_2_ancestral(
       x = x + nxt.alpha * ratio_change(now, down) * (noise - pred.noise)
     return x, x
 
-  x, path = scan_to_data(step, x, grid, jax.random.split(key, grid.num_steps))
+  noise = as_noise(key).split(grid.num_steps)
+  x, path = scan_to_data(step, x, grid, noise)
   return Samples(x, path, nfe=2 * grid.num_steps - grid.ends_at_data)
 
 
 @checked("sampler")
 def dpmpp_2s_ancestral(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -144,14 +147,14 @@ def dpmpp_2s_ancestral(
 ) -> Samples:
   """Samples by DPM-Solver++(2S) and renewed noise: two calls of `predict` a step.
 
-  A step keeps x0 as it is half a step on in log-SNR. Arguments and returns as
+  A step holds x0 constant at its value half way in log-SNR. Arguments and returned values: see
   `dpm_solver_2_ancestral`; eta = 0 is `dpmpp_2s`.
   """
 
-  def step(x: Array, inputs: tuple[Level, Level, Key], one_call: bool) -> tuple[Array, Array]:
-    now, nxt, key = inputs
+  def step(x: Array, inputs: tuple[Level, Level, Noise], one_call: bool) -> tuple[Array, Array]:
+    now, nxt, noise = inputs
     pred = predict(x, now)
-    z = s_noise * jax.random.normal(key, x.shape, x.dtype)
+    z = s_noise * noise.normal(x.shape, x.dtype)
     renewed, kept = noise_shares(now, nxt, eta)
     if not one_call:
       middle = _down(grid.schedule, now, nxt, kept)
@@ -159,16 +162,18 @@ def dpmpp_2s_ancestral(
     x = renewing_step(pred, nxt, z, renewed, kept)
     return x, x
 
-  x, path = scan_to_data(step, x, grid, jax.random.split(key, grid.num_steps))
+  noise = as_noise(key).split(grid.num_steps)
+  x, path = scan_to_data(step, x, grid, noise)
   return Samples(x, path, nfe=2 * grid.num_steps - grid.ends_at_data)
 
 
 @checked("sampler")
-def dpmpp_2s(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
+def dpmpp_2s(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Samples:
   """Samples by DPM-Solver++(2S): two calls of `predict` a step. Deterministic, of second order.
 
   Args:
-    key, predict, x, grid: as `dpm_solver_2_ancestral`; no noise has an effect.
+    key: consumed without effect.
+    predict, x, grid: see `dpm_solver_2_ancestral`.
 
   Returns:
     Samples of x's shape; nfe = 2 N - 1 on a grid that ends at the data, else 2 N.
@@ -178,7 +183,7 @@ def dpmpp_2s(key: Key, predict: Predict, x: Array, grid: Grid) -> Samples:
 
 @checked("sampler")
 def dpmpp_sde(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -188,21 +193,22 @@ def dpmpp_sde(
 ) -> Samples:
   """Samples by DPM-Solver++ (SDE): two calls of `predict` a step, both of which renew noise.
 
-  The first is a `ddim_step` half way in log-SNR; the second, from the start, has its x0. Arguments
-  and returns as `dpm_solver_2_ancestral`.
+  The first is a `ddim_step` half way in log-SNR; the second starts from x again with that x0. It
+  draws twice a step. Arguments and returned values: see `dpm_solver_2_ancestral`.
   """
 
-  def step(x: Array, inputs: tuple[Level, Level, Key], one_call: bool) -> tuple[Array, Array]:
-    now, nxt, keys = inputs
+  def step(x: Array, inputs: tuple[Level, Level, Noise], one_call: bool) -> tuple[Array, Array]:
+    now, nxt, noise = inputs
     pred = predict(x, now)
-    first, second = (s_noise * jax.random.normal(keys[i], x.shape, x.dtype) for i in (0, 1))
+    first, second = (s_noise * noise[i].normal(x.shape, x.dtype) for i in (0, 1))
     if not one_call:
       middle = level_between(grid.schedule, now, nxt, geometric)
       pred = _at(pred, predict(ddim_step(pred, now, middle, first, eta), middle).x0, now)
     x = ddim_step(pred, now, nxt, second, eta)
     return x, x
 
-  x, path = scan_to_data(step, x, grid, jax.random.split(key, (grid.num_steps, 2)))
+  noise = as_noise(key).split((grid.num_steps, 2))
+  x, path = scan_to_data(step, x, grid, noise)
   return Samples(x, path, nfe=2 * grid.num_steps - grid.ends_at_data)
 
 
@@ -212,16 +218,16 @@ def corrector_step(pred: Prediction, z: Array, snr: Array | float, event_ndim: i
 
       h = 2 (snr |z| / |score|)^2        norms of events, averaged over the batch
 
-  Then the step |h score| is `snr` times its noise |sqrt(2 h) z|, as far as the norms are their
-  averages. This `snr` is a rule for step sizes, and not the process's alpha / sigma (Song et al.
-  2021, algorithms 4 and 5, whose epsilon is this h). For a variance-preserving process their h has
+  Then the step |h score| is `snr` times its noise |sqrt(2 h) z|, if norms equal their averages.
+  This `snr` is a rule for step sizes, and not the process's alpha / sigma (Song et al. 2021,
+  algorithms 4 and 5, whose epsilon is this h). For a variance-preserving process their h has
   another factor, which depends on the discretisation.
 
   Args:
     pred: the prediction at x.
     z: standard normal of x's shape.
     snr: > 0.
-    event_ndim: how many trailing axes are one event; None for all of them. Static.
+    event_ndim: number of trailing axes of one event; None for all of them. Static.
   """
   axes = None if event_ndim is None else tuple(range(-event_ndim, 0))
 
@@ -234,7 +240,7 @@ def corrector_step(pred: Prediction, z: Array, snr: Array | float, event_ndim: i
 
 @checked("sampler", variance=VARIANCES)
 def predictor_corrector(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -247,34 +253,34 @@ def predictor_corrector(
   """Samples by ancestral steps, with Langevin steps at each level before them.
 
   Args:
-    key: consumed.
+    key: consumed; corrector_steps + 1 draws a step, the predictor's last.
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level.
     snr: of the corrector, see `corrector_step`.
     corrector_steps: calls of `predict` at each level before the predictor's own. Static.
     variance: of the predictor, see `ancestral_step`: 'large' is Song's reverse diffusion. Static.
-    event_ndim: how many trailing axes are one event, over which norms are taken; None for all.
+    event_ndim: number of trailing axes of one event, over which norms are taken; None for all.
 
   Returns:
     Samples of x's shape; nfe = (corrector_steps + 1) N.
 
   Raises:
-    ValueError: as `ancestral_step`.
+    ValueError: see `ancestral_step`.
   """
 
-  def step(x: Array, inputs: tuple[Level, Level, Key]) -> tuple[Array, Array]:
-    now, nxt, keys = inputs
+  def step(x: Array, inputs: tuple[Level, Level, Noise]) -> tuple[Array, Array]:
+    now, nxt, noise = inputs
 
-    def correct(x: Array, key: Key) -> tuple[Array, None]:
-      z = jax.random.normal(key, x.shape, x.dtype)
+    def correct(x: Array, noise: Noise) -> tuple[Array, None]:
+      z = noise.normal(x.shape, x.dtype)
       return corrector_step(predict(x, now), z, snr, event_ndim), None
 
-    x, _ = jax.lax.scan(correct, x, keys[:-1])
-    z = jax.random.normal(keys[-1], x.shape, x.dtype)
+    x, _ = jax.lax.scan(correct, x, noise[:-1], length=corrector_steps)
+    z = noise[-1].normal(x.shape, x.dtype)
     x = ancestral_step(predict(x, now), now, nxt, z, variance)
     return x, x
 
-  keys = jax.random.split(key, (grid.num_steps, corrector_steps + 1))
-  x, path = jax.lax.scan(step, x, (*grid.pairs, keys))
+  noise = as_noise(key).split((grid.num_steps, corrector_steps + 1))
+  x, path = jax.lax.scan(step, x, (*grid.pairs, noise))
   return Samples(x, path, nfe=(corrector_steps + 1) * grid.num_steps)

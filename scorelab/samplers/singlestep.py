@@ -1,4 +1,4 @@
-"""Singlestep DPM-Solver++: blocks of steps that all start where the block does.
+"""Singlestep DPM-Solver++: steps in blocks, each of them from the start of its block.
 
 Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models"
 (arXiv 2211.01095), algorithm 1; Lu et al., "DPM-Solver" (arXiv 2206.00927), appendix B.4 and
@@ -13,15 +13,16 @@ import numpy as np
 
 from scorelab.predictions import Prediction
 from scorelab.samplers.ddim import renewing_step
-from scorelab.samplers.memory import combine, exponential_moments, lagrange_weights
+from scorelab.samplers.history import combine, exponential_moments, lagrange_weights
 from scorelab.samplers.multistep import SOLVER_TYPES, log_snr_knots
+from scorelab.samplers.noise import Noise
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
 
 
 def singlestep_weights(grid: Grid, orders: np.ndarray, solver_type: str) -> Array:
-  """What each step adds of x0 at the later levels of its block, [N, max(orders) - 1].
+  """Returns the weights of x0 at the later levels of each step's block, [N, max(orders) - 1].
 
   A step of order 2 or 3 integrates the line through x0 at the block's start and at its own, or
   takes it to be constant ('midpoint', order 2); 'heun' at order 3 integrates the parabola.
@@ -47,7 +48,7 @@ def singlestep_weights(grid: Grid, orders: np.ndarray, solver_type: str) -> Arra
 
 @checked("sampler", order=(1, 2, 3), solver_type=SOLVER_TYPES)
 def dpmpp_singlestep(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -58,9 +59,9 @@ def dpmpp_singlestep(
   """Samples by singlestep DPM-Solver++ on the grid's own levels. Deterministic.
 
   In blocks of `order` steps, the j-th goes from the block's start to the j-th next level and is of
-  order j; the last one onto the data is of first order from the level before. So `order` steps are
-  worth one of that order, and `dpmpp_2m` is better with as many calls, except where guidance makes
-  a long memory harmful.
+  order j; the step onto the data is of first order from the level before. So `order` calls make one
+  step of that order. `dpmpp_2m` is better at the same number of calls, unless strong guidance makes
+  a long history harmful.
 
   Args:
     key: ignored.

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from scorelab.samplers.langevin import Chain, Function, run_chains
+from scorelab.samplers.noise import Noise, as_noise
 from scorelab.typing import Array, Key
 from scorelab.validation import checked
 
 
 class KineticState(NamedTuple):
-  """x, its velocity and its score, of one shape."""
+  """State of underdamped dynamics: x, its velocity and its score, of one shape."""
 
   x: Array
   velocity: Array
@@ -42,9 +42,9 @@ def baoab_step(
   Args:
     state: position, velocity and score.
     score: the function, called once.
-    step_size: the time step dt > 0, in units of x; at infinite friction it is worth ULA's
-      h = dt^2 / 2.
-    friction: c > 0, per unit time; where infinite, v is drawn anew.
+    step_size: the time step dt > 0, in units of x; at infinite friction it corresponds to
+      ULA's h = dt^2 / 2.
+    friction: c > 0, per unit time; if infinite, each step draws a new v.
     z: standard normal of x's shape.
 
   Returns:
@@ -62,7 +62,7 @@ def baoab_step(
 
 @checked("sampler")
 def underdamped_langevin(
-  key: Key,
+  key: Key | Noise,
   score: Function,
   x: Array,
   *,
@@ -75,22 +75,23 @@ def underdamped_langevin(
   """Chains by `baoab_step`, from velocities drawn from N(0, I), their stationary law.
 
   Args:
-    key, score, x, num_steps, burn_in, thin: as `ula`.
-    step_size: the time step dt > 0, in units of x; unstable from 2 std on.
+    key: consumed; RecordedNoise takes (velocity [1, *x.shape], steps [n, *x.shape]).
+    score, x, num_steps, burn_in, thin: see `ula`.
+    step_size: the time step dt > 0, in units of x; stable below 2 std.
     friction: c > 0, per unit time; 2 / std forgets a Gaussian's start fastest.
 
   Returns:
     A Chain of positions; nfe = num_steps + 1.
 
   Raises:
-    ValueError: as `ula`.
+    ValueError: see `ula`.
   """
-  of_velocity, of_steps = jax.random.split(key)
-  start = KineticState(x, jax.random.normal(of_velocity, x.shape, x.dtype), score(x))
+  velocity, steps = as_noise(key).fork(2)
+  start = KineticState(x, velocity.normal(x.shape, x.dtype), score(x))
 
-  def step(state: KineticState, key: Key) -> tuple[KineticState, Array]:
-    z = jax.random.normal(key, x.shape, x.dtype)
+  def step(state: KineticState, noise: Noise) -> tuple[KineticState, Array]:
+    z = noise.normal(x.shape, x.dtype)
     return baoab_step(state, score, step_size, friction, z), jnp.ones((), x.dtype)
 
-  run = run_chains(step, start, of_steps, (), num_steps=num_steps, burn_in=burn_in, thin=thin)
+  run = run_chains(step, start, steps, (), num_steps=num_steps, burn_in=burn_in, thin=thin)
   return Chain(*run, nfe=num_steps + 1)

@@ -1,4 +1,4 @@
-"""UniPC: a multistep predictor whose next call also corrects its last step.
+"""UniPC: a multistep predictor, corrected by the prediction that the next step needs anyway.
 
 Zhao et al., "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models",
 NeurIPS 2023 (arXiv 2302.04867), algorithms 1 and 2, theorem 3.1.
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from scorelab.predictions import Prediction
 from scorelab.samplers.ddim import renewing_step
-from scorelab.samplers.memory import combine, lagrange_weights, past_nodes, step_orders
+from scorelab.samplers.history import combine, lagrange_weights, past_nodes, step_orders
 from scorelab.samplers.multistep import VIEWS, log_snr_knots, view_moments
+from scorelab.samplers.noise import Noise
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
@@ -23,14 +24,15 @@ SOLVER_TYPES = ("bh1", "bh2")
 def unipc_weights(
   grid: Grid, order: int, view: str, solver_type: str, lower_order_final: bool
 ) -> tuple[Array, Array, Array]:
-  """What the predictor adds of the past, and the corrector of the past and of the new value.
+  """Returns the weights of the predictor and of the corrector.
 
-  Both integrate the polynomial in log-SNR through their values exactly, so B(h) cancels, except
-  where they have but one value beside the step's own. There the paper takes B(h) / 2 for the
-  line's integral: half the constant's integral for bh2, half the width for bh1.
+  Both integrate the polynomial in log-SNR through their values exactly, so B(h) cancels, unless
+  they have only one value next to the step's own. Then the paper takes B(h) / 2 for the line's
+  integral: half the constant's integral for bh2, half the width for bh1.
 
   Returns:
-    Weights [N, order - 1] and [N, order - 1] of the past, and [N] of the new value; of each step.
+    Weights of past values, [N, order - 1], of the predictor and of the corrector; and of the
+    corrector's new value, [N].
   """
   orders = step_orders(
     grid.num_steps, order, lower_order_final=lower_order_final, last_is_first=grid.ends_at_data
@@ -54,7 +56,7 @@ def unipc_weights(
 
 @checked("sampler", order=(1, 2, 3), solver_type=SOLVER_TYPES, view=VIEWS)
 def unipc(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -77,9 +79,8 @@ def unipc(
     grid: from noise to data, or to a last noisy level.
     order: of the predictor, 1 to 3. Static.
     solver_type: 'bh1' or 'bh2', see `unipc_weights`; matters for steps of order 1 and 2. Static.
-    view: what is interpolated, 'x0' or 'noise'. Static.
-    uncorrected: how many of the first steps are left uncorrected; N for the predictor alone.
-      Static.
+    view: the view that is interpolated, 'x0' or 'noise'. Static.
+    uncorrected: number of first steps without correction; N for the predictor alone. Static.
     lower_order_final: whether the order falls to 1 at the end. Static.
 
   Returns:
@@ -114,7 +115,7 @@ def unipc(
 
 
 def _moved(pred: Prediction, by: Array, level: Level, view: str) -> Prediction:
-  """The prediction carried from x to x + by, as if its view were the same there."""
+  """Returns the prediction at x + by, with the same value of the view."""
   if view == "x0":
     return Prediction.of(pred.x + by, level, "x0", x0=pred.x0, noise=pred.noise + by / level.sigma)
   x0 = pred.x0 + by / jnp.where(level.alpha > 0, level.alpha, 1)  # no move from pure noise

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from scorelab.predictions import Prediction
-from scorelab.samplers import ancestral, ancestral_step, ddim, ddim_step, renoise, renoise_step
+from scorelab.samplers import (
+  RecordedNoise,
+  ancestral,
+  ancestral_step,
+  ddim,
+  ddim_step,
+  renoise,
+  renoise_step,
+)
 from scorelab.schedules import (
   GaussianChannel,
   Level,
@@ -179,13 +187,14 @@ def test_renoise_with_the_published_slips(denoise):
     jax.debug.callback(lambda a: seen.append(float(a)), level.alpha, ordered=True)
     return gaussian().predict(x, level)
 
-  got = renoise(KEY, predict, x, grid, slips=True, denoise=denoise)
+  draws = np.random.default_rng(0).normal(size=(5, 2, 2))
+  got = renoise(RecordedNoise(draws), predict, x, grid, slips=True, denoise=denoise)
   jax.effects_barrier()
   alphas, sigmas = grid.levels.alpha[:-1][::-1], grid.levels.sigma[:-1][::-1]
   np.testing.assert_allclose(seen, alphas[np.array([0, 4, 3, 2, 1])], 1e-12)
-  for i, key in enumerate(jax.random.split(KEY, 5)):
+  for i, z in enumerate(draws):
     x0 = gaussian().predict(x, Level(None, alphas[-i], sigmas[-i])).x0
-    x = alphas[-i + 1] * x0 + sigmas[-i + 1] * jax.random.normal(key, x.shape)
+    x = alphas[-i + 1] * x0 + sigmas[-i + 1] * z
     x = x0 if denoise and i == 4 else x
   np.testing.assert_allclose(got.x, x, 1e-12)
   assert got.nfe == 5

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scorelab.predictions import Prediction
-from scorelab.samplers.sde import corrector_step
+from scorelab.samplers import corrector_step
 from scorelab.schedules import Level
 
 

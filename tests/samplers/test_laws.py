@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from scorelab.predictions import Prediction
-from scorelab.samplers import SAMPLERS
-from scorelab.samplers.sde import corrector_step
+from scorelab.samplers import SAMPLERS, RecordedNoise, corrector_step
 from scorelab.schedules import (
   Grid,
   Level,
@@ -40,18 +39,6 @@ def target():
   return GaussianMixture([1.0], np.full((1, 1), MEAN), np.full(1, VARIANCE))
 
 
-@pytest.fixture
-def given_noise(monkeypatch):
-  """Noise in the place of keys: splitting takes the first draws, and a draw is the key itself."""
-
-  def split(key, num):
-    shape = (num,) if isinstance(num, int) else num
-    return key[: np.prod(shape)].reshape(*shape, *key.shape[1:])
-
-  monkeypatch.setattr(jax.random, "split", split)
-  monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: key)
-
-
 def law(sampler, process, num_steps, draws):
   """Mean and variance at the last level of samples that start from the true law at the first."""
   schedule, high, low = RANGES[process]
@@ -60,8 +47,8 @@ def law(sampler, process, num_steps, draws):
   variance = grid[0].alpha ** 2 * VARIANCE + grid[0].sigma ** 2
 
   @jax.jit
-  def run(x, noise):
-    return sampler(noise, target().predict, x[None], grid).x[0]
+  def run(x, draws):
+    return sampler(RecordedNoise(draws), target().predict, x[None], grid).x[0]
 
   zero = jnp.zeros((draws * num_steps, 1))
   gain, gains = jax.jit(jax.grad(run, (0, 1)))(mean, zero)
@@ -96,7 +83,7 @@ QUICK = ("euler_maruyama", "dpm_solver_2_ancestral", "dpmpp_2m_sde")
     for row in WEAK_ORDERS
   ],
 )
-def test_weak_order(name, options, draws, order, given_noise):
+def test_weak_order(name, options, draws, order):
   """512 and 1024 steps: the error of the variance is halved as often, for every process."""
   for process, (schedule, _, low) in RANGES.items():
     sampler = functools.partial(SAMPLERS[name], **options)
@@ -111,7 +98,7 @@ def test_weak_order(name, options, draws, order, given_noise):
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.5])
-def test_every_eta_of_the_reverse_sde_keeps_the_law(eta, given_noise):
+def test_every_eta_of_the_reverse_sde_keeps_the_law(eta):
   """In 512 steps to the 5 % that a method of first order leaves; noise of eta = 1 is 40 % off."""
   sampler = functools.partial(SAMPLERS["euler_maruyama"], eta=eta)
   for process in ("ve", "vp"):
@@ -122,7 +109,7 @@ def test_every_eta_of_the_reverse_sde_keeps_the_law(eta, given_noise):
     np.testing.assert_allclose(variance, end.alpha**2 * VARIANCE + end.sigma**2, 0.05)
 
 
-def test_the_optimal_variance_is_exact(given_noise):
+def test_the_optimal_variance_is_exact():
   """Of a Gaussian at any number of steps: no order."""
   sampler = functools.partial(SAMPLERS["ancestral"], variance="optimal")
   for process, (schedule, _, low) in RANGES.items():

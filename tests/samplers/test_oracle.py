@@ -1,28 +1,18 @@
-"""Steps and samplers against k-diffusion and diffusers, in float64 with their recorded noise.
+"""Samplers against k-diffusion and diffusers, in float64 with their recorded noise.
 
 Each run's tolerance comes with it: what rounding may do, from its measured sensitivity.
 """
 
 import functools
-import itertools
 import json
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scorelab.samplers import (
-  ancestral_step,
-  churned,
-  ddim_step,
-  dpmpp_2m,
-  euler,
-  heun,
-  slope_correction,
-)
-from scorelab.schedules import Grid, Level
+from scorelab.samplers import SAMPLERS, RecordedNoise
+from scorelab.schedules import Grid, Level, VariancePreserving
 from scorelab.targets.mixtures import GaussianMixture
 
 TESTDATA = pathlib.Path(__file__).parents[1] / "testdata"
@@ -56,110 +46,65 @@ def assert_final(library, run, x):
   np.testing.assert_allclose(x, ARRAYS[library][f"{run['id']}/final"], 0, run["tol_f64"])
 
 
-# Each is compiled once for all runs: their numbers, and the levels, are traced.
+# Each is compiled once for a number of steps: their numbers, and the levels, are traced.
 
 
-churn = jax.jit(churned)
+@functools.partial(jax.jit, static_argnames=("name", "library", "variance"))
+def sample(x, grid, draws, name, library, variance=None, **options):
+  options |= {} if variance is None else {"variance": variance}
+  return SAMPLERS[name](RecordedNoise(draws), exact(library), x, grid, **options)
 
 
-@jax.jit
-def euler_ancestral_step(x, now, nxt, z, eta):
-  return ddim_step(exact("kdiffusion")(x, now), now, nxt, z, eta)
-
-
-@jax.jit
-def vp_step(x, now, nxt, z, eta):
-  return ddim_step(exact("diffusers")(x, now), now, nxt, z, eta)
-
-
-@functools.partial(jax.jit, static_argnums=4)
-def ddpm_step(x, now, nxt, z, variance):
-  return ancestral_step(exact("diffusers")(x, now), now, nxt, z, variance)
-
-
-@jax.jit
-def euler_step(x, now, nxt):
-  pred = exact("kdiffusion")(x, now)
-  return ddim_step(pred, now, nxt, jnp.zeros_like(x), 0.0)
-
-
-@jax.jit
-def heun_step(x, now, nxt):
-  predict = exact("kdiffusion")
-  pred = predict(x, now)
-  x = ddim_step(pred, now, nxt, jnp.zeros_like(x), 0.0)
-  slope = (pred.noise + predict(x, nxt).noise) / 2
-  return x + slope_correction(pred, slope, now, nxt)
+def k_diffusion(run, name, draws, **options):
+  grid = grid_of(run)
+  return sample(START * grid[0].sigma, grid, draws, name, "kdiffusion", **options)
 
 
 @pytest.mark.parametrize("run", runs("kdiffusion", "euler_ancestral"))
-def test_ddim_step_is_k_diffusions_euler_ancestral(run):
-  grid, kwargs = grid_of(run), run["kwargs"]
-  x = START * grid[0].sigma
-  for i, (now, nxt) in enumerate(itertools.pairwise(grid)):
-    z = kwargs.get("s_noise", 1.0) * NOISE[i]
-    x = euler_ancestral_step(x, now, nxt, z, kwargs.get("eta", 1.0))
-  assert_final("kdiffusion", run, x)
+def test_ddim_is_k_diffusions_euler_ancestral(run):
+  options = {"eta": 1.0, "s_noise": 1.0, **run["kwargs"]}
+  samples = k_diffusion(run, "ddim", NOISE[: run["nfe"]], **options)
+  assert_final("kdiffusion", run, samples.x)
 
 
 @pytest.mark.parametrize("run", runs("kdiffusion", "euler", "heun"))
-def test_churned_steps_are_k_diffusions_euler_and_heun(run):
-  grid, kwargs = grid_of(run), run["kwargs"]
-  gamma = min(kwargs.get("s_churn", 0.0) / grid.num_steps, 2**0.5 - 1)
-  s_tmin, s_tmax = kwargs.get("s_tmin", 0.0), kwargs.get("s_tmax", np.inf)
-  options = {"schedule": grid.schedule, "noise_scale": kwargs.get("s_noise", 1.0)}
-  x = START * grid[0].sigma
-  for i, (level, nxt) in enumerate(itertools.pairwise(grid)):
-    churns = gamma and s_tmin <= level.sigma <= s_tmax
-    x, now = churn(x, level, NOISE[i], gamma, **options) if churns else (x, level)
-    second_order = run["family"] == "heun" and nxt.sigma > 0
-    x = (heun_step if second_order else euler_step)(x, now, nxt)
-  assert_final("kdiffusion", run, x)
-
-
-def compiled(sampler):
-  return jax.jit(lambda x, grid: sampler(jax.random.key(0), exact("kdiffusion"), x, grid))
-
-
-DETERMINISTIC = {f.__name__: compiled(f) for f in (euler, heun, dpmpp_2m)}
-# A number of steps costs a compilation: all of them where no step is tested above.
-SAMPLED = runs("kdiffusion", "dpmpp_2m") + [
-  p
-  for p in runs("kdiffusion", "euler", "heun")
-  if not p.values[0]["kwargs"] and p.values[0]["nfe"] in (5, 20, 9, 39)
-]
-
-
-@pytest.mark.parametrize("run", SAMPLED)
-def test_samplers_are_k_diffusions(run):
-  """Without churn, so that no noise is needed."""
-  grid = grid_of(run)
-  samples = DETERMINISTIC[run["family"]](START * grid[0].sigma, grid)
+def test_churn_is_k_diffusions(run):
+  """k-diffusion draws at every step, also without churn."""
+  kwargs = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": np.inf, "s_noise": 1.0, **run["kwargs"]}
+  churn, num_steps = kwargs.pop("s_churn"), grid_of(run).num_steps
+  samples = k_diffusion(run, run["family"], NOISE[:num_steps], churn=churn, **kwargs)
   assert_final("kdiffusion", run, samples.x)
   assert samples.nfe == run["nfe"]
 
 
-@pytest.mark.parametrize("run", runs("diffusers"))
-def test_ddim_step_is_diffusers_ddim(run):
-  """Variance-preserving: from zero terminal SNR (ddim-00), with a last step of no width (-07)."""
+@pytest.mark.parametrize("run", runs("kdiffusion", "dpmpp_2m"))
+def test_dpmpp_2m_is_k_diffusions(run):
+  samples = k_diffusion(run, "dpmpp_2m", None)  # draws nothing
+  assert_final("kdiffusion", run, samples.x)
+  assert samples.nfe == run["nfe"]
+
+
+def diffusers(run, name, **options):
+  """Variance-preserving. The step onto the data draws nothing there, and has no effect here."""
   alpha_bars = ARRAYS["diffusers"][f"{run['id']}/alpha_bar"]
-  levels = [Level(None, jnp.sqrt(a), jnp.sqrt(1 - a)) for a in alpha_bars]
-  x = START
-  for i, (now, nxt) in enumerate(itertools.pairwise(levels)):
-    x = vp_step(x, now, nxt, NOISE[i], run["kwargs"]["eta"])
-  if alpha_bars[0] == 0:
+  levels = Level(None, np.sqrt(alpha_bars), np.sqrt(1 - alpha_bars))
+  grid = Grid(VariancePreserving(), levels, ends_at_data=bool(alpha_bars[-1] == 1))
+  return sample(START, grid, NOISE[: grid.num_steps], name, "diffusers", **options)
+
+
+@pytest.mark.parametrize("run", runs("diffusers"))
+def test_ddim_is_diffusers_ddim(run):
+  """From zero terminal SNR (ddim-00), with a last step of no width (-07)."""
+  samples = diffusers(run, "ddim", eta=run["kwargs"]["eta"])
+  if ARRAYS["diffusers"][f"{run['id']}/alpha_bar"][0] == 0:
     # Nothing of the noise is kept then; the library keeps sqrt(1 - alpha_bar' - variance), the root
     # of what should cancel: 1.05e-8 of the noise.
     run = run | {"tol_f64": 5e-8}
-  assert_final("diffusers", run, x)
+  assert_final("diffusers", run, samples.x)
 
 
 @pytest.mark.parametrize("run", runs("diffusers", "ddpm"))
-def test_ancestral_step_is_diffusers_ddpm(run):
-  """Its fixed_small and fixed_large; the step onto the data draws nothing, there and here."""
-  alpha_bars = ARRAYS["diffusers"][f"{run['id']}/alpha_bar"]
-  levels = [Level(None, jnp.sqrt(a), jnp.sqrt(1 - a)) for a in alpha_bars]
-  x = START
-  for i, (now, nxt) in enumerate(itertools.pairwise(levels)):
-    x = ddpm_step(x, now, nxt, NOISE[i], run["kwargs"]["variance"])
-  assert_final("diffusers", run, x)
+def test_ancestral_is_diffusers_ddpm(run):
+  """Its fixed_small and fixed_large."""
+  samples = diffusers(run, "ancestral", variance=run["kwargs"]["variance"])
+  assert_final("diffusers", run, samples.x)

@@ -1,9 +1,9 @@
-"""Whole samplers against k-diffusion and diffusers, in float64 with their recorded noise.
+"""Samplers against k-diffusion and diffusers, in float64 with their recorded noise.
 
-Their noise stands in for our keys: splitting takes the first draws, and a draw is the key itself.
 Each run's tolerance comes with it: what rounding may do, from its measured sensitivity.
 """
 
+import functools
 import json
 import pathlib
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from scorelab.predictions.clipping import clipped, thresholded
-from scorelab.samplers import SAMPLERS
+from scorelab.samplers import SAMPLERS, RecordedNoise
 from scorelab.schedules import SCHEDULES, Grid
 from scorelab.targets.mixtures import GaussianMixture
 
@@ -22,7 +22,7 @@ MANIFEST = json.loads((TESTDATA / "solvers.json").read_text())
 ARRAYS = dict(np.load(TESTDATA / "solvers.npz"))
 TABLES = np.split(ARRAYS["sigmas"], np.cumsum(ARRAYS["lengths"])[:-1])
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 
 
 def k_diffusion(family, config):
@@ -122,43 +122,46 @@ def ours(run):
   return diffusers(run["family"], run["config"], len(ratios) - 1, degenerate(ratios))
 
 
-def python_scan(step, carry, inputs):
-  """`jax.lax.scan` without its compilation, which would take most of the time."""
-  inputs, outputs = jax.tree.map(np.asarray, inputs), []
-  for i in range(len(jax.tree.leaves(inputs)[0])):
-    carry, output = step(carry, jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), inputs))
-    outputs.append(output)
-  return carry, jnp.stack(outputs)
-
-
 BETAS = {"squaredcos_cap_v2": "cosine_betas", "scaled_linear": "scaled_linear_betas"}
-PREDICTS = {}
 
 
 def exact(mixture):
   """The predict function of a mixture; the manifest gives standard deviations."""
-  key = mixture, jax.config.jax_enable_x64
-  if key not in PREDICTS:
-    q = MANIFEST["mixtures"][mixture]
-    target = GaussianMixture(q["w"], np.array(q["mu"]), np.array(q["s"]) ** 2)
-    PREDICTS[key] = jax.jit(target.predict)
-  return PREDICTS[key]
+  q = MANIFEST["mixtures"][mixture]
+  return GaussianMixture(q["w"], np.array(q["mu"]), np.array(q["s"]) ** 2).predict
 
 
-def bounded(predict, run):
-  """The predict function with x0 clipped or thresholded as the run says."""
+def clipping(run):
+  """The run's clipping of x0, and its options; None if there is none."""
   config, family = run["config"], run["family"]
-  keep_noise = family == "ddim" and not config.get("use_clipped_model_output")
+  keep = ("clip_keep_noise", family == "ddim" and not config.get("use_clipped_model_output"))
   if config.get("thresholding"):
-    options = {"clip_quantile": config["dynamic_thresholding_ratio"], "clip_keep_noise": keep_noise}
-    return thresholded(predict, clip_limit=config["sample_max_value"], **options)
+    limits = ("clip_limit", config["sample_max_value"])
+    return thresholded, (limits, ("clip_quantile", config["dynamic_thresholding_ratio"]), keep)
   if family in ("ddim", "ddpm") and config.get("clip_sample", True):
-    limit = config.get("clip_sample_range", 1.0)
-    return clipped(predict, clip_limit=limit, clip_keep_noise=keep_noise)
-  return predict
+    return clipped, (("clip_limit", config.get("clip_sample_range", 1.0)), keep)
+  return None
 
 
-def sampled(run, monkeypatch):
+@functools.cache
+def program(name, options, mixture, clipping, x64):
+  """A compiled sampler of the start, the grid, the draws and the options that are numbers."""
+  del x64  # part of the cache's key
+
+  def run(x, grid, draws, numbers):
+    predict = exact(mixture)
+    if clipping is not None:
+      function, limits = clipping
+      predict = function(predict, **dict(limits))
+    return SAMPLERS[name](RecordedNoise(draws), predict, x, grid, **dict(options), **numbers)
+
+  return jax.jit(run)
+
+
+DRAWS = {"dpmpp_sde": 2}  # of a step, if not 1
+
+
+def sampled(run):
   """Our samples for a run."""
   name, options, process = ours(run)
   ratios = TABLES[run["sigmas"]]
@@ -174,23 +177,13 @@ def sampled(run, monkeypatch):
     schedule = SCHEDULES[BETAS[run["config"]["beta_schedule"]]]()
     times = jnp.where(ratios > 0, schedule.time(-jnp.log(np.where(ratios > 0, ratios, 1))), 0)
     grid = Grid(schedule, grid.levels._replace(t=times), grid.ends_at_data)
-  noise = jnp.asarray(ARRAYS[f"noise_{run['noise']}"] if "noise" in run else ARRAYS["noise"])
-
-  def split(key, num):
-    shape = (num,) if isinstance(num, int) else num
-    draws = np.resize(key, (np.prod(shape), *key.shape[1:]))  # the last step may not need its own
-    return jnp.asarray(draws.reshape(*shape, *key.shape[1:]))
-
-  monkeypatch.setattr(jax.lax, "scan", python_scan)
-  monkeypatch.setattr(jax.random, "split", split)
-  monkeypatch.setattr(jax.random, "normal", lambda key, shape, dtype: key)
-  return SAMPLERS[name](
-    noise,
-    bounded(exact(run["mixture"]), run),
-    run["start"] * jnp.asarray(ARRAYS["xT"]),
-    grid,
-    **options,
-  )
+  noise = ARRAYS[f"noise_{run['noise']}"] if "noise" in run else ARRAYS["noise"]
+  number = DRAWS.get(name, 1) * grid.num_steps  # the last step may not need its own
+  draws = np.resize(noise, (number, *noise.shape[1:]))
+  numbers = {k: v for k, v in options.items() if isinstance(v, float)}
+  static = tuple((k, v) for k, v in options.items() if k not in numbers)
+  compiled = program(name, static, run["mixture"], clipping(run), jax.config.jax_enable_x64)
+  return compiled(run["start"] * jnp.asarray(ARRAYS["xT"]), grid, jnp.asarray(draws), numbers)
 
 
 def comes_apart(run):
@@ -217,8 +210,8 @@ def params(runs, quick):
 
 
 @pytest.mark.parametrize(("index", "run"), params(EXPRESSED, "-N5"))
-def test_samplers_are_the_libraries(index, run, monkeypatch):
-  samples = sampled(run, monkeypatch)
+def test_samplers_are_the_libraries(index, run):
+  samples = sampled(run)
   tolerance = run["tol_f64"]
   if np.isinf(TABLES[run["sigmas"]][0]):
     # From pure noise at eta = 1 nothing of it is kept; the library keeps the root of what should
@@ -231,10 +224,10 @@ CONDITIONED = [(i, run) for i, run in EXPRESSED if not run.get("ill_conditioned"
 
 
 @pytest.mark.parametrize(("index", "run"), params(CONDITIONED, "-00-N5"))
-def test_samplers_are_the_libraries_in_float32(index, run, monkeypatch):
+def test_samplers_are_the_libraries_in_float32(index, run):
   """Where rounding is not amplified, by the library's own difference between its precisions."""
   with jax.enable_x64(False):
-    samples = sampled(run, monkeypatch)
+    samples = sampled(run)
     assert samples.x.dtype == jnp.float32
   np.testing.assert_allclose(samples.x, ARRAYS["final"][index], 0, run["tol_f32"])
 

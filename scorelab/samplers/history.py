@@ -1,6 +1,9 @@
-"""What multistep solvers share: weights of past predictions, and the scan that remembers them.
+"""History of past predictions: the weights and the scan of the multistep solvers.
 
-A step is first-order DDIM's and what the polynomial through the last predictions adds to it.
+A step is first-order DDIM's plus the change that the polynomial p through the last values f_j of a
+view makes, an integral over the step, s from 0 to 1, of known moments:
+
+    x' = DDIM's step + alpha' sum_j w_j (f_j - f)        sum_j w_j (f_j - f) = int (p(s) - f) dm(s)
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.samplers.ddim import renewing_step
+from scorelab.samplers.noise import Noise, ZeroNoise, as_noise
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict, Samples
 
@@ -19,7 +23,7 @@ _GAUSS = tuple(np.polynomial.legendre.leggauss(8) * np.full((2, 1), 0.5) + np.ar
 def step_orders(
   num_steps: int, order: int, *, lower_order_final: bool = False, last_is_first: bool = False
 ) -> np.ndarray:
-  """The order of each step, [N]: rises from 1 to `order`, and falls back to 1 where asked to.
+  """Returns the order of each step, [N]: rises from 1 to `order`, and may fall back to 1.
 
   Args:
     num_steps: N.
@@ -37,16 +41,16 @@ def step_orders(
 
 
 def past_nodes(knots: Array, known: Array, orders: np.ndarray) -> tuple[Array, Array, Array]:
-  """Where earlier levels lie in units of each step, s = 0 being its start and s = 1 its end.
+  """Returns the positions of earlier levels in units of each step, from s = 0 to s = 1.
 
   Args:
     knots: [N + 1] strictly monotone positions of the levels.
-    known: [N + 1] whether a level has a position; what it has otherwise does not matter.
+    known: [N + 1] whether a level has a position; other knots are not read.
     orders: [N] of the steps.
 
   Returns:
     The positions [N, k] of the level 1, ..., k steps before, k = max(orders) - 1; whether they are
-    used, [N, k]; and the widths of the steps, [N], 1 where one of its ends has no position.
+    used, [N, k]; and the widths of the steps, [N], 1 if one end has no position.
   """
   width = jnp.where(known[1:] & known[:-1], knots[1:] - knots[:-1], 1)
   index = np.arange(len(orders))
@@ -61,14 +65,14 @@ def past_nodes(knots: Array, known: Array, orders: np.ndarray) -> tuple[Array, A
 
 
 def exponential_moments(rate: Array, count: int) -> Array:
-  """h times the integral of s^m e^(-h (1 - s)) over s in [0, 1], for m < count.
+  """Returns h times the integral of s^m e^(-h (1 - s)) over s in [0, 1], for m < count.
 
   By parts they are 1 - e^-h, and then 1 - (m / h) times the one before, which cancels for small h:
-  there Gauss and Legendre's rule of 8 nodes is exact to rounding.
+  there Gauss-Legendre quadrature with 8 nodes is exact to rounding.
 
   Args:
     rate: h, [n], of either sign; may be infinite.
-    count: how many. Static.
+    count: number of moments. Static.
 
   Returns:
     [n, count].
@@ -86,10 +90,10 @@ def exponential_moments(rate: Array, count: int) -> Array:
 
 
 def lagrange_weights(nodes: Array, used: Array, moments: Array) -> Array:
-  """Weights of f(s_j) - f(0) in the integral of the polynomial through (0, f(0)) and (s_j, f(s_j)).
+  """Returns the weights of f(s_j) - f(0) in the integral of the polynomial through 0 and all s_j.
 
   Args:
-    nodes: s_j, [n, k]; where used, distinct, not 0 and at most 1.
+    nodes: s_j, [n, k]; those used are distinct, not 0 and at most 1.
     used: [n, k]; a value not used has weight 0 and lowers the degree.
     moments: [n, >= k + 1], the integrals of s^0, s^1, ....
 
@@ -119,12 +123,12 @@ def lagrange_weights(nodes: Array, used: Array, moments: Array) -> Array:
 
 
 def combine(weights: Array, values: Array) -> Array:
-  """The sum over j of weights [k] times values [k, *shape]."""
+  """Returns the sum over j of weights [k] times values [k, *shape]."""
   return jnp.sum(weights.reshape(-1, *[1] * (values.ndim - 1)) * values, axis=0)
 
 
 def run_multistep(
-  key: Key,
+  key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
@@ -134,21 +138,21 @@ def run_multistep(
   s_noise: Array | float = 1.0,
   past: Array | None = None,
 ) -> Samples:
-  """Samples by first-order steps and the weighted changes of a view since the last ones.
+  """Samples by first-order steps plus weighted differences of past views.
 
       x' = DDIM's step + alpha' sum_j w_j (view_j - view)
 
   Args:
-    key: consumed where noise is renewed, else ignored.
+    key: consumed if noise is renewed, else ignored.
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level.
     weights: w, [N, k].
-    view: which one is remembered: 'x0' or 'noise'.
+    view: the view kept in the history, 'x0' or 'noise'.
     shares: the parts of r' that each step renews and keeps, each [N]; None for deterministic
       samplers, which keep all.
     s_noise: the relative std of the noise drawn.
-    past: the view at the levels before grid[0], latest first, [k, *x.shape]; None where there are
+    past: the view at the levels before grid[0], latest first, [k, *x.shape]; None if there are
       none.
 
   Returns:
@@ -157,21 +161,21 @@ def run_multistep(
   stochastic = shares is not None
   if shares is None:
     shares = jnp.zeros(grid.num_steps), jnp.ones(grid.num_steps)
-  keys = jax.random.split(key, grid.num_steps) if stochastic else None
+  noise = as_noise(key).split(grid.num_steps) if stochastic else ZeroNoise()
   Carry = tuple[Array, Array]
 
   def step(
-    carry: Carry, inputs: tuple[Level, Level, Array, tuple[Array, Array], Key | None]
+    carry: Carry, inputs: tuple[Level, Level, Array, tuple[Array, Array], Noise]
   ) -> tuple[Carry, Array]:
     x, past = carry
-    now, nxt, row, share, key = inputs
+    now, nxt, row, share, noise = inputs
     pred = predict(x, now)
     value = pred.view(view)
-    z = jnp.zeros_like(x) if key is None else s_noise * jax.random.normal(key, x.shape, x.dtype)
+    z = s_noise * noise.normal(x.shape, x.dtype)
     x = renewing_step(pred, nxt, z, *share) + nxt.alpha * combine(row, past - value[None])
     return (x, jnp.concatenate([value[None], past])[: len(past)]), x
 
   if past is None:
     past = jnp.zeros((weights.shape[1], *x.shape), x.dtype)
-  (x, _), path = jax.lax.scan(step, (x, past), (*grid.pairs, weights, shares, keys))
+  (x, _), path = jax.lax.scan(step, (x, past), (*grid.pairs, weights, shares, noise))
   return Samples(x, path, nfe=grid.num_steps)
