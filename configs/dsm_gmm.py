@@ -4,7 +4,7 @@
   python main.py --config=configs/dsm_gmm.py:fast    # seconds, for tests
 
 Expect a relative score error of 0.00027 ± 0.00001 at that level (over single modes: up to 0.00074),
-where the published settings (dsm_gmm_published.py) have 0.045. Half of the draws are in the tails,
+where the published settings (dsm_gmm_published.py) have 0.025. Half of the draws are in the tails,
 which have most of the error. The score is that of the smoothed data, and the chain samples those
 (variance 1.1, not 0.1, within a mode): the budget, which measures against the data, says what the
 smoothing costs as discretisation.

@@ -4,8 +4,8 @@
   python main.py --config=configs/dsm_gmm_published.py:fast    # seconds, for tests
 
 The notebook's code gave a loss of 0.210 over the last 100 of 3000 steps, where 0.182 is the best,
-and a relative score error of 0.0094. Expect a loss of 0.211, and an error that wanders with the
-last iterate: 0.045 after 3000 steps of the run that is committed.
+and a relative score error of 0.0094. Expect a loss of 0.210, and an error that wanders with the
+last iterate: 0.025 after 3000 steps of the run that is committed.
 """
 
 from ml_collections import ConfigDict
