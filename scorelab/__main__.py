@@ -1,41 +1,25 @@
-"""`scorelab` and `python -m scorelab`: main.py, with the configs that an installed wheel brings.
+"""`scorelab` and `python -m scorelab`: what main.py runs, from any directory.
 
-scorelab --config=configs/ncsn_gmm.py    # from any folder; results/ is made in it
+scorelab --config=configs/ncsn_gmm.py    # results/ is made in the current directory
 """
 
 from __future__ import annotations
 
 from scorelab import early_stop
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-  import pathlib
-
-
-def found(argument: str, root: pathlib.Path) -> str:
-  """The argument; of --config=configs/NAME.py, where there is none here, the one in root."""
-  import pathlib
-
-  name, _, value = argument.partition("=")
-  here = pathlib.Path(value.partition(":")[0]).is_file()
-  if name.lstrip("-") != "config" or not value.startswith("configs/") or here:
-    return argument
-  return f"{name}={root / value}"
-
 
 def main() -> None:
-  """Runs main.py on the command line's arguments."""
+  """Runs the command line of this process, and ends it with its exit code."""
   early_stop.install("main.py: stopped before the run began")
-  import pathlib  # only now: these imports take long enough to be interrupted
-  import runpy
-  import sys
+  import sys  # only now: these imports take long enough to be interrupted
 
-  package = pathlib.Path(__file__).parent
-  brought = package / "brought"  # a wheel's main.py and configs/; a checkout has them above
-  root = brought if brought.is_dir() else package.parent
-  sys.path.insert(0, str(root))  # configs import each other
-  sys.argv = [found(argument, root) for argument in sys.argv]
-  runpy.run_path(str(root / "main.py"), run_name="__main__")
+  from scorelab.config.importing import make_importable
+  from scorelab.config.shipped import root, with_shipped_configs
+
+  make_importable(root())  # configs import each other
+  from scorelab.cli import train
+
+  sys.exit(train.main(with_shipped_configs(sys.argv)))
 
 
 if __name__ == "__main__":

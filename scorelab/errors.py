@@ -12,10 +12,12 @@ class ScorelabError(Exception):
 
   Attributes:
     exit_code: of a command that ends with it: 1 for a run that failed, 2 for a request that was
-      refused.
+      refused, 75 for a run that was stopped and can be continued.
+    alone: whether other processes of the same run do not end by themselves.
   """
 
   exit_code = 1
+  alone = False
 
 
 class ConfigError(ScorelabError, ValueError):

@@ -24,9 +24,9 @@ from ml_collections import ConfigDict
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
 from scorelab import evaluation
+from scorelab.cli.exit import exit_with
 from scorelab.evaluation.table import row_labels
 from scorelab.plotting import write_csv
-from scorelab.runs.exit import exit_with
 from scorelab.runs.files import read_jsonl
 from scorelab.runs.workdir import Workdir
 from scripts import outputs, published

@@ -36,9 +36,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
+from scorelab.cli.exit import exit_with
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics import max_sliced_wasserstein
-from scorelab.runs.exit import exit_with
 from scorelab.runs.files import read_jsonl
 from scorelab.runs.signals import StopFlag
 from scorelab.samplers import SAMPLERS, adaptive_ode

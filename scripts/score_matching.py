@@ -31,10 +31,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 
 from configs import base
 from scorelab import evaluation, training
+from scorelab.cli.exit import exit_with
 from scorelab.experiment.build import build
 from scorelab.plotting import save, write_csv
 from scorelab.plotting.studies import Line, loss_comparison
-from scorelab.runs.exit import exit_with
 from scorelab.runs.workdir import Workdir
 from scripts import outputs
 from scripts.studies import run

@@ -24,10 +24,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 
 from configs import ncsn_gmm_published
 from scorelab import evaluation, training
+from scorelab.cli.exit import exit_with
 from scorelab.metrics.budget import budget
 from scorelab.plotting import write_csv
 from scorelab.runs.checkpoints import Checkpoints
-from scorelab.runs.exit import exit_with
 from scorelab.runs.signals import StopFlag
 from scripts import outputs, studies
 

@@ -68,14 +68,14 @@ class Forked:
 def serve():
   """Answers a line [argv, timeout] with a line of what `Result` holds."""
   sys.path.insert(0, str(ROOT))
-  from main import main, parse
+  from scorelab.cli.train import main
 
   for line in sys.stdin:
     argv, timeout = json.loads(line)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
       child = os.fork()
       if child == 0:
-        become(["main.py", *argv], out.fileno(), err.fileno(), main, parse)
+        become(["main.py", *argv], out.fileno(), err.fileno(), main)
       waited = 0.0  # of our own time: where the machine is stopped, it goes on later
       while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         time.sleep(0.005)
@@ -89,10 +89,8 @@ def serve():
     print(json.dumps([os.waitstatus_to_exitcode(ended[1]), *texts, waited > timeout]), flush=True)
 
 
-def become(argv, out, err, main, parse):
+def become(argv, out, err, main):
   """Runs main.py in this process, as its `__main__` does, and ends it."""
-  from absl import app
-
   sys.argv = argv
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
   os.dup2(out, 1)
@@ -100,9 +98,7 @@ def become(argv, out, err, main, parse):
   resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
   code = 1
   try:
-    app.run(main, argv=argv, flags_parser=parse)
-  except SystemExit as end:
-    code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    code = main(argv)
   except BaseException:
     traceback.print_exc()
   finally:

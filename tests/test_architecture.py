@@ -28,7 +28,7 @@ LONG = {"scorelab/targets/gaussian_mixture.py", "configs/base.py"}  # not yet sp
 
 def modules(root=PACKAGE):
   """The file of every module of a package, by dotted name."""
-  files = (f for f in root.rglob("*.py") if "brought" not in f.parts)
+  files = (f for f in root.rglob("*.py") if "shipped" not in f.parts)
   names = {".".join(f.relative_to(root.parent).with_suffix("").parts): f for f in files}
   return {name.removesuffix(".__init__"): file for name, file in names.items()}
 

@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
+from scorelab.cli.exit import exit_with
 from scorelab.errors import RefusedError, RunError
 from scorelab.runs import workdir as run
-from scorelab.runs.exit import exit_with
 from scorelab.runs.files import append_jsonl, read_jsonl, truncate_jsonl, write_json
 
 CONFIG = {"seed": 0, "training": {"num_steps": 3}, "sampler": {"name": "ddim"}, "evaluation": {}}

@@ -31,9 +31,14 @@ State = TypeVar("State")
 class CheckpointError(ScorelabError):
   """A checkpoint cannot be used or written; the message is one line that a person can act on."""
 
+  alone = True
+
 
 class UnreadableError(CheckpointError):
   """There is nothing to go on from, though there are checkpoints."""
+
+  exit_code = 2
+  alone = False
 
 
 class DamagedError(UnreadableError):

@@ -21,6 +21,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some file systems 
 class UnwritableError(RefusedError):
   """Another process holds the folder, or it cannot be written: only its writer finds out."""
 
+  alone = True
+
 
 def why_unwritable(path: pathlib.Path, error: OSError) -> str | None:
   """What to do about a folder that could not be written, in a line; None for any other error."""

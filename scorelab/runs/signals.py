@@ -9,6 +9,7 @@ import threading
 from types import FrameType
 from typing import Any, NoReturn
 
+from scorelab.errors import ScorelabError
 from scorelab.runs import abort_notice as last_words
 
 PREEMPTED_EXIT_CODE = 75
@@ -16,8 +17,13 @@ INTERRUPTED_EXIT_CODE = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
-class Preempted(Exception):  # noqa: N818 (it is no error)
+class Preempted(ScorelabError):  # noqa: N818 (it is no error)
   """The run was asked to stop, has saved what it had, and can be started again."""
+
+  exit_code = PREEMPTED_EXIT_CODE
+
+  def __init__(self, message: str = "stopped and saved; the same command goes on") -> None:
+    super().__init__(message)
 
 
 class StopFlag:

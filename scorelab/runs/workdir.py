@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -182,6 +182,7 @@ def open_workdir(
   config: Mapping[str, Any],
   overrides: Mapping[str, Any],
   read_only: bool = False,
+  command: Sequence[str] | None = None,
 ) -> Workdir:
   """Makes the folder, or finds the run that is in it.
 
@@ -190,6 +191,7 @@ def open_workdir(
     config: the resolved config, JSON values only.
     overrides: what was typed, by field.
     read_only: whether another process writes; what it refuses is refused here too.
+    command: the program and its arguments, for the record; by default this process's.
 
   Returns:
     The folder; its DONE is removed where what evaluation depends on has changed, and so are the
@@ -230,6 +232,6 @@ def open_workdir(
         of_member.unlink()
   if read_only:
     return workdir
-  write_json(path / "environment.json", {**environment(), "command": sys.argv})
+  write_json(path / "environment.json", {**environment(), "command": [*(command or sys.argv)]})
   write_json(file, json.loads(json.dumps(record)))  # last: where it is, there is the other
   return workdir

@@ -1,0 +1,1 @@
+"""Commands: `scorelab`, which trains, samples and measures the experiment of a config."""

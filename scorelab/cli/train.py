@@ -1,0 +1,307 @@
+"""Trains, samples and measures the experiment of a config: what main.py and `scorelab` run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from absl import logging
+
+from scorelab import early_stop
+from scorelab.cli.request import Request, asks_for_help, parse, usage
+from scorelab.errors import ConfigError, RefusedError, RunError, ScorelabError
+from scorelab.runs import abort_notice
+from scorelab.runs.signals import Preempted, StopFlag
+
+if TYPE_CHECKING:
+  from scorelab.evaluation.pretrained import Sampling
+  from scorelab.experiment.spec import Experiment
+  from scorelab.runs.workdir import Workdir
+  from scorelab.training.ensembles import Ensemble
+
+_RESTART = "Start all of them again: they go on from the last checkpoint"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a command line.
+
+  Args:
+    argv: the program's name and its arguments; by default those of this process.
+
+  Returns:
+    The exit code: 0; 1 for a run that failed; 2 for a request that was refused; 75 for a run that
+    was stopped and can be continued.
+  """
+  argv = sys.argv if argv is None else argv
+  if asks_for_help(argv):
+    print(usage(argv))
+    return 0
+  distributed = False
+  try:
+    request = parse(argv)
+    distributed = request.distributed
+    if distributed:
+      _join_processes(request)
+    # Processes that work together stop together, when all of them ask.
+    line = None if distributed else "main.py: stopped before the run began"
+    with StopFlag(line) as stop:
+      try:
+        run(request, stop)
+      finally:
+        early_stop.say("main.py: stopped after the run had ended")
+  except ScorelabError as error:
+    print(error, file=sys.stderr)
+    if error.alone and distributed:  # an orderly end would wait for the other processes
+      sys.stdout.flush()
+      sys.stderr.flush()
+      abort_notice.take_back()
+      os._exit(error.exit_code)
+    return error.exit_code
+  return 0
+
+
+def _join_processes(request: Request) -> None:
+  """Meets the other processes of the run.
+
+  Raises:
+    ConfigError: they cannot be met.
+  """
+  abort_notice.leave(
+    f"main.py: process {os.getpid()} was aborted, most likely since another one has died"
+    f"\n{_RESTART}"
+  )
+  import jax
+
+  from scorelab.runs.distributed import wait_for_all
+
+  try:
+    # Process 0 measures alone, and the others may have to wait for it as long as that takes.
+    jax.distributed.initialize(
+      request.coordinator,
+      request.num_processes,
+      request.process_id,
+      shutdown_timeout_seconds=7 * 24 * 3600,
+      heartbeat_timeout_seconds=30,  # a dead process ends the others
+    )
+    wait_for_all("joined")  # at once: on CPUs they have 30 seconds for their first meeting
+  except (RuntimeError, ValueError) as error:
+    raise ConfigError(f"main.py: --distributed: {str(error).splitlines()[0]}") from error
+
+
+def run(request: Request, stop: StopFlag) -> None:
+  """Builds what the request describes, and trains, evaluates or both.
+
+  Args:
+    request: the command line.
+    stop: asked wherever the run can stop.
+
+  Raises:
+    ScorelabError: the request is refused, or the run failed or was stopped; one line.
+  """
+  from scorelab.evaluation import pretrained
+  from scorelab.experiment.build import build
+  from scorelab.experiment.swaps import drop_old_options
+  from scorelab.runs.checkpoints import silence_orbax
+  from scorelab.training import ensembles
+
+  logging.set_verbosity(logging.WARNING)
+  silence_orbax()
+  config = request.config
+  dropped = drop_old_options(config, request.replaced)
+  ensemble = None
+  with _named_after(request.file):
+    try:
+      if ensembles.asked(config):
+        ensemble = ensembles.build(config)
+        experiment = ensemble.experiment
+      else:
+        config.ensemble.seeds = None  # one seed is no ensemble
+        sampled = config.get("pretrained") is not None and config.pretrained.path is not None
+        experiment = pretrained.build(config, request.mode) if sampled else build(config)
+    except ConfigError as error:  # such as data that are gone, which a finished run's table is not
+      if (finished := _finished_run(request)) is None:
+        raise
+      print(f"{request.file}: {error}", file=sys.stderr)
+      show_table(finished)
+      return
+    _run_in_directory(request, experiment, ensemble, dropped, stop)
+
+
+def _finished_run(request: Request) -> Workdir | None:
+  """Returns a finished run of this config whose data may be gone; None if there is none."""
+  from scorelab.runs.workdir import Workdir, find_done
+
+  paths = sorted(pathlib.Path("results", request.name).glob("*"))
+  paths = [pathlib.Path(request.workdir)] if request.workdir else paths
+  found = find_done(paths, json.loads(request.config.to_json()))
+  return Workdir(found) if found else None
+
+
+def show_table(workdir: Workdir) -> None:
+  """Prints the table of a finished run."""
+  from scorelab import evaluation
+  from scorelab.runs.distributed import leads
+
+  if leads():
+    print(evaluation.format_table(evaluation.read(workdir)))
+    print(f"{workdir.path}: already done")
+
+
+def _run_in_directory(
+  request: Request,
+  experiment: Experiment | Sampling,
+  ensemble: Ensemble | None,
+  dropped: str | None,
+  stop: StopFlag,
+) -> None:
+  """Finds or makes the run's directory, checks what can be checked, and executes the run."""
+  from scorelab.evaluation import pretrained, tensorboard
+  from scorelab.experiment.spec import Experiment
+  from scorelab.runs import lock
+  from scorelab.runs import workdir as runs
+  from scorelab.runs.distributed import leads, wait_for_all
+
+  config, path = experiment.config, pathlib.Path(request.workdir or ".")
+  other = ""
+  if not request.workdir:
+    path = runs.find(pathlib.Path("results", request.name), config)
+    other = "" if path.exists() else runs.on_other_data(path.parent, config)
+  if stop.line is not None:
+    stop.line = f"{path}: {Preempted()}"
+  with _about(path, request.distributed):
+    trained_here = isinstance(experiment, Experiment)
+    if request.mode == "eval" and trained_here and not path.exists():
+      also = f"; {other}" if other else ""
+      raise RefusedError(f"{path}: there is no run here to evaluate; train first{also}")
+    notices = [other] if other else []
+    done = runs.is_done(path, config)
+    if isinstance(experiment, Experiment) and not done:
+      notices += [f"{request.file}: {line}" for line in _checked(request, experiment, ensemble)]
+    if dropped:
+      notices.append(f"{request.file}: {dropped}")
+    if leads():
+      for line in notices:
+        print(line, file=sys.stderr)
+    with lock.hold(path, off=done or not leads()):
+      workdir = runs.open_workdir(
+        path, config, request.overrides, command=request.argv, read_only=not leads()
+      )
+      wait_for_all("workdir")
+      with tensorboard.Mirror(workdir, off=not (request.tensorboard and leads())):
+        if isinstance(experiment, Experiment):
+          execute(experiment, ensemble, workdir, request.mode, stop)
+        else:
+          pretrained.execute(experiment, workdir, stop)
+
+
+def _checked(request: Request, experiment: Experiment, ensemble: Ensemble | None) -> list[str]:
+  """Checks an experiment before anything is written; returns lines of warning."""
+  from scorelab.experiment.compatibility import check_devices, check_metrics, check_rows
+  from scorelab.experiment.coverage import coverage_warnings
+
+  check_rows(experiment)
+  check_metrics(experiment)
+  if request.mode != "eval":
+    check_devices(experiment, None if ensemble is None else 1)
+  return coverage_warnings(experiment)
+
+
+@contextlib.contextmanager
+def _named_after(file: str) -> Iterator[None]:
+  """Puts the config's name before the message of a ConfigError."""
+  try:
+    yield
+  except ConfigError as error:
+    raise ConfigError(f"{file}: {error}") from error
+
+
+@contextlib.contextmanager
+def _about(path: pathlib.Path, distributed: bool) -> Iterator[None]:
+  """Turns what ends a run into a ScorelabError of one line that names the run's directory."""
+  import jax
+
+  from scorelab.runs import lock
+
+  def failed(line: str, error: Exception) -> RunError:
+    failure = RunError(line)
+    failure.alone = True
+    failure.__cause__ = error
+    return failure
+
+  try:
+    yield
+  except Preempted as stopped:
+    raise Preempted(f"{path}: {stopped}") from stopped
+  except OSError as error:
+    message = lock.why_unwritable(path, error)
+    if message is None:
+      raise
+    raise failed(message, error) from error
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    first = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first:
+      raise failed(f"{path}: out of memory: {first}", error) from error
+    if not distributed:
+      raise
+    line = f"{path}: another process has ended, or cannot be reached ({first})\n{_RESTART}"
+    raise failed(line, error) from error
+
+
+def execute(
+  experiment: Experiment, ensemble: Ensemble | None, workdir: Workdir, mode: str, stop: StopFlag
+) -> None:
+  """Trains, evaluates or both, in the run's directory.
+
+  Of several processes all draw samples if that is done in batches, and the first one measures.
+
+  Raises:
+    RunError: some number of the training or the evaluation is not finite.
+    Preempted: a stop was requested.
+  """
+  from scorelab import evaluation, training
+  from scorelab.evaluation import ensembles as ensemble_evaluation
+  from scorelab.evaluation import non_finite
+  from scorelab.evaluation.ensemble_figures import draw_ensemble
+  from scorelab.evaluation.figures import draw_run
+  from scorelab.evaluation.table import format_table
+  from scorelab.runs.distributed import leads
+  from scorelab.runs.sharding import make_layout
+  from scorelab.training import ensembles
+
+  if workdir.done.exists():
+    show_table(workdir)
+    return
+  program = None
+  if ensemble is not None:
+    program = ensembles.make_program(ensemble, make_layout(experiment.sharding))
+  if mode != "eval":
+    training.train(experiment, workdir, stop, program)
+  if mode != "train":
+    state = training.restore_trained(experiment, workdir, program)
+    if ensemble is not None and not leads():
+      return
+    params = training.evaluated_params(state, experiment.evaluation.ema)
+    weak = training.weaker_params(experiment, workdir, state)
+    if ensemble is not None:
+      result = ensemble_evaluation.evaluate(ensemble, params, workdir, stop, weak)
+    else:
+      devices = make_layout()
+      result = evaluation.evaluate(experiment, params, workdir, stop, weak, layout=devices)
+      if not leads():
+        return
+    print(format_table(result))
+    if faults := result.get("non_finite"):
+      raise RunError(f"{workdir.path}: not finite: {non_finite.in_one_line(faults)}")
+    if ensemble is not None:
+      first = ensembles.state_of(params, ensemble.members[0])
+      draw_ensemble(experiment, first, workdir, stop)
+    else:
+      draw_run(experiment, params, workdir, stop)
+    workdir.done.touch()
+  if leads():
+    print(workdir.path)
