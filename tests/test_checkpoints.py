@@ -331,7 +331,7 @@ def test_killed_while_saving(tmp_path, warnings):
     """
     import os, pathlib, signal, sys, threading, time
     import jax, jax.numpy as jnp
-    from scorelab.checkpoints import Checkpoints
+    from scorelab.runs.checkpoints import Checkpoints
 
     def work(directory, delay):
       state = lambda step: {f"x{i}": jnp.full((20, 100), float(step)) for i in range(10)}
@@ -371,7 +371,7 @@ def test_restores_onto_the_sharding_of_the_template(tmp_path):
     import sys
     import jax, jax.numpy as jnp, numpy as np
     from jax.sharding import NamedSharding, PartitionSpec as P
-    from scorelab.checkpoints import Checkpoints
+    from scorelab.runs.checkpoints import Checkpoints
 
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())

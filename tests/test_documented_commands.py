@@ -28,7 +28,7 @@ sys.path.insert(0, ".")
 sys.argv = {argv!r}
 script = importlib.import_module("scripts.{name}")
 {tables}
-from scorelab.run import exit_with
+from scorelab.cli.exit import exit_with
 exit_with(script.main)
 """
 

@@ -14,7 +14,7 @@ from scorelab.runs import lock
 
 HOLD = """
 import pathlib, sys
-from scorelab import lock
+from scorelab.runs import lock
 with lock.hold(pathlib.Path(sys.argv[1])):
   print("held", flush=True)
   sys.stdin.read()

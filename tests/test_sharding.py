@@ -252,7 +252,7 @@ def test_a_dead_process_ends_the_others(count, dead, tmp_path):
 SAYING = """
 import runpy, sys, time, types
 from scorelab import pace
-from scorelab.checkpoints import Checkpoints
+from scorelab.runs.checkpoints import Checkpoints
 
 if "--process_id=0" not in sys.argv:
   pace.time = types.SimpleNamespace(monotonic=lambda: 1000 * time.monotonic())

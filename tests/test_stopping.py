@@ -12,7 +12,7 @@ import pytest
 
 PROGRAM = """
 import sys, time
-from scorelab.stopping import Preempted, StopFlag
+from scorelab.runs.signals import Preempted, StopFlag
 with StopFlag({line!r}) as stop:
   stop.unsaved = {unsaved}
   print("ready", flush=True)

@@ -22,6 +22,10 @@ from scorelab.config.command_line import (
 from scorelab.config.options import check_fields
 from scorelab.errors import ConfigError
 
+_FLAGS = (
+  *("config", "mode", "workdir", "distributed", "coordinator", "num_processes", "process_id"),
+  "tensorboard",
+)
 MODES = ("train_and_eval", "train", "eval")
 
 
@@ -68,7 +72,7 @@ def _define_flags(argv: Sequence[str]) -> flags.FlagValues:
   values = flags.FlagValues()
   to: dict[str, Any] = {"flag_values": values}
   config_flags.DEFINE_config_file(
-    "config", None, "The experiment: configs/NAME.py[:fast].", sys_argv=argv, **to
+    "config", None, "The experiment: configs/NAME.py[:fast].", sys_argv=list(argv), **to
   )
   flags.DEFINE_string("workdir", None, "Run directory [results/<config>/<run id>].", **to)
   flags.DEFINE_enum("mode", "train_and_eval", MODES, "What to do.", **to)
@@ -148,18 +152,9 @@ def _parse(argv: list[str]) -> Request:
     raise ConfigError(explain(error, file, argv)) from error
   if len(rest) > 1:
     raise ConfigError(f"main.py: {rest[1]!r} is not a flag; did you mean --config={rest[1]}?")
-  request = Request(
-    argv=argv,
-    file=file,
-    config=values["config"].value,
-    overrides=config_flags.get_override_values(values["config"]),
-    replaced=replaced_values(values),
-    **{
-      name: values[name].value
-      for name in ("mode", "workdir", "distributed", "coordinator", "num_processes", "process_id")
-    },
-    tensorboard=values["tensorboard"].value,
-  )
+  given: dict[str, Any] = {field: values[field].value for field in _FLAGS}
+  overrides = config_flags.get_override_values(values["config"])
+  request = Request(argv, file, overrides=overrides, replaced=replaced_values(values), **given)
   _check(request)
   return request
 

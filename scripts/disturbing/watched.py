@@ -56,7 +56,8 @@ def main() -> None:
   phase = Phase(path)
   sys.argv = [program, *arguments]
   sys.path[0] = str(pathlib.Path(program).parent)
-  from scorelab import evaluation, plotting, training
+  from scorelab import evaluation, training
+  from scorelab.evaluation import ensemble_figures, evaluator, figures
   from scorelab.evaluation import ensembles as ensemble_evaluation
   from scorelab.runs.checkpoints import Checkpoints
 
@@ -66,9 +67,9 @@ def main() -> None:
   phase.during(Checkpoints, "wait", "saving")
   phase.during(ensemble_evaluation, "evaluate", "evaluating")
   phase.during(evaluation, "evaluate", "evaluating")
-  phase.during(evaluation, "draw_sets", "sampling")
-  phase.during(plotting, "draw_run", "drawing")
-  phase.during(plotting, "draw_ensemble", "drawing")
+  phase.during(evaluator, "draw_sets", "sampling")
+  phase.during(figures, "draw_run", "drawing")
+  phase.during(ensemble_figures, "draw_ensemble", "drawing")
   runpy.run_path(program, run_name="__main__")
 
 
