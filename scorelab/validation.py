@@ -187,16 +187,16 @@ def checked(section: str, **known: Collection[Any]) -> Callable[[_F], _F]:
       registry that a name belongs to.
   """
 
-  def decorate(function: Any) -> Any:
+  def decorate(function: Any, owner: type | None = None) -> Any:
     if isinstance(function, type):  # a dataclass
-      function.__init__ = decorate(function.__init__)
+      function.__init__ = decorate(function.__init__, function)
       return function
     signature = inspect.signature(function)
     pairs = [pair for pair in ORDERED if set(pair[:2]) <= set(signature.parameters)]
 
     @functools.cache
     def hints() -> dict[str, tuple[Any, ...]]:  # later: an annotation may name what is not yet
-      resolved = typing.get_type_hints(function)
+      resolved = typing.get_type_hints(owner or function)  # a class: fields of other modules
       return {name: _members(resolved[name]) for name in signature.parameters if name in resolved}
 
     @functools.wraps(function)

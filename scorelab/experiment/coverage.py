@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 
+import jax.numpy as jnp
 import numpy as np
 
 from scorelab.config.options import make
@@ -12,7 +13,7 @@ from scorelab.errors import ConfigError
 from scorelab.experiment.sampler_spec import Row
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics.prior import Moments, least_ratio, prior_divergence
-from scorelab.schedules import SCHEDULES, Schedule, Shifted
+from scorelab.schedules import SCHEDULES, Level, Schedule, Shifted
 
 MOST_NATS = 0.1
 """Divergence of the noised data from the prior that needs no warning."""
@@ -38,7 +39,7 @@ def coverage_warnings(experiment: Experiment) -> list[str]:
   lines = []
   for (alpha, sigma), rows in starts.items():
     moments = moments or Moments.of(experiment.data.get("x", experiment.validation["x"]))
-    std = _prior_std(experiment.schedule, sigma)
+    std = _prior_std(experiment.schedule, alpha, sigma)
     cost = prior_divergence(moments, alpha, sigma, std)
     if cost > MOST_NATS:
       names = ", ".join(dict.fromkeys(row.sampler for row in rows))
@@ -51,20 +52,20 @@ def coverage_warnings(experiment: Experiment) -> list[str]:
   return lines
 
 
-def _prior_std(schedule: Schedule, sigma: float) -> float:
-  return sigma if schedule.process == "ve" else 1.0
+def _prior_std(schedule: Schedule, alpha: float, sigma: float) -> float:
+  return float(schedule.prior_std(Level(None, jnp.asarray(alpha), jnp.asarray(sigma))))
 
 
 def _cost_at_end(schedule: Schedule, moments: Moments) -> float:
   """Divergence at t = 1."""
   alpha, sigma = (float(a) for a in schedule.at(1.0)[1:])
-  return prior_divergence(moments, alpha, sigma, _prior_std(schedule, sigma))
+  return prior_divergence(moments, alpha, sigma, _prior_std(schedule, alpha, sigma))
 
 
 def _remedy(experiment: Experiment, row: Row, moments: Moments, start: float) -> str:
   """The values to set so that a row starts where the data do not show."""
   schedule, grid = experiment.schedule, row.options["grid"]
-  needed = _rounded(least_ratio(moments, schedule.process, MOST_NATS), up=True)
+  needed = _rounded(least_ratio(moments, schedule, MOST_NATS), up=True)
   at_end = schedule.at(1.0)
   end = float(at_end.sigma) / float(at_end.alpha) if float(at_end.alpha) else math.inf
   own = {

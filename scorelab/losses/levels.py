@@ -26,8 +26,8 @@ def uniform_time(
   schedule: Schedule, u: Array, *, t_min: float | None = None, t_max: float = 1.0
 ) -> Level:
   """t uniform on [t_min, t_max]; t_min is the schedule's own by default. u [n] -> Level [n]."""
-  t_min = schedule.t_min if t_min is None else t_min
-  return schedule.at(t_min + (t_max - t_min) * u)
+  low = schedule.t_min if t_min is None else t_min
+  return schedule.at(low + (t_max - low) * u)
 
 
 @checked("loss")
@@ -102,8 +102,10 @@ def may_lack_signal(view: str, schedule: Schedule) -> bool:
   Known without its numbers, so that other programs stay as they are, to the last bit.
   """
   inner = getattr(schedule, "schedule", schedule)  # of a shifted one
-  table = isinstance(inner, Tabulated)
-  ends_in_noise = inner.noise_time is not None if table else inner.t_max < 1
+  if isinstance(inner, Tabulated):
+    ends_in_noise = inner.noise_time is not None
+  else:  # ends that are derived from alpha and sigma are arrays, and depend on numbers
+    ends_in_noise = isinstance(inner.t_max, jax.Array) or inner.t_max < 1
   return view in ("noise", "score") and ends_in_noise
 
 

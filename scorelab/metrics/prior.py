@@ -12,11 +12,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scorelab.schedules.base import rescaled
+from scorelab.schedules import Schedule
 from scorelab.validation import checked
 
 _MOST_POINTS = 4096
@@ -70,20 +69,19 @@ def prior_divergence(moments: Moments, alpha: float, sigma: float, prior_std: fl
   return float(parts + alpha**2 * moments.squared_mean) / 2
 
 
-def least_ratio(moments: Moments, process: str, most: float) -> float:
+def least_ratio(moments: Moments, schedule: Schedule, most: float) -> float:
   """Returns the sigma / alpha from which on the divergence is at most `most` nats.
 
   Args:
     moments: of the data.
-    process: one of PROCESSES; its prior is N(0, sigma^2 I) for 've', else N(0, I).
+    schedule: the process, extrapolated where it does not reach that ratio, and its prior.
     most: above 0.
   """
   low, high = math.log(1e-3), math.log(1e15)
   for _ in range(50):
     middle = (low + high) / 2
-    ratio = jnp.exp(middle)
-    pair = (1 / ratio, jnp.ones(())) if middle > 0 else (jnp.ones(()), ratio)
-    alpha, sigma = (float(a) for a in rescaled(process, *pair))
-    enough = prior_divergence(moments, alpha, sigma, sigma if process == "ve" else 1.0) <= most
+    level = schedule.at_ratio(math.exp(middle))
+    alpha, sigma, std = (float(a) for a in (*level[1:], schedule.prior_std(level)))
+    enough = prior_divergence(moments, alpha, sigma, std) <= most
     low, high = (low, middle) if enough else (middle, high)
   return math.exp(high)

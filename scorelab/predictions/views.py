@@ -12,13 +12,12 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from scorelab.pytree import Pytree
 from scorelab.schedules import Level
 from scorelab.typing import Array, Key
 from scorelab.validation import checked, require_known
@@ -51,13 +50,7 @@ _X0_SLOPE: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=["x", "level", "views", "x0_variance", "variance_fraction", "log_density"],
-  meta_fields=["kind"],
-)
-@dataclasses.dataclass(frozen=True)
-class Prediction:
+class Prediction(Pytree, static=("kind",)):
   """A prediction at x, in every view.
 
   Attributes:

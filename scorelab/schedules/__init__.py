@@ -2,15 +2,6 @@
 
 from collections.abc import Callable
 
-from scorelab.schedules.base import (
-  PROCESSES,
-  Grid,
-  Level,
-  Schedule,
-  Tabulated,
-  require_time,
-  safe_sqrt,
-)
 from scorelab.schedules.continuous import (
   Cosine,
   CosineFlow,
@@ -36,6 +27,7 @@ from scorelab.schedules.exploding import (
   SigmaPower,
   VarianceExploding,
 )
+from scorelab.schedules.grid import Grid
 from scorelab.schedules.grids import (
   given_log_snrs,
   karras,
@@ -45,8 +37,11 @@ from scorelab.schedules.grids import (
   uniform,
   uniform_log_snr,
 )
+from scorelab.schedules.level import PROCESSES, Level, require_time, rescaled, safe_sqrt
+from scorelab.schedules.schedule import Schedule
 from scorelab.schedules.sde import forward_path, reverse_drift
 from scorelab.schedules.shifted import Shifted
+from scorelab.schedules.tabulated import Tabulated
 from scorelab.validation import Registry
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = Registry("schedule") | {
@@ -104,6 +99,7 @@ __all__ = [
   "quadratic",
   "ratio_ends",
   "require_time",
+  "rescaled",
   "reverse_drift",
   "safe_sqrt",
   "scaled_linear_betas",

@@ -18,24 +18,24 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from scorelab.schedules.base import Schedule, by_formula, safe_sqrt
+from scorelab.schedules.level import safe_sqrt
+from scorelab.schedules.schedule import Schedule
 from scorelab.typing import Array
 
 
-@dataclasses.dataclass(frozen=True)
 class _LinearBeta(Schedule):
   """alpha = exp(-B / 2) with beta(t) linear: B = beta_min t + (beta_max - beta_min) t^2 / 2."""
 
   beta_min: float = 0.1
   beta_max: float = 20.0
   t_min: ClassVar[float] = 1e-3
+  t_max: ClassVar[float] = 1.0
 
   def _integral(self, t: Array) -> Array:
     return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
@@ -49,7 +49,6 @@ class _LinearBeta(Schedule):
     return 2 * integral / (self.beta_min + root)
 
 
-@by_formula
 class VariancePreserving(_LinearBeta):
   """The VP SDE with linear beta(t): alpha = exp(-B / 2), sigma^2 = 1 - exp(-B).
 
@@ -69,7 +68,6 @@ class VariancePreserving(_LinearBeta):
     return self._time(jax.nn.softplus(-2 * log_snr))
 
 
-@by_formula
 class SubVP(_LinearBeta):
   """The sub-VP SDE: alpha = exp(-B / 2) as VP's, sigma = 1 - exp(-B), less noise at every t.
 
@@ -89,7 +87,6 @@ class SubVP(_LinearBeta):
     return self._time(2 * jnp.arcsinh(jnp.exp(-log_snr) / 2))
 
 
-@by_formula
 class Cosine(Schedule):
   """alpha = cos(theta(t)) / cos(theta(0)), theta = (t + s) / (1 + s) pi / 2, variance-preserving.
 
@@ -125,7 +122,6 @@ class Cosine(Schedule):
     return turned * (1 + self.offset) / (math.pi / 2)
 
 
-@by_formula
 class Sigmoid(Schedule):
   """alpha^2 falls from 1 to 0 as a piece of a logistic curve, variance-preserving.
 
@@ -178,7 +174,6 @@ def _log_cosh(x: Array | float) -> Array:
   return jnp.logaddexp(x, -x)
 
 
-@by_formula
 class Laplace(Schedule):
   """log(alpha^2 / sigma^2) is the quantile of a Laplace law, falling in t; variance-preserving.
 
@@ -220,7 +215,6 @@ class Laplace(Schedule):
     return jnp.where(z > 0, tail, 1 - tail)
 
 
-@by_formula
 class LinearFlow(Schedule):
   """alpha = 1 - t, sigma = t: flow matching's straight path (Lipman et al. 2023, eq. 22)."""
 
@@ -238,7 +232,6 @@ class LinearFlow(Schedule):
     return jax.nn.sigmoid(-log_snr)
 
 
-@by_formula
 class GaussianChannel(Schedule):
   """x = alpha x_0 + eps, noise of one size on a signal that fades: sigma = 1, alpha geometric in t.
 
@@ -252,6 +245,8 @@ class GaussianChannel(Schedule):
   alpha_min: float = 0.01
   alpha_max: float = 100.0
   process: ClassVar[str] = "channel"
+  t_min: ClassVar[float] = 0.0
+  t_max: ClassVar[float] = 1.0
 
   @property
   def _range(self) -> Array:
@@ -267,7 +262,6 @@ class GaussianChannel(Schedule):
     return 1 - (log_snr - jnp.log(self.alpha_min)) / self._range
 
 
-@by_formula
 class CosineFlow(Schedule):
   """alpha = cos(pi t / 2), sigma = sin(pi t / 2): an arc from data to noise at constant speed.
 

@@ -22,16 +22,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scorelab.schedules.base import Tabulated
+from scorelab.schedules.tabulated import Tabulated
 from scorelab.validation import Registry, checked
 
 
-@jax.tree_util.register_pytree_node_class
 class Discrete(Tabulated):
   """A table of betas as a process: exact at t = (i + 1) / T, log-SNR linear in t between.
 
@@ -76,18 +74,6 @@ class Discrete(Tabulated):
       "vp",
       noise_time=jnp.ones(()) if ends_in_noise else None,
     )
-
-  def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
-    """The arrays, as JAX wants them."""
-    return (self.times, self.log_snrs, self.noise_time), None
-
-  @classmethod
-  def tree_unflatten(cls, _: None, arrays: tuple[Any, ...]) -> Discrete:
-    """The inverse of `tree_flatten`."""
-    times, log_snrs, noise_time = arrays
-    schedule = object.__new__(cls)
-    Tabulated.__init__(schedule, times, log_snrs, "vp", noise_time=noise_time)
-    return schedule
 
 
 @checked("schedule")

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from scorelab.schedules.base import Schedule, by_formula
+from scorelab.schedules.schedule import Schedule
 from scorelab.typing import Array
 
 
@@ -14,12 +14,13 @@ class _Exploding(Schedule):
   """alpha = 1."""
 
   process: ClassVar[str] = "ve"
+  t_min: ClassVar[float] = 0.0
+  t_max: ClassVar[float] = 1.0
 
   def alpha(self, t: Array) -> Array:
     return jnp.ones_like(t)
 
 
-@by_formula
 class VarianceExploding(_Exploding):
   """alpha = 1 and Karras levels, sigma = (smin^(1/rho) + t (smax^(1/rho) - smin^(1/rho)))^rho.
 
@@ -44,7 +45,6 @@ class VarianceExploding(_Exploding):
     return (jnp.exp(-log_snr / self.rho) - low) / (high - low)
 
 
-@by_formula
 class GeometricVarianceExploding(_Exploding):
   """alpha = 1 and geometric levels, sigma = smin (smax / smin)^t: the VE SDE of Song et al. 2021.
 
@@ -63,7 +63,6 @@ class GeometricVarianceExploding(_Exploding):
     return (-log_snr - jnp.log(self.sigma_min)) / jnp.log(self.sigma_max / self.sigma_min)
 
 
-@by_formula
 class SigmaPower(_Exploding):
   """alpha = 1 and g(t) = base^t: sigma^2 = (base^(2 t) - 1) / (2 log base), 0 at the data.
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab.schedules.base import Grid, Schedule, Tabulated
+from scorelab.schedules.grid import Grid
+from scorelab.schedules.schedule import Schedule
+from scorelab.schedules.tabulated import Tabulated
 from scorelab.typing import Array
 from scorelab.validation import checked, require_order
 
@@ -24,8 +26,8 @@ def uniform(
   to_data: bool = True,
 ) -> Grid:
   """Levels equally spaced in t from t_max to t_min, then the data where `to_data`."""
-  t_min = schedule.t_min if t_min is None else t_min
-  return schedule.grid(jnp.linspace(t_max, t_min, num_steps + (not to_data)), to_data=to_data)
+  last = schedule.t_min if t_min is None else t_min
+  return schedule.grid(jnp.linspace(t_max, last, num_steps + (not to_data)), to_data=to_data)
 
 
 @checked("sampler")
@@ -38,8 +40,8 @@ def quadratic(
   to_data: bool = True,
 ) -> Grid:
   """Levels equally spaced in sqrt(t): more of them near the data (Song et al. 2020, D.2)."""
-  t_min = schedule.t_min if t_min is None else t_min
-  roots = jnp.linspace(t_max**0.5, t_min**0.5, num_steps + (not to_data))
+  last = schedule.t_min if t_min is None else t_min
+  roots = jnp.linspace(t_max**0.5, last**0.5, num_steps + (not to_data))
   return schedule.grid(roots**2, to_data=to_data)
 
 
@@ -115,8 +117,7 @@ def karras(
   """
   high, low = _ratio_ends(schedule, sigma_max, sigma_min)
   roots = jnp.linspace(high ** (1 / rho), low ** (1 / rho), num_steps + (not to_data))
-  times = schedule.time(-rho * jnp.log(roots))
-  return schedule.grid_at(schedule.extended_at(times), to_data=to_data)
+  return schedule.grid_at(schedule.along(-rho * jnp.log(roots)), to_data=to_data)
 
 
 @checked("sampler")
@@ -131,7 +132,7 @@ def uniform_log_snr(
   """Levels equally spaced in log-SNR: geometric in sigma / alpha, whose ends are given."""
   high, low = _ratio_ends(schedule, sigma_max, sigma_min)
   log_snrs = jnp.linspace(-jnp.log(high), -jnp.log(low), num_steps + (not to_data))
-  return schedule.grid_at(schedule.extended_at(schedule.time(log_snrs)), to_data=to_data)
+  return schedule.grid_at(schedule.along(log_snrs), to_data=to_data)
 
 
 @checked("sampler")

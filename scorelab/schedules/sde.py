@@ -17,7 +17,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from scorelab.schedules.base import Level, Schedule, require_time
+from scorelab.schedules.level import Level, require_time
+from scorelab.schedules.schedule import Schedule
 from scorelab.typing import Array, Key
 from scorelab.validation import checked
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from scorelab.schedules.base import PROCESSES, Schedule, by_formula
+from scorelab.schedules.level import PROCESSES
+from scorelab.schedules.schedule import Schedule
 from scorelab.typing import Array
 
 
-@by_formula
 class Shifted(Schedule):
   """The schedule with `shift` added to its log-SNR at every t; the process stays what it is.
 
@@ -27,19 +27,24 @@ class Shifted(Schedule):
   shift: float = 0.0
 
   @property
-  def process(self) -> str:  # pyrefly: ignore[bad-override]
+  def process(self) -> str | None:  # pyrefly: ignore[bad-override]
     """The schedule's own, as are the ends."""
     return self.schedule.process
 
   @property
-  def t_min(self) -> float:  # pyrefly: ignore[bad-override]
+  def t_min(self) -> Array | float:  # pyrefly: ignore[bad-override]
     """The schedule's own."""
     return self.schedule.t_min
 
   @property
-  def t_max(self) -> float:  # pyrefly: ignore[bad-override]
+  def t_max(self) -> Array | float:  # pyrefly: ignore[bad-override]
     """The schedule's own."""
     return self.schedule.t_max
+
+  @property
+  def knows_time(self) -> bool:
+    """The schedule's own."""
+    return self.schedule.knows_time
 
   @property
   def timed(self) -> bool:  # pyrefly: ignore[bad-override]
@@ -47,10 +52,12 @@ class Shifted(Schedule):
     return self.schedule.timed
 
   def _parts(self, t: Array) -> tuple[Array, Array, Array, Array]:
-    """alpha, sigma and sigma^2 of the schedule with sigma scaled, and what divides them."""
+    """Returns alpha, sigma and sigma^2 of the schedule with sigma scaled, and their divisor."""
     scale = jnp.exp(-self.shift)
     alpha, sigma = self.schedule.alpha(t), scale * self.schedule.sigma(t)
     variance = scale**2 * self.schedule.variance(t)
+    if self.process is None:  # nothing to keep: the signal stays and the noise is scaled
+      return alpha, sigma, variance, jnp.ones(())
     return alpha, sigma, variance, PROCESSES[self.process](alpha, sigma, variance)
 
   def alpha(self, t: Array) -> Array:

@@ -14,7 +14,6 @@ NeurIPS 2022 (arXiv 2206.00364), appendix B.3, eq. 57: the ideal denoiser of a f
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scorelab.predictions import Prediction
+from scorelab.pytree import Pytree
 from scorelab.schedules import Level
 from scorelab.typing import Array, Key
 from scorelab.validation import checked, require_event
@@ -32,8 +32,7 @@ _EXACT = jax.lax.Precision.HIGHEST  # the truth is not computed in TF32
 _WEIGHTS = 2**20  # in memory at a time: of some noisy points, for every point
 
 
-@dataclasses.dataclass(frozen=True, init=False, eq=False)
-class Empirical:
+class Empirical(Pytree, static=("chunk_size",), eq=False):
   """The uniform law on n points: a pytree, so that they can be traced.
 
   Attributes:
@@ -61,11 +60,6 @@ class Empirical:
     if chunk_size < 1:
       raise ValueError(f"chunk_size = {chunk_size}, must be at least 1")
     self._set(points, chunk_size)
-
-  def _set(self, points: Array, chunk_size: int) -> Empirical:
-    object.__setattr__(self, "points", points)
-    object.__setattr__(self, "chunk_size", chunk_size)
-    return self
 
   @property
   def event_shape(self) -> tuple[int, ...]:
@@ -187,10 +181,3 @@ def nearest_distance(x: np.ndarray, points: np.ndarray) -> np.ndarray:
   from scipy.spatial import KDTree
 
   return np.asarray(KDTree(points).query(x)[0])
-
-
-jax.tree_util.register_pytree_node(
-  Empirical,
-  lambda q: ((q.points,), q.chunk_size),
-  lambda size, fields: object.__new__(Empirical)._set(*fields, size),
-)

@@ -24,16 +24,16 @@ Gaussian seen through a linear Gaussian channel); here for each component.
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from scorelab.predictions import Prediction
+from scorelab.pytree import Pytree
 from scorelab.schedules import Level
 from scorelab.targets.marginals import Marginals
+from scorelab.targets.mixture_parameters import diagonalised
 from scorelab.typing import Array, Key
 from scorelab.validation import checked, require_event
 
@@ -41,8 +41,7 @@ _EXACT = jax.lax.Precision.HIGHEST  # the truth is not computed in TF32
 _FEW = 16  # dimensions: in fewer, forming all differences takes less time than products
 
 
-@dataclasses.dataclass(frozen=True, init=False, eq=False)
-class GaussianMixture:
+class GaussianMixture(Pytree, eq=False):
   """sum_k w_k N(m_k, C_k) on R^d: a pytree, so its numbers can be traced and vmapped.
 
   Attributes:
@@ -73,42 +72,7 @@ class GaussianMixture:
     Raises:
       ValueError: for shapes, weights or covariances other than these.
     """
-    given = (weights, means, covariances)
-    dtype = jnp.result_type(float, jnp.asarray(means))
-    traced = any(isinstance(a, jax.core.Tracer) for a in given)
-    xp = jnp if traced else np
-    weights, means, covariances = (xp.asarray(a, dtype if traced else float) for a in given)
-    k, d = means.shape if means.ndim == 2 else (-1, -1)
-    if weights.shape != (k,) or covariances.shape not in ((k,), (k, d), (k, d, d)):
-      raise ValueError(
-        f"weights {weights.shape}, means {means.shape} and covariances {covariances.shape} must be"
-        " [k], [k, d] and [k], [k, d] or [k, d, d]"
-      )
-    full = covariances.ndim == 3
-    variances, basis = xp.linalg.eigh(covariances) if full else (covariances.reshape(k, -1), None)
-    if not traced:
-      if not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
-        extent = f"from {weights.min():g} to {weights.max():g}"
-        raise ValueError(f"weights must be finite, >= 0 and not all 0, not {extent}")
-      if not variances.min() >= -1e-6 * variances.max():  # float32 may leave a -1e-7
-        raise ValueError("covariances must be positive semi-definite")
-      if full and not np.allclose(covariances, covariances.swapaxes(1, 2), rtol=1e-5):
-        raise ValueError("covariances must be symmetric")
-    weights = weights / weights.sum()
-    # The double where keeps the gradient finite at weight 0.
-    logs = xp.where(weights > 0, xp.log(xp.where(weights > 0, weights, 1)), -np.inf)
-    fields = (logs, means, xp.maximum(variances, 0), basis)
-    self._set(*(None if a is None else jnp.asarray(a, dtype) for a in fields))
-
-  def _set(self, *values: Array | None) -> GaussianMixture:
-    for field, value in zip(dataclasses.fields(self), values, strict=True):
-      object.__setattr__(self, field.name, value)
-    return self
-
-  @classmethod
-  def _of(cls, *values: Array | None) -> GaussianMixture:
-    """From the fields themselves, unchecked: how JAX rebuilds a pytree."""
-    return object.__new__(cls)._set(*values)
+    self._set(*diagonalised(weights, means, covariances))
 
   @property
   def dim(self) -> int:
@@ -398,10 +362,3 @@ class GaussianMixture:
 def _weighted_sum(weights: Array, values: Array) -> Array:
   """sum_k w_k values_k, [k], [k, d] -> [d]: as a product, twice as fast on a CPU as by a sum."""
   return jnp.einsum("k,kd->d", weights, values, precision=_EXACT)
-
-
-jax.tree_util.register_pytree_node(
-  GaussianMixture,
-  lambda q: ((q.log_weights, q.means, q.variances, q.basis), None),
-  lambda _, fields: GaussianMixture._of(*fields),
-)

@@ -6,7 +6,6 @@ the caller: XLA then sums over the components without storing them apart.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +14,11 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
 
+from scorelab.pytree import Pytree
 from scorelab.typing import Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class Marginals:
+class Marginals(Pytree, eq=False):
   """m mixtures on the line, of k components each, with the same weights.
 
   Attributes:

@@ -7,6 +7,13 @@ import pytest
 from scipy import integrate, stats
 
 from scorelab.metrics.prior import Moments, least_ratio, prior_divergence
+from scorelab.schedules import (
+  GaussianChannel,
+  LinearFlow,
+  SubVP,
+  VarianceExploding,
+  VariancePreserving,
+)
 
 MEAN = np.array([1.5, -0.5, 2.0])
 ROOT = np.random.default_rng(0).normal(size=(3, 3))
@@ -61,7 +68,9 @@ def test_moments_of_points(shape):
 
 @pytest.mark.parametrize("process", ["ve", "vp", "flow", "channel", "sub_vp"])
 def test_the_least_ratio_costs_what_is_allowed(process):
-  ratio = least_ratio(EXACT, process, 0.1)
+  schedules = (VarianceExploding, VariancePreserving, LinearFlow, GaussianChannel, SubVP)
+  (schedule,) = (make() for make in schedules if make.process == process)
+  ratio = least_ratio(EXACT, schedule, 0.1)
   norm = {
     "ve": 1 / ratio,
     "vp": math.hypot(1 / ratio, 1),
