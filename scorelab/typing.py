@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
+import numpy as np
+from numpy.typing import ArrayLike
+from typing_extensions import Protocol, runtime_checkable  # Python 3.11's own reads properties
 
 if TYPE_CHECKING:
   from scorelab.predictions import Prediction
-  from scorelab.schedules import Level
+  from scorelab.samplers.noise import Noise
+  from scorelab.schedules import Grid, Level
 
 Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array
@@ -37,11 +41,15 @@ class Samples(NamedTuple):
   network_calls: int | None = None
 
 
-Sampler: TypeAlias = Callable[..., Samples]
-"""`(key, predict, x, grid, **options) -> Samples`: takes x from grid[0] to the last level.
+class Sampler(Protocol):
+  """Takes x from grid[0] to the grid's last level.
 
-In place of a key it takes any noise source, see `scorelab.samplers.noise`.
-"""
+  In place of a key it takes any noise source, see `scorelab.samplers.noise`.
+  """
+
+  def __call__(
+    self, key: Key | Noise, predict: Predict, x: Array, grid: Grid, /, *args: Any, **options: Any
+  ) -> Samples: ...
 
 
 class Context(NamedTuple):
@@ -70,5 +78,231 @@ class Average(NamedTuple):
 
 Metrics: TypeAlias = dict[str, Array | Average]
 """By name: arrays, averaged over the steps of a chunk, or pooled averages."""
-Loss: TypeAlias = Callable[[Params, Key, Batch, Context], tuple[Array, Metrics]]
-"""`(params, key, batch, context) -> (scalar, metrics)`."""
+
+
+class Loss(Protocol):
+  """Returns a scalar and metrics of a batch."""
+
+  def __call__(
+    self, params: Params, key: Key, batch: Batch, context: Context, /
+  ) -> tuple[Array, Metrics]: ...
+
+
+@runtime_checkable
+class Network(Protocol):
+  """A Flax module `(x [b, *event], conditioning [b]) -> [b, *event]`."""
+
+  def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any: ...
+
+  def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any: ...
+
+  def clone(self, **fields: Any) -> Any: ...
+
+
+@runtime_checkable
+class EventNetwork(Network, Protocol):
+  """A network that takes events of some shapes only."""
+
+  def check_event(self, shape: tuple[int, ...], /) -> None:
+    """Raises ValueError for another shape."""
+    ...
+
+
+# Targets: what each can do. `isinstance(target, ExactTarget)` asks it, without calling anything.
+
+
+@runtime_checkable
+class Target(Protocol):
+  """A distribution to sample from: all that training needs."""
+
+  @property
+  def event_shape(self) -> tuple[int, ...]:
+    """Shape of one point."""
+    ...
+
+  @property
+  def scale(self) -> Array | float:
+    """The std over all coordinates, [] and > 0."""
+    ...
+
+  @property
+  def sample(self) -> DrawsPoints:
+    """(key, n) -> independent draws [n, *event_shape]; jittable, n static."""
+    ...
+
+
+class DrawsPoints(Protocol):
+  """`(key, n) -> [n, *event_shape]`."""
+
+  def __call__(self, key: Key, n: int, /) -> Array: ...
+
+
+@runtime_checkable
+class ExactTarget(Target, Protocol):
+  """A target that knows its exact score, x0 and noise at every level."""
+
+  def predict(self, x: Array, level: Level, /) -> Prediction: ...
+
+
+@runtime_checkable
+class LabelledTarget(Target, Protocol):
+  """A target of points with classes; `num_classes` is 0 where they turn out to have none."""
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes; the label `num_classes` stands for none of them."""
+    ...
+
+  def sample_with_labels(self, key: Key, n: int, /) -> tuple[Array, Array]:
+    """Returns the draws of `sample` and their labels [n]."""
+    ...
+
+  def sample_of_class(self, key: Key, label: Array, /) -> Array:
+    """Returns a draw of each of the classes `label` [n]."""
+    ...
+
+
+@runtime_checkable
+class ExactLabelledTarget(ExactTarget, LabelledTarget, Protocol):
+  """A target that knows its exact score given the class."""
+
+  def predict_of_class(self, x: Array, level: Level, label: Array, /) -> Prediction: ...
+
+
+@runtime_checkable
+class ClassifiedTarget(Target, Protocol):
+  """A target that knows log P(class | x_t = x) at every level: [*batch, num_classes]."""
+
+  def log_class_prob(self, x: Array, level: Level, /) -> Array: ...
+
+
+@runtime_checkable
+class SplitTarget(Protocol):
+  """A target of fixed points: 'train', and perhaps 'validation' and 'test'."""
+
+  @property
+  def splits(self) -> Mapping[str, Array]:
+    """The points [n, *event_shape] by name; empty where all are drawn when needed."""
+    ...
+
+
+@runtime_checkable
+class LabelledSplitTarget(SplitTarget, Protocol):
+  """A target whose fixed points have labels."""
+
+  @property
+  def labels(self) -> Mapping[str, np.ndarray]:
+    """The labels [n] of the splits of these names; empty where there are none."""
+    ...
+
+
+@runtime_checkable
+class DequantisedTarget(Protocol):
+  """A target on a lattice whose training and validation points are spread over their bins."""
+
+  def dequantise(self, key: Key, x: Array, /) -> Array: ...
+
+
+@runtime_checkable
+class AugmentedTarget(Protocol):
+  """A target whose training batches are changed at random, such as mirrored."""
+
+  def augment(self, key: Key, x: Array, /) -> Array: ...
+
+
+@runtime_checkable
+class StreamedTarget(SplitTarget, Protocol):
+  """A target of which training points can be read from files, in epochs."""
+
+  @property
+  def stream(self) -> Any:
+    """The training points in files, or None where `splits` has them all."""
+    ...
+
+  @property
+  def num_workers(self) -> int:
+    """Number of processes that decode them."""
+    ...
+
+  def scaled(self, pixels: Array, /) -> Array:
+    """Returns what is read, bytes, as points."""
+    ...
+
+
+@runtime_checkable
+class DensityTarget(Target, Protocol):
+  """A target with a log-density: x [..., *event] -> [...]."""
+
+  def log_prob(self, x: Array, /) -> Array: ...
+
+
+@runtime_checkable
+class ModedTarget(Protocol):
+  """A mixture of k modes in d dimensions."""
+
+  @property
+  def weights(self) -> Array:
+    """[k], summing to 1."""
+    ...
+
+  @property
+  def means(self) -> Array:
+    """[k, d]."""
+    ...
+
+  @property
+  def covariances(self) -> Array:
+    """[k] variances, [k, d] variances of the coordinates, or [k, d, d]."""
+    ...
+
+
+@runtime_checkable
+class MixtureTarget(ModedTarget, ExactLabelledTarget, ClassifiedTarget, DensityTarget, Protocol):
+  """A mixture whose components have densities at every level, and are its classes."""
+
+  def responsibilities(self, x: Array, /) -> Array:
+    """Returns P(component | x) at x [..., d], of shape [..., k]."""
+    ...
+
+  def sample_with_components(self, key: Key, n: int, /) -> tuple[Array, Array]:
+    """Returns draws [n, d] and their components [n]."""
+    ...
+
+  def perturbed(self, alpha: Array | float, sigma: Array | float, /) -> MixtureTarget:
+    """Returns the law of alpha x_0 + sigma eps."""
+    ...
+
+
+@runtime_checkable
+class SupportedTarget(Protocol):
+  """A target that knows the distance of points to its support: x [n, *event] -> [n]."""
+
+  def distance(self, x: ArrayLike, /) -> np.ndarray: ...
+
+
+@runtime_checkable
+class PartedTarget(Protocol):
+  """A target of k parts that knows which part a point belongs to."""
+
+  @property
+  def weights(self) -> ArrayLike:
+    """[k], summing to 1."""
+    ...
+
+  def component(self, x: ArrayLike, /) -> np.ndarray:
+    """Returns the part of each of x [n, *event], [n] in 0..k - 1."""
+    ...
+
+
+@runtime_checkable
+class ProjectedTarget(Protocol):
+  """A target whose laws along lines are known."""
+
+  @property
+  def dim(self) -> int:
+    """Dimension d of one point."""
+    ...
+
+  def marginal(self, directions: Array, /) -> Any:
+    """Returns the laws of u . x for each of the unit vectors u in `directions` [m, d]."""
+    ...

@@ -38,7 +38,7 @@ from scorelab.samplers import SAMPLERS
 from scorelab.schedules import GRIDS, VarianceExploding, given_log_snrs, uniform_log_snr
 from scorelab.schedules.grid_search import distance, optimise_grid
 from scorelab.targets import TARGETS
-from scorelab.typing import Array, Key, Predict, Sampler
+from scorelab.typing import Array, ExactTarget, Key, MixtureTarget, Predict, Sampler
 from scripts import outputs
 from scripts.drawing.source import open_source
 
@@ -59,7 +59,7 @@ class Problem(NamedTuple):
   """
 
   name: str
-  target: Any
+  target: ExactTarget
   predict: Predict
   scale: float
 
@@ -67,6 +67,7 @@ class Problem(NamedTuple):
 def exact(name: str) -> Problem:
   """The exact score of a mixture."""
   target = TARGETS[name]()
+  assert isinstance(target, MixtureTarget)
   return Problem(name, target, target.predict, float(np.sqrt(np.mean(target.covariances))))
 
 

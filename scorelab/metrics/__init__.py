@@ -7,7 +7,6 @@ between calls. A sample that is not finite gives nan.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from scorelab.metrics.classes import (
   class_accuracy,
@@ -45,6 +44,7 @@ from scorelab.metrics.support import (
   support_distance,
 )
 from scorelab.metrics.wasserstein import max_sliced_wasserstein, sliced_wasserstein, wasserstein
+from scorelab.typing import PartedTarget, SupportedTarget
 from scorelab.validation import Registry
 
 MODE_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_modes`
@@ -52,9 +52,9 @@ MODE_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_modes
   "off_mode_share": off_mode_share,
   "within_mode_std": within_mode_std,
 }
-SUPPORT_METRICS: dict[str, str] = {  # which method a target must have
-  "component_tv": "component",
-  "support_distance": "distance",
+SUPPORT_METRICS: dict[str, tuple[type, str]] = {  # what a target must be, and its method
+  "component_tv": (PartedTarget, "component"),
+  "support_distance": (SupportedTarget, "distance"),
 }
 CLASS_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_labels`
   "class_count": class_count,
@@ -83,16 +83,18 @@ METRICS: dict[str, Callable[..., float]] = Registry("metric") | {
 }
 
 
-def needed_by(name: str, target: Any) -> str | None:
-  """What the metric of this name needs and the target lacks; None where it lacks nothing."""
+def needed_by(name: str, target: object) -> str | None:
+  """Returns what the metric of this name needs and the target lacks; None if it lacks nothing."""
   if name in MODE_METRICS:
     return None if has_modes(target) else "modes of some width"
   if name in CLASS_METRICS:
     return None if has_labels(target) else "labelled points"
   if name in LABEL_METRICS:
     return None if knows_classes(target) else "classes"
-  method = SUPPORT_METRICS.get(name)
-  return None if method is None or hasattr(target, method) else f"a target with {method}()"
+  if name in SUPPORT_METRICS:
+    protocol, method = SUPPORT_METRICS[name]
+    return None if isinstance(target, protocol) else f"a target with {method}()"
+  return None
 
 
 __all__ = [

@@ -14,30 +14,43 @@ import functools
 import hashlib
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
+from typing_extensions import TypeIs
 
 from scorelab.metrics.reference import Reference, as_points
-from scorelab.typing import Key
+from scorelab.typing import Key, LabelledSplitTarget, MixtureTarget
 
 _FOLDS = 5
 _MANY = 10_000  # training points, of which fits take minutes: two folds
 
 
-def has_labels(target: Any) -> bool:
-  """Whether a target brings labelled training and test points: `labels` beside its `splits`."""
-  return {"train", "test"} <= set(getattr(target, "labels", {}))
+def has_labels(target: object) -> TypeIs[LabelledSplitTarget]:
+  """Returns whether a target has labelled training and test points."""
+  return isinstance(target, LabelledSplitTarget) and {"train", "test"} <= set(target.labels)
+
+
+def _labelled(target: object) -> LabelledSplitTarget:
+  """Returns the target itself.
+
+  Raises:
+    ValueError: it has no labels.
+  """
+  if not has_labels(target):
+    raise ValueError(f"target = {type(target).__name__} has no labelled points to learn from")
+  return target
 
 
 @functools.lru_cache(maxsize=2)  # a target is itself only: it stands for its training points
-def _classifier(target: Any) -> Any:
+def _classifier(target: LabelledSplitTarget) -> Any:
   from sklearn.linear_model import LogisticRegression  # here: most runs need no scikit-learn
 
   train = as_points("train", target.splits["train"])
   return LogisticRegression(max_iter=1000).fit(train, np.asarray(target.labels["train"]))
 
 
-def class_probabilities(x: ArrayLike, target: Any) -> np.ndarray:
+def class_probabilities(x: ArrayLike, target: object) -> np.ndarray:
   """Returns the classifier's probabilities of points [n, ...], [n, classes].
 
   Training points are judged by a classifier of the other folds of the training set.
@@ -45,9 +58,7 @@ def class_probabilities(x: ArrayLike, target: Any) -> np.ndarray:
   Raises:
     ValueError: the target has no labels.
   """
-  if not has_labels(target):
-    raise ValueError(f"target = {type(target).__name__} has no labelled points to learn from")
-  points = as_points("x", x)
+  target, points = _labelled(target), as_points("x", x)
   probabilities = _classifier(target).predict_proba(points)
   places = _places(target)
   found = np.array([places.get(_digest(point), -1) for point in points])
@@ -61,14 +72,14 @@ def _digest(point: np.ndarray) -> bytes:
 
 
 @functools.lru_cache(maxsize=2)
-def _places(target: Any) -> dict[bytes, int]:
+def _places(target: LabelledSplitTarget) -> dict[bytes, int]:
   """Returns the index of each training point by its digest."""
   train = as_points("train", target.splits["train"])
   return {_digest(point): index for index, point in enumerate(train)}
 
 
 @functools.lru_cache(maxsize=2)
-def _held_out(target: Any) -> np.ndarray:
+def _held_out(target: LabelledSplitTarget) -> np.ndarray:
   """Returns the probabilities of training points, [n, classes], by cross-validation."""
   from sklearn.linear_model import LogisticRegression
   from sklearn.model_selection import cross_val_predict
@@ -104,14 +115,15 @@ def confident_share(
   del key
   if not np.isfinite(x := as_points("x", x)).all():
     return float("nan")
-  share = (class_probabilities(x, y.target).max(1) > threshold).mean()
-  of_test = (class_probabilities(y.target.splits["test"], y.target).max(1) > threshold).mean()
+  target = _labelled(y.target)
+  share = (class_probabilities(x, target).max(1) > threshold).mean()
+  of_test = (class_probabilities(target.splits["test"], target).max(1) > threshold).mean()
   return float(share / of_test)
 
 
-def knows_classes(target: Any) -> bool:
-  """Whether points of a target can be told apart by class: by its own law, or by a classifier."""
-  return hasattr(target, "responsibilities") or has_labels(target)
+def knows_classes(target: object) -> bool:
+  """Returns whether points of a target have a class: by its own law, or by a classifier."""
+  return isinstance(target, MixtureTarget) or has_labels(target)
 
 
 def class_accuracy(key: Key | None, x: ArrayLike, y: Reference) -> float:
@@ -136,8 +148,8 @@ def class_accuracy(key: Key | None, x: ArrayLike, y: Reference) -> float:
     raise ValueError("y = a Reference without labels: no class was asked for")
   if not np.isfinite(x := as_points("x", x)).all():
     return float("nan")
-  if hasattr(y.target, "responsibilities"):
-    found = np.asarray(y.target.responsibilities(x)).argmax(-1)
+  if isinstance(y.target, MixtureTarget):
+    found = np.asarray(y.target.responsibilities(jnp.asarray(x))).argmax(-1)
   else:
     found = class_probabilities(x, y.target).argmax(1)
   return float((found == np.asarray(y.labels)).mean())
@@ -167,13 +179,15 @@ def class_imbalance(key: Key | None, x: ArrayLike, y: Reference) -> float:
   if not np.isfinite(x := as_points("x", x)).all():
     return float("nan")
 
+  target = _labelled(y.target)
+
   def shares(points: ArrayLike) -> np.ndarray:
-    probabilities = class_probabilities(points, y.target)
+    probabilities = class_probabilities(points, target)
     return np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1]) / len(
       probabilities
     )
 
-  p, q = shares(x), shares(y.target.splits["test"])
+  p, q = shares(x), shares(target.splits["test"])
   if not p[q > 0].all():
     return float("inf")
   factor = p[q > 0] / q[q > 0]

@@ -19,7 +19,7 @@ Learning by Predicting Image Rotations", ICLR 2018 (arXiv 1803.07728): features 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike
 from scorelab.metrics.classes import has_labels
 from scorelab.metrics.reference import Reference
 from scorelab.targets import splits_of
-from scorelab.typing import Array, Key, Params
+from scorelab.typing import Array, Key, LabelledSplitTarget, Params, SplitTarget, Target
 from scorelab.validation import Registry, checked
 
 Extractor: TypeAlias = Callable[[ArrayLike], np.ndarray]
@@ -60,23 +60,24 @@ class Classifier(nn.Module):
     return nn.Dense(self.num_classes)(features), features
 
 
-def held_out_splits(target: Any) -> tuple[str, ...]:
+def held_out_splits(target: object) -> tuple[str, ...]:
   """Returns the names of the splits of which no floor is made: validation and test images.
 
   Without test images it is that of the training images. Then exact samples are draws from them,
   with replacement: the network knows their law, and no draw.
   """
-  splits, labels = splits_of(target), getattr(target, "labels", {})
+  splits = splits_of(target)
+  labels = target.labels if isinstance(target, LabelledSplitTarget) else {}
   names = [name for name in ("validation", "test") if name in splits and name in (labels or splits)]
   return tuple(names) if "test" in names else ("train",)
 
 
-def _joined(arrays: Any, target: Any) -> Array:
+def _joined(arrays: Mapping[str, Any], target: object) -> Array:
   return jnp.concatenate([jnp.asarray(arrays[name]) for name in held_out_splits(target)])
 
 
 @functools.lru_cache(maxsize=2)  # a target is itself only: it stands for its images
-def classifier(target: Any) -> Extractor:
+def classifier(target: LabelledSplitTarget) -> Extractor:
   """Features of a classifier of the target's labels, trained on its `held_out_splits`."""
   labels = _joined(target.labels, target)
 
@@ -88,7 +89,7 @@ def classifier(target: Any) -> Extractor:
 
 
 @functools.lru_cache(maxsize=2)
-def rotations(target: Any) -> Extractor:
+def rotations(target: SplitTarget) -> Extractor:
   """Features of a network that tells by how many quarter turns an image was rotated."""
 
   def draw(key: Key, images: Array) -> tuple[Array, Array]:
@@ -105,7 +106,7 @@ FEATURES: dict[str, Callable[[Any], Extractor]] = Registry("features") | {
 }
 
 
-def features_need(name: str, target: Any) -> str | None:
+def features_need(name: str, target: Target) -> str | None:
   """What the features of this name need and the target lacks; None where it lacks nothing."""
   shape = target.event_shape
   if name == "inception":

@@ -10,26 +10,17 @@ beyond which a sample is off mode grows with d; see `mode_radius`.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 import numpy as np
 from numpy.typing import ArrayLike
+from typing_extensions import TypeIs
 
 from scorelab.metrics.reference import Reference, as_points
-from scorelab.typing import Array, Key
+from scorelab.typing import Key, ModedTarget
 
 
-class Mixture(Protocol):
-  """A mixture of k modes in d dimensions, such as `targets.GaussianMixture`."""
-
-  weights: Array  # [k], positive, summing to 1
-  means: Array  # [k, d]
-  covariances: Array  # [k] variances, [k, d] variances of the coordinates, or [k, d, d]
-
-
-def has_modes(target: Any) -> bool:
+def has_modes(target: object) -> TypeIs[ModedTarget]:
   """Returns whether a target has modes, all with weight of some width: the unit of distances."""
-  if not all(hasattr(target, field) for field in ("weights", "means", "covariances")):
+  if not isinstance(target, ModedTarget):
     return False
   covariances = np.asarray(target.covariances)[np.asarray(target.weights) > 0]
   widths = np.linalg.eigvalsh(covariances) if covariances.ndim == 3 else covariances
@@ -59,7 +50,7 @@ def mode_radius(dim: int, num_std: float = 4.0) -> float:
   return float(np.sqrt(2 * scipy.special.gammainccinv(dim / 2, np.exp(-(num_std**2) / 2))))
 
 
-def mode_distances(x: ArrayLike, target: Mixture | Reference) -> np.ndarray:
+def mode_distances(x: ArrayLike, target: ModedTarget | Reference) -> np.ndarray:
   """Returns how many standard deviations samples are from each mode.
 
   Args:
@@ -76,7 +67,7 @@ def mode_distances(x: ArrayLike, target: Mixture | Reference) -> np.ndarray:
   return _distances_and_sizes(x, target)[0]
 
 
-def nearest_modes(x: ArrayLike, target: Mixture | Reference) -> tuple[np.ndarray, np.ndarray]:
+def nearest_modes(x: ArrayLike, target: ModedTarget | Reference) -> tuple[np.ndarray, np.ndarray]:
   """Returns the mode that each sample belongs to, [n], and its distance from there, [n].
 
   Args and errors: those of `mode_distances`. A sample that is not finite has distance nan.
@@ -89,7 +80,7 @@ def nearest_modes(x: ArrayLike, target: Mixture | Reference) -> tuple[np.ndarray
   return modes, np.take_along_axis(distances, modes[:, None], axis=1)[:, 0]
 
 
-def off_mode(x: ArrayLike, target: Mixture | Reference, *, num_std: float = 4.0) -> np.ndarray:
+def off_mode(x: ArrayLike, target: ModedTarget | Reference, *, num_std: float = 4.0) -> np.ndarray:
   """Returns which samples are beyond `mode_radius` of every mode, [n].
 
   Args and errors: those of `mode_distances` and of `mode_radius`. False for a sample that is not
@@ -99,7 +90,7 @@ def off_mode(x: ArrayLike, target: Mixture | Reference, *, num_std: float = 4.0)
   return distances.min(1) > mode_radius(_dim(target), num_std)
 
 
-def mode_weights(x: ArrayLike, target: Mixture | Reference) -> np.ndarray:
+def mode_weights(x: ArrayLike, target: ModedTarget | Reference) -> np.ndarray:
   """Returns the share of the samples that belongs to each mode, [k], summing to 1.
 
   Args and errors: those of `mode_distances`. All nan where a sample is not finite.
@@ -111,7 +102,7 @@ def mode_weights(x: ArrayLike, target: Mixture | Reference) -> np.ndarray:
   return np.bincount(modes, minlength=num_modes) / len(modes)
 
 
-def mode_weight_tv(key: Key | None, x: ArrayLike, target: Mixture | Reference) -> float:
+def mode_weight_tv(key: Key | None, x: ArrayLike, target: ModedTarget | Reference) -> float:
   """Returns the total variation of shares and true weights, 1/2 sum_k |share - weight|.
 
   In [0, 1]. Exact samples give about sum_k sqrt(w (1 - w) / (2 pi n)).
@@ -133,7 +124,7 @@ def mode_weight_tv(key: Key | None, x: ArrayLike, target: Mixture | Reference) -
 
 
 def off_mode_share(
-  key: Key | None, x: ArrayLike, target: Mixture | Reference, *, num_std: float = 4.0
+  key: Key | None, x: ArrayLike, target: ModedTarget | Reference, *, num_std: float = 4.0
 ) -> float:
   """Returns the share of samples beyond `mode_radius(d, num_std)` deviations of every mode.
 
@@ -149,7 +140,7 @@ def off_mode_share(
 
 
 def within_mode_std(
-  key: Key | None, x: ArrayLike, target: Mixture | Reference, *, num_std: float = 4.0
+  key: Key | None, x: ArrayLike, target: ModedTarget | Reference, *, num_std: float = 4.0
 ) -> float:
   """Returns the spread of samples about their modes over the true one: below 1 is too tight.
 
@@ -169,7 +160,7 @@ def within_mode_std(
 
 
 def _distances_and_sizes(
-  x: ArrayLike, target: Mixture | Reference
+  x: ArrayLike, target: ModedTarget | Reference
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns `mode_distances` and the log-determinants [k] of the modes' covariances' roots."""
   mixture = _mixture(target)
@@ -195,11 +186,11 @@ def _distances_and_sizes(
   return distances, log_sizes
 
 
-def _dim(target: Mixture | Reference) -> int:
+def _dim(target: ModedTarget | Reference) -> int:
   return np.shape(_mixture(target).means)[1]
 
 
-def _mixture(target: Mixture | Reference) -> Mixture:
+def _mixture(target: ModedTarget | Reference) -> ModedTarget:
   """Returns the mixture itself.
 
   Raises:

@@ -30,7 +30,7 @@ class Reference:
   """
 
   points: ArrayLike | None = None
-  target: Any = None
+  target: object = None
   labels: ArrayLike | None = None
   capacity: int = 8
   _cache: dict[Hashable, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)

@@ -9,30 +9,18 @@ workshop on structured probabilistic inference: the share of memorised samples.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from scorelab.metrics.reference import Reference, as_pair
-from scorelab.typing import Key
+from scorelab.typing import Key, PartedTarget, SupportedTarget
+
+_T = TypeVar("_T")
 
 
-class Supported(Protocol):
-  """A target that knows how far points are from its support."""
-
-  def distance(self, x: ArrayLike, /) -> np.ndarray: ...  # [n, *event] -> [n]
-
-
-class Parted(Protocol):
-  """A target of k parts that says which part a point belongs to."""
-
-  weights: Any  # [k]
-
-  def component(self, x: ArrayLike, /) -> np.ndarray: ...  # [n, *event] -> [n], in 0..k - 1
-
-
-def support_distance(key: Key | None, x: ArrayLike, target: Supported | Reference) -> float:
+def support_distance(key: Key | None, x: ArrayLike, target: SupportedTarget | Reference) -> float:
   """The mean distance of the samples to the nearest point of the target's support.
 
   In the data's units; exact samples give 0.
@@ -50,11 +38,11 @@ def support_distance(key: Key | None, x: ArrayLike, target: Supported | Referenc
   """
   del key
   x = np.asarray(x)
-  distance = _having(target, "distance").distance
+  distance = _having(target, SupportedTarget, "distance").distance
   return float(distance(x).mean()) if np.isfinite(x).all() else float("nan")
 
 
-def component_tv(key: Key | None, x: ArrayLike, target: Parted | Reference) -> float:
+def component_tv(key: Key | None, x: ArrayLike, target: PartedTarget | Reference) -> float:
   """Total variation between the parts' shares and their weights, 1/2 sum_k |share - weight|.
 
   Two equal parts with shares .5 -+ d give d. Exact samples give about
@@ -63,7 +51,7 @@ def component_tv(key: Key | None, x: ArrayLike, target: Parted | Reference) -> f
   Args, returns and errors: those of `support_distance`, of a target with `component` and `weights`.
   """
   del key
-  parted, x = _having(target, "component"), np.asarray(x)
+  parted, x = _having(target, PartedTarget, "component"), np.asarray(x)
   if not np.isfinite(x).all():
     return float("nan")
   weights = np.asarray(parted.weights, np.float64)
@@ -129,13 +117,13 @@ def _nearest(x: ArrayLike, y: ArrayLike | Reference, count: int) -> np.ndarray |
   return np.asarray(kept.query(x, list(range(1, count + 1)))[0])
 
 
-def _having(target: Any, method: str) -> Any:
-  """The target itself.
+def _having(target: object, protocol: type[_T], method: str) -> _T:
+  """Returns the target itself, or that of a Reference.
 
   Raises:
-    ValueError: there is none, or it lacks the method.
+    ValueError: there is none, or it does not fulfil the protocol.
   """
   measured = target.target if isinstance(target, Reference) else target
-  if not hasattr(measured, method):
+  if not isinstance(measured, protocol):
     raise ValueError(f"target = {type(measured).__name__}: this metric needs its {method}()")
   return measured

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from scorelab.metrics import transport
 from scorelab.metrics.reference import Reference, as_pair, as_points
-from scorelab.typing import Array, Key
+from scorelab.typing import Array, Key, ProjectedTarget
 
 MAX_EXACT_POINTS = 5000
 _MAX_PIVOTS = 10**8
@@ -183,7 +183,7 @@ def _projected_costs(
   if engine not in transport.ENGINES:
     raise ValueError(f"engine = {engine!r}, must be one of {', '.join(transport.ENGINES)}")
   against: Any = y.measured if isinstance(y, Reference) else y
-  exact = hasattr(against, "marginal")
+  exact = _is_law(against)
   method = transport.EXACT if exact else transport.ENGINES[engine]
   if exact:
     x = as_points("x", x, against.dim)
@@ -230,6 +230,11 @@ def _normalised(name: str, weights: ArrayLike, n: int) -> np.ndarray:
   if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.sum() > 0):
     raise ValueError(f"{name} must be finite, at least 0, and not all 0")
   return weights / weights.sum()
+
+
+def _is_law(against: object) -> bool:
+  """Returns whether points are compared with a distribution itself."""
+  return isinstance(against, ProjectedTarget)
 
 
 def _check_order(p: int) -> None:

@@ -1,27 +1,17 @@
 """Distributions to sample from, by their config names.
 
 A target is one function or class in one file of this package, and one line here. Constructors
-take keyword options only, all of them with defaults. A target has
+take keyword options only, all of them with defaults. A target has `sample`, `event_shape` and
+`scale`. What it may have more, such as an exact score, classes or fixed points, are the protocols
+of `scorelab.typing` with Target in their names; `isinstance` tells which of them it fulfils.
 
-    sample(key, n) -> [n, *event_shape]     event_shape     scale, the std over all coordinates
-
-and may have more: `predict`, its exact score (`has_truth`); `bounds`, a box (low, high) for
-figures; `splits`, fixed points in the place of fresh draws (`splits_of`);
-`dequantise(key, x) -> x`, noise that every training batch gets anew; `augment(key, x) -> x`, of
-training batches alone; `stream`, training images that are read from files in every epoch;
-`distance(x)` to its support, and `component(x)` with `weights`, which of its parts a point belongs
-to.
-
-One with classes has `num_classes`, `sample_with_labels(key, n) -> (x, label)`, which draws what
-`sample` draws, and `sample_of_class(key, label [n]) -> x`; `labels` of its splits, where it has
-those; and, where there is a truth, `predict_of_class(x, level, label)`, which may also know
-`log_class_prob(x, level) -> [*batch, num_classes]`. The label num_classes is no class.
+A target with a box (low, high) for figures has it as `bounds`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax.numpy as jnp
+from typing_extensions import TypeIs
 
 from scorelab.predictions import Exact
 from scorelab.targets import digits, patches
@@ -30,13 +20,21 @@ from scorelab.targets.data_set import DataSet
 from scorelab.targets.digits import DequantisedDigits, Digits
 from scorelab.targets.empirical import Empirical
 from scorelab.targets.gaussian_mixture import GaussianMixture
+from scorelab.targets.marginals import Marginals
 from scorelab.targets.mixtures import grid25, nine_modes, ring, two_modes_1d
 from scorelab.targets.patches import DequantisedPatches, Patches
 from scorelab.targets.points import Points, checkerboard, moons, pinwheel, spirals, swiss_roll
-from scorelab.typing import Array
+from scorelab.typing import (
+  Array,
+  ExactLabelledTarget,
+  ExactTarget,
+  LabelledSplitTarget,
+  SplitTarget,
+  Target,
+)
 from scorelab.validation import Registry
 
-TARGETS: dict[str, Callable[..., Any]] = Registry("target") | {
+TARGETS: dict[str, Callable[..., Target]] = Registry("target") | {
   "nine_modes": nine_modes,
   "ring": ring,
   "grid25": grid25,
@@ -53,25 +51,26 @@ TARGETS: dict[str, Callable[..., Any]] = Registry("target") | {
 }
 
 
-def has_truth(target: Any) -> bool:
-  """Whether a target knows its exact score: it has `predict`."""
-  return hasattr(target, "predict")
+def has_truth(target: object) -> TypeIs[ExactTarget]:
+  """Returns whether a target knows its exact score."""
+  return isinstance(target, ExactTarget)
 
 
-def truth_of(target: Any) -> Exact:
-  """The exact score of a target with `has_truth`, in a network's place."""
-  return Exact(target.predict, getattr(target, "predict_of_class", None))
+def truth_of(target: ExactTarget) -> Exact:
+  """Returns the exact score of a target, in a network's place."""
+  labelled = isinstance(target, ExactLabelledTarget)
+  return Exact(target.predict, target.predict_of_class if labelled else None)
 
 
-def labelled_splits_of(target: Any) -> Mapping[str, tuple[Array, Array]]:
-  """`splits_of` a target with classes, each split with its labels [n]."""
-  labels = getattr(target, "labels", {})
+def labelled_splits_of(target: object) -> Mapping[str, tuple[Array, Array]]:
+  """Returns the fixed points of a target by split, each with its labels [n]."""
+  labels = target.labels if isinstance(target, LabelledSplitTarget) else {}
   return {name: (x, jnp.asarray(labels[name])) for name, x in splits_of(target).items()}
 
 
-def splits_of(target: Any) -> Mapping[str, Array]:
-  """The points [n, *event_shape] that a target brings as 'train', 'validation' or 'test'."""
-  return getattr(target, "splits", {})
+def splits_of(target: object) -> Mapping[str, Array]:
+  """Returns the fixed points [n, *event_shape] by 'train', 'validation' and 'test'; {} for none."""
+  return target.splits if isinstance(target, SplitTarget) else {}
 
 
 __all__ = [
@@ -83,6 +82,7 @@ __all__ = [
   "Digits",
   "Empirical",
   "GaussianMixture",
+  "Marginals",
   "Patches",
   "Points",
   "checkerboard",

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from scorelab.targets import TARGETS
+from scorelab.targets.digits import digits
 from scorelab.targets.mixtures import nine_modes
 from scripts.claiming.checking import AtMost, Bindings, Claim
 from scripts.claiming.sources import (
@@ -26,7 +26,7 @@ def base() -> list[Claim]:
   """Common settings of configs/base.py."""
   modes = nine_modes()
   apart = min(np.linalg.norm(a - b) for a, b in itertools.combinations(np.array(modes.means), 2))
-  digits = TARGETS["digits"]()
+  splits = digits().splits
   best = where_least("vp_digits/stopping.csv", "step", "val_loss")
   return [
     Claim(
@@ -37,8 +37,8 @@ def base() -> list[Claim]:
       "each seen at {} levels, is least", [setting("vp_digits", "training.validation_repeats")]
     ),
     Claim("is least after about {} steps", [best]),
-    Claim("memory of the {} training digits", [len(digits.splits["train"])]),
-    Claim("against the {} test digits", [len(digits.splits["test"])]),
+    Claim("memory of the {} training digits", [len(splits["train"])]),
+    Claim("against the {} test digits", [len(splits["test"])]),
   ]
 
 
