@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 from typing_extensions import Protocol, runtime_checkable  # Python 3.11's own reads properties
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
   from scorelab.schedules import Grid, Level
 
 Array: TypeAlias = jax.Array
+Floats: TypeAlias = Float[Array, "*shape"]
+"""Floats of any shape: all that one signature calls so have the same, element by element."""
 Key: TypeAlias = jax.Array
 """A typed key, made by `jax.random.key`. Consumed once."""
 Params: TypeAlias = Any
@@ -41,6 +44,7 @@ class Samples(NamedTuple):
   network_calls: int | None = None
 
 
+@runtime_checkable
 class Sampler(Protocol):
   """Takes x from grid[0] to the grid's last level.
 
@@ -59,6 +63,7 @@ class Context(NamedTuple):
   ema: dict[str, Params]
 
 
+@runtime_checkable
 class Predict(Protocol):
   """Reads a network, or the truth, at noisy points.
 
@@ -80,6 +85,7 @@ Metrics: TypeAlias = dict[str, Array | Average]
 """By name: arrays, averaged over the steps of a chunk, or pooled averages."""
 
 
+@runtime_checkable
 class Loss(Protocol):
   """Returns a scalar and metrics of a batch."""
 
@@ -131,6 +137,7 @@ class Target(Protocol):
     ...
 
 
+@runtime_checkable
 class DrawsPoints(Protocol):
   """`(key, n) -> [n, *event_shape]`."""
 

@@ -224,9 +224,10 @@ def checked(section: str, **known: Collection[Any]) -> Callable[[_F], _F]:
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
-  """Returns the members of a union, or the hint alone."""
+  """Returns the members of a union, or the hint alone; of an array with a shape, the array."""
   origin = typing.get_origin(hint)
-  return typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
+  members = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
+  return tuple(getattr(member, "array_type", member) for member in members)
 
 
 def _check(

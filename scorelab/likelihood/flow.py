@@ -34,6 +34,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from scorelab.losses.probes import PROBES, averaging, inner, trace
 from scorelab.schedules import Grid, Level
@@ -51,8 +52,8 @@ class LogLikelihood(NamedTuple):
       or along every axis of a point.
   """
 
-  log_prob: Array
-  z: Array
+  log_prob: Float[Array, " batch"]
+  z: Float[Array, " batch * event"]
   nfe: int
 
 
@@ -68,7 +69,7 @@ METHODS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = Registry("meth
 def log_likelihood(
   key: Key,
   predict: Predict,
-  x: Array,
+  x: Float[Array, " batch * event"],
   grid: Grid,
   *,
   divergence: str = "exact",
@@ -147,7 +148,7 @@ STATUSES = ("solved", "too many steps", "no step is short enough")
 def adaptive_log_likelihood(
   key: Key,
   predict: Predict,
-  x: Array,
+  x: Float[Array, " batch * event"],
   grid: Grid,
   *,
   divergence: str = "exact",

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from scorelab.schedules.level import safe_sqrt
 from scorelab.schedules.schedule import Schedule
-from scorelab.typing import Array
+from scorelab.typing import Array, Floats
 
 
 class _LinearBeta(Schedule):
@@ -40,7 +40,7 @@ class _LinearBeta(Schedule):
   def _integral(self, t: Array) -> Array:
     return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Floats) -> Floats:
     return jnp.exp(-self._integral(t) / 2)
 
   def _time(self, integral: Array) -> Array:
@@ -61,10 +61,10 @@ class VariancePreserving(_LinearBeta):
 
   process: ClassVar[str] = "vp"
 
-  def variance(self, t: Array) -> Array:
+  def variance(self, t: Floats) -> Floats:
     return -jnp.expm1(-self._integral(t))
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     return self._time(jax.nn.softplus(-2 * log_snr))
 
 
@@ -80,10 +80,10 @@ class SubVP(_LinearBeta):
 
   process: ClassVar[str] = "sub_vp"
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Floats) -> Floats:
     return -jnp.expm1(-self._integral(t))
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     return self._time(2 * jnp.arcsinh(jnp.exp(-log_snr) / 2))
 
 
@@ -104,15 +104,15 @@ class Cosine(Schedule):
   def _angle(self, t: Array | float) -> Array | float:
     return t / (1 + self.offset) * (math.pi / 2)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Floats) -> Floats:
     return jnp.sin(self._angle(1 - t)) / jnp.cos(self._angle(self.offset))
 
-  def variance(self, t: Array) -> Array:
+  def variance(self, t: Floats) -> Floats:
     """1 - alpha^2, as cos^2 a - cos^2 b = sin(b - a) sin(b + a)."""
     turned, start = self._angle(t), self._angle(self.offset)
     return jnp.sin(turned) * jnp.sin(turned + 2 * start) / jnp.cos(start) ** 2
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     """From the sine and cosine of theta(t) - theta(0), where cos theta(t) = alpha cos theta(0)."""
     alpha, variance = jnp.sqrt(jax.nn.sigmoid(2 * log_snr)), jax.nn.sigmoid(-2 * log_snr)
     start = self._angle(self.offset)
@@ -155,13 +155,13 @@ class Sigmoid(Schedule):
     ratio = jnp.sinh(share * width / 2) / jnp.sinh(width / 2)
     return ratio * jnp.cosh(other / 2) / jnp.cosh((low + t * width) / 2)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Floats) -> Floats:
     return safe_sqrt(self._part(1 - t, t, self._ends[0]))
 
-  def variance(self, t: Array) -> Array:
+  def variance(self, t: Floats) -> Floats:
     return self._part(t, t, self._ends[1])
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     """sigma^2 / alpha^2 = sinh(w t / 2) c1 / (sinh(w (1 - t) / 2) c0), solved for exp(w t)."""
     low, high, width = self._ends
     log_ratio = _log_cosh(low / 2) - _log_cosh(high / 2) - 2 * log_snr
@@ -201,15 +201,15 @@ class Laplace(Schedule):
     """min(base, 1)^b; the double where makes the infinite slope at 0 count as 0, see `rates`."""
     return jnp.where(base > 0, jnp.minimum(jnp.where(base > 0, base, 1), 1) ** self.b, 0)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Floats) -> Floats:
     signal, noise = self._powers(t)
     return safe_sqrt(signal / (signal + noise))
 
-  def variance(self, t: Array) -> Array:
+  def variance(self, t: Floats) -> Floats:
     signal, noise = self._powers(t)
     return noise / (signal + noise)
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     z = (2 * log_snr - self.mu) / self.b
     tail = jnp.exp(-jnp.abs(z)) / 2
     return jnp.where(z > 0, tail, 1 - tail)
@@ -222,13 +222,13 @@ class LinearFlow(Schedule):
   t_min: ClassVar[float] = 1e-3
   t_max: ClassVar[float] = 1 - 1e-3
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Floats) -> Floats:
     return 1 - t
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Floats) -> Floats:
     return jnp.asarray(t)
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     return jax.nn.sigmoid(-log_snr)
 
 
@@ -252,13 +252,13 @@ class GaussianChannel(Schedule):
   def _range(self) -> Array:
     return jnp.log(self.alpha_max) - jnp.log(self.alpha_min)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Floats) -> Floats:
     return self.alpha_min * jnp.exp((1 - t) * self._range)
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Floats) -> Floats:
     return jnp.ones_like(t)
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     return 1 - (log_snr - jnp.log(self.alpha_min)) / self._range
 
 
@@ -273,11 +273,11 @@ class CosineFlow(Schedule):
   t_min: ClassVar[float] = 1e-3
   t_max: ClassVar[float] = 1 - 1e-3
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Floats) -> Floats:
     return jnp.sin((1 - t) * (math.pi / 2))
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Floats) -> Floats:
     return jnp.sin(t * (math.pi / 2))
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     return jnp.arctan(jnp.exp(-log_snr)) / (math.pi / 2)

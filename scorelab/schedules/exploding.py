@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from scorelab.schedules.schedule import Schedule
-from scorelab.typing import Array
+from scorelab.typing import Floats
 
 
 class _Exploding(Schedule):
@@ -17,7 +17,7 @@ class _Exploding(Schedule):
   t_min: ClassVar[float] = 0.0
   t_max: ClassVar[float] = 1.0
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Floats) -> Floats:
     return jnp.ones_like(t)
 
 
@@ -36,11 +36,11 @@ class VarianceExploding(_Exploding):
   sigma_max: float = 80.0
   rho: float = 7.0
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Floats) -> Floats:
     low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
     return (low + t * (high - low)) ** self.rho
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
     return (jnp.exp(-log_snr / self.rho) - low) / (high - low)
 
@@ -56,10 +56,10 @@ class GeometricVarianceExploding(_Exploding):
   sigma_min: float = 0.01
   sigma_max: float = 50.0
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Floats) -> Floats:
     return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     return (-log_snr - jnp.log(self.sigma_min)) / jnp.log(self.sigma_max / self.sigma_min)
 
 
@@ -75,10 +75,10 @@ class SigmaPower(_Exploding):
   base: float = 25.0
   t_min: ClassVar[float] = 1e-5
 
-  def variance(self, t: Array) -> Array:
+  def variance(self, t: Floats) -> Floats:
     rate = 2 * jnp.log(self.base)
     return jnp.expm1(rate * t) / rate
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     rate = 2 * jnp.log(self.base)
     return jnp.log1p(rate * jnp.exp(-2 * log_snr)) / rate

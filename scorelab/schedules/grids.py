@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from scorelab.schedules.grid import Grid
 from scorelab.schedules.schedule import Schedule
@@ -156,7 +157,7 @@ def given_log_snrs(
   return schedule.grid_at(schedule.at_log_snr(log_snrs), to_data=to_data)
 
 
-def ratio_ends(schedule: Schedule) -> tuple[Array, Array]:
+def ratio_ends(schedule: Schedule) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """Returns the least and the largest sigma / alpha of a schedule's own range, each []."""
   low, high = (schedule.log_snr(jnp.asarray(t)) for t in (schedule.t_min, schedule.t_max))
   return jnp.exp(-low), jnp.exp(-high)

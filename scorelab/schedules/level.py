@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from scorelab.typing import Array
+from scorelab.typing import Array, Floats
 from scorelab.validation import Registry
 
 
@@ -66,17 +66,17 @@ PROCESSES: dict[str, Callable[[Array, Array, Array], Array]] = Registry("process
 }
 
 
-def rescaled(process: str, alpha: Array, sigma: Array) -> tuple[Array, Array]:
+def rescaled(process: str, alpha: Floats, sigma: Floats) -> tuple[Floats, Floats]:
   """Returns the (alpha, sigma) of a process with the same ratio as the given pair, elementwise."""
   norm = PROCESSES[process](alpha, sigma, sigma**2)
   return alpha / norm, sigma / norm
 
 
-def pair_of(log_snr: Array) -> tuple[Array, Array]:
+def pair_of(log_snr: Floats) -> tuple[Floats, Floats]:
   """Returns some alpha and sigma of this log-SNR, the larger one 1: neither overflows."""
   return jnp.exp(jnp.minimum(log_snr, 0)), jnp.exp(-jnp.maximum(log_snr, 0))
 
 
-def safe_sqrt(a: Array) -> Array:
+def safe_sqrt(a: Floats) -> Floats:
   """Returns the square root, and 0 where a <= 0, with a finite gradient there: 0."""
   return jnp.where(a > 0, jnp.sqrt(jnp.where(a > 0, a, 1)), 0)

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from scorelab.pytree import Pytree
 from scorelab.schedules.level import Level, pair_of, require_time, rescaled, safe_sqrt
-from scorelab.typing import Array
+from scorelab.typing import Array, Floats
 from scorelab.validation import checked, require_grid
 
 if TYPE_CHECKING:
@@ -93,21 +94,21 @@ class Schedule(_Traits, Pytree, abstract=True):
     if not own:
       checked("schedule")(cls)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Floats) -> Floats:
     """Returns the signal scale at t, elementwise."""
     raise TypeError(f"{type(self).__name__} defines no alpha")
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Floats) -> Floats:
     """Returns the noise std at t, elementwise."""
     if type(self).variance is Schedule.variance:
       raise TypeError(f"{type(self).__name__} defines no sigma")
     return safe_sqrt(self.variance(t))
 
-  def variance(self, t: Array) -> Array:
+  def variance(self, t: Floats) -> Floats:
     """Returns sigma^2 at t, elementwise."""
     return self.sigma(t) ** 2
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     """Returns the t at which log(alpha / sigma) has this value, elementwise.
 
     By bisection, to the precision of t's floats, unless a subclass knows the inverse: then 0 or 1
@@ -120,16 +121,16 @@ class Schedule(_Traits, Pytree, abstract=True):
     """Whether `time` is a closed form, which goes on beyond the ends of [0, 1]."""
     return type(self).time is not Schedule.time
 
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: Floats) -> Floats:
     """Returns log(alpha / sigma) at t, elementwise: decreasing."""
     return self.at(t).log_snr
 
   @checked("level")
-  def at(self, t: Array | float) -> Level:
+  def at(self, t: Floats | float) -> Level:
     """Returns the level at time t in [0, 1], of t's shape."""
     return self.extended_at(jnp.asarray(t, float))
 
-  def extended_at(self, t: Array) -> Level:
+  def extended_at(self, t: Floats) -> Level:
     """Returns the level at any t: like `at`, the formulas extrapolated beyond [0, 1]."""
     alpha, sigma = self.alpha(t), self.sigma(t)
     if self.process is None:  # rounding leaves -4e-8 of a cosine at its zero
@@ -137,7 +138,7 @@ class Schedule(_Traits, Pytree, abstract=True):
     return Level(t if self.timed else None, alpha, sigma)
 
   @checked("level")
-  def at_log_snr(self, log_snr: Array | float) -> Level:
+  def at_log_snr(self, log_snr: Floats | float) -> Level:
     """Returns the level of this log-SNR, of its shape.
 
     Beyond the ends of [0, 1] a named process is extrapolated. Another one keeps the larger of alpha
@@ -156,12 +157,12 @@ class Schedule(_Traits, Pytree, abstract=True):
       sigma=jnp.where(noisy, level.sigma, level.alpha * sigma),
     )
 
-  def along(self, log_snr: Array) -> Level:
+  def along(self, log_snr: Floats) -> Level:
     """Returns the levels of these log-SNRs as a grid has them: `at` their times, if closed form."""
     return self.extended_at(self.time(log_snr)) if self.knows_time else self.at_log_snr(log_snr)
 
   @checked("level")
-  def at_ratio(self, ratio: Array | float) -> Level:
+  def at_ratio(self, ratio: Floats | float) -> Level:
     """Returns the level at which sigma / alpha is `ratio` >= 0, of its shape; 0 is the data."""
     ratio = jnp.asarray(ratio, float)
     noisy = ratio > 0
@@ -169,22 +170,22 @@ class Schedule(_Traits, Pytree, abstract=True):
     t = None if level.t is None else jnp.where(noisy, level.t, 0)
     return Level(t, jnp.where(noisy, level.alpha, 1), jnp.where(noisy, level.sigma, 0))
 
-  def rates(self, t: Array) -> tuple[Array, Array]:
+  def rates(self, t: Floats) -> tuple[Floats, Floats]:
     """Returns d alpha / dt and d sigma / dt; the infinite slope of a root at 0 counts as 0."""
     one = jnp.ones_like(t)
     return jax.jvp(self.alpha, (t,), (one,))[1], jax.jvp(self.sigma, (t,), (one,))[1]
 
-  def drift(self, t: Array) -> Array:
+  def drift(self, t: Floats) -> Floats:
     """Returns f = d log alpha / dt: the SDE's drift is f x. Undefined where alpha = 0."""
     return jax.jvp(lambda t: jnp.log(self.alpha(t)), (t,), (jnp.ones_like(t),))[1]
 
-  def diffusion_squared(self, t: Array) -> Array:
+  def diffusion_squared(self, t: Floats) -> Floats:
     """Returns g^2 = d sigma^2 / dt - 2 f sigma^2, elementwise (Kingma et al. 2021, eq. 16)."""
     variance, rate = jax.jvp(self.variance, (t,), (jnp.ones_like(t),))
     return rate - 2 * self.drift(t) * variance
 
   @checked("level")
-  def velocity(self, level: Level, x0: Array, noise: Array) -> Array:
+  def velocity(self, level: Level, x0: Floats, noise: Floats) -> Floats:
     """Returns dx/dt of the probability flow, alpha' x0 + sigma' noise, of x0's shape.
 
     Raises:
@@ -204,7 +205,7 @@ class Schedule(_Traits, Pytree, abstract=True):
       return jnp.sqrt(level.alpha**2 + level.sigma**2)
     return level.sigma if self.process == "ve" else jnp.ones_like(level.sigma)
 
-  def grid(self, times: Array, *, to_data: bool = True) -> Grid:
+  def grid(self, times: Float[Array, " n"], *, to_data: bool = True) -> Grid:
     """Returns the grid at decreasing `times` [n], followed by the data itself if `to_data`."""
     return self.grid_at(self.at(times), to_data=to_data)
 

@@ -16,17 +16,18 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from scorelab.schedules.level import Level, require_time
 from scorelab.schedules.schedule import Schedule
-from scorelab.typing import Array, Key
+from scorelab.typing import Array, Floats, Key
 from scorelab.validation import checked
 
 
 @checked("sampler")
 def reverse_drift(
-  schedule: Schedule, level: Level, x: Array, score: Array, *, eta: Array | float = 1.0
-) -> Array:
+  schedule: Schedule, level: Level, x: Floats, score: Floats, *, eta: Array | float = 1.0
+) -> Floats:
   """dx/dt backwards in time, without its noise of std eta g dt^(1/2), of x's shape.
 
   Args:
@@ -45,7 +46,9 @@ def reverse_drift(
 
 
 @checked("sampler")
-def forward_path(key: Key, schedule: Schedule, x: Array, times: Array) -> tuple[Array, Array]:
+def forward_path(
+  key: Key, schedule: Schedule, x: Floats, times: Float[Array, " num_times"]
+) -> tuple[Floats, Float[Array, " num_steps * shape"]]:
   """Simulates the forward SDE by Euler and Maruyama's method: of first order in law.
 
   Args:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from scorelab.schedules.level import PROCESSES
 from scorelab.schedules.schedule import Schedule
-from scorelab.typing import Array
+from scorelab.typing import Array, Floats
 
 
 class Shifted(Schedule):
@@ -60,17 +60,17 @@ class Shifted(Schedule):
       return alpha, sigma, variance, jnp.ones(())
     return alpha, sigma, variance, PROCESSES[self.process](alpha, sigma, variance)
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Floats) -> Floats:
     alpha, _, _, norm = self._parts(t)
     return alpha / norm
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Floats) -> Floats:
     _, sigma, _, norm = self._parts(t)
     return sigma / norm
 
-  def variance(self, t: Array) -> Array:
+  def variance(self, t: Floats) -> Floats:
     _, _, variance, norm = self._parts(t)
     return variance / norm**2
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     return self.schedule.time(log_snr - self.shift)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from scorelab.schedules.level import pair_of, rescaled
 from scorelab.schedules.schedule import Schedule
-from scorelab.typing import Array
+from scorelab.typing import Array, Floats
 
 
 class Tabulated(Schedule, static=("process", "timed")):
@@ -24,8 +25,8 @@ class Tabulated(Schedule, static=("process", "timed")):
     noise_time: the t > times[-1] at which alpha = 0, if there is one.
   """
 
-  times: Array
-  log_snrs: Array
+  times: Float[Array, " n"]
+  log_snrs: Float[Array, " n"]
   process: str = dataclasses.field()  # pyrefly: ignore[bad-override]
   timed: bool = True  # pyrefly: ignore[bad-override]
   noise_time: Array | None = None
@@ -50,17 +51,17 @@ class Tabulated(Schedule, static=("process", "timed")):
     share = (self.noise_time - t) / (self.noise_time - self.t_max)
     return jnp.where(beyond, share, 1) * alpha, sigma
 
-  def alpha(self, t: Array) -> Array:
+  def alpha(self, t: Floats) -> Floats:
     return rescaled(self.process, *self._pair(t))[0]
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: Floats) -> Floats:
     return rescaled(self.process, *self._pair(t))[1]
 
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: Floats) -> Floats:
     alpha, sigma = self._pair(t)
     return jnp.log(alpha) - jnp.log(sigma)
 
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: Floats) -> Floats:
     t = _interpolate(-log_snr, -self.log_snrs, self.times)
     if self.noise_time is None:
       return t

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import i0e, i1e
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from scorelab.predictions import Prediction
@@ -73,7 +74,7 @@ class Circles:
     """Of the circles, [k]: equal."""
     return np.full(len(self.centres), 1 / len(self.centres))
 
-  def sample(self, key: Key, n: int) -> Array:
+  def sample(self, key: Key, n: int) -> Float[Array, "{n} 2"]:
     """Independent draws, [n, 2]."""
     of_circle, of_angle, spread = jax.random.split(key, 3)
     circle = jax.random.randint(of_circle, (n,), 0, len(self.centres))
@@ -99,7 +100,7 @@ class Circles:
     return np.linalg.norm(gaps, axis=-1) - self.radius
 
   @checked("level")
-  def predict(self, x: Array, level: Level) -> Prediction:
+  def predict(self, x: Float[Array, "*batch 2"], level: Level) -> Prediction:
     """The exact prediction at x [*batch, 2], with its x0_variance and normalised log_density.
 
     The level has shape [] or [*batch]; sigma > 0, or noise > 0. alpha = 0 gives the mean.

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from scorelab.typing import Array, Key
@@ -27,9 +28,9 @@ class DataSet:
     fingerprint: of the file that the points were read from (scorelab.data.fingerprints), or None.
   """
 
-  train: Array
-  validation: Array | None = None
-  test: Array | None = None
+  train: Float[Array, " _ * event"]
+  validation: Float[Array, " _ * event"] | None = None
+  test: Float[Array, " _ * event"] | None = None
   location: Array | float = 0.0
   spread: Array | float = 1.0
   fingerprint: Mapping[str, Any] | None = None
@@ -62,7 +63,7 @@ class DataSet:
     named = {"train": self.train, "validation": self.validation, "test": self.test}
     return {name: points for name, points in named.items() if points is not None}
 
-  def sample(self, key: Key, n: int) -> Array:
+  def sample(self, key: Key, n: int) -> Float[Array, " {n} * event"]:
     """Training points, drawn with replacement: [n, *event_shape]."""
     return self.train[jax.random.randint(key, (n,), 0, len(self.train))]
 
@@ -152,7 +153,9 @@ def _check_float32(points: np.ndarray, names: Sequence[str] | None) -> None:
       )
 
 
-def index_of_class(key: Key, labels: np.ndarray, asked: Array) -> Array:
+def index_of_class(
+  key: Key, labels: Int[np.ndarray, " m"], asked: Int[Array, " n"]
+) -> Int[Array, " n"]:
   """The index of a point of each of the classes `asked` [n], with replacement; jittable.
 
   Args:

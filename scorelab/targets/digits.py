@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from scorelab.targets.data_set import index_of_class
-from scorelab.typing import Array, Key
+from scorelab.typing import Array, Floats, Key
 from scorelab.validation import checked
 
 # Slope and offset of a pixel's value, 0 to 16. 'ends' takes those two to -1 and 1; 'bins' fits the
@@ -57,16 +58,18 @@ class Digits:
     """Of the labels: 10."""
     return 10
 
-  def sample(self, key: Key, n: int) -> Array:
+  def sample(self, key: Key, n: int) -> Float[Array, "{n} 8 8 1"]:
     """Training images drawn with replacement, [n, 8, 8, 1]; jittable, n static."""
     return self.sample_with_labels(key, n)[0]
 
-  def sample_with_labels(self, key: Key, n: int) -> tuple[Array, Array]:
+  def sample_with_labels(
+    self, key: Key, n: int
+  ) -> tuple[Float[Array, "{n} 8 8 1"], Int[Array, " {n}"]]:
     """The draws of `sample` and the digits [n] that they show."""
     index = jax.random.randint(key, (n,), 0, len(self.splits["train"]))
     return self.splits["train"][index], jnp.asarray(self.labels["train"])[index]
 
-  def sample_of_class(self, key: Key, label: Array) -> Array:
+  def sample_of_class(self, key: Key, label: Int[Array, " n"]) -> Float[Array, "n 8 8 1"]:
     """A training image of each of the digits `label` [n], with replacement: [n, 8, 8, 1]."""
     return self.splits["train"][index_of_class(key, self.labels["train"], label)]
 
@@ -79,7 +82,7 @@ class DequantisedDigits(Digits):
     """Over which the noise is spread: the values' spacing."""
     return self.spacing
 
-  def dequantise(self, key: Key, x: Array) -> Array:
+  def dequantise(self, key: Key, x: Floats) -> Floats:
     """Adds noise uniform over one bin about each pixel's value, x's shape."""
     return x + self.bin_width * (jax.random.uniform(key, x.shape, x.dtype) - 0.5)
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from scorelab.predictions import Prediction
@@ -41,7 +42,7 @@ class Empirical(Pytree, static=("chunk_size",), eq=False):
       needs some 20 MB, whatever n and d, or twice a chunk's size. Static.
   """
 
-  points: Array
+  points: Float[Array, " n * event"]
   chunk_size: int
 
   def __init__(self, points: ArrayLike, *, chunk_size: int = 1024):
@@ -77,16 +78,16 @@ class Empirical(Pytree, static=("chunk_size",), eq=False):
     return {"train": self.points}
 
   @property
-  def scale(self) -> Array:
+  def scale(self) -> Float[Array, ""]:
     """[], the std over all coordinates, each about its own mean."""
     return jnp.sqrt(jnp.mean(jnp.var(self.points, axis=0)))
 
   @property
-  def bounds(self) -> tuple[Array, Array]:
+  def bounds(self) -> tuple[Float[Array, "*event"], Float[Array, "*event"]]:
     """(low, high), each of the shape of a point: of the points, for figures."""
     return jnp.min(self.points, axis=0), jnp.max(self.points, axis=0)
 
-  def sample(self, key: Key, n: int) -> Array:
+  def sample(self, key: Key, n: int) -> Float[Array, " {n} * event"]:
     """Independent draws with replacement, [n, *event]."""
     return self.points[jax.random.randint(key, (n,), 0, len(self.points))]
 
@@ -96,7 +97,7 @@ class Empirical(Pytree, static=("chunk_size",), eq=False):
     return nearest_distance(np.asarray(x).reshape(len(np.asarray(x)), -1), points)
 
   @checked("level")
-  def predict(self, x: Array, level: Level) -> Prediction:
+  def predict(self, x: Float[Array, "*batch_and_event"], level: Level) -> Prediction:
     """The exact prediction at x [*batch, *event], with x0_variance and normalised log_density.
 
     The level has shape [] or [*batch] and sigma > 0; alpha = 0 gives the mean of the points. Exact

@@ -27,6 +27,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from scorelab.predictions import Prediction
@@ -51,10 +52,10 @@ class GaussianMixture(Pytree, eq=False):
     basis: [k, d, d], the axes as columns; None where they are the coordinates.
   """
 
-  log_weights: Array
-  means: Array
-  variances: Array
-  basis: Array | None
+  log_weights: Float[Array, " k"]
+  means: Float[Array, "k d"]
+  variances: Float[Array, "k _"]
+  basis: Float[Array, "k d d"] | None
 
   def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike):
     """Makes a mixture, of the means' dtype.
@@ -90,7 +91,7 @@ class GaussianMixture(Pytree, eq=False):
     return (self.dim,)
 
   @property
-  def weights(self) -> Array:
+  def weights(self) -> Float[Array, " k"]:
     """[k], normalised."""
     return jnp.exp(self.log_weights)
 
@@ -103,17 +104,17 @@ class GaussianMixture(Pytree, eq=False):
     return self.variances[:, 0] if self.variances.shape[1] == 1 else self.variances
 
   @property
-  def mean(self) -> Array:
+  def mean(self) -> Float[Array, " d"]:
     """[d]."""
     return self._average(self.means)
 
   @property
-  def variance(self) -> Array:
+  def variance(self) -> Float[Array, " d"]:
     """[d], of the coordinates: the diagonal of `covariance`, which is not formed."""
     return self._average(self._diagonals + (self.means - self.mean[None]) ** 2)
 
   @property
-  def covariance(self) -> Array:
+  def covariance(self) -> Float[Array, "d d"]:
     """[d, d]."""
     apart = self.means - self.mean[None]
     between = jnp.einsum("k,ki,kj->ij", self.weights, apart, apart, precision=_EXACT)
@@ -122,25 +123,29 @@ class GaussianMixture(Pytree, eq=False):
     return between + jnp.einsum("k,kij->ij", self.weights, self.covariances, precision=_EXACT)
 
   @property
-  def scale(self) -> Array:
+  def scale(self) -> Float[Array, ""]:
     """[], the std over all coordinates: sigma_data of EDM's preconditioning."""
     return jnp.sqrt(jnp.mean(self.variance))
 
   @property
-  def bounds(self) -> tuple[Array, Array]:
+  def bounds(self) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
     """(low [d], high [d]): the box of all means +- 4 std, for figures."""
     reach = 4 * jnp.sqrt(self._diagonals)
     return jnp.min(self.means - reach, axis=0), jnp.max(self.means + reach, axis=0)
 
-  def sample(self, key: Key, n: int) -> Array:
+  def sample(self, key: Key, n: int) -> Float[Array, "{n} d"]:
     """Independent draws, [n, d]."""
     return self.sample_with_components(key, n)[0]
 
-  def sample_with_components(self, key: Key, n: int) -> tuple[Array, Array]:
+  def sample_with_components(
+    self, key: Key, n: int
+  ) -> tuple[Float[Array, "{n} d"], Int[Array, " {n}"]]:
     """Independent draws [n, d] and the component [n] that each came from."""
     return jnp.vectorize(self._draw, signature="(k),(d)->(d),()")(*self._noise(key, (n,)))
 
-  def sample_with_labels(self, key: Key, n: int) -> tuple[Array, Array]:
+  def sample_with_labels(
+    self, key: Key, n: int
+  ) -> tuple[Float[Array, "{n} d"], Int[Array, " {n}"]]:
     """Independent draws [n, d], those of `sample`, and their components [n]."""
     return self.sample_with_components(key, n)
 
@@ -150,12 +155,12 @@ class GaussianMixture(Pytree, eq=False):
     logs = jax.nn.log_softmax(jnp.where(kept, self.log_weights, -jnp.inf))
     return self._of(logs, self.means, self.variances, self.basis)
 
-  def sample_of_class(self, key: Key, label: Array) -> Array:
+  def sample_of_class(self, key: Key, label: Int[Array, " n"]) -> Float[Array, "n d"]:
     """A draw of each of the components `label` [n]: [n, d]."""
     keys = jax.random.split(key, label.shape[0])
     return jax.vmap(lambda key, label: self.given(label).sample(key, 1)[0])(keys, label)
 
-  def log_prob(self, x: Array) -> Array:
+  def log_prob(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
     """Returns the log-density at x [..., d], of shape [...].
 
     Raises:
@@ -169,11 +174,11 @@ class GaussianMixture(Pytree, eq=False):
     constant = self.dim / 2 * jnp.log(2 * jnp.pi * self._unit)
     return jax.nn.logsumexp(self._log_joint(x), axis=-1) - constant
 
-  def responsibilities(self, x: Array) -> Array:
+  def responsibilities(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch k"]:
     """P(component | x) at x [..., d], of shape [..., k]."""
     return jax.nn.softmax(self._log_joint(x), axis=-1)
 
-  def score(self, x: Array) -> Array:
+  def score(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     """Returns the gradient of the log-density at x [..., d], of x's shape.
 
     Raises:
@@ -188,7 +193,7 @@ class GaussianMixture(Pytree, eq=False):
     variances = alpha**2 * self.variances + sigma**2
     return self._of(self.log_weights, alpha * self.means, variances, self.basis)
 
-  def posterior(self, x: Array, level: Level) -> GaussianMixture:
+  def posterior(self, x: Float[Array, " d"], level: Level) -> GaussianMixture:
     """The law of x_0 given x_t = x, for one point x [d] and a level of shape []: vmap for more."""
     noisy = self.perturbed(level.alpha, level.sigma)
     gain = level.alpha * self.variances / noisy._widths
@@ -197,7 +202,7 @@ class GaussianMixture(Pytree, eq=False):
     return self._of(jax.nn.log_softmax(noisy._log_joint(x)), means, variances, self.basis)
 
   @checked("level")
-  def predict(self, x: Array, level: Level) -> Prediction:
+  def predict(self, x: Float[Array, "*batch d"], level: Level) -> Prediction:
     """The exact prediction at x [*batch, d], with its x0_variance and normalised log_density.
 
     The level has shape [] or [*batch]; sigma = 0 gives x0 = x / alpha, alpha = 0 the mean.
@@ -217,7 +222,7 @@ class GaussianMixture(Pytree, eq=False):
     )
 
   @checked("level")
-  def predict_of_class(self, x: Array, level: Level, label: Array) -> Prediction:
+  def predict_of_class(self, x: Float[Array, "*batch d"], level: Level, label: Array) -> Prediction:
     """`predict` given the component of x_0, of x's batch shape or []; k is none, as in `given`."""
 
     def at(x: Array, alpha: Array, sigma: Array, label: Array) -> tuple[Array | None, ...]:
@@ -230,7 +235,7 @@ class GaussianMixture(Pytree, eq=False):
       x, level, "score", score=score, x0=x0, x0_variance=variance, log_density=log_density
     )
 
-  def log_class_prob(self, x: Array, level: Level) -> Array:
+  def log_class_prob(self, x: Float[Array, "*batch d"], level: Level) -> Float[Array, "*batch k"]:
     """log P(component | x_t = x) for x [*batch, d] and a level [] or [*batch]: [*batch, k]."""
 
     def at(x: Array, alpha: Array, sigma: Array) -> Array:
@@ -238,12 +243,14 @@ class GaussianMixture(Pytree, eq=False):
 
     return jnp.vectorize(at, signature="(d),(),()->(k)")(x, level.alpha, level.sigma)
 
-  def posterior_mean(self, x: Array, level: Level) -> Array:
+  def posterior_mean(self, x: Float[Array, "*batch d"], level: Level) -> Float[Array, "*batch d"]:
     """E[x_0 | x_t = x] for x [*batch, d] and a level of shape [] or [*batch], of x's shape."""
     return self.predict(x, level).x0
 
   @checked("level")
-  def sample_posterior(self, key: Key, x: Array, level: Level) -> Array:
+  def sample_posterior(
+    self, key: Key, x: Float[Array, "*batch d"], level: Level
+  ) -> Float[Array, "*batch d"]:
     """One draw of x_0 given x_t for each x [*batch, d]; the level has shape [] or [*batch]."""
 
     def draw(x: Array, alpha: Array, sigma: Array, gumbel: Array, normal: Array) -> Array:
@@ -252,7 +259,7 @@ class GaussianMixture(Pytree, eq=False):
     draw = jnp.vectorize(draw, signature="(d),(),(),(k),(d)->(d)")
     return draw(x, level.alpha, level.sigma, *self._noise(key, x.shape[:-1]))
 
-  def marginal(self, directions: Array) -> Marginals:
+  def marginal(self, directions: Float[Array, "m d"]) -> Marginals:
     """The laws of u . x for each of the unit vectors u in `directions` [m, d]."""
     along = directions[:, None, :]
     if self.basis is not None:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
+from jaxtyping import Bool, Float
 
 from scorelab.pytree import Pytree
 from scorelab.typing import Array
@@ -27,34 +28,34 @@ class Marginals(Pytree, eq=False):
     stds: [m, k]; 0 is an atom.
   """
 
-  weights: Array
-  means: Array
-  stds: Array
+  weights: Float[Array, " k"]
+  means: Float[Array, "m k"]
+  stds: Float[Array, "m k"]
 
   @property
-  def mean(self) -> Array:
+  def mean(self) -> Float[Array, " m"]:
     """[m]."""
     return jnp.sum(self.weights[None] * self.means, axis=1)
 
   @property
-  def second_moment(self) -> Array:
+  def second_moment(self) -> Float[Array, " m"]:
     """E[X^2], [m]."""
     return jnp.sum(self.weights[None] * (self.means**2 + self.stds**2), axis=1)
 
   @property
-  def has_atoms(self) -> Array:
+  def has_atoms(self) -> Bool[Array, ""]:
     """[], whether a component with weight is a point along any of the directions."""
     return jnp.any((self.stds == 0) & (self.weights > 0))
 
-  def shifted(self, by: Array) -> Marginals:
+  def shifted(self, by: Float[Array, " m"]) -> Marginals:
     """Returns the laws of X + by, for by [m]."""
     return Marginals(self.weights, self.means + by[:, None], self.stds)
 
-  def cdf(self, x: Array) -> Array:
+  def cdf(self, x: Float[Array, "*batch m"]) -> Float[Array, "*batch m"]:
     """P(X <= x) for x [..., m], of x's shape."""
     return self._each(lambda w, m, s, x: jnp.sum(w * ndtr(_standard(m, s, x))), x)
 
-  def partial_mean(self, x: Array) -> Array:
+  def partial_mean(self, x: Float[Array, "*batch m"]) -> Float[Array, "*batch m"]:
     """E[X 1{X <= x}] for x [..., m], of x's shape; the mean at infinity."""
 
     def one(w: Array, m: Array, s: Array, x: Array) -> Array:
@@ -63,7 +64,7 @@ class Marginals(Pytree, eq=False):
 
     return self._each(one, x)
 
-  def quantile(self, u: Array) -> Array:
+  def quantile(self, u: Float[Array, "*batch"]) -> Float[Array, "*batch m"]:
     """The x with P(X <= x) = u, for levels u [...] in [0, 1], along every direction: [..., m].
 
     As exact as the cdf can be evaluated, and increasing in u up to that; where the cdf is flat,

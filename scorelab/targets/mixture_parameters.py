@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from scorelab.typing import Array
@@ -12,7 +13,9 @@ from scorelab.typing import Array
 
 def diagonalised(
   weights: ArrayLike, means: ArrayLike, covariances: ArrayLike
-) -> tuple[Array, Array, Array, Array | None]:
+) -> tuple[
+  Float[Array, " k"], Float[Array, "k d"], Float[Array, "k _"], Float[Array, "k d d"] | None
+]:
   """Returns the log-weights, means, variances along the axes, and axes of the components.
 
   Concrete numbers are normalised and diagonalised in float64, and checked; traced ones are not

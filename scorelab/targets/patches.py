@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.targets.data_set import DataSet
-from scorelab.typing import Array, Key
+from scorelab.typing import Floats, Key
 from scorelab.validation import checked
 
 # Shares of a photograph's width: training patches lie left of the first, test patches right of
@@ -36,7 +36,7 @@ class DequantisedPatches(Patches):
     """Over which the noise is spread: the values' spacing."""
     return self.spacing
 
-  def dequantise(self, key: Key, x: Array) -> Array:
+  def dequantise(self, key: Key, x: Floats) -> Floats:
     """Adds noise uniform over one bin about each value, x's shape."""
     return x + self.bin_width * (jax.random.uniform(key, x.shape, x.dtype) - 0.5)
 

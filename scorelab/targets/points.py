@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from scorelab.typing import Array, Key
 from scorelab.validation import checked
@@ -77,7 +78,7 @@ def swiss_roll(*, noise: float = 0.0) -> Points:
   return along(roll, noise / 10)
 
 
-def roll(u: Array) -> Array:
+def roll(u: Float[Array, " n"]) -> Float[Array, "n 2"]:
   """The swiss roll's columns 2 and 0 over 10, the second one's sign flipped: u [n] -> [n, 2].
 
   t sin t and t cos t, for t from 1.5 pi to 4.5 pi as u goes from 0 to 1.
