@@ -43,7 +43,7 @@ from scorelab.validation import Registry, checked
 
 
 class LogLikelihood(NamedTuple):
-  """What `log_likelihood` returns.
+  """Log-densities by `log_likelihood`.
 
   Attributes:
     log_prob: log-density at x in nats, [batch], at the grid's cleanest noisy level.
@@ -127,7 +127,7 @@ def log_likelihood(
 
 
 class AdaptiveLogLikelihood(NamedTuple):
-  """What `adaptive_log_likelihood` returns, of each point.
+  """Log-densities by `adaptive_log_likelihood`, one per point.
 
   Attributes:
     log_prob, z: as of `LogLikelihood`; nan where the solver gave up.
@@ -208,7 +208,7 @@ def adaptive_log_likelihood(
   )
 
   def solve(key: Key, x: Array) -> AdaptiveLogLikelihood:
-    """Of one point [*event]; the parts take batches of one."""
+    """Solves for one point [*event], as a batch of one."""
     z = x[None] / _scale(clean, data_std)
     solution = diffrax.diffeqsolve(
       diffrax.ODETerm(slope),  # pyrefly: ignore

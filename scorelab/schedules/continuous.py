@@ -1,7 +1,7 @@
-"""Processes given by formulas in which the signal fades: preserving ones, sub-VP and flow.
+"""Processes in closed form whose signal fades: variance-preserving ones, sub-VP and flow.
 
-Where a formula would subtract numbers that are nearly equal, an identity stands in its place: every
-one keeps the digits of float32 at both ends.
+If a formula would subtract numbers that are nearly equal, an identity is used instead, so that each
+process keeps the digits of float32 at both ends.
 
 References:
   Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations",
@@ -44,7 +44,7 @@ class _LinearBeta(Schedule):
     return jnp.exp(-self._integral(t) / 2)
 
   def _time(self, integral: Array) -> Array:
-    """The t at which B has this value."""
+    """Returns the t at which B has this value."""
     root = jnp.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
     return 2 * integral / (self.beta_min + root)
 
@@ -113,7 +113,10 @@ class Cosine(Schedule):
     return jnp.sin(turned) * jnp.sin(turned + 2 * start) / jnp.cos(start) ** 2
 
   def time(self, log_snr: Floats) -> Floats:
-    """From the sine and cosine of theta(t) - theta(0), where cos theta(t) = alpha cos theta(0)."""
+    """Inverts the log-SNR by the sine and cosine of theta(t) - theta(0).
+
+    They follow from cos theta(t) = alpha cos theta(0).
+    """
     alpha, variance = jnp.sqrt(jax.nn.sigmoid(2 * log_snr)), jax.nn.sigmoid(-2 * log_snr)
     start = self._angle(self.offset)
     cos0, sin0 = jnp.cos(start), jnp.sin(start)
@@ -130,7 +133,7 @@ class Sigmoid(Schedule):
   with S the logistic function (Jabri et al. 2022), as a function of continuous time.
 
   Attributes:
-    start, end: where on the curve t = 0 and t = 1 are.
+    start, end: the places of t = 0 and t = 1 on the curve.
     tau: temperature, > 0; a large one makes alpha^2 a straight line.
   """
 
@@ -143,7 +146,7 @@ class Sigmoid(Schedule):
 
   @property
   def _ends(self) -> tuple[Array | float, Array | float, Array | float]:
-    """u(0), u(1) and how far they are apart."""
+    """u(0), u(1) and the distance between them."""
     return self.start / self.tau, self.end / self.tau, (self.end - self.start) / self.tau
 
   def _part(self, share: Array, t: Array, other: Array | float) -> Array:
@@ -170,7 +173,7 @@ class Sigmoid(Schedule):
 
 
 def _log_cosh(x: Array | float) -> Array:
-  """log(2 cosh x), without overflow."""
+  """Returns log(2 cosh x), without overflow."""
   return jnp.logaddexp(x, -x)
 
 

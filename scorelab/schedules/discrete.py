@@ -1,4 +1,4 @@
-"""Processes of T steps, given by their betas; tables of betas of the field.
+"""Processes of T steps, defined by their betas, and the usual tables of betas.
 
     alpha_i^2 = prod_{j <= i} (1 - beta_j)        t = (i + 1) / T for step i = 0..T - 1
 
@@ -33,8 +33,8 @@ from scorelab.validation import Registry, checked
 class Discrete(Tabulated):
   """A table of betas as a process: exact at t = (i + 1) / T, log-SNR linear in t between.
 
-  Below 1 / T the log-SNR goes on with the first interval's slope. Where the table ends in pure
-  noise, alpha / sigma falls linearly to 0 over the last interval.
+  Below 1 / T the log-SNR is extrapolated with the first interval's slope. If the table ends in
+  pure noise, alpha / sigma falls linearly to 0 over the last interval.
   """
 
   def __init__(self, betas: ArrayLike, *, zero_terminal_snr: bool = False):
@@ -88,7 +88,7 @@ def linear_betas(
 def scaled_linear_betas(
   *, num_levels: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012
 ) -> np.ndarray:
-  """Betas of which the roots are equally spaced, [num_levels] (Rombach et al. 2022)."""
+  """Betas whose square roots are equally spaced, [num_levels] (Rombach et al. 2022)."""
   return np.linspace(beta_min**0.5, beta_max**0.5, num_levels) ** 2
 
 
@@ -104,7 +104,7 @@ def vp_betas(*, num_levels: int = 100, beta_min: float = 0.1, beta_max: float = 
 def cosine_betas(
   *, num_levels: int = 1000, offset: float = 0.008, clip: float = 0.999
 ) -> np.ndarray:
-  """Those of the cosine schedule, at most `clip`, [num_levels]: others' squaredcos_cap_v2.
+  """Betas of the cosine schedule, at most `clip`, [num_levels]: diffusers' squaredcos_cap_v2.
 
   beta = 1 - cos^2 b / cos^2 a = sin(b - a) sin(b + a) / cos^2 a (Nichol and Dhariwal 2021).
   """
@@ -141,7 +141,7 @@ BETAS: dict[str, Callable[..., np.ndarray]] = Registry("betas") | {
 
 
 def discrete(betas: Callable[..., np.ndarray]) -> Callable[..., Discrete]:
-  """A table as a schedule: a function of the table's options and of Discrete's own."""
+  """Returns a constructor of schedules from a table: takes the table's options and Discrete's."""
 
   def schedule(*, zero_terminal_snr: bool = False, **options: Any) -> Discrete:
     return Discrete(betas(**options), zero_terminal_snr=zero_terminal_snr)

@@ -1,4 +1,4 @@
-"""Where to put the levels of a grid: `(schedule, num_steps, **options) -> Grid`.
+"""Spacings of the levels of a grid: `(schedule, num_steps, **options) -> Grid`.
 
 Every builder gives num_steps noisy levels followed by the data, so num_steps calls of `predict` for
 a one-call solver; with to_data=False it gives num_steps + 1 noisy levels.
@@ -26,7 +26,7 @@ def uniform(
   t_min: float | None = None,
   to_data: bool = True,
 ) -> Grid:
-  """Levels equally spaced in t from t_max to t_min, then the data where `to_data`."""
+  """Levels equally spaced in t from t_max to t_min, then the data if `to_data`."""
   last = schedule.t_min if t_min is None else t_min
   return schedule.grid(jnp.linspace(t_max, last, num_steps + (not to_data)), to_data=to_data)
 
@@ -59,7 +59,7 @@ def timesteps(
   num_levels: int | None = None,
   to_data: bool = True,
 ) -> Grid:
-  """Whole steps of a process of T steps, where other libraries put them; step i is t = (i + 1) / T.
+  """Whole steps of a process of T steps, as other libraries choose them; step i is t = (i + 1) / T.
 
   With w = T // N, 'leading' takes the steps 0, w, ..., (N - 1) w, moved by steps_offset: never the
   noisiest. 'trailing' goes from T - 1 down by T / N, rounded: never the cleanest. 'linspace' goes
@@ -73,7 +73,7 @@ def timesteps(
     num_steps: N, at most T.
     spacing: one of SPACINGS.
     steps_offset: of 'leading', from 0 to T - 1 - (N - 1) w.
-    num_levels: T; by default the schedule's own, 1000 where it is continuous.
+    num_levels: T; by default the schedule's own, or 1000 if it is continuous.
     to_data: whether the last step goes to the data (the other libraries' set_alpha_to_one) or to
       step 0, which 'leading' reaches without an offset, and 'linspace', have already taken.
 
@@ -130,7 +130,7 @@ def uniform_log_snr(
   sigma_min: float | None = None,
   to_data: bool = True,
 ) -> Grid:
-  """Levels equally spaced in log-SNR: geometric in sigma / alpha, whose ends are given."""
+  """Levels equally spaced in log-SNR: geometric in sigma / alpha."""
   high, low = _ratio_ends(schedule, sigma_max, sigma_min)
   log_snrs = jnp.linspace(-jnp.log(high), -jnp.log(low), num_steps + (not to_data))
   return schedule.grid_at(schedule.along(log_snrs), to_data=to_data)
@@ -144,7 +144,7 @@ def given_log_snrs(
   log_snrs: tuple[float, ...] | Array = (),
   to_data: bool = True,
 ) -> Grid:
-  """The levels of these log-SNRs, increasing: such as scripts/optimise_grid.py finds.
+  """Levels of the given log-SNRs, increasing, such as scripts/optimise_grid.py finds.
 
   Raises:
     ValueError: they are not num_steps, or with to_data=False num_steps + 1.
@@ -166,7 +166,7 @@ def ratio_ends(schedule: Schedule) -> tuple[Float[Array, ""], Float[Array, ""]]:
 def _ratio_ends(
   schedule: Schedule, sigma_max: float | None, sigma_min: float | None
 ) -> tuple[Array, Array]:
-  """The largest and smallest sigma / alpha of a grid: as given, or the schedule's own."""
+  """Returns the largest and smallest sigma / alpha of a grid: the given ones or the schedule's."""
   low, high = ratio_ends(schedule)
   high = high if sigma_max is None else jnp.asarray(sigma_max)
   low = low if sigma_min is None else jnp.asarray(sigma_min)

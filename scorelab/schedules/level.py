@@ -18,7 +18,7 @@ class Level(NamedTuple):
   All fields are of shape [], or of the leading batch shape of the x that they go with.
 
   Attributes:
-    t: time in [0, 1], 0 at the data; None on grids that know no time.
+    t: time in [0, 1], 0 at the data; None on grids without times.
     alpha: signal scale, >= 0.
     sigma: noise std, >= 0.
   """

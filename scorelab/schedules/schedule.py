@@ -61,11 +61,11 @@ class _Traits:
   process: ClassVar[str | None] = None
   """A name of PROCESSES, which says how alpha and sigma go on beyond the ends; None: its own."""
   timed: ClassVar[bool] = True
-  """Whether its t means something to a network; otherwise levels have none."""
+  """True if t is meaningful to a network; otherwise levels have no t."""
   t_min: ClassVar[Any] = _default_end(0.0, -_END)
-  """Where grids put their last noisy level by default: 0, or where sigma / alpha is 0.001."""
+  """Default t of the last noisy level of a grid: 0, or the t at which sigma / alpha is 0.001."""
   t_max: ClassVar[Any] = _default_end(1.0, _END)
-  """Where ranges of log-SNR begin by default: 1, or where alpha / sigma is 0.001."""
+  """Default start of ranges of log-SNR: t = 1, or the t at which alpha / sigma is 0.001."""
 
 
 class Schedule(_Traits, Pytree, abstract=True):
@@ -118,7 +118,7 @@ class Schedule(_Traits, Pytree, abstract=True):
 
   @property
   def knows_time(self) -> bool:
-    """Whether `time` is a closed form, which goes on beyond the ends of [0, 1]."""
+    """True if `time` is a closed form, which extrapolates beyond the ends of [0, 1]."""
     return type(self).time is not Schedule.time
 
   def log_snr(self, t: Floats) -> Floats:

@@ -28,7 +28,7 @@ from scorelab.validation import checked
 def reverse_drift(
   schedule: Schedule, level: Level, x: Floats, score: Floats, *, eta: Array | float = 1.0
 ) -> Floats:
-  """dx/dt backwards in time, without its noise of std eta g dt^(1/2), of x's shape.
+  """Returns dx/dt backwards in time, without its noise of std eta g dt^(1/2), of x's shape.
 
   Args:
     schedule: the process.
@@ -49,7 +49,7 @@ def reverse_drift(
 def forward_path(
   key: Key, schedule: Schedule, x: Floats, times: Float[Array, " num_times"]
 ) -> tuple[Floats, Float[Array, " num_steps * shape"]]:
-  """Simulates the forward SDE by Euler and Maruyama's method: of first order in law.
+  """Simulates the forward SDE by the Euler-Maruyama method: of first order in law.
 
   Args:
     key: consumed.

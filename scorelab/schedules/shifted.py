@@ -1,4 +1,4 @@
-"""A process moved in log-SNR: the same schedule for data of another resolution.
+"""Processes shifted in log-SNR: the same schedule for data of another resolution.
 
 Hoogeboom, Heek and Salimans, "simple diffusion: End-to-end diffusion for high resolution images",
 ICML 2023 (arXiv 2301.11093), section 3.1. Averaging over (d / 64)^2 pixels lowers the noise but not
@@ -15,7 +15,7 @@ from scorelab.typing import Array, Floats
 
 
 class Shifted(Schedule):
-  """The schedule with `shift` added to its log-SNR at every t; the process stays what it is.
+  """A schedule with `shift` added to its log-SNR at every t; its process does not change.
 
   Attributes:
     schedule: any.

@@ -1,4 +1,4 @@
-"""Uniform laws on circles in the plane, with as much noise as one likes: exact at every level.
+"""Uniform laws on circles in the plane, with optional noise: exact at every level.
 
 A point at angle u on the circle about c, x_0 = c + r u + noise eps, seen through a process is
 
@@ -40,7 +40,7 @@ class Circles:
     centres: [k, 2].
     radius: > 0.
     noise: std of the Gaussian noise about the circles; 0 is the circles themselves.
-    splits: data sets by name, each [n, 2]; none where points are drawn afresh.
+    splits: data sets by name, each [n, 2]; empty if every batch is new draws.
   """
 
   centres: np.ndarray
@@ -50,12 +50,12 @@ class Circles:
 
   @property
   def event_shape(self) -> tuple[int, ...]:
-    """Of one point."""
+    """Shape of one point: (2,)."""
     return (2,)
 
   @property
   def dim(self) -> int:
-    """Of one point."""
+    """Dimension of one point: 2."""
     return 2
 
   @property
@@ -71,11 +71,11 @@ class Circles:
 
   @property
   def weights(self) -> np.ndarray:
-    """Of the circles, [k]: equal."""
+    """Weights of the circles, [k], all equal."""
     return np.full(len(self.centres), 1 / len(self.centres))
 
   def sample(self, key: Key, n: int) -> Float[Array, "{n} 2"]:
-    """Independent draws, [n, 2]."""
+    """Returns independent draws, [n, 2]."""
     of_circle, of_angle, spread = jax.random.split(key, 3)
     circle = jax.random.randint(of_circle, (n,), 0, len(self.centres))
     angle = 2 * jnp.pi * jax.random.uniform(of_angle, (n,))
@@ -87,21 +87,21 @@ class Circles:
     )
 
   def component(self, x: ArrayLike) -> np.ndarray:
-    """Which circle each of x [n, 2] is nearest to, [n], on the host."""
+    """Returns the index of the circle nearest to each of x [n, 2], [n], on the host."""
     return np.abs(self._heights(x)).argmin(1)
 
   def distance(self, x: ArrayLike) -> np.ndarray:
-    """Euclidean distance from x [n, 2] to the nearest circle, [n], on the host."""
+    """Returns the Euclidean distance from x [n, 2] to the nearest circle, [n], on the host."""
     return np.abs(self._heights(x)).min(1)
 
   def _heights(self, x: ArrayLike) -> np.ndarray:
-    """How far outside each circle, [n, k]."""
+    """Returns the signed distance outside each circle, [n, k]."""
     gaps = np.asarray(x)[:, None] - self.centres
     return np.linalg.norm(gaps, axis=-1) - self.radius
 
   @checked("level")
   def predict(self, x: Float[Array, "*batch 2"], level: Level) -> Prediction:
-    """The exact prediction at x [*batch, 2], with its x0_variance and normalised log_density.
+    """Returns the exact prediction at x [*batch, 2], with x0_variance and normalised log_density.
 
     The level has shape [] or [*batch]; sigma > 0, or noise > 0. alpha = 0 gives the mean.
     """
@@ -145,7 +145,7 @@ def two_circles_points(
 
 
 def equidistant(num_points: int, radius: float, offset: float, turn: float = 0.0) -> np.ndarray:
-  """Points on each of the two circles, the first `turn` gaps from its right: [2 num_points, 2]."""
+  """Returns points on both circles, the first `turn` gaps from the right: [2 num_points, 2]."""
   angles = 2 * np.pi * (np.arange(num_points) + turn) / num_points
   circle = radius * np.stack([np.cos(angles), np.sin(angles)], -1)
   return np.concatenate([centre + circle for centre in _centres(offset)])

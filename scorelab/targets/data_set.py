@@ -18,7 +18,7 @@ from scorelab.typing import Array, Key
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataSet:
-  """Points of any shape, known as they are: no density, no score.
+  """Points of any shape, without a density or a score.
 
   Attributes:
     train: [n, *event_shape], n >= 1: also what `sample` draws from.
@@ -37,12 +37,12 @@ class DataSet:
 
   @property
   def event_shape(self) -> tuple[int, ...]:
-    """Of one point."""
+    """Shape of one point."""
     return self.train.shape[1:]
 
   @property
   def dim(self) -> int:
-    """Coordinates of one point."""
+    """Number of coordinates of one point."""
     return math.prod(self.event_shape)
 
   @property
@@ -64,7 +64,7 @@ class DataSet:
     return {name: points for name, points in named.items() if points is not None}
 
   def sample(self, key: Key, n: int) -> Float[Array, " {n} * event"]:
-    """Training points, drawn with replacement: [n, *event_shape]."""
+    """Returns training points, drawn with replacement: [n, *event_shape]."""
     return self.train[jax.random.randint(key, (n,), 0, len(self.train))]
 
 
@@ -131,7 +131,7 @@ def split(
 
 
 def _check_float32(points: np.ndarray, names: Sequence[str] | None) -> None:
-  """Refuses a coordinate whose differences are lost in float32, such as milliseconds since 1970.
+  """Raises ValueError if float32 loses a coordinate's differences, as of milliseconds since 1970.
 
   They are where rounding moves points by a thousandth of the coordinate's std, or by a hundredth of
   that and makes one value of two.
@@ -156,12 +156,12 @@ def _check_float32(points: np.ndarray, names: Sequence[str] | None) -> None:
 def index_of_class(
   key: Key, labels: Int[np.ndarray, " m"], asked: Int[Array, " n"]
 ) -> Int[Array, " n"]:
-  """The index of a point of each of the classes `asked` [n], with replacement; jittable.
+  """Returns the index of a point of each of the requested classes [n], with replacement; jittable.
 
   Args:
-    key: of the draw.
+    key: consumed.
     labels: [m] integers, of all points. Of a class that none of them has, the index is of any.
-    asked: [n] integers from 0 on.
+    asked: the requested classes, [n] integers from 0 on.
   """
   order = np.argsort(labels, kind="stable")
   counts = np.bincount(labels, minlength=int(labels.max()) + 1)

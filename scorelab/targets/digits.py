@@ -1,4 +1,4 @@
-"""Handwritten digits, 8 by 8: a data set that scikit-learn brings along.
+"""Handwritten digits, 8 by 8: a data set that comes with scikit-learn.
 
 1,797 images of the Optical Recognition of Handwritten Digits data set (Alpaydin and Kaynak, UCI
 Machine Learning Repository, 1998), each pixel one of 17 values: how many dots of a block of 16 were
@@ -29,7 +29,7 @@ NUM_TEST = 450
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Digits:
-  """Images of digits, split; of their law no more is known.
+  """Images of digits in three splits; without a density or a score.
 
   Attributes:
     splits: 'train', 'validation' and 'test', each [n, 8, 8, 1], float32.
@@ -45,32 +45,32 @@ class Digits:
 
   @property
   def event_shape(self) -> tuple[int, int, int]:
-    """Of one image: height, width and channels."""
+    """Shape of one image: height, width and channels."""
     return (8, 8, 1)
 
   @property
   def dim(self) -> int:
-    """Of one image: 64."""
+    """Number of pixels of one image: 64."""
     return 64
 
   @property
   def num_classes(self) -> int:
-    """Of the labels: 10."""
+    """Number of classes: 10."""
     return 10
 
   def sample(self, key: Key, n: int) -> Float[Array, "{n} 8 8 1"]:
-    """Training images drawn with replacement, [n, 8, 8, 1]; jittable, n static."""
+    """Returns training images drawn with replacement, [n, 8, 8, 1]; jittable, n static."""
     return self.sample_with_labels(key, n)[0]
 
   def sample_with_labels(
     self, key: Key, n: int
   ) -> tuple[Float[Array, "{n} 8 8 1"], Int[Array, " {n}"]]:
-    """The draws of `sample` and the digits [n] that they show."""
+    """Returns the draws of `sample` and the digits [n] that they show."""
     index = jax.random.randint(key, (n,), 0, len(self.splits["train"]))
     return self.splits["train"][index], jnp.asarray(self.labels["train"])[index]
 
   def sample_of_class(self, key: Key, label: Int[Array, " n"]) -> Float[Array, "n 8 8 1"]:
-    """A training image of each of the digits `label` [n], with replacement: [n, 8, 8, 1]."""
+    """Returns a training image of each of the digits `label` [n], with replacement."""
     return self.splits["train"][index_of_class(key, self.labels["train"], label)]
 
 
@@ -79,7 +79,7 @@ class DequantisedDigits(Digits):
 
   @property
   def bin_width(self) -> float:
-    """Over which the noise is spread: the values' spacing."""
+    """Width of the added noise: the spacing of the values."""
     return self.spacing
 
   def dequantise(self, key: Key, x: Floats) -> Floats:

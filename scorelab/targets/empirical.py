@@ -38,8 +38,8 @@ class Empirical(Pytree, static=("chunk_size",), eq=False):
 
   Attributes:
     points: [n, *event].
-    chunk_size: how many points at a time are summed: beside the points themselves a prediction
-      needs some 20 MB, whatever n and d, or twice a chunk's size. Static.
+    chunk_size: number of points summed at a time: besides the points a prediction needs about
+      20 MB, whatever n and d, or twice a chunk's size. Static.
   """
 
   points: Float[Array, " n * event"]
@@ -64,17 +64,17 @@ class Empirical(Pytree, static=("chunk_size",), eq=False):
 
   @property
   def event_shape(self) -> tuple[int, ...]:
-    """Of one point."""
+    """Shape of one point."""
     return self.points.shape[1:]
 
   @property
   def dim(self) -> int:
-    """Numbers in one point."""
+    """Number of coordinates of one point."""
     return math.prod(self.event_shape)
 
   @property
   def splits(self) -> dict[str, Array]:
-    """The points are what there is to train on."""
+    """The points themselves, as the training split."""
     return {"train": self.points}
 
   @property
@@ -84,21 +84,21 @@ class Empirical(Pytree, static=("chunk_size",), eq=False):
 
   @property
   def bounds(self) -> tuple[Float[Array, "*event"], Float[Array, "*event"]]:
-    """(low, high), each of the shape of a point: of the points, for figures."""
+    """(low, high), each of the shape of a point: the box of the points, for figures."""
     return jnp.min(self.points, axis=0), jnp.max(self.points, axis=0)
 
   def sample(self, key: Key, n: int) -> Float[Array, " {n} * event"]:
-    """Independent draws with replacement, [n, *event]."""
+    """Returns independent draws with replacement, [n, *event]."""
     return self.points[jax.random.randint(key, (n,), 0, len(self.points))]
 
   def distance(self, x: ArrayLike) -> np.ndarray:
-    """Euclidean distance from x [m, *event] to the nearest of the points, [m], on the host."""
+    """Returns the Euclidean distance from x [m, *event] to the nearest point, [m], on the host."""
     points = np.asarray(self.points).reshape(len(self.points), -1)
     return nearest_distance(np.asarray(x).reshape(len(np.asarray(x)), -1), points)
 
   @checked("level")
   def predict(self, x: Float[Array, "*batch_and_event"], level: Level) -> Prediction:
-    """The exact prediction at x [*batch, *event], with x0_variance and normalised log_density.
+    """Returns the exact prediction at x [*batch, *event], x0_variance and log_density included.
 
     The level has shape [] or [*batch] and sigma > 0; alpha = 0 gives the mean of the points. Exact
     up to rounding at every such level: differences x - alpha p are formed, never |x|^2 - 2 x.p.

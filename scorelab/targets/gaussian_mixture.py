@@ -77,27 +77,27 @@ class GaussianMixture(Pytree, eq=False):
 
   @property
   def dim(self) -> int:
-    """Of one point: d."""
+    """Dimension d of one point."""
     return self.means.shape[-1]
 
   @property
   def num_classes(self) -> int:
-    """Of the labels, which are the components: k."""
+    """Number k of components, which are the labels."""
     return self.means.shape[0]
 
   @property
   def event_shape(self) -> tuple[int]:
-    """Of one point: (d,)."""
+    """Shape of one point: (d,)."""
     return (self.dim,)
 
   @property
   def weights(self) -> Float[Array, " k"]:
-    """[k], normalised."""
+    """Weights of the components, [k], normalised."""
     return jnp.exp(self.log_weights)
 
   @property
   def covariances(self) -> Array:
-    """Of the components: [k] if isotropic, [k, d] if diagonal, else [k, d, d]."""
+    """Covariances of the components: [k] if isotropic, [k, d] if diagonal, else [k, d, d]."""
     if self.basis is not None:
       scaled = self.basis * self.variances[:, None, :]
       return jnp.einsum("kij,klj->kil", scaled, self.basis, precision=_EXACT)
@@ -105,17 +105,17 @@ class GaussianMixture(Pytree, eq=False):
 
   @property
   def mean(self) -> Float[Array, " d"]:
-    """[d]."""
+    """Mean, [d]."""
     return self._average(self.means)
 
   @property
   def variance(self) -> Float[Array, " d"]:
-    """[d], of the coordinates: the diagonal of `covariance`, which is not formed."""
+    """Variances of the coordinates, [d]: the diagonal of `covariance`, which is not formed."""
     return self._average(self._diagonals + (self.means - self.mean[None]) ** 2)
 
   @property
   def covariance(self) -> Float[Array, "d d"]:
-    """[d, d]."""
+    """Covariance, [d, d]."""
     apart = self.means - self.mean[None]
     between = jnp.einsum("k,ki,kj->ij", self.weights, apart, apart, precision=_EXACT)
     if self.basis is None:
@@ -124,39 +124,39 @@ class GaussianMixture(Pytree, eq=False):
 
   @property
   def scale(self) -> Float[Array, ""]:
-    """[], the std over all coordinates: sigma_data of EDM's preconditioning."""
+    """The std over all coordinates, []: sigma_data of EDM's preconditioning."""
     return jnp.sqrt(jnp.mean(self.variance))
 
   @property
   def bounds(self) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
-    """(low [d], high [d]): the box of all means +- 4 std, for figures."""
+    """The box (low [d], high [d]) of all means +- 4 std, for figures."""
     reach = 4 * jnp.sqrt(self._diagonals)
     return jnp.min(self.means - reach, axis=0), jnp.max(self.means + reach, axis=0)
 
   def sample(self, key: Key, n: int) -> Float[Array, "{n} d"]:
-    """Independent draws, [n, d]."""
+    """Returns independent draws, [n, d]."""
     return self.sample_with_components(key, n)[0]
 
   def sample_with_components(
     self, key: Key, n: int
   ) -> tuple[Float[Array, "{n} d"], Int[Array, " {n}"]]:
-    """Independent draws [n, d] and the component [n] that each came from."""
+    """Returns independent draws [n, d] and the component [n] that each came from."""
     return jnp.vectorize(self._draw, signature="(k),(d)->(d),()")(*self._noise(key, (n,)))
 
   def sample_with_labels(
     self, key: Key, n: int
   ) -> tuple[Float[Array, "{n} d"], Int[Array, " {n}"]]:
-    """Independent draws [n, d], those of `sample`, and their components [n]."""
+    """Returns independent draws [n, d], those of `sample`, and their components [n]."""
     return self.sample_with_components(key, n)
 
   def given(self, label: Array) -> GaussianMixture:
-    """The law given its component, [] from 0; label k is none, and gives the mixture itself."""
+    """Returns the law given its component, [] from 0; label k, none, gives the mixture itself."""
     kept = (jnp.arange(self.num_classes) == label) | (label == self.num_classes)
     logs = jax.nn.log_softmax(jnp.where(kept, self.log_weights, -jnp.inf))
     return self._of(logs, self.means, self.variances, self.basis)
 
   def sample_of_class(self, key: Key, label: Int[Array, " n"]) -> Float[Array, "n d"]:
-    """A draw of each of the components `label` [n]: [n, d]."""
+    """Returns a draw of each of the components `label` [n]: [n, d]."""
     keys = jax.random.split(key, label.shape[0])
     return jax.vmap(lambda key, label: self.given(label).sample(key, 1)[0])(keys, label)
 
@@ -175,7 +175,7 @@ class GaussianMixture(Pytree, eq=False):
     return jax.nn.logsumexp(self._log_joint(x), axis=-1) - constant
 
   def responsibilities(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch k"]:
-    """P(component | x) at x [..., d], of shape [..., k]."""
+    """Returns P(component | x) at x [..., d], of shape [..., k]."""
     return jax.nn.softmax(self._log_joint(x), axis=-1)
 
   def score(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
@@ -189,12 +189,12 @@ class GaussianMixture(Pytree, eq=False):
     return jnp.vectorize(self._score, signature="(d)->(d)")(x)
 
   def perturbed(self, alpha: Array | float, sigma: Array | float) -> GaussianMixture:
-    """The law of alpha x_0 + sigma eps, for alpha and sigma of shape []."""
+    """Returns the law of alpha x_0 + sigma eps, for alpha and sigma of shape []."""
     variances = alpha**2 * self.variances + sigma**2
     return self._of(self.log_weights, alpha * self.means, variances, self.basis)
 
   def posterior(self, x: Float[Array, " d"], level: Level) -> GaussianMixture:
-    """The law of x_0 given x_t = x, for one point x [d] and a level of shape []: vmap for more."""
+    """Returns the law of x_0 given x_t = x, for one point x [d] and a level []: vmap for more."""
     noisy = self.perturbed(level.alpha, level.sigma)
     gain = level.alpha * self.variances / noisy._widths
     means = self.means + self._from_axes(gain * self._to_axes(x[None] - noisy.means))
@@ -203,7 +203,7 @@ class GaussianMixture(Pytree, eq=False):
 
   @checked("level")
   def predict(self, x: Float[Array, "*batch d"], level: Level) -> Prediction:
-    """The exact prediction at x [*batch, d], with its x0_variance and normalised log_density.
+    """Returns the exact prediction at x [*batch, d], with x0_variance and normalised log_density.
 
     The level has shape [] or [*batch]; sigma = 0 gives x0 = x / alpha, alpha = 0 the mean.
     """
@@ -223,7 +223,7 @@ class GaussianMixture(Pytree, eq=False):
 
   @checked("level")
   def predict_of_class(self, x: Float[Array, "*batch d"], level: Level, label: Array) -> Prediction:
-    """`predict` given the component of x_0, of x's batch shape or []; k is none, as in `given`."""
+    """Returns `predict` given the component of x_0, of x's batch shape or []; k stands for none."""
 
     def at(x: Array, alpha: Array, sigma: Array, label: Array) -> tuple[Array | None, ...]:
       pred = self.given(label).predict(x, Level(None, alpha, sigma))
@@ -236,7 +236,7 @@ class GaussianMixture(Pytree, eq=False):
     )
 
   def log_class_prob(self, x: Float[Array, "*batch d"], level: Level) -> Float[Array, "*batch k"]:
-    """log P(component | x_t = x) for x [*batch, d] and a level [] or [*batch]: [*batch, k]."""
+    """Returns log P(component | x_t = x) at x [*batch, d] and a level [] or [*batch]."""
 
     def at(x: Array, alpha: Array, sigma: Array) -> Array:
       return jax.nn.log_softmax(self.perturbed(alpha, sigma)._log_joint(x))
@@ -244,14 +244,14 @@ class GaussianMixture(Pytree, eq=False):
     return jnp.vectorize(at, signature="(d),(),()->(k)")(x, level.alpha, level.sigma)
 
   def posterior_mean(self, x: Float[Array, "*batch d"], level: Level) -> Float[Array, "*batch d"]:
-    """E[x_0 | x_t = x] for x [*batch, d] and a level of shape [] or [*batch], of x's shape."""
+    """Returns E[x_0 | x_t = x] at x [*batch, d] and a level of shape [] or [*batch]."""
     return self.predict(x, level).x0
 
   @checked("level")
   def sample_posterior(
     self, key: Key, x: Float[Array, "*batch d"], level: Level
   ) -> Float[Array, "*batch d"]:
-    """One draw of x_0 given x_t for each x [*batch, d]; the level has shape [] or [*batch]."""
+    """Returns a draw of x_0 given x_t for each x [*batch, d]; the level is [] or [*batch]."""
 
     def draw(x: Array, alpha: Array, sigma: Array, gumbel: Array, normal: Array) -> Array:
       return self.posterior(x, Level(None, alpha, sigma))._draw(gumbel, normal)[0]
@@ -260,7 +260,7 @@ class GaussianMixture(Pytree, eq=False):
     return draw(x, level.alpha, level.sigma, *self._noise(key, x.shape[:-1]))
 
   def marginal(self, directions: Float[Array, "m d"]) -> Marginals:
-    """The laws of u . x for each of the unit vectors u in `directions` [m, d]."""
+    """Returns the laws of u . x for each of the unit vectors u in `directions` [m, d]."""
     along = directions[:, None, :]
     if self.basis is not None:
       along = jnp.einsum("mi,kij->mkj", directions, self.basis, precision=_EXACT)
@@ -325,7 +325,7 @@ class GaussianMixture(Pytree, eq=False):
 
   @property
   def _wide(self) -> bool:
-    """Whether sums over components are products of matrices: not if each has axes of its own."""
+    """True if sums over components are products of matrices: not if each has its own axes."""
     return self.basis is None and self.dim > _FEW
 
   def _score(self, x: Array) -> Array:
@@ -351,7 +351,7 @@ class GaussianMixture(Pytree, eq=False):
     return _weighted_sum(r, share * self.means) + kept * x
 
   def _noise(self, key: Key, batch: tuple[int, ...]) -> tuple[Array, Array]:
-    """What `_draw` needs for a batch: Gumbel [*batch, k] and normal [*batch, d]."""
+    """Returns the noise of `_draw` for a batch: Gumbel [*batch, k] and normal [*batch, d]."""
     component, normal = jax.random.split(key)
     (k, d), dtype = self.means.shape, self.means.dtype
     gumbel = jax.random.gumbel(component, (*batch, k), dtype)

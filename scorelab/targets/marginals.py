@@ -1,4 +1,4 @@
-"""One-dimensional Gaussian mixtures: what a mixture looks like along each of many directions.
+"""One-dimensional Gaussian mixtures: the marginals of a mixture along many directions.
 
 They let sliced Wasserstein distances be taken against a distribution, not a sample of it. Jit
 the caller: XLA then sums over the components without storing them apart.
@@ -34,17 +34,17 @@ class Marginals(Pytree, eq=False):
 
   @property
   def mean(self) -> Float[Array, " m"]:
-    """[m]."""
+    """Means, [m]."""
     return jnp.sum(self.weights[None] * self.means, axis=1)
 
   @property
   def second_moment(self) -> Float[Array, " m"]:
-    """E[X^2], [m]."""
+    """Second moments E[X^2], [m]."""
     return jnp.sum(self.weights[None] * (self.means**2 + self.stds**2), axis=1)
 
   @property
   def has_atoms(self) -> Bool[Array, ""]:
-    """[], whether a component with weight is a point along any of the directions."""
+    """True, [], if a component with weight is a point along any of the directions."""
     return jnp.any((self.stds == 0) & (self.weights > 0))
 
   def shifted(self, by: Float[Array, " m"]) -> Marginals:
@@ -52,11 +52,11 @@ class Marginals(Pytree, eq=False):
     return Marginals(self.weights, self.means + by[:, None], self.stds)
 
   def cdf(self, x: Float[Array, "*batch m"]) -> Float[Array, "*batch m"]:
-    """P(X <= x) for x [..., m], of x's shape."""
+    """Returns P(X <= x) for x [..., m], of x's shape."""
     return self._each(lambda w, m, s, x: jnp.sum(w * ndtr(_standard(m, s, x))), x)
 
   def partial_mean(self, x: Float[Array, "*batch m"]) -> Float[Array, "*batch m"]:
-    """E[X 1{X <= x}] for x [..., m], of x's shape; the mean at infinity."""
+    """Returns E[X 1{X <= x}] for x [..., m], of x's shape; the mean at infinity."""
 
     def one(w: Array, m: Array, s: Array, x: Array) -> Array:
       z = _standard(m, s, x)
@@ -65,7 +65,7 @@ class Marginals(Pytree, eq=False):
     return self._each(one, x)
 
   def quantile(self, u: Float[Array, "*batch"]) -> Float[Array, "*batch m"]:
-    """The x with P(X <= x) = u, for levels u [...] in [0, 1], along every direction: [..., m].
+    """Returns the x with P(X <= x) = u, for u [...] in [0, 1], along every direction: [..., m].
 
     As exact as the cdf can be evaluated, and increasing in u up to that; where the cdf is flat,
     between modes far apart, any x of the gap may come back. Has no reverse-mode derivative.

@@ -1,4 +1,4 @@
-"""Patches of natural images: two photographs that scikit-learn brings along, cut up.
+"""Patches of natural images: two photographs that come with scikit-learn.
 
 `china.jpg` and `flower.jpg`, 427 by 640 pixels each, of scikit-learn's sample images.
 """
@@ -33,7 +33,7 @@ class DequantisedPatches(Patches):
 
   @property
   def bin_width(self) -> float:
-    """Over which the noise is spread: the values' spacing."""
+    """Width of the added noise: the spacing of the values."""
     return self.spacing
 
   def dequantise(self, key: Key, x: Floats) -> Floats:
@@ -73,7 +73,7 @@ def patches(*, side: int = 32, stride: int = 8, dequantise: bool = False) -> Pat
     )
     for name, (low, high, step) in strips.items()
   }
-  return (DequantisedPatches if dequantise else Patches)(**cut)  # pyrefly: ignore  # pyrefly: ignore
+  return (DequantisedPatches if dequantise else Patches)(**cut)  # pyrefly: ignore
 
 
 def windows(image: np.ndarray, side: int, stride: int) -> np.ndarray:

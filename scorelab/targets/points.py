@@ -1,4 +1,4 @@
-"""Laws of points in the plane that are easy to draw from and to look at; their score is not known.
+"""Laws of points in the plane that are easy to draw from and to plot; their score is unknown.
 
 Sources:
   `swiss_roll` and `moons`: scikit-learn's `make_swiss_roll` and `make_moons`.
@@ -23,7 +23,7 @@ from scorelab.validation import checked
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Points:
-  """A law on R^d that is known by its draws.
+  """A law on R^d that can only be drawn from.
 
   Attributes:
     sample: (key, n) -> independent draws [n, d]; jittable, n static.
@@ -37,17 +37,17 @@ class Points:
 
   @property
   def dim(self) -> int:
-    """Of one point: d."""
+    """Dimension d of one point."""
     return len(self.bounds[0])
 
   @property
   def event_shape(self) -> tuple[int]:
-    """Of one point: (d,)."""
+    """Shape of one point: (d,)."""
     return (self.dim,)
 
 
 def along(curve: Callable[[Array], Array], noise: float) -> Points:
-  """The law of curve(u) + noise eps, u uniform on [0, 1): curve takes [n] to [n, d].
+  """Makes the law of curve(u) + noise eps, u uniform on [0, 1): curve takes [n] to [n, d].
 
   The scale is the midpoint rule's, on 2^16 points.
   """
@@ -64,7 +64,7 @@ def along(curve: Callable[[Array], Array], noise: float) -> Points:
 
 
 def _piece(u: Array, number: int) -> tuple[Array, Array]:
-  """Which of `number` equal pieces of [0, 1) each u is in, and where in it, in [0, 1)."""
+  """Returns the index of each u among `number` equal pieces of [0, 1), and its place in [0, 1)."""
   piece = jnp.minimum(jnp.floor(u * number), number - 1)
   return piece, u * number - piece
 
@@ -79,7 +79,7 @@ def swiss_roll(*, noise: float = 0.0) -> Points:
 
 
 def roll(u: Float[Array, " n"]) -> Float[Array, "n 2"]:
-  """The swiss roll's columns 2 and 0 over 10, the second one's sign flipped: u [n] -> [n, 2].
+  """Returns the swiss roll's columns 2 and 0 over 10, the second one's sign flipped: [n, 2].
 
   t sin t and t cos t, for t from 1.5 pi to 4.5 pi as u goes from 0 to 1.
   """
