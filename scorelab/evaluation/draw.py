@@ -29,10 +29,11 @@ share them, so that each is compiled once."""
 def sample_row(
   row: Row, bind: Callable[..., Predict], target: Any = None
 ) -> Callable[..., tuple[Array, Array]]:
-  """One row, jitted: `(params, keys [k], starts [k, n, *event]) -> (samples, nfe [])`.
+  """Returns a jitted sampler: `(params, keys [k], starts [k, n, *event]) -> (samples, nfe [])`.
 
-  Two more arguments: `labels` [k, n], the classes asked of a conditional network; and `weak`, the
-  parameters of the weaker model where the row is guided by one. The target is for guidance alone.
+  Two more arguments follow: `labels` [k, n], the classes requested from a conditional network, and
+  `weak`, the parameters of the weaker model if the row is guided by one. `target` is used for
+  guidance only.
   """
   return jax.jit(functools.partial(_sample_row, row, bind, target))
 
@@ -67,21 +68,22 @@ def sample_in_batches(
   weak: Params = None,
   layout: Layout | None = None,
 ) -> tuple[np.ndarray, Array]:
-  """As `sample_row`, `size` samples at a time over the devices, each batch with a key of its own.
+  """Draws a row's samples in batches of `size` over the devices, each batch with its own key.
 
-  What is in memory does not grow with the number of samples. The last batch is filled with rows of
-  the first ones. The numbers depend on the devices by rounding alone.
+  Memory use does not grow with the number of samples. The last batch is filled up with the first
+  rows. The samples depend on the devices only through rounding.
 
   Args:
-    sample: a row's.
-    params: the network's.
+    sample: the row's sampler: see `sample_row`.
+    params: the network's parameters.
     keys: [k].
     starts: [k, n, *event].
-    size: at least 1; where the devices do not divide it, each draws the whole batch.
-    stop: asked before every batch.
-    labels: [k, n], or None; and weak: as for the row's sampler.
-    layout: whose devices; by default all of this process. Where it is shared all processes must
-      call, with the same arguments, and each draws its part of every batch.
+    size: batch size, at least 1. If the devices do not divide it, each draws the whole batch.
+    stop: checked before every batch.
+    labels: [k, n], or None; passed to the sampler, as is weak.
+    weak: parameters of the weaker model, or None.
+    layout: the devices; by default all of this process. If it is shared, all processes must call
+      with the same arguments, and each draws its part of every batch.
 
   Returns:
     Samples [k, n, *event] on the host, in every process, and nfe [].
@@ -91,7 +93,7 @@ def sample_in_batches(
   sets, nfe = [], jnp.zeros((), int)
 
   def batch_of(values: Array, k: int, i: int) -> Array:
-    # The last batch is filled with rows of its own set: samplers may average over a batch.
+    # The last batch is filled up from its own set: samplers may average over a batch.
     rows = np.arange(i, i + size) % values.shape[1]
     return layout.place(values[k, rows][None], split=True, axis=1)
 
@@ -116,22 +118,22 @@ def draw_sets(
   programs: Programs | None = None,
   layout: Layout | None = None,
 ) -> dict[str, Any]:
-  """Draws every set of samples that the budget compares.
+  """Draws every set of samples that the error budget compares.
 
   Args:
-    experiment: the parts.
+    experiment: the experiment.
     params: the evaluated parameters.
-    stop: asked between sets.
-    weak: the parameters of weaker models, by the name that rows have for them.
-    programs: those of another experiment of the same ensemble, or an empty one to be filled.
-    layout: of samples that are drawn in batches: see `sample_in_batches`.
+    stop: checked between sets.
+    weak: the parameters of weaker models, by `Row.weak`.
+    programs: a cache of jitted samplers that experiments of one ensemble share; may be empty.
+    layout: the layout of samples that are drawn in batches: see `sample_in_batches`.
 
   Returns:
-    `reference` [k, m, *event]; `exact` [k, n, *event], which are training points where the target
-    has a test set, and no more of them than there are; and `rows`: for each row its sets `network`
-    and, where there is an exact score, `prior` and `true_start`, each [k, n, *event]; and its
-    `nfe`. Of a conditional network also `labels` [k, n], the classes asked for, and those of the
-    exact samples, `exact_labels`.
+    `reference` [k, m, *event]; `exact` [k, n, *event], which are training points if the target has
+    a test set, and then no more than there are; and `rows`. Each row has its `nfe` and the sets
+    `network` and, if there is an exact score, `prior` and `true_start`, each [k, n, *event]. A
+    conditional network adds `labels` [k, n], the requested classes, and `exact_labels`, those of
+    the exact samples.
   """
   protocol, target = experiment.evaluation, experiment.target
   programs = {} if programs is None else programs
@@ -206,7 +208,10 @@ def draw_sets(
 
 
 def _draw_asked(experiment: Experiment, key: Key, size: int) -> Batch:
-  """Draws of what the rows are asked for: from the target, or of classes that are chosen apart."""
+  """Draws points with the requested labels.
+
+  They are draws from the target, or of classes that are drawn separately.
+  """
   asked = experiment.evaluation.labels
   if asked in (None, "data"):
     return experiment.draw_data(key, size)

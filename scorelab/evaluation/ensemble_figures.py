@@ -1,4 +1,4 @@
-"""The figures of an ensemble: means over its seeds with their standard errors, by value."""
+"""Figures of an ensemble: means over its seeds with their standard errors, by value."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from scorelab.typing import Params
 
 
 class Band(NamedTuple):
-  """One line of a figure, of several seeds.
+  """One line of a figure: the mean and the spread of several seeds.
 
   Attributes:
-    label: the value that it is of; '' for the only line.
+    label: the value of the varied field; '' for a single line.
     x: [n].
-    values: [seeds, n]; nan where there is none.
+    values: [seeds, n]; nan if missing.
   """
 
   label: str
@@ -37,14 +37,14 @@ class Band(NamedTuple):
 def draw_ensemble(experiment: Experiment, params: Params, workdir: Workdir, stop: StopFlag) -> None:
   """Writes the ensemble's figures into workdir.figures.
 
-  Loss and score error; where values are varied, metrics against them; else the error budget,
+  Always loss and score error. If values are varied, metrics against them; else the error budget,
   Girsanov's bound and the first seed's samples.
 
   Args:
-    experiment: what the members share.
+    experiment: the shared experiment.
     params: the first member's evaluated parameters.
-    workdir: an ensemble that was evaluated.
-    stop: asked between figures.
+    workdir: directory of an evaluated ensemble.
+    stop: checked between figures.
 
   Raises:
     Preempted: a stop was requested.
@@ -67,27 +67,27 @@ def draw_ensemble(experiment: Experiment, params: Params, workdir: Workdir, stop
 
 
 def varied(result: Mapping[str, Any]) -> list[str]:
-  """The fields that have more than one value."""
+  """Returns the fields that have more than one value."""
   values = [group["over"] for group in result["groups"]]
   return [field for field in values[0] if len({over[field] for over in values}) > 1]
 
 
 def _of_training(over: Mapping[str, float]) -> dict[str, float]:
-  """The values that a training depends on."""
+  """Returns the values that the training depends on."""
   return {field: value for field, value in over.items() if not field.startswith("sampler.")}
 
 
 def label_of(over: Mapping[str, float]) -> str:
-  """Values for a legend, 'learning_rate = 0.001'."""
+  """Formats values for a legend, 'learning_rate = 0.001'."""
   return ", ".join(f"{field.split('.')[1]} = {value:g}" for field, value in over.items())
 
 
 def loss_figure(history: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> Figure:
-  """The training and the validation loss of all trainings.
+  """Plots the training and the validation loss of all trainings.
 
   Args:
     history: the objects of metrics.jsonl.
-    result: evaluation.json's.
+    result: contents of evaluation.json.
   """
   slots: dict[str, list[int]] = {}
   for member in result["members"]:
@@ -107,10 +107,10 @@ def loss_figure(history: Sequence[Mapping[str, Any]], result: Mapping[str, Any])
 
 @style.context()
 def losses(panels: Mapping[str, Sequence[Band]], text: str) -> Figure:
-  """Losses against the training step, one panel for each name.
+  """Plots losses against the training step, one panel per name.
 
   Args:
-    panels: bands by the name of their axis.
+    panels: bands by axis label.
     text: the caption.
   """
   figure = style.new_figure(8.2, 3.3)
@@ -129,7 +129,7 @@ def losses(panels: Mapping[str, Sequence[Band]], text: str) -> Figure:
 
 
 def score_error_figure(experiment: Experiment, result: Mapping[str, Any]) -> Figure:
-  """The relative score error by level, a line for each combination of values."""
+  """Plots the relative score error by level, one line per combination of values."""
   num, draws = result["protocol"]["num_members"], experiment.evaluation.score_samples
   text = f"{draws} draws at each level; mean and standard error over {num} seeds"
   lines = {}
@@ -140,10 +140,10 @@ def score_error_figure(experiment: Experiment, result: Mapping[str, Any]) -> Fig
 
 @style.context()
 def score_errors(errors: Mapping[str, Mapping[str, Any]], text: str) -> Figure:
-  """Relative score errors with their standard errors against the level.
+  """Plots relative score errors with their standard errors against the level.
 
   Args:
-    errors: evaluation.json's score_error, by label.
+    errors: `score_error` of evaluation.json, by label.
     text: the caption.
   """
   figure = style.new_figure(5, 3.3)
@@ -167,10 +167,9 @@ def score_errors(errors: Mapping[str, Mapping[str, Any]], text: str) -> Figure:
 
 
 def over_figure(result: Mapping[str, Any], field: str) -> Figure:
-  """Every metric of every row against a field's values, and Girsanov's bound.
+  """Plots every metric of every row, and Girsanov's bound, against a field's values.
 
-  Of other fields that are varied, each combination of values has a line of its own, where it
-  changes anything.
+  Each combination of values of the other varied fields has its own line, if it changes anything.
   """
   lines: dict[str, dict[tuple[str, str], dict[float, tuple[float, float]]]] = {}
   floors: dict[str, list[tuple[float, float]]] = {}
@@ -178,7 +177,7 @@ def over_figure(result: Mapping[str, Any], field: str) -> Figure:
     value = group["over"][field]
     rest = {f: v for f, v in group["over"].items() if f != field and f in varied(result)}
     for row_label, row in zip(_line_labels(result["groups"]), group["rows"], strict=True):
-      # A sampler's option that a row does not have stands there with its section.
+      # An option of another sampler than the row's keeps its section in the name.
       changing = {f: v for f, v in rest.items() if f not in row["options"]}
       label = row_label, label_of(changing)
       for metric, numbers in row["metrics"].items():
@@ -197,10 +196,10 @@ def over_figure(result: Mapping[str, Any], field: str) -> Figure:
 
 
 def _line_labels(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-  """A label for the line of each row: its sampler and steps, and what tells it from others' lines.
+  """Labels each row's line: its sampler and steps, and the options that tell it from other lines.
 
-  A row's stored label also has the values of the fields that are varied, which are on the axis:
-  here are only options that are the same in all groups.
+  A row's stored label also contains the varied values, which are on the axis. These labels use only
+  options that are the same in all groups.
   """
   first, *others = (group["rows"] for group in groups)
   fixed = [
@@ -223,12 +222,12 @@ def against(
   floors: Mapping[str, np.ndarray],
   text: str,
 ) -> Figure:
-  """Metrics against the values of a field, a panel for each metric.
+  """Plots metrics against the values of a field, one panel per metric.
 
   Args:
     field: its dotted name.
-    lines: by metric, and by row and the values of other fields: mean and standard error by value.
-    floors: mean and standard error of exact samples, by metric, where there are any.
+    lines: mean and standard error by value, by metric and by row and the values of other fields.
+    floors: mean and standard error of exact samples, by metric, if available.
     text: the caption.
   """
   columns = min(len(lines), 3)
@@ -265,7 +264,7 @@ def against(
 
 
 def _value_axis(ax: Axes, values: Sequence[float]) -> None:
-  """A tick at each value; a log axis where they span much."""
+  """Puts a tick at each value; uses a log axis if they span orders of magnitude."""
   if values[0] > 0 and values[-1] > 4 * values[0]:
     ax.set_xscale("log")
   ax.xaxis.set_major_locator(FixedLocator(values))
@@ -275,7 +274,7 @@ def _value_axis(ax: Axes, values: Sequence[float]) -> None:
 
 
 def _draw(ax: Axes, band: Band, colour: Any) -> None:
-  """A band's mean, on its standard error, on its range."""
+  """Draws a band: its range, its standard error, and its mean on top."""
   mean, marker = band.values.mean(axis=0), "o" if len(band.x) < 20 else None
   ax.plot(band.x, mean, color=colour, marker=marker, ms=3, label=band.label)
   if len(band.values) > 1:
@@ -286,7 +285,7 @@ def _draw(ax: Axes, band: Band, colour: Any) -> None:
 
 
 def _colours(number: int) -> Sequence[Any]:
-  """One colour, or as many from dark to light."""
+  """Returns `number` colours from dark to light."""
   return [style.BLUE] if number == 1 else list(style.NOISE_CMAP(np.linspace(0, 1, number)))
 
 
@@ -295,7 +294,7 @@ def _numbers(values: Sequence[float | None]) -> np.ndarray:
 
 
 def _legend(figure: Figure, ax: Axes) -> None:
-  """The labels of an axis above the figure, where there are any."""
+  """Draws an axis's legend above the figure, if it has labels."""
   handles, labels = ax.get_legend_handles_labels()
   if any(labels):
     width = max(len(label) for label in labels) / 15 + 0.6  # inches

@@ -1,18 +1,18 @@
-"""The evaluation of every member of an ensemble, and what they come to together.
+"""Evaluation of every member of an ensemble, and the combined table.
 
-Each member is evaluated as its single run would be, into `members/<name>/evaluation.json` and
-`samples.npz` beside it; a stopped evaluation goes on at the member where it was stopped. The
+Each member is evaluated like its single run, into `members/<name>/evaluation.json` and
+`samples.npz` next to it. A stopped evaluation resumes at the member where it stopped. The
 ensemble's own evaluation.json has the keys of a single run's, in which
 
     a number        is the mean over the seeds,
     its `sem`       or `<name>_sem` is the standard error over the seeds (null for one seed), and
-    protocol        also says `num_members`, how many seeds there are, and which: `seeds`.
+    protocol        also has `num_members`, the number of seeds, and `seeds`, the list of them.
 
-With `ensemble.over`, `rows` has every row of every value, which its options name. What depends on
-the value and not on the row, `score_error`, `girsanov` and `likelihood`, is then found in `groups`:
-a list of {over, rows, score_error, ...}, one for each combination of values. `members` says of each
-its name, seed, values and the `slot` of its training: its place in metrics.jsonl's lists.
-samples.npz has the samples of every row, of the first seed.
+With `ensemble.over`, `rows` has every row of every value; the row's options name the value.
+Results that depend on the value but not on the row, `score_error`, `girsanov` and `likelihood`,
+are then in `groups`: a list of {over, rows, score_error, ...}, one per combination of values.
+`members` lists each member's name, seed, values and `slot`: the index of its training in
+metrics.jsonl's lists. samples.npz has the samples of every row, of the first seed.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def evaluate(
   stop: StopFlag,
   weak: Mapping[float, Params],
 ) -> dict[str, Any]:
-  """Measures every member that is not measured yet and writes what they come to.
+  """Evaluates every member that is not evaluated yet, and writes the combined table.
 
   Args:
-    ensemble: the members.
-    params: what is evaluated of all trainings, on a leading axis.
-    workdir: the ensemble's.
-    stop: asked between parts.
-    weak: parameters of weaker models by the name that rows have for them, on a leading axis.
+    ensemble: the ensemble.
+    params: the evaluated parameters of all trainings, on a leading axis.
+    workdir: the ensemble's directory.
+    stop: checked between members and between parts of an evaluation.
+    weak: parameters of weaker models by `Row.weak`, on a leading axis.
 
   Returns:
-    What evaluation.json holds.
+    The contents of evaluation.json.
 
   Raises:
-    Preempted: a stop was requested; members that are done are kept.
+    Preempted: a stop was requested; finished members are kept.
   """
   programs: evaluation.Programs = {}
   for number, member in enumerate(ensemble.members, 1):
@@ -72,19 +72,19 @@ def evaluate(
 
 
 def _is_measured(folder: Workdir, member: Member) -> bool:
-  """Whether the member's evaluation is there, with the rows that it has now."""
+  """Returns True if the member has an evaluation with its current rows."""
   if not folder.evaluation.exists():
     return False
   return len(evaluation.read(folder)["rows"]) == len(member.experiment.evaluation.rows)
 
 
 def folder_of(workdir: Workdir, member: Member) -> Workdir:
-  """Where a member leaves what it leaves."""
+  """Output directory of one ensemble member."""
   return Workdir(workdir.members / member.name)
 
 
 def combine(members: Sequence[Member], tables: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-  """evaluation.json of an ensemble, from those of its members by name."""
+  """Combines the members' evaluations, by name, into the ensemble's evaluation.json."""
   groups = [_combine_seeds(of_value, tables) for of_value in by_value(members)]
   first = tables[members[0].name]
   seeds = list(dict.fromkeys(member.seed for member in members))
@@ -108,7 +108,7 @@ def combine(members: Sequence[Member], tables: Mapping[str, dict[str, Any]]) -> 
 
 
 def by_value(members: Sequence[Member]) -> list[list[Member]]:
-  """The members of each combination of values: they differ in their seeds alone."""
+  """Groups members by their values: those of a group differ only in their seeds."""
   groups: dict[tuple[float, ...], list[Member]] = {}
   for member in members:
     groups.setdefault(tuple(member.over.values()), []).append(member)
@@ -118,7 +118,7 @@ def by_value(members: Sequence[Member]) -> list[list[Member]]:
 def _combine_seeds(
   members: Sequence[Member], tables: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
-  """Values, rows, score error, bound and likelihood of members that differ in their seeds."""
+  """Combines rows, score error, bound and likelihood of members that differ only in their seeds."""
   found = [tables[member.name] for member in members]
   over = members[0].over
   rows = []
@@ -142,7 +142,7 @@ def _combine_seeds(
 
 
 def _not_in(options: Mapping[str, Any], over: Mapping[str, float]) -> dict[str, float]:
-  """The values that a row's own options do not say, by the names that they get there."""
+  """Returns the values that are not in a row's own options, by the names that they get there."""
   named = {}
   for (name, value), field in zip(short(over).items(), over, strict=True):
     if field.startswith("sampler."):
@@ -156,8 +156,9 @@ def _not_in(options: Mapping[str, Any], over: Mapping[str, float]) -> dict[str, 
 def average(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Means by name, of numbers and lists of numbers, with standard errors over the tables.
 
-  What is the same in all and had no standard error in any is taken as it is; what is None in one is
-  None. The error of `value` is called `sem`, that of any other name `<name>_sem`.
+  An entry that is equal in all tables and has no standard error in any is copied. An entry that is
+  None in one table is None. The standard error of `value` is called `sem`, that of any other name
+  `<name>_sem`.
   """
   result: dict[str, Any] = {}
   for name, first in tables[0].items():
@@ -173,7 +174,7 @@ def average(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _over_first(function: Any, values: Sequence[Any]) -> Any:
-  """A function of numbers, of each place of lists."""
+  """Applies a function of numbers to each position of lists."""
   if isinstance(values[0], list):
     return [_over_first(function, column) for column in zip(*values, strict=True)]
   return None if None in values else function(values)
@@ -190,7 +191,7 @@ def _sem(values: Sequence[float]) -> float | None:
 def _samples(
   members: Sequence[Member], workdir: Workdir, result: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """What samples.npz holds: rows by label, of the first seed of each combination of values."""
+  """Returns the contents of samples.npz: sets by row, of the first seed of each combination."""
   shared, drawn = {}, []
   for of_value in by_value(members):
     with np.load(folder_of(workdir, of_value[0]).samples) as arrays:

@@ -1,4 +1,4 @@
-"""A trained network against the truth: the table of metrics, each with its error budget.
+"""Evaluates a trained network: a table of metrics, each with its error budget.
 
 For a metric M and a sampler on a grid from its prior,
 
@@ -8,13 +8,13 @@ For a metric M and a sampler on a grid from its prior,
     learning        M(network, from the prior) - M(exact score, from the prior)
 
 which add up to M(network, from the prior). Each may be negative. For each key the four share the
-reference, the projections, the start's noise and the sampler's noise, so the standard errors are
-those of paired differences. Where no exact score exists, or the network says none, there are a
-value and a floor; the other three are null.
+reference, the projections, the noise of the start and the sampler's noise, so the standard errors
+are those of paired differences. Without an exact score, or if the network gives no score, there
+are only a value and a floor; the other three are null.
 
-A conditional network is asked for the classes of draws from the target, or for others, and the
-truth with it: then the exact score is that of each class. Where a row is guided, so is its exact
-score; what guidance itself changes is part of its discretisation.
+A conditional network is evaluated on the classes of draws from the target, or on given classes. The
+exact score is then that of the same class. If a row is guided, so is its exact score; the effect of
+guidance itself is part of the row's discretisation.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from scorelab.typing import Params
 
 
 def measure(experiment: Experiment, sets: dict[str, Any], stop: StopFlag) -> np.ndarray:
-  """Every metric of every row's sets: [rows, metrics, 4, k].
+  """Computes every metric of every row's sets: [rows, metrics, 4, k].
 
-  The four are floor, true_start, prior and network; nan where there is no such set.
+  The four sets are floor, true_start, prior and network; nan if a set does not exist.
   """
   protocol = experiment.evaluation
   keys = jax.random.split(experiment.key(Stream.EVALUATION, 1), protocol.num_keys)
@@ -78,17 +78,17 @@ def evaluate(
   programs: Programs | None = None,
   layout: Layout | None = None,
 ) -> dict[str, Any]:
-  """Measures the network and writes evaluation.json and samples.npz.
+  """Evaluates the network and writes evaluation.json and samples.npz.
 
-  Where the layout is shared all processes must call; the first one measures and writes.
+  If the layout is shared, all processes must call; process 0 measures and writes.
 
   Args:
     experiment, params, stop, weak, programs, layout: as for `draw_sets`.
-    workdir: the run's.
+    workdir: the run's directory.
 
   Returns:
-    What evaluation.json holds, with `non_finite` only if some number is not finite; {} in a process
-    that only helped to draw.
+    The contents of evaluation.json, with `non_finite` only if some number is not finite. {} in
+    processes other than 0.
 
   Raises:
     Preempted: a stop was requested; nothing is written.
@@ -97,7 +97,7 @@ def evaluate(
   protocol = experiment.evaluation
   programs = {} if programs is None else programs
   helps = layout is not None and layout.shared and not leads()
-  if helps and protocol.batch_size is None:  # the first one draws alone
+  if helps and protocol.batch_size is None:  # process 0 draws alone
     return {}
   sets = draw_sets(experiment, params, stop, weak, programs, layout)
   if helps:
@@ -154,5 +154,5 @@ def evaluate(
 
 
 def read(workdir: Workdir) -> dict[str, Any]:
-  """What a finished evaluation found."""
+  """Reads the evaluation.json of a finished evaluation."""
   return json.loads(workdir.evaluation.read_text())

@@ -34,13 +34,13 @@ _MAX_POINTS = 2000
 def draw_run(experiment: Experiment, params: Params, workdir: Workdir, stop: StopFlag) -> None:
   """Writes the run's figures into workdir.figures.
 
-  Loss, samples, error budget and, where they were measured, score error and Girsanov's bound.
+  These are loss, samples, error budget and, if measured, score error and Girsanov's bound.
 
   Args:
-    experiment: the parts.
+    experiment: the experiment.
     params: the evaluated parameters.
-    workdir: a run that was evaluated.
-    stop: asked between figures.
+    workdir: directory of an evaluated run.
+    stop: checked between figures.
 
   Raises:
     Preempted: a stop was requested.
@@ -63,12 +63,13 @@ def save_figures(
 ) -> None:
   """Draws figures into workdir.figures.
 
-  One that fails is a warning on stderr: the run's numbers are there, and the others are drawn.
+  A figure that fails is reported as a warning on stderr: the run's numbers are complete, and the
+  other figures are drawn.
 
   Args:
-    figures: functions that draw, by the name of the file.
-    workdir: a run that was evaluated.
-    stop: asked between figures.
+    figures: drawing functions by file name.
+    workdir: directory of an evaluated run.
+    stop: checked between figures.
 
   Raises:
     Preempted: a stop was requested.
@@ -80,17 +81,17 @@ def save_figures(
     path = workdir.figures / f"{name}.png"
     path.unlink(missing_ok=True)  # of an earlier evaluation
     try:
-      with np.errstate(all="ignore"):  # what is not finite is not drawn
+      with np.errstate(all="ignore"):  # values that are not finite are not drawn
         style.save(figure(), path, command)
     except OSError:
       raise
-    except Exception as error:  # whatever NumPy or Matplotlib raises for values nobody thought of
+    except Exception as error:  # NumPy and Matplotlib may raise anything
       said = str(error).partition("\n")[0]
       print(f"warning: {path} is not drawn: {type(error).__name__}: {said}", file=sys.stderr)
 
 
 def typed_command(workdir: Workdir) -> str:
-  """The command that made a run."""
+  """Returns the command that started a run."""
   record = json.loads((workdir.path / "environment.json").read_text())
   program, *arguments = record.get("command", ["main.py"])
   return shlex.join(["python", pathlib.Path(program).name, *arguments])
@@ -111,7 +112,7 @@ def kept_rows(workdir: Workdir) -> dict[str, str]:
 def loss_figure(
   experiment: Experiment, workdir: Workdir, lines: dict[str, float] | None = None
 ) -> Figure:
-  """The training and validation loss of a run, with values to mark by label."""
+  """Plots the training and validation loss of a run; `lines` are values to mark, by label."""
   history = read_jsonl(workdir.metrics)
   bands = next((len(h["band_loss"]) for h in history if "band_loss" in h), 0)
   ends = (experiment.schedule.t_min, experiment.schedule.t_max)
@@ -127,7 +128,7 @@ def loss_figure(
 
 
 def score_error_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
-  """The score error of a run by level."""
+  """Plots the score error of a run by level."""
   text = (
     f"{experiment.evaluation.score_samples} draws at each level, half of them with "
     f"{SPREAD:g} times the noise, weighted;\nbars: standard errors"
@@ -136,7 +137,7 @@ def score_error_figure(experiment: Experiment, result: dict[str, Any]) -> Figure
 
 
 def girsanov_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
-  """Cost of learning per level, and Girsanov's bound on the reverse SDE's KL."""
+  """Plots the learning cost per level, and Girsanov's bound on the reverse SDE's KL."""
   bound = result["girsanov"]
   text = (
     f"{experiment.evaluation.score_samples} exact draws, the same x0 and noise at each of "
@@ -148,7 +149,7 @@ def girsanov_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
 
 
 def protocol_text(result: dict[str, Any]) -> str:
-  """What an evaluation measured, in a line."""
+  """Describes the protocol of an evaluation in one line."""
   protocol = result["protocol"]
   over = f"{protocol['num_keys']} keys"
   if "num_members" in protocol:
@@ -161,7 +162,7 @@ def protocol_text(result: dict[str, Any]) -> str:
 
 
 def budget_figure(result: dict[str, Any]) -> Figure:
-  """The error budget of every row and metric of a run."""
+  """Plots the error budget of every row and metric of a run."""
   rows = result["rows"]
   by_metric = {name: [row["metrics"][name] for row in rows] for name in rows[0]["metrics"]}
   labels = [
@@ -172,7 +173,7 @@ def budget_figure(result: dict[str, Any]) -> Figure:
 
 
 def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> Figure:
-  """The data and each row's samples; both scores of a network beside a truth in 1-D and 2-D."""
+  """Plots the data and each row's samples, and both score fields in 1-D and 2-D."""
   if len(experiment.target.event_shape) == 3:
     return albums_figure(workdir)
   clouds = run_clouds(experiment, workdir)
@@ -193,7 +194,7 @@ def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> 
 
 
 def albums_figure(workdir: Workdir, number: int = 64) -> Figure:
-  """Images of the reference beside those of each row."""
+  """Shows images of the reference next to those of each row."""
   with np.load(workdir.samples) as arrays:
     sets = {name: arrays[name][:number] for name in ["reference", *kept_rows(workdir)]}
   titles = ["real", *(textwrap.fill(name.replace("-", " "), 34) for name in list(sets)[1:])]
@@ -202,7 +203,7 @@ def albums_figure(workdir: Workdir, number: int = 64) -> Figure:
 
 
 def run_clouds(experiment: Experiment, workdir: Workdir) -> list[Cloud]:
-  """Exact samples and those of each row, with the points that belong to no mode."""
+  """Returns exact samples and those of each row, with the points that belong to no mode."""
   target, kept = experiment.target, kept_rows(workdir)
   with np.load(workdir.samples) as arrays:
     sets = {name: arrays[name][:_MAX_POINTS] for name in ["exact", *kept]}
@@ -216,14 +217,17 @@ def run_clouds(experiment: Experiment, workdir: Workdir) -> list[Cloud]:
 
 
 def off_mode(target: Any, points: np.ndarray) -> np.ndarray | None:
-  """Returns which points [n, d] belong to no mode, [n]; None for a target without `has_modes`."""
+  """Returns a mask [n] of the points [n, d] that belong to no mode; None without modes."""
   return beyond_modes(points, target) if has_modes(target) else None
 
 
 def middle_field(
   experiment: Experiment, params: Params, points: np.ndarray, num: int = 22
 ) -> ScoreField:
-  """Both scores around points, at the measured level nearest to a quarter of the data's std."""
+  """Evaluates both scores on a lattice around points.
+
+  The level is the measured one nearest to a quarter of the data's std.
+  """
   target = experiment.target
   measured = experiment.evaluation.score_levels or (float(target.scale) / 4,)
   ratio = min(measured, key=lambda r: abs(np.log((r + 1e-3) / (float(target.scale) / 4))))

@@ -1,16 +1,16 @@
-"""Held-out log-likelihood of a model: what it is, what it would be of the truth, and bounds on it.
+"""Held-out log-likelihood of a model, next to that of the exact law, with bounds.
 
-The model is the probability flow from the prior at the schedule's noisiest level to its cleanest,
-and its density there is taken at x = alpha x_0 + sigma eps, for held-out x_0. So it is q_t, the
-law of those x, that is compared with the model:
+The model is the probability flow from the prior at the schedule's noisiest level to its cleanest.
+Its density there is evaluated at x = alpha x_0 + sigma eps, for held-out x_0. So the model is
+compared with q_t, the law of those x:
 
     E log q_t(x) - E log p(x)  =  KL(q_t || p)
 
-is how far the two are apart, exactly. Girsanov's bound is one on the same KL of another model, the
-reverse SDE with the same score; and the variational bound is one on -log p(x_0) of a third, the
-chain of Gaussian steps and its decoder. Data on a lattice (`target.bin_width`) are given uniform
-noise over their bins in the place of eps, and bits per dimension are of the probabilities of bins.
-All densities are in units of the data, of x / alpha.
+exactly. Girsanov's bound is a bound on the same KL of another model, the reverse SDE with the same
+score. The variational bound is a bound on -log p(x_0) of a third model, the chain of Gaussian steps
+and its decoder. Data on a lattice (`target.bin_width`) are dequantised by uniform noise over their
+bins instead of eps, and bits per dimension refer to the probabilities of bins. All densities are in
+units of the data, of x / alpha.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from scorelab.typing import Array, Key, Params, Predict
 
 
 def held_out(experiment: Experiment, key: Key, num_points: int) -> tuple[Array, str]:
-  """Points [n, *event] that nothing was trained on, and where they come from.
+  """Returns held-out points [n, *event] and their source.
 
-  The target's test points, or its validation points, at most num_points of them and in an order of
-  their own; or as many fresh draws.
+  They are the target's test points, else its validation points, at most num_points of them, in a
+  random order; else num_points new draws.
   """
   splits = splits_of(experiment.target)
   for source in ("test", "validation"):
@@ -53,17 +53,17 @@ def measure_likelihood(
   stop: StopFlag,
   programs: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """Means over held-out points with their standard errors, in nats; what evaluation.json shows.
+  """Means over held-out points with their standard errors, in nats, as in evaluation.json.
 
   Experiments of an ensemble share `programs`, jitted functions by name.
 
   Returns:
     By name: `flow`, the log-density by the probability flow; `truth`, that of the exact law at the
-    same points, and `kl`, their difference, where the target knows its own; `bound`, a lower bound
+    same points, and `kl`, their difference, if the target knows its density; `bound`, a lower bound
     on the chain's log-density, and `bound_kl`, the upper bound on a KL that follows. Each has a
-    `_sem`, and is None where it is not known or not finite. `bits_per_dim` and
-    `bound_bits_per_dim` go with bins of `bin_width`, or are differential where that is None.
-    `failed` counts points that the adaptive solver gave up, which no number here includes.
+    `_sem`, and is None if it is unknown or not finite. `bits_per_dim` and `bound_bits_per_dim`
+    refer to bins of `bin_width`, or are differential if that is None. `failed` counts the points
+    that the adaptive solver gave up; no number here includes them.
   """
   key = experiment.key(Stream.LIKELIHOOD, 0)
   point_key, noise_key, flow_key, bound_key = jax.random.split(key, 4)
@@ -135,7 +135,7 @@ def measure_likelihood(
 def _flow(
   key: Key, predict: Predict, x: Array, grid: Grid, protocol: LikelihoodProtocol, data_std: float
 ) -> dict[str, Array]:
-  """Log-densities at x [n, *event], of each its nfe and its status: [n] or []."""
+  """Log-densities at x [n, *event], with the solver's nfe and status: [n] or []."""
   options: dict[str, Any] = {
     "divergence": protocol.divergence,
     "num_probes": protocol.num_probes,
@@ -154,7 +154,7 @@ def _flow(
 
 
 def _mean(values: np.ndarray | None) -> tuple[float | None, float | None]:
-  """The mean of values [n] and its standard error, None for what is not finite or not known."""
+  """Mean and standard error of values [n]; None if not finite or unknown."""
   if values is None or not values.size:
     return None, None
   values = values.astype(float)
@@ -164,7 +164,7 @@ def _mean(values: np.ndarray | None) -> tuple[float | None, float | None]:
 
 
 def table(result: dict[str, Any], girsanov: dict[str, Any] | None) -> list[list[str]]:
-  """The block of the evaluation's table: one line for the model by each of its readings."""
+  """Formats the likelihood block of the evaluation's table: one line per model."""
 
   def number(found: dict[str, Any], name: str) -> str:
     if found.get(name) is None:

@@ -1,4 +1,4 @@
-"""Faults of an evaluation: which of its numbers are not finite, and why as far as it is known."""
+"""Explains numbers of an evaluation that are not finite: which they are, and the likely cause."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _MOST = 10**8  # numbers of a path that is kept to look for the level
 
 
 def first_level(row: Row, key: Key, predict: Predict, start: Array) -> str:
-  """Returns from which level of a row on samples are not finite, '' if it is not found.
+  """Returns the first level at which a row's samples are not finite; '' if it is not found.
 
   Runs the sampler again, on fewer samples if the path of all would not fit into memory.
 
   Args:
     row: a row whose samples are not all finite.
-    key, predict, start: with which they were drawn, [n, *event].
+    key, predict, start: the arguments of the first run; start is [n, *event].
   """
   start = start[: max(1, _MOST // (max(row.num_steps, 1) * start[0].size))]
   path = np.asarray(jax.jit(lambda key, x: row.run(key, predict, x).path)(key, start))
@@ -57,9 +57,10 @@ def find(
   """Returns a phrase for each row with a number that is not finite.
 
   Args:
-    result: what evaluation.json holds.
-    sets: those of each row, by its label; `lost` tells which are not finite and from which level.
-    exact: whether there is an exact score, and so every part of the budget.
+    result: contents of evaluation.json.
+    sets: the sample sets of each row, by label; `lost` names the sets that are not finite and the
+      level where that starts.
+    exact: True if there is an exact score, and so every part of the budget.
   """
   found = []
   for row in result["rows"]:
@@ -71,11 +72,13 @@ def find(
 
 
 def find_in_tables(experiment: Experiment, params: Params, result: Mapping[str, Any]) -> list[str]:
-  """Returns a phrase for each other table with a number that is not finite: levels and cause.
+  """Returns a phrase for each other table that has a number that is not finite.
+
+  A phrase names the levels and the cause.
 
   Args:
-    experiment, params: what was measured.
-    result: what evaluation.json holds; None stands for a number that is not finite.
+    experiment, params: the evaluated model.
+    result: contents of evaluation.json; None stands for a number that is not finite.
   """
   errors, bound = result.get("score_error", {}), result.get("girsanov", {})
   found = []
@@ -101,13 +104,13 @@ def _levels_of(table: Mapping[str, Any], *names: str) -> list[float]:
 
 
 def _faults(likelihood: Mapping[str, Any], known: bool) -> list[str]:
-  """Returns the readings of the likelihood that lack a number.
+  """Returns the entries of the likelihood that lack a number.
 
-  Points that an adaptive solver gives up are no fault: the table counts them.
+  Points that the adaptive solver gives up are no fault: the table counts them.
 
   Args:
-    likelihood: that of evaluation.json.
-    known: whether the exact law has a density.
+    likelihood: the likelihood of evaluation.json.
+    known: True if the exact law has a density.
   """
   known &= likelihood["bin_width"] is None
   found = []
@@ -126,8 +129,8 @@ def _blame(experiment: Experiment, params: Params, ratios: Sequence[float]) -> s
   """Returns which of the network and the exact score is not finite at noised data, and where.
 
   Args:
-    experiment, params: what was measured; a network of classes is told those of the draws.
-    ratios: sigma / alpha of levels to look at, besides 48 between the schedule's ends.
+    experiment, params: the evaluated model; a conditional network gets the labels of the draws.
+    ratios: sigma / alpha of levels to check, in addition to 48 between the schedule's ends.
   """
   here, key = experiment.at(experiment.numbers), experiment.key(Stream.SCORE_ERROR, 2)
   data_key, noise_key = jax.random.split(key)
@@ -152,13 +155,13 @@ def _blame(experiment: Experiment, params: Params, ratios: Sequence[float]) -> s
 
 
 def in_one_line(faults: Sequence[str]) -> str:
-  """Returns the first faults of an evaluation, and the number of the others."""
+  """Returns the first faults of an evaluation and the number of remaining ones."""
   more = len(faults) - _SHOWN
   return "; ".join(faults[:_SHOWN]) + (f"; and {more} more in evaluation.json" if more > 0 else "")
 
 
 def _some(levels: Sequence[float]) -> str:
-  """Returns the first level, and how many others there are."""
+  """Returns the first level and the number of remaining ones."""
   more = f" and {len(levels) - 1} other levels" if len(levels) > 1 else ""
   return f"{levels[0]:.3g}{more}"
 
@@ -169,7 +172,7 @@ def _is_bad(numbers: Mapping[str, float | None], exact: bool) -> bool:
 
 
 def _cause(lost: Mapping[str, str], exact: bool) -> str:
-  """Returns why numbers of a row are not finite, from which of its sets are not."""
+  """Returns why a row's numbers are not finite, judged by which of its sets are not finite."""
   if not lost:
     return "the samples are finite, the metric has no value for them"
   cause = ", with the network alone" if exact else ""

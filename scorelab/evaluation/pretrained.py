@@ -1,7 +1,7 @@
-"""Images of a pretrained model: no truth to measure against, but calls, seconds and pictures.
+"""Samples a pretrained model: images, network calls and seconds; there is no truth to compare with.
 
-A run's folder as an evaluation leaves it, with no metrics in its table; samples.npz holds the
-images in the model's own range, figures/ a sheet of each sampler's.
+Writes a run directory like that of an evaluation, with no metrics in its table. samples.npz holds
+the images in the model's own range; figures/ holds one sheet of images per sampler.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _ZERO_ALPHA_KINDS = ("noise", "score")  # what says no x0 where alpha = 0
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampling:
-  """What a config asks of a pretrained model.
+  """A pretrained model and the samplers to run with it.
 
   Attributes:
     config: the resolved config, JSON values.
     pipeline: the model.
-    event_shape: of an image, (height, width, channels).
-    labels: of a batch, [n], for a conditional network, or None.
+    event_shape: shape of an image, (height, width, channels).
+    labels: labels of a batch, [n], for a conditional network, or None.
     rows: samplers on their grids.
   """
 
@@ -56,17 +56,17 @@ class Sampling:
   rows: tuple[Row, ...]
 
   def bind(self, row: Row, params: Params) -> Predict:
-    """The predict function of a row; x0 is clipped as the scheduler says, if it does."""
+    """Returns the predict function of a row; x0 is clipped if the model's scheduler clips it."""
     clip = self.config["pretrained"]["clip"] is not False
-    # DDIM's code keeps the network's noise beside a clipped x0; solvers want the two to agree.
+    # DDIM's code keeps the network's noise next to a clipped x0; solvers need the two to agree.
     return self.pipeline.bind(params, self.labels, clip=clip, keep_noise=row.sampler == "ddim")
 
 
 def build(config: ConfigDict, mode: str) -> Sampling:
-  """Reads the model that config.pretrained names and makes the samplers.
+  """Reads the model that config.pretrained names and creates the samplers.
 
   Raises:
-    ConfigError: there is no such model, a sampler does not go with it, or the mode is to train it.
+    ConfigError: the model does not exist, a sampler does not fit it, or the mode is training.
   """
   if mode == "train":
     raise ConfigError("--mode=train: a pretrained model is sampled, by --mode=eval")
@@ -98,7 +98,7 @@ def build(config: ConfigDict, mode: str) -> Sampling:
 
 
 def _labels(label: int | None, pipeline: Pipeline, number: int) -> Array | None:
-  """The class asked for, or every class in turn, [number]; None for a network without classes."""
+  """Returns the requested class, or all classes in turn, [number]; None without classes."""
   classes = pipeline.network.num_class_embeds
   if classes is None or pipeline.network.class_embed_type is not None:
     if pipeline.network.labelled:
@@ -124,7 +124,7 @@ def _rows(config: ConfigDict, pipeline: Pipeline) -> tuple[Row, ...]:
 
 
 def _check(sampling: Sampling) -> None:
-  """Refuses a row that cannot run, by tracing it."""
+  """Raises ConfigError for a row that cannot run; found by tracing it."""
   params = sampling.pipeline.params
 
   def run(row: Row, params: Params) -> Array:
@@ -145,11 +145,11 @@ def _check(sampling: Sampling) -> None:
 
 
 def draw(sampling: Sampling, row: Row, stop: StopFlag) -> tuple[np.ndarray, int, dict[str, float]]:
-  """Images by one row, a batch of evaluation.num_samples for each of num_keys keys.
+  """Draws images by one row, a batch of evaluation.num_samples for each of num_keys keys.
 
   Returns:
-    Images [n, *event_shape] in the model's range; calls of the network for one; and the seconds
-    that compiling took, and an image.
+    Images [n, *event_shape] in the model's range; the number of network calls per image; the
+    seconds for compilation; and the seconds per image.
   """
   protocol = sampling.config["evaluation"]
   root = stream_key(jax.random.key(sampling.config["seed"]), Stream.EVALUATION, 0)
@@ -177,7 +177,7 @@ def draw(sampling: Sampling, row: Row, stop: StopFlag) -> tuple[np.ndarray, int,
 
 
 def execute(sampling: Sampling, workdir: Workdir, stop: StopFlag) -> None:
-  """Samples, writes and prints; prints what is there where it is done."""
+  """Samples, writes and prints the table; a finished run only prints it."""
   if workdir.done.exists():
     print(table(workdir))
     print(f"{workdir.path}: already done")
@@ -205,10 +205,10 @@ def execute(sampling: Sampling, workdir: Workdir, stop: StopFlag) -> None:
 
 
 def sheet(images: np.ndarray, bounds: tuple[float, float]) -> Image.Image:
-  """Images [n, height, width, channels] of 1 or 3 channels side by side, pixel for pixel.
+  """Tiles images [n, height, width, channels] of 1 or 3 channels into one, without resampling.
 
-  Values at `bounds` are black and white, those beyond as if at them; other numbers of channels are
-  shown by their mean.
+  `bounds` are mapped to black and white, and values beyond them are clipped. Other numbers of
+  channels are averaged.
   """
   low, high = bounds
   number, height, width, channels = images.shape
@@ -226,7 +226,7 @@ def sheet(images: np.ndarray, bounds: tuple[float, float]) -> Image.Image:
 
 
 def table(workdir: Workdir) -> str:
-  """Each row's calls of the network, and the seconds that an image took when it was last drawn."""
+  """Formats each row's number of network calls and its latest seconds per image."""
   rows = read(workdir)["rows"]
   seconds = {
     line["row"]: line["seconds_per_image"] for line in read_jsonl(workdir.timings) if "row" in line

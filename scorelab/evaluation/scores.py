@@ -24,9 +24,9 @@ def measure_scores(
 ) -> dict[str, list[float | None]]:
   """Returns the score error at each of config.evaluation.score_levels, as lists by name.
 
-  Each has its standard error beside it, `<name>_sem`; None where one is not finite. For a mixture
-  also `relative_by_mode` [k], at the first of the levels. A conditional network is told the class
-  of every draw, and compared with the truth of that class.
+  Each list has its standard errors in `<name>_sem`; entries that are not finite are None. A mixture
+  also has `relative_by_mode` [k], at the first level. A conditional network is conditioned on the
+  class of each draw, and compared with the exact score of that class.
   """
   protocol, target = experiment.evaluation, experiment.target
 
@@ -51,9 +51,10 @@ def measure_scores(
 
 
 def measure_girsanov(experiment: Experiment, params: Params, programs: Programs) -> dict[str, Any]:
-  """Girsanov's bound between the schedule's ends: sigma / alpha, noisiest first, and its parts.
+  """Returns Girsanov's bound between the schedule's ends, and its parts by level.
 
-  Numbers and lists by name, None where one is not finite.
+  Levels are sigma / alpha, noisiest first. Numbers and lists by name; entries that are not finite
+  are None.
   """
 
   @jax.jit

@@ -1,4 +1,4 @@
-"""An evaluation's results as aligned text, and the names of its rows."""
+"""Formats evaluation results as aligned text, and names its rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scorelab.metrics.budget import BUDGET
 
 
 def row_labels(rows: list[dict[str, Any]]) -> list[str]:
-  """Returns the labels of evaluation.json's rows, also of a run from before they were stored."""
+  """Returns the labels of evaluation.json's rows; old runs, which store none, get new ones."""
   if all("label" in row for row in rows):
     return [row["label"] for row in rows]
   return make_labels(
@@ -21,9 +21,9 @@ def row_labels(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def format_table(result: dict[str, Any]) -> str:
-  """evaluation.json as aligned text: a block for each metric, a line for each row.
+  """Formats evaluation.json as aligned text: one block per metric, one line per row.
 
-  Beside a guided row's NFE stand its calls of the network.
+  A guided row shows its network calls next to its NFE.
   """
   blocks, labels = [], row_labels(result["rows"])
   for name in result["rows"][0]["metrics"]:
@@ -58,7 +58,7 @@ def format_table(result: dict[str, Any]) -> str:
 
 
 def _more_blocks(result: Mapping[str, Any], where: str) -> list[list[list[str]]]:
-  """What does not depend on the sampler: score error, Girsanov's bound and likelihood."""
+  """Formats results that do not depend on the sampler: score error, bound, likelihood."""
   blocks, errors = [], result.get("score_error", {})
   if errors:
     cells = [["sigma", *(f"{s:g}" for s in errors["sigma"])]]
@@ -89,7 +89,7 @@ def _more_blocks(result: Mapping[str, Any], where: str) -> list[list[list[str]]]
 
 
 def _ratio(numbers: Mapping[str, float | None]) -> str:
-  """Value over floor with its error, '1.09 +- 0.03'; evaluations of older runs have no error."""
+  """Formats value over floor with its error, '1.09 +- 0.03'; old evaluations have no error."""
   value, floor = numbers["value"], numbers["floor"]
   if value is None or not floor:
     return "-"
@@ -98,26 +98,26 @@ def _ratio(numbers: Mapping[str, float | None]) -> str:
 
 
 def _number(value: float | None, signed: bool = False) -> str:
-  """Four significant digits at most, or '-' where there is none."""
+  """Formats a number with at most four significant digits; '-' for None."""
   if value is None:
     return "-"
   return f"{value:+.4f}" if signed else f"{value:.4f}"
 
 
 def floor_note(protocol: Mapping[str, Any]) -> str:
-  """Returns the sizes that a floor is of, where they are not those of the values."""
+  """Returns the sample sizes of a floor, if they differ from those of the values."""
   return (
     f"floors: of {protocol['num_exact']} exact samples, where rows have {protocol['num_samples']}"
   )
 
 
 def _short(value: float | None) -> str:
-  """Three significant digits, of numbers that may be small; '-' where there is none."""
+  """Formats a number, possibly small, with three significant digits; '-' for None."""
   return "-" if value is None or math.isnan(value) else f"{value:.3g}"
 
 
 def align(cells: list[list[str]]) -> str:
-  """Columns of text: the first flush left, the others flush right."""
+  """Aligns columns of text: the first to the left, the others to the right."""
   widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
   return "\n".join(
     "  ".join(

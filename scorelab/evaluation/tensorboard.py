@@ -1,4 +1,4 @@
-"""A run's metrics and figures as TensorBoard events, beside what the run itself leaves."""
+"""Mirrors a run's metrics and figures as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _EVERY = 2.0  # seconds
 
 
 class Mirror:
-  """Follows a run within a `with` block; its events are in <workdir>/tensorboard.
+  """Follows a run within a `with` block; writes events into <workdir>/tensorboard.
 
-  They are made from metrics.jsonl alone, from its beginning, so that a run that goes on has no step
-  twice. At the end come evaluation.json and the figures. With `off`, nothing is done.
+  The events are made from metrics.jsonl alone, from its beginning, so that a resumed run has no
+  step twice. At the end evaluation.json and the figures are added. With `off`, nothing is done.
 
   Raises:
     RefusedError: tensorboardX is not installed.
@@ -69,7 +69,7 @@ class Mirror:
       self._write_lines()
 
   def _write_lines(self) -> None:
-    """The lines of metrics.jsonl later than what was written."""
+    """Writes the lines of metrics.jsonl that are new since the last call."""
     for line in read_jsonl(self._workdir.metrics):
       if line["step"] > self._step:
         self._step = line["step"]
@@ -78,7 +78,7 @@ class Mirror:
 
 
 def _make_writer(folder: pathlib.Path) -> Any:
-  """Of events in this folder, which is emptied."""
+  """Returns a writer of events into this folder, which is emptied first."""
   try:
     from tensorboardX import SummaryWriter
   except ImportError:
@@ -89,7 +89,7 @@ def _make_writer(folder: pathlib.Path) -> Any:
 
 
 def _numbers(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-  """The finite numbers of a line but its step, those of a list by their index."""
+  """Returns the finite numbers of a line except its step; entries of lists by their index."""
   for name, value in line.items():
     values = enumerate(value) if isinstance(value, list) else [(None, value)]
     for index, one in values:
@@ -98,7 +98,7 @@ def _numbers(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _evaluated(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-  """The metrics of each row."""
+  """Returns the metrics of each row."""
   for label, row in zip(row_labels(result["rows"]), result["rows"], strict=True):
     for metric, numbers in row["metrics"].items():
       if numbers.get("value") is not None:

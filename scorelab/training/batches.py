@@ -1,4 +1,4 @@
-"""What the training loop is fed with: points that stay on the devices, or a stream from files."""
+"""Training batches: from arrays on the devices, or streamed from files."""
 
 from __future__ import annotations
 
@@ -23,32 +23,35 @@ _MOST_BYTES = 2**26
 
 
 class Feed:
-  """Points that live on the devices; steps draw from them, or afresh from the target."""
+  """Inputs of a chunk when the training points live on the devices or are drawn from the target."""
 
   def __init__(self, data: Batch) -> None:
     self._data = data
 
   def sizes(self, length: int) -> Iterator[int]:
-    """The steps of each dispatch that make `length` together."""
+    """Yields the number of steps of each dispatch; they add up to `length`."""
     yield length
 
   def take(self, length: int) -> tuple[Any, ...]:
-    """What a chunk of so many steps takes beside its state."""
+    """Returns the arguments of a chunk of `length` steps that follow its state."""
     del length
     return (self._data,)
 
   def progress(self) -> dict[str, Array]:
-    """What the state remembers of it; all processes must call."""
+    """Returns the entries of `TrainState.extra` that a resumed run needs.
+
+    All processes must call it.
+    """
     return {}
 
 
 class StreamFeed(Feed):
-  """A stream of images: the next ones are read while the devices work on those before.
+  """Inputs of a chunk when images are streamed: reads the next batches while the devices compute.
 
   Args:
-    batches: of this process.
-    layout: where they go.
-    batch_bytes: of one batch of all processes.
+    batches: batches of this process.
+    layout: the layout that the batches are placed in.
+    batch_bytes: bytes of one batch, over all processes.
   """
 
   def __init__(self, batches: Batches, layout: Layout, batch_bytes: int) -> None:
@@ -75,12 +78,12 @@ class StreamFeed(Feed):
 
 
 def nothing_read() -> Array:
-  """How far a stream has been read at the start: see `_split`; int32 [processes, 2, 2]."""
+  """Returns the position of a stream before its first item; int32 [processes, 2, 2]."""
   return jnp.zeros((jax.process_count(), 2, 2), jnp.int32)
 
 
 def _split(number: int) -> tuple[np.int32, np.int32]:
-  """A number as two of 31 bits, for without float64 JAX has no int64: (number >> 31, the rest)."""
+  """Splits an integer into (number >> 31, low 31 bits): JAX has no int64 unless x64 is enabled."""
   return np.int32(number >> 31), np.int32(number & (2**31 - 1))
 
 
@@ -89,12 +92,12 @@ def _joined(pair: np.ndarray) -> int:
 
 
 def make_feed(experiment: Experiment, layout: Layout, read: Array | None) -> Feed:
-  """The feed of an experiment, a stream's from where it was left.
+  """Returns the feed of an experiment; a stream starts at the position given by `read`.
 
   Args:
-    experiment: the parts.
-    layout: where arrays live.
-    read: how far the stream was read, [processes, 2, 2]; None where there is none.
+    experiment: the experiment.
+    layout: the layout of its arrays.
+    read: position of each process in the stream, [processes, 2, 2]; None without a stream.
   """
   if read is None:
     return Feed(layout.place(experiment.data))

@@ -1,21 +1,21 @@
-r"""Several trainings in one program: seeds, crossed with values of a config's numbers.
+r"""Several trainings in one program: seeds, crossed with values of numeric config fields.
 
   python main.py --config=configs/ncsn_gmm.py --config.ensemble.seeds=16
   python main.py --config=configs/ncsn_gmm.py --config.ensemble.seeds=4 \
     --config.ensemble.over="optimizer.learning_rate=1e-3,3e-3,1e-2 sampler.sigma_min=0.02,0.05"
 
 `ensemble.seeds` = n takes the seeds seed, seed + 1, ..., seed + n - 1. `ensemble.over` names fields
-and their values, several fields between spaces or semicolons; every combination is trained with
-every seed. A number can be varied where the program does not depend on its value: those of the
-optimiser, the schedule, the loss, the parameterization and the sampler; and optimizer.ema_decays,
-of one average. What changes a shape or the program itself is refused, and swept with
-scripts/sweep.py: a run for each value.
+and their values; fields are separated by spaces or semicolons. Every combination of values is
+trained with every seed. A number can be varied if the program does not depend on its value: the
+numbers of the optimizer, schedule, loss, parameterization and sampler, and optimizer.ema_decays
+with one average. Fields that change a shape or the program are refused; scripts/sweep.py sweeps
+them with one run per value.
 
-Each member is the single run of its seed and numbers, from the same keys; only the order of sums
-differs, and a number that is an argument of the program is rounded to float32 first. All go one
-step at a time, on a leading axis of the state that the devices share where they divide it, and they
-are checkpointed as one; a NaN in any one stops the run and names it. Members that differ in their
-samplers alone share a training, and may be added to a finished one by --mode=eval.
+Each member equals the single run with its seed and values, from the same keys, up to the order of
+sums and the rounding to float32 of numbers that are arguments of the program. All members step
+together, on a leading axis of the state that is sharded over the devices if they divide it. They
+share one checkpoint. A NaN in any member stops the run, and the message names the member. Members
+that differ only in their samplers share a training, and --mode=eval can add them to a finished run.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ _SWEEP = "sweep it with scripts/sweep.py"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Member:
-  """One of an ensemble.
+  """One ensemble member: a seed and the values of the swept fields.
 
   Attributes:
-    name: 'learning_rate=0.003,seed=1', of its values and its seed.
-    seed: its own.
-    over: the values of the fields that are varied, by dotted name.
-    experiment: that of its single run, with these values as `numbers`.
-    slot: where its training is on the state's leading axis.
+    name: values and seed, as 'learning_rate=0.003,seed=1'.
+    seed: its seed.
+    over: the values of the varied fields, by dotted name.
+    experiment: the experiment of its single run, with these values as `numbers`.
+    slot: index of its training on the state's leading axis.
   """
 
   name: str
@@ -71,12 +71,12 @@ class Member:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ensemble:
-  """What a config with an `ensemble` describes.
+  """The members that a config with an `ensemble` section describes.
 
   Attributes:
-    experiment: what all members share; its config is the ensemble's.
-    members: seeds within values, in the order in which they were given.
-    trained: the members whose trainings make the state's leading axis, one for each slot.
+    experiment: the shared experiment; its config is the ensemble's.
+    members: for each combination of values all seeds, in the order of the config.
+    trained: the members whose trainings form the state's leading axis, one per slot.
   """
 
   experiment: Experiment
@@ -85,15 +85,15 @@ class Ensemble:
 
 
 def asked(config: ConfigDict) -> bool:
-  """Whether the config describes more than one run; `seeds = 1` alone is the single run."""
+  """Returns True if the config describes more than one run; `seeds = 1` alone is a single run."""
   return bool(config.ensemble.over) or config.ensemble.seeds not in (None, 1)
 
 
 def parse_over(config: ConfigDict) -> dict[str, tuple[float, ...]]:
-  """config.ensemble.over as values by dotted field.
+  """Parses config.ensemble.over into values by dotted field name.
 
   Raises:
-    ConfigError: it does not read so, or names what cannot be varied in one program.
+    ConfigError: the syntax is wrong, or a field cannot be varied in one program.
   """
   over: dict[str, tuple[float, ...]] = {}
   for part in (config.ensemble.over or "").replace(";", " ").split():
@@ -132,10 +132,10 @@ def _check_field(config: ConfigDict, field: str) -> None:
 
 
 def build(config: ConfigDict) -> Ensemble:
-  """The ensemble that a config describes.
+  """Builds the ensemble that a config describes.
 
   Raises:
-    ConfigError: it makes none, or one that is no single program.
+    ConfigError: the config is invalid, or its members do not fit into one program.
   """
   check_bounds(config)
   over, num_seeds = parse_over(config), config.ensemble.seeds or 1
@@ -174,7 +174,7 @@ def build(config: ConfigDict) -> Ensemble:
 
 
 def _refuse(config: ConfigDict) -> None:
-  """Refuses what members cannot do together."""
+  """Raises ConfigError for settings that an ensemble does not support."""
   if config.pretrained.path is not None:
     raise ConfigError("ensemble: a pretrained model is not trained, so it has no seeds")
   for given, path, value in (
@@ -191,7 +191,7 @@ def _refuse(config: ConfigDict) -> None:
 
 
 def _check_traced(experiment: Experiment, field: str, value: float) -> None:
-  """Refuses a field whose value a program must know, by tracing all that it is part of."""
+  """Raises ConfigError if the program needs the value of a field; traces all code that uses it."""
 
   def trained(value: Array) -> Any:
     here = experiment.at({field: value})
@@ -231,7 +231,7 @@ def _name(numbers: Mapping[str, float], seed: int) -> str:
 
 
 def short(numbers: Mapping[str, float]) -> dict[str, float]:
-  """Values by the fields' last names, where these tell the fields apart."""
+  """Returns values by the last part of their field names, if these differ; else by full names."""
   names = [field.split(".")[1] for field in numbers]
   unique = len(set(names)) == len(names)
   return dict(zip(names if unique else numbers, numbers.values(), strict=True))
@@ -241,7 +241,7 @@ def short(numbers: Mapping[str, float]) -> dict[str, float]:
 
 
 def make_program(ensemble: Ensemble, layout: Layout) -> Program:
-  """The program of all trainings: `train_step` over a leading axis of the state."""
+  """Returns the program of all trainings: `train_step` over a leading axis of the state."""
   experiment, trained = ensemble.experiment, ensemble.trained
   divides = len(trained) % layout.num_devices == 0
   spread = layout.split if divides else layout.whole
@@ -313,22 +313,22 @@ def _given(trained: Sequence[Member]) -> _Given:
 
 
 def _shared(experiment: Experiment, name: str) -> bool:
-  """Whether these points are the target's own, the same for every seed."""
+  """Returns True if these points are a split of the target, the same for every seed."""
   return name in splits_of(experiment.target)
 
 
 def _stacked(batches: Sequence[Batch], shared: bool) -> tuple[Batch, int | None]:
-  """All members' points and their axis; those of one where all have the same."""
+  """Returns the members' points, stacked, and their axis; shared points once, with None."""
   if shared or not batches[0]:
     return batches[0], None
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches), 0
 
 
 def mean_line(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """A line of metrics.jsonl from the lines of each training.
+  """Combines the trainings' lines of metrics.jsonl into one.
 
-  Every name has its mean over them, null where one has null; and `members` has all values, in
-  lists in the order of `evaluation.json`'s trainings.
+  Each name has the mean over the trainings, or null if one of them has null. `members` has the
+  values of each training as lists, in the order of `evaluation.json`'s trainings.
   """
   members = {name: [line[name] for line in lines] for name in lines[0]}
 
@@ -341,5 +341,5 @@ def mean_line(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def state_of(state: Any, member: Member) -> Any:
-  """A member's own part of what all trainings have on a leading axis."""
+  """Returns one member's slice of arrays that have a leading axis of trainings."""
   return jax.tree.map(lambda a: a[member.slot], state)

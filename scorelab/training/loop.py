@@ -1,7 +1,7 @@
-"""The training loop: chunks of steps in one dispatch each, and what happens between them.
+"""The training loop: chunks of steps in one dispatch each, with logging and checkpoints between.
 
-A run is a pure function of its config and seed. Every key is `fold_in(stream, step)` of the root,
-so that a resumed run draws what the uninterrupted one would have drawn.
+A run is a pure function of its config and seed. Every key is `fold_in(stream, step)` of the root
+key, so a resumed run draws the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from scorelab.typing import Array, Batch, Context, Key, Metrics, Params
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What the loop runs, of one training or of several at once.
+  """The functions that the loop runs, for one training or an ensemble.
 
   Attributes:
     init: the state before the first step.
-    chunk: `(state, *fed, length=K) -> (state, metrics [K, ...])`, jitted; see `make_chunk`.
-    feed: what the loop is fed with, from where the state left a stream.
-    validate: what is measured of a state at a checkpoint, by name.
-    line: `(metrics, last_step, validation)`, all on the host, as a line of metrics.jsonl; raises
-      RunError where one is not finite.
-    num_runs: trainings in it.
+    chunk: `(state, *inputs, length=K) -> (state, metrics [K, ...])`, jitted; see `make_chunk`.
+    feed: `state -> Feed`: the inputs of chunks, from the stream position in the state.
+    validate: computes the validation metrics of a state, by name; called at checkpoints.
+    line: `(metrics, last_step, validation)`, all on the host, to a line of metrics.jsonl; raises
+      RunError if a value is not finite.
+    num_runs: number of trainings.
   """
 
   init: Callable[[], TrainState]
@@ -56,7 +56,7 @@ class Program:
 
 
 def make_program(experiment: Experiment, layout: Layout) -> Program:
-  """The program of one training."""
+  """Returns the program of one training."""
   validate, held_out = make_validate(experiment, layout)
 
   def line(metrics: Metrics, last: int, validation: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -80,11 +80,11 @@ def train(
   """Trains to experiment.num_steps, from the newest readable checkpoint in the workdir.
 
   Args:
-    experiment: the parts.
+    experiment: the experiment.
     workdir: receives checkpoints, metrics.jsonl and timings.jsonl.
-    stop: asked after every chunk, which takes some seconds; a checkpoint is saved before the run
-      ends.
-    program: what is run; by default the experiment's own.
+    stop: checked after every chunk, which takes a few seconds. If set, a checkpoint is saved and
+      the run ends.
+    program: the program to run; by default the experiment's own.
 
   Returns:
     The last state.
@@ -92,7 +92,7 @@ def train(
   Raises:
     Preempted: a stop was requested.
     RunError: the loss, the gradient or a parameter is NaN or Inf.
-    CheckpointError: there are checkpoints and none can be read.
+    CheckpointError: there are checkpoints but none can be read.
   """
   program = program or make_program(experiment, make_layout(experiment.sharding))
   with Checkpoints(
@@ -117,7 +117,7 @@ def train(
     abstract: tuple[int, Any] | None = None  # a chunk's length, and what it takes
 
     def settle(validation: dict[str, np.ndarray]) -> None:
-      """Reads the metrics of the chunk before; by then the device is busy with the next one."""
+      """Logs the metrics of the previous chunk while the device computes the next one."""
       nonlocal pending
       if pending is None:
         return
@@ -191,9 +191,9 @@ def train(
 def make_validate(
   experiment: Experiment, layout: Layout
 ) -> tuple[Callable[[Params, Batch, Context], dict[str, Array]], Batch]:
-  """`validate(params, held_out, context)`, jitted, and the held-out points where it wants them.
+  """Returns `validate(params, held_out, context)`, jitted, and the held-out points that it takes.
 
-  It always shows the same points with the same noise.
+  Every call sees the same points with the same noise.
   """
   key = layout.place(experiment.key(Stream.VALIDATION, 0))
 

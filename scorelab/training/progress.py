@@ -1,4 +1,4 @@
-"""What a training says while it goes on: its lines, its bar, and that it has to stop."""
+"""Progress of a training: summaries, checks for NaN, and a progress bar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scorelab.typing import Array, Average, Metrics
 
 
 def summarise(metrics: Metrics) -> dict[str, Any]:
-  """A chunk's stacked metrics as JSON values: means over its steps, averages pooled."""
+  """Returns a chunk's stacked metrics as JSON values: means over steps, band means pooled."""
 
   def mean(value: Array | Average) -> Any:
     if isinstance(value, Average):
@@ -36,7 +36,7 @@ def summarise(metrics: Metrics) -> dict[str, Any]:
 def check_finite(
   metrics: Metrics, last_step: int, validation: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
-  """Raises RunError naming the first step of a chunk, ending at last_step, with a NaN or Inf."""
+  """Raises RunError if a metric of a chunk is NaN or Inf; names the first such step."""
   numbers = {name: metrics[name] for name in ("loss", "grad_norm", "param_norm")}
   for name, given in (numbers | dict(validation)).items():
     values = np.atleast_1d(np.asarray(given))
@@ -50,7 +50,7 @@ def check_finite(
 
 
 class Progress:
-  """A bar on a terminal, a plain line now and then elsewhere."""
+  """A progress bar on a terminal; elsewhere an occasional plain line."""
 
   def __init__(self, start: int, total: int, shown: bool = True) -> None:
     self._terminal, self._shown = sys.stderr.isatty(), shown
@@ -63,10 +63,10 @@ class Progress:
     )
     self._start, self._total, self._begun = start, total, time.monotonic()
     self._printed = self._begun
-    self._marks: list[tuple[float, int]] = []  # of the first chunk's end and the last one's
+    self._marks: list[tuple[float, int]] = []  # ends of the first and of the last chunk
 
   def update(self, step: int, loss: float) -> float:
-    """Shows the step and its loss; returns the steps per second so far."""
+    """Displays the step and its loss; returns the steps per second so far."""
     now = time.monotonic()
     self._marks = [*self._marks[:1], (now, step)]
     rate = (step - self._start) / max(now - self._begun, 1e-9)
@@ -84,12 +84,12 @@ class Progress:
     return rate
 
   def steady_rate(self) -> float | None:
-    """Steps per second after the first chunk, which compiles; None of less than ten seconds."""
+    """Returns steps per second after the first chunk, which compiles; None below ten seconds."""
     if not self._marks or self._marks[-1][0] - self._marks[0][0] < 10:
       return None
     (begun, first), (ended, last) = self._marks[0], self._marks[-1]
     return (last - first) / (ended - begun)
 
   def close(self) -> None:
-    """Ends the bar's line."""
+    """Closes the bar."""
     self._bar.close()

@@ -15,9 +15,10 @@ from scorelab.typing import Params
 def weaker_params(
   experiment: Experiment, workdir: Workdir, state: TrainState
 ) -> dict[float, Params]:
-  """The weaker models that rows are guided by: by 0, an average's decay, or an earlier step.
+  """Restores the parameters of the weaker models that guided rows need, by `Row.weak`.
 
-  Of all members of an ensemble at once, where the state is theirs.
+  `Row.weak` is 0 or the decay of an average, or an earlier step. If the state is an ensemble's, so
+  are the parameters.
 
   Raises:
     CheckpointError: there is no such checkpoint, or it cannot be read.
@@ -39,14 +40,14 @@ def weaker_params(
 def restore_trained(
   experiment: Experiment, workdir: Workdir, program: Program | None = None
 ) -> TrainState:
-  """The state of a finished training that is evaluated, on one device, without writing anything.
+  """Restores the state of a finished training on one device, for evaluation. Writes nothing.
 
-  It is that of the last checkpoint, or of the best one: config.evaluation.checkpoint. The program
-  is the one that was trained, by default the experiment's own. All processes must call.
+  The state is that of the last or the best checkpoint, by config.evaluation.checkpoint. The program
+  must be the trained one; by default it is the experiment's own. All processes must call this.
 
   Raises:
     RefusedError: training is not finished in this workdir.
-    CheckpointError: there are checkpoints and none can be read.
+    CheckpointError: there are checkpoints but none can be read.
   """
   layout = make_layout(experiment.sharding)
   template = program.init() if program else init_state(experiment, layout)

@@ -1,4 +1,4 @@
-"""The state of a training: parameters, their averages, the optimizer's state."""
+"""The training state: parameters, their averages, and the optimizer's state."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from scorelab.typing import Array, Key, Params
 
 
 class TrainState(struct.PyTreeNode):
-  """All that training remembers: arrays only.
+  """Everything that a checkpoint saves: arrays only.
 
   Attributes:
     step: completed updates, int32 [].
     params: the network's parameters.
-    ema: their exponential moving averages, by decay.
-    opt_state: optax's.
-    extra: what else a method keeps, by name: of early stopping the `best` validation so far and
-      how many have been `waited` for a better one; of a stream how far each process has `read`.
+    ema: exponential moving averages of the parameters, by decay.
+    opt_state: optax's state.
+    extra: further state by name: for early stopping the `best` validation loss so far and how many
+      validations were `waited` for a better one; for a stream the position `read` by each process.
   """
 
   step: Array
@@ -40,9 +40,9 @@ class TrainState(struct.PyTreeNode):
 def init_state(
   experiment: Experiment, layout: Layout = ONE_DEVICE, root: Key | None = None
 ) -> TrainState:
-  """The state before the first step; where there is a mesh each device makes its own part.
+  """Returns the state before the first step. On a mesh each device creates its own shard.
 
-  The root key is the experiment's, or another seed's.
+  The root key is the experiment's, or that of another seed.
   """
   if layout.mesh is not None:
     make = functools.partial(init_state, experiment, root=root)
@@ -61,7 +61,7 @@ def init_state(
 def update_ema(
   ema: dict[str, Params], params: Params, step: Array, decays: Mapping[str, float | Array]
 ) -> dict[str, Params]:
-  """Each average moved towards params, at min(decay, (1 + step) / (10 + step)).
+  """Updates each average of the parameters with weight min(decay, (1 + step) / (10 + step)).
 
   The warm-up forgets the initialisation; step counts the completed updates before this one.
   """
@@ -74,7 +74,7 @@ def update_ema(
 
 
 def remember(state: TrainState, validation: float) -> TrainState:
-  """The state after a validation, less being better: what early stopping needs to know."""
+  """Updates the early-stopping state with a validation loss (lower is better)."""
   if "best" not in state.extra:
     return state
   best, waited = state.extra["best"], state.extra["waited"]
@@ -87,14 +87,17 @@ def remember(state: TrainState, validation: float) -> TrainState:
 
 
 def finished(experiment: Experiment, state: TrainState, step: int) -> bool:
-  """Whether the state at this step is the last one."""
+  """Returns True if the state at this step is the last one."""
   if experiment.patience and int(state.extra["waited"]) >= experiment.patience:
     return True
   return step >= experiment.num_steps
 
 
 def evaluated_params(state: TrainState, decay: float | None = None) -> Params:
-  """The average of a decay, None for the slowest; the parameters themselves for 0 or without."""
+  """Returns the average with this decay, or the parameters.
+
+  The decay None means the slowest average; 0, or a training without averages, the parameters.
+  """
   if decay is None and state.ema:
     return state.ema[max(state.ema, key=float)]
   return state.ema[str(decay)] if decay else state.params

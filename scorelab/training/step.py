@@ -25,19 +25,19 @@ def train_step(
   layout: Layout = ONE_DEVICE,
   read: Batch | None = None,
 ) -> tuple[TrainState, Metrics]:
-  """One update.
+  """Performs one update.
 
   Args:
-    experiment: the parts; static.
-    root: the run's root key: seeds share a compiled program.
-    state: before the step.
-    data: the training points, or nothing where the target is sampled afresh.
-    layout: where arrays live; static.
-    read: the batch, where a stream has read it: see `Experiment.read_batch`.
+    experiment: the experiment; static.
+    root: the run's root key, an argument so that seeds share a compiled program.
+    state: the state before the step.
+    data: the training points, or {} if every batch is drawn from the target.
+    layout: the layout of the arrays; static.
+    read: the batch, if it was read from a stream: see `Experiment.read_batch`.
 
   Returns:
-    The state after it, and loss, grad_norm, param_norm (after the update) and the loss's own
-    metrics.
+    The new state and the metrics: loss, grad_norm, param_norm (after the update), and those of the
+    loss function.
   """
   key = stream_key(root, Stream.DATA, state.step)
   if read is None:
@@ -67,10 +67,10 @@ def loss_and_gradient(
   batch: Batch,
   context: Context,
 ) -> tuple[tuple[Array, Metrics], Params]:
-  """((loss, metrics), gradient) of a batch, in experiment.accumulate parts one after the other.
+  """Returns ((loss, metrics), gradient) of a batch, in experiment.accumulate sequential parts.
 
-  Each part has a key of its own and every k-th point of the batch, so that with devices side by
-  side no point changes its device. What comes back is the mean over the parts.
+  Each part has its own key and takes every k-th point of the batch, so that no point moves to
+  another device. The result is the mean over the parts.
   """
   params = layout.whole(params)
   gradient = jax.value_and_grad(experiment.loss, has_aux=True)
@@ -93,7 +93,10 @@ def loss_and_gradient(
 
 
 class StepByStep:
-  """What a scanned chunk does, in a dispatch for each step; `lower` is the scanned one's."""
+  """Runs a chunk one jitted step at a time: for convolutions on a CPU, where XLA's scan is slow.
+
+  `lower` lowers the scanned chunk instead.
+  """
 
   def __init__(self, scanned: Any, one: Callable[..., tuple[TrainState, Metrics]]) -> None:
     self.lower = scanned.lower
@@ -102,7 +105,7 @@ class StepByStep:
   def __call__(
     self, given: Any, state: TrainState, data: Batch, read: Batch | None = None, *, length: int
   ) -> tuple[TrainState, Metrics]:
-    """As a chunk of `make_chunk`, told what the steps share."""
+    """Runs `length` steps, with the arguments of `repeated`'s function."""
     lines = []
     for i in range(length):
       state, line = self._one(given, state, data, jax.tree.map(lambda x, i=i: x[i], read))
@@ -113,10 +116,10 @@ class StepByStep:
 def make_chunk(
   experiment: Experiment, layout: Layout = ONE_DEVICE
 ) -> functools.partial[tuple[TrainState, Metrics]]:
-  """`chunk(state, data, read, length=K)`: K steps, in one dispatch; the state is donated.
+  """Returns `chunk(state, data, read, length=K)`: K steps in one dispatch. The state is donated.
 
-  `read` is a stream's, each array [K, n, ...], or left out. The metrics come back stacked, each
-  with a leading axis K.
+  `read` is a stream's batches, each array [K, n, ...], or omitted. The metrics are stacked along a
+  leading axis of size K.
   """
 
   def step(
@@ -128,10 +131,10 @@ def make_chunk(
 
 
 def repeated(step: Callable[..., tuple[TrainState, Metrics]], experiment: Experiment) -> Any:
-  """`run(given, state, data, read, length=K)`: K steps `step(given, state, data, read)`.
+  """Returns `run(given, state, data, read, length=K)`: K steps of `step(given, state, data, read)`.
 
-  On a CPU a network with convolutions takes K dispatches: in a loop XLA leaves their gradients to
-  its slow fallback, and a step takes ten times as long.
+  On a CPU a network with convolutions takes K dispatches: inside a loop XLA computes their
+  gradients with a slow fallback, and a step takes ten times as long.
   """
 
   @functools.partial(jax.jit, static_argnames="length", donate_argnums=1)
@@ -142,7 +145,8 @@ def repeated(step: Callable[..., tuple[TrainState, Metrics]], experiment: Experi
 
   if jax.default_backend() == "cpu":
     params = jax.eval_shape(experiment.init_params, experiment.root)
-    # Kernels [height, width, in, out]; attention's have as many axes, and lose nothing by it.
+    # Convolution kernels are [height, width, in, out]. Attention kernels have four axes too; K
+    # dispatches do not slow them down.
     if any(leaf.ndim == 4 for leaf in jax.tree.leaves(params)):
       return StepByStep(chunk, jax.jit(step, donate_argnums=1, compiler_options=own_sums()))
   return chunk
@@ -150,10 +154,10 @@ def repeated(step: Callable[..., tuple[TrainState, Metrics]], experiment: Experi
 
 @functools.cache
 def own_sums() -> dict[str, str]:
-  """Compiler options by which XLA keeps the sums that it hands to a library on a CPU.
+  """Compiler options that keep XLA from passing reductions to a library on a CPU.
 
-  A step of a network with convolutions then takes a tenth to a fifth less; others may take more.
-  Nothing on other devices, or where XLA has no such option: it is an experimental one.
+  They save 10 to 20 % of a step of a network with convolutions; other networks may get slower. The
+  result is empty on other devices, or if XLA lacks the option, which is experimental.
   """
   if jax.default_backend() != "cpu":
     return {}

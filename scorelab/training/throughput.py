@@ -1,4 +1,4 @@
-"""How fast a training was, beside what its devices can do."""
+"""Training throughput, and the fraction of the devices' peak that it reaches."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 
 def matmul_peak(dtype: str, repeats: int = 5) -> float:
-  """Operations a second of one device in a product of square matrices: the best of `repeats`.
+  """Measured FLOP/s of one device in a product of square matrices: the best of `repeats` runs.
 
-  2 n^3 operations, n = 8192 on an accelerator and 1024 on a CPU, at the matrix-product precision
-  that is set.
+  A product has 2 n^3 operations, with n = 8192 on an accelerator and 1024 on a CPU, at the
+  matrix-product precision that is set.
   """
   device = jax.local_devices()[0]
   size = 1024 if device.platform == "cpu" else 8192
@@ -29,17 +29,16 @@ def matmul_peak(dtype: str, repeats: int = 5) -> float:
 
 
 def flops(function: Any, *args: Any, **kwargs: Any) -> float | None:
-  """Operations of a jitted function as it is written, before XLA fuses or splits it.
+  """Number of operations of a jitted function, before XLA fuses or splits it.
 
-  Those of a scan are its body's, once: the operations of one step. None where the backend does not
-  say.
+  The body of a scan counts once, so the result is per step. None if the backend does not report it.
   """
   cost = function.lower(*args, **kwargs).cost_analysis()
   return cost.get("flops") if cost else None
 
 
 def memory_peak() -> int | None:
-  """The most bytes in use so far on any of this process's devices; None where that is not known."""
+  """Peak bytes in use on any of this process's devices; None if unknown."""
   found = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
   known = [peak for peak in found if peak is not None]
   return max(known, default=None)
@@ -48,7 +47,7 @@ def memory_peak() -> int | None:
 def report(
   steps_per_s: float, batch_size: int, flops_per_step: float | None, dtype: str
 ) -> dict[str, float | int | None]:
-  """Steps and examples a second, the share of all devices' measured peak, and the memory peak."""
+  """Returns steps and examples per second, the share of all devices' peak, and peak memory."""
   peak = jax.device_count() * matmul_peak(dtype)
   done = flops_per_step and flops_per_step * steps_per_s
   return {
