@@ -42,6 +42,8 @@ PAGES: dict[str, tuple[str, ...]] = {
     r"\(1 \+ eta\^2\) / 2",
     r"1 \+ min\(churn / N, sqrt\(2\) - 1\)",
     r"the last step goes to step 0,",
+    r"takes 2 per step,",  # draws of noise
+    r"`corrector_steps` \+ 1,",
     r"\| order \| evaluations of a step \|.*?refused \|",  # tests/test_docs.py reads it
   ),
   "docs/speed.md": (r"from 256 MiB on", r"above 1 ours is the faster", r"GPU of 2022"),
