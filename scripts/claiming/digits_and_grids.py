@@ -31,9 +31,9 @@ def digits_page() -> list[Claim]:
       [63, churned("frechet"), churned("frechet", "sem"), churned("confident_share")],
     ),
     Claim(
-      "in {} % of its samples without guidance and in {} % or more from a scale of {} on, where a "
-      "classifier of real digits is right on {} % of real training digits; Frechet distance {}, {} "
-      "and {} at scales {}, {} and {} (real digits: {}).",
+      "in {} % of its samples without guidance and in {} % or more from a scale of {} on, where "
+      "the same classifier is right on {} % of real digits that it has not seen; Frechet distance "
+      "{}, {} and {} at scales {}, {} and {} (real digits: {}).",
       [
         *(100 * guided("class_accuracy", 1.0), AtLeast(100 * min(strong)), 1.5),
         100 * guided("class_accuracy", 1.0, "floor"),

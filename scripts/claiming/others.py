@@ -30,8 +30,8 @@ def cond_digits() -> list[Claim]:
   limited = guided("frechet", 3.0, guidance_low=0.2)
   return [
     Claim(
-      "Expect {} % without guidance (scale {}) and {} % or more from a scale of {} on, where the "
-      "classifier is right on {} % of real training digits",
+      "Expect {} % without guidance (scale {}) and {} % or more from a scale of {} on, where a "
+      "classifier is right on {} % of real digits that it has not seen;",
       [
         *(100 * guided("class_accuracy", 1.0), 1, AtLeast(100 * min(strong)), 1.5),
         100 * guided("class_accuracy", 1.0, "floor"),
