@@ -1,1 +1,1 @@
-"""Commands: `scorelab`, which trains, samples and measures the experiment of a config."""
+"""Commands: `scorelab` trains, samples and evaluates the experiment of a config."""

@@ -1,4 +1,4 @@
-"""How a script ends: exit codes of errors and of stop requests."""
+"""Exit codes of a script's errors and stop requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scorelab.runs.signals import PREEMPTED_EXIT_CODE
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
-  """Ends the program with what `main` returns, or with one line and the exit code of its error."""
+  """Exits with the return value of `main`, or with an error's one line and exit code."""
   try:
     sys.exit(main())
   except KeyboardInterrupt:  # outside of a StopFlag's block

@@ -1,4 +1,4 @@
-"""Parses the command line of a run. Nothing here imports JAX: a mistake is answered at once."""
+"""Parses the command line of a run. Nothing here imports JAX, so mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Request:
   Attributes:
     argv: the program's name and its arguments, with flag files expanded.
     file: the config as it was typed, 'configs/NAME.py:arg'.
-    config: with the typed fields set.
-    overrides: the typed fields, by dotted name.
+    config: the config with the typed fields set.
+    overrides: the typed values, by dotted name.
     replaced: the config file's own values of these fields.
     mode: one of MODES.
     workdir: directory of the run; None chooses results/<config>/<run id>.
-    distributed: whether this is one of several processes of the run.
+    distributed: True if this is one of several processes of the run.
     coordinator: host:port of process 0; None with num_processes and process_id lets JAX find it.
-    num_processes: of the run.
-    process_id: of this process, from 0.
-    tensorboard: whether events are written too.
+    num_processes: number of processes of the run.
+    process_id: index of this process, from 0.
+    tensorboard: True if TensorBoard events are written.
   """
 
   argv: Sequence[str]
@@ -107,7 +107,7 @@ def usage(argv: Sequence[str]) -> str:
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
-  """Returns whether the command line asks for help."""
+  """Returns True if the command line asks for help."""
   return any(word in ("-h", "--h", "-help", "--help") for word in argv[1:])
 
 
@@ -127,7 +127,7 @@ def parse(argv: Sequence[str]) -> Request:
     argv: the program's name and its arguments.
 
   Raises:
-    ConfigError: a flag, a file, a field or a value is wrong; the line says it whole.
+    ConfigError: a flag, a file, a field or a value is wrong; one line.
   """
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
@@ -148,7 +148,7 @@ def _parse(argv: list[str]) -> Request:
   try:
     rest = parse_flags(argv, values)
     check_fields(values["config"].value, base.get_config())
-  except Exception as error:  # whatever a config module or ml_collections raises
+  except Exception as error:  # config modules and ml_collections may raise anything
     raise ConfigError(explain(error, file, argv)) from error
   if len(rest) > 1:
     raise ConfigError(f"main.py: {rest[1]!r} is not a flag; did you mean --config={rest[1]}?")
@@ -160,7 +160,7 @@ def _parse(argv: list[str]) -> Request:
 
 
 def _check(request: Request) -> None:
-  """Raises ConfigError for flags that do not go together, or an unusable run directory."""
+  """Raises ConfigError for incompatible flags, or an unusable run directory."""
   given = {
     "--coordinator": request.coordinator,
     "--num_processes": request.num_processes,

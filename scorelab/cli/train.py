@@ -1,4 +1,4 @@
-"""Trains, samples and measures the experiment of a config: what main.py and `scorelab` run."""
+"""Trains, samples and evaluates the experiment of a config: the program of `scorelab`."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv: the program's name and its arguments; by default those of this process.
 
   Returns:
-    The exit code: 0; 1 for a run that failed; 2 for a request that was refused; 75 for a run that
-    was stopped and can be continued.
+    The exit code: 0; 1 for a failed run; 2 for a refused request; 75 for a run that was stopped and
+    can be resumed.
   """
   argv = sys.argv if argv is None else argv
   if asks_for_help(argv):
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         early_stop.say("main.py: stopped after the run had ended")
   except ScorelabError as error:
     print(error, file=sys.stderr)
-    if error.alone and distributed:  # an orderly end would wait for the other processes
+    if error.alone and distributed:  # a normal exit would wait for the other processes
       sys.stdout.flush()
       sys.stderr.flush()
       abort_notice.take_back()
@@ -66,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _join_processes(request: Request) -> None:
-  """Meets the other processes of the run.
+  """Connects to the other processes of the run.
 
   Raises:
-    ConfigError: they cannot be met.
+    ConfigError: the connection fails.
   """
   abort_notice.leave(
     f"main.py: process {os.getpid()} was aborted, most likely since another one has died"
@@ -80,25 +80,25 @@ def _join_processes(request: Request) -> None:
   from scorelab.runs.distributed import wait_for_all
 
   try:
-    # Process 0 measures alone, and the others may have to wait for it as long as that takes.
+    # Process 0 measures alone; the others wait for it however long that takes.
     jax.distributed.initialize(
       request.coordinator,
       request.num_processes,
       request.process_id,
       shutdown_timeout_seconds=7 * 24 * 3600,
-      heartbeat_timeout_seconds=30,  # a dead process ends the others
+      heartbeat_timeout_seconds=30,  # if a process dies, the others are aborted
     )
-    wait_for_all("joined")  # at once: on CPUs they have 30 seconds for their first meeting
+    wait_for_all("joined")  # now: on CPUs the first barrier times out after 30 s
   except (RuntimeError, ValueError) as error:
     raise ConfigError(f"main.py: --distributed: {str(error).splitlines()[0]}") from error
 
 
 def run(request: Request, stop: StopFlag) -> None:
-  """Builds what the request describes, and trains, evaluates or both.
+  """Builds the requested experiment, and trains, evaluates or both.
 
   Args:
     request: the command line.
-    stop: asked wherever the run can stop.
+    stop: checked wherever the run can stop.
 
   Raises:
     ScorelabError: the request is refused, or the run failed or was stopped; one line.
@@ -123,7 +123,7 @@ def run(request: Request, stop: StopFlag) -> None:
         config.ensemble.seeds = None  # one seed is no ensemble
         sampled = config.get("pretrained") is not None and config.pretrained.path is not None
         experiment = pretrained.build(config, request.mode) if sampled else build(config)
-    except ConfigError as error:  # such as data that are gone, which a finished run's table is not
+    except ConfigError as error:  # e.g. missing data: a finished run's table can still be shown
       if (finished := _finished_run(request)) is None:
         raise
       print(f"{request.file}: {error}", file=sys.stderr)
@@ -159,7 +159,7 @@ def _run_in_directory(
   dropped: str | None,
   stop: StopFlag,
 ) -> None:
-  """Finds or makes the run's directory, checks what can be checked, and executes the run."""
+  """Opens the run's directory, runs all checks, and executes the run."""
   from scorelab.evaluation import pretrained, tensorboard
   from scorelab.experiment.spec import Experiment
   from scorelab.runs import lock
@@ -200,7 +200,7 @@ def _run_in_directory(
 
 
 def _checked(request: Request, experiment: Experiment, ensemble: Ensemble | None) -> list[str]:
-  """Checks an experiment before anything is written; returns lines of warning."""
+  """Checks an experiment before anything is written; returns warnings."""
   from scorelab.experiment.compatibility import check_devices, check_metrics, check_rows
   from scorelab.experiment.coverage import coverage_warnings
 
@@ -213,7 +213,7 @@ def _checked(request: Request, experiment: Experiment, ensemble: Ensemble | None
 
 @contextlib.contextmanager
 def _named_after(file: str) -> Iterator[None]:
-  """Puts the config's name before the message of a ConfigError."""
+  """Prefixes the message of a ConfigError with the config's name."""
   try:
     yield
   except ConfigError as error:
@@ -222,7 +222,7 @@ def _named_after(file: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _about(path: pathlib.Path, distributed: bool) -> Iterator[None]:
-  """Turns what ends a run into a ScorelabError of one line that names the run's directory."""
+  """Converts exceptions that end a run to a ScorelabError that names the run directory."""
   import jax
 
   from scorelab.runs import lock
@@ -257,7 +257,7 @@ def execute(
 ) -> None:
   """Trains, evaluates or both, in the run's directory.
 
-  Of several processes all draw samples if that is done in batches, and the first one measures.
+  If several processes draw samples in batches, all draw and process 0 measures.
 
   Raises:
     RunError: some number of the training or the evaluation is not finite.

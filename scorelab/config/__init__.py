@@ -1,4 +1,4 @@
-"""Configs: their fields, options of parts, and the command line.
+"""Configs: their fields, the options of components, and the command line.
 
-Nothing here imports JAX when it is imported, so that a mistake is answered at once.
+Importing this package does not import JAX, so that mistakes are reported at once.
 """

@@ -1,6 +1,6 @@
-"""Configs as they are typed, 'configs/NAME.py:arg' and '--config.FIELD=VALUE', and what is wrong.
+"""Parses configs from the command line: 'configs/NAME.py:arg' and '--config.FIELD=VALUE'.
 
-Nothing here imports JAX: a mistake on the command line is answered at once.
+Nothing here imports JAX, so that mistakes are reported at once.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def expand_flagfiles(argv: Sequence[str]) -> list[str]:
 def read_config(
   config: str, arguments: Sequence[str] = (), report: Callable[[str], Any] | None = None
 ) -> ConfigDict:
-  """The config of a file, with fields set.
+  """Reads a config file and sets fields.
 
   Args:
     config: 'configs/NAME.py' or 'configs/NAME.py:arg'.
     arguments: each '--config.FIELD=VALUE'.
-    report: receives a line that names the options which a swapped part has dropped.
+    report: called with a line that names the options that a replaced component has dropped.
 
   Raises:
-    ConfigError: there is no such file, field or value; the line says it whole.
+    ConfigError: there is no such file, field or value; one line.
   """
   from scorelab.experiment.swaps import drop_old_options
 
@@ -59,7 +59,7 @@ def read_config(
   flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
   try:
     parse_flags(argv, values)
-  except Exception as error:  # whatever a config module or ml_collections raises
+  except Exception as error:  # config modules and ml_collections may raise anything
     raise ConfigError(explain(error, config, argv)) from error
   dropped = drop_old_options(flag.value, replaced_values(values))
   if dropped and report:
@@ -68,15 +68,15 @@ def read_config(
 
 
 def import_beside(config: str) -> None:
-  """Lets a config file import what is next to it and in the current directory."""
+  """Adds a config file's folder and the current directory to the import path."""
   make_importable(pathlib.Path(config.partition(":")[0]).parent)
   make_importable(os.getcwd())
 
 
 def parse_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-  """Parses a command line; returns what is not a flag.
+  """Parses a command line; returns the arguments that are not flags.
 
-  'None', 'none' or nothing, as the value of a config field that may be None, unsets it.
+  The value 'None', 'none' or nothing unsets a config field that may be None.
 
   Args:
     argv: the program's name and its arguments.
@@ -102,19 +102,19 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 
 
 def replaced_values(values: flags.FlagValues) -> dict[str, Any]:
-  """The config file's own values of the fields that were typed, by dotted name."""
+  """Returns the config file's own values of the typed fields, by dotted name."""
   typed = config_flags.get_override_values(values["config"])
   return {field: values[f"config.{field}"].default for field in typed}
 
 
 def _field(argument: str) -> str:
-  """'SECTION.FIELD' of an argument '--config.SECTION.FIELD=VALUE' or '--noconfig...', else ''."""
+  """Returns 'SECTION.FIELD' of '--config.SECTION.FIELD=VALUE' or '--noconfig...', else ''."""
   name = argument.partition("=")[0].lstrip("-").removeprefix("no")
   return name.removeprefix("config.") if name.startswith("config.") else ""
 
 
 def _unsets(argument: str) -> bool:
-  """Whether an argument '--config.SECTION.FIELD=VALUE' sets a field to None."""
+  """Returns True if an argument '--config.SECTION.FIELD=VALUE' sets a field to None."""
   field, (_, sign, text) = _field(argument), argument.partition("=")
   words = ("None", "") if field in NONE_IS_A_NAME else ("None", "none", "")
   return bool(sign) and text in words and field in nullable_fields()
@@ -122,7 +122,7 @@ def _unsets(argument: str) -> bool:
 
 @functools.cache
 def nullable_fields() -> frozenset[str]:
-  """The fields that may be None, 'SECTION.FIELD'."""
+  """Returns the fields that may be None, as 'SECTION.FIELD'."""
   from configs import base
 
   sections = base.get_config().items()
@@ -136,7 +136,7 @@ def nullable_fields() -> frozenset[str]:
 
 
 def missing_file(config: str) -> str | None:
-  """What to say where there is no such file."""
+  """Returns the message for a config file that does not exist."""
   file = pathlib.Path(config.partition(":")[0])
   if file.is_file():
     return None
@@ -145,8 +145,8 @@ def missing_file(config: str) -> str | None:
 
 
 def explain(error: Exception, config: str, argv: Sequence[str]) -> str:
-  """What parsing raised, in one line; of an unknown field, which was probably meant."""
-  # A config that fails brings its traceback along: the last line says what it is.
+  """Returns a parsing error as one line; for an unknown field, suggests the closest one."""
+  # If a config module fails, the text is its traceback; the last line names the error.
   lines = str(error).strip().splitlines() or [type(error).__name__]
   message = lines[-1].removeprefix("ValueError: ")
   if config and isinstance(error, (AttributeError, KeyError, flags.UnrecognizedFlagError)):
@@ -155,7 +155,7 @@ def explain(error: Exception, config: str, argv: Sequence[str]) -> str:
 
 
 def _unknown_field(config: str, argv: Sequence[str]) -> str | None:
-  """What to say of the first --config.FIELD that the config lacks, if there is one."""
+  """Returns a message on the first --config.FIELD that the config lacks, or None."""
   values = flags.FlagValues()
   bare = [argv[0], f"--config={config}"]
   flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=bare)

@@ -1,4 +1,4 @@
-"""Imports parts that a user wrote outside this package."""
+"""Imports components that a user wrote outside this package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def make_importable(folder: str | os.PathLike[str]) -> None:
-  """Adds a folder to sys.path, last, so that its files hide no installed package."""
+  """Appends a folder to sys.path, so that its files hide no installed package."""
   path = os.path.abspath(folder)
   if path not in sys.path:
     sys.path.append(path)
@@ -19,7 +19,7 @@ def make_importable(folder: str | os.PathLike[str]) -> None:
 
 
 def import_attribute(name: str) -> Any:
-  """Imports 'module.attribute' from the current directory, PYTHONPATH or what is installed.
+  """Imports 'module.attribute' from the current directory, PYTHONPATH or an installed package.
 
   Raises:
     ImportError: the module or the attribute is missing, or the module fails; one line.
@@ -28,7 +28,7 @@ def import_attribute(name: str) -> Any:
   make_importable(os.getcwd())
   try:
     module = importlib.import_module(module_name)
-  except Exception as error:  # whatever a user's module raises
+  except Exception as error:  # a user's module may raise anything
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing is not None and f"{module_name}.".startswith(f"{missing}."):
       raise ImportError(
@@ -43,10 +43,10 @@ def import_attribute(name: str) -> Any:
 
 
 def _in_one_line(error: Exception) -> str:
-  """The error's type, first line and place."""
+  """Formats an error's type, first line and location."""
   said = (str(error) or type(error).__name__).partition("\n")[0]
   text = f"{type(error).__name__}: {said}"
-  if isinstance(error, SyntaxError):  # its text has the place
+  if isinstance(error, SyntaxError):  # its text has the location
     return text
   place = traceback.extract_tb(error.__traceback__)[-1]
   return f"{text} ({os.path.basename(place.filename)}, line {place.lineno})"

@@ -1,7 +1,7 @@
-"""Names, options and numbers of a config: what is allowed, and what is said where it is not.
+"""Checks names, options and numbers of a config.
 
-Every mistake is a ConfigError of one line that names the field, its value, what is allowed and what
-was probably meant.
+Every mistake is a ConfigError of one line that names the field, its value, the allowed values and
+the closest match.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Section: TypeAlias = Mapping[str, Any] | ConfigDict
 
 
 def choose(known: Mapping[str, Any], name: Any, path: str, what: str, own: bool = True) -> Any:
-  """Returns known[name], or the part of one's own that a dotted name imports.
+  """Returns known[name], or a user's own component imported by its dotted name.
 
   Args:
     known: a registry.
     name: a key of it, or 'module.attribute'.
     path: the field, for messages.
-    what: the kind of part, for messages.
-    own: whether a part from outside the registry is allowed.
+    what: the kind of component, for messages.
+    own: True if components from outside the registry are allowed.
 
   Raises:
-    ConfigError: there is none; says which are known and which was probably meant.
+    ConfigError: there is none; lists the known names and suggests the closest.
   """
   if name in known:
     return known[name]
@@ -56,7 +56,7 @@ def choose(known: Mapping[str, Any], name: Any, path: str, what: str, own: bool 
 
 
 def literal(text: str) -> Any:
-  """What is typed as a value: a Python literal, or else the text itself."""
+  """Parses a typed value: a Python literal, or else the text itself."""
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
@@ -64,22 +64,22 @@ def literal(text: str) -> Any:
 
 
 def is_traced(value: Any) -> bool:
-  """Whether a number is an argument of a program that is being traced: it has no value yet."""
+  """Returns True if a number is a traced argument of a program: it has no value yet."""
   import jax  # not above: what is wrong with a command line is said before it is there
 
   return isinstance(value, jax.core.Tracer)
 
 
 def check_fields(config: Any, known: ConfigDict, section: str = "") -> None:
-  """Checks what a config file may have made of its config: other fields, values of other types.
+  """Checks the fields of a config for unknown names and wrong types.
 
   Args:
-    config: what `get_config` gave.
-    known: the config with every field; one that may be None has a placeholder there.
-    section: whose fields these are; "" is the whole config.
+    config: return value of `get_config`.
+    known: the config with every field; a field that may be None has a placeholder there.
+    section: the section that these fields belong to; "" is the whole config.
 
   Raises:
-    ConfigError: a field is missing or unknown, or its value is not of the known one's type.
+    ConfigError: a field is missing or unknown, or its value has another type than the known one.
   """
   if not isinstance(config, ConfigDict):
     raise ConfigError(f"{section or 'the config'} = {_short(config)} must be a ConfigDict")
@@ -117,7 +117,7 @@ def _short(value: Any) -> str:
 
 
 def accepted_options(*functions: Callable[..., Any]) -> set[str]:
-  """The keyword options of functions or classes, apart from what experiment.py itself gives."""
+  """Returns the keyword options of functions or classes, except those that the builders pass."""
   given = {"parent", "name", "kind", "event_ndim", "outputs", "schedule"}
   names: set[str] = set()
   for function in functions:
@@ -129,7 +129,7 @@ def accepted_options(*functions: Callable[..., Any]) -> set[str]:
 
 
 def options_of(function: Callable[..., Any], section: Section) -> dict[str, Any]:
-  """The options of a function that a section sets."""
+  """Returns the options of a function that a section sets."""
   accepted = accepted_options(function)
   return {k: v for k, v in section.items() if k in accepted and v is not None}
 
@@ -141,7 +141,7 @@ def refuse_unused(
   functions: Iterable[Callable[..., Any]],
   also: Collection[str] = (),
 ) -> None:
-  """Raises ConfigError for a value that is set and that none of the functions takes."""
+  """Raises ConfigError for a value that is set but that none of the functions takes."""
   accepted = accepted_options(*functions)
   for field, value in section.items():
     if value is not None and field != "name" and field not in accepted and field not in also:
@@ -168,10 +168,10 @@ def make(
 
 
 def check_bound(field: str, value: Any, shown: str | None = None) -> None:
-  """Raises ConfigError where a number, or one of a tuple's, is outside what its field allows."""
+  """Raises ConfigError if a number, or one of a tuple's, is outside its field's range."""
   words, allowed = BOUNDS.get(field, ("", None))
   for number in value if isinstance(value, (tuple, list)) else (value,):
-    if value is None or is_traced(number):  # the values of those were checked before
+    if value is None or is_traced(number):  # their values were checked before tracing
       continue
     is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
     if allowed and not (is_number and allowed(number)):
@@ -183,7 +183,7 @@ def check_bound(field: str, value: Any, shown: str | None = None) -> None:
 
 
 def _largest(field: str, number: float) -> float:
-  """What float32 and int32 hold."""
+  """Returns the largest value of the field's dtype, float32 or int32."""
   if isinstance(number, float):
     return 3.4e38
   return 2**32 - 1 if field.endswith("seed") else 2**31 - 1
@@ -201,5 +201,5 @@ def check_bounds(config: ConfigDict) -> None:
 
 
 def named(names: tuple[str, ...]) -> dict[str, str]:
-  """Names that stand for themselves, for `choose`."""
+  """Returns a registry of names that stand for themselves, for `choose`."""
   return {name: name for name in names}

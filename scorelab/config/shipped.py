@@ -1,4 +1,4 @@
-"""The configs that come with the package: those of a checkout, or those in an installed wheel."""
+"""Locates the shipped configs: those of a checkout, or those in an installed wheel."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _PACKAGE = pathlib.Path(__file__).parents[1]
 
 
 def root() -> pathlib.Path:
-  """Returns the directory that holds configs/: the checkout's, or the one inside a wheel."""
+  """Returns the directory that contains configs/: the checkout, or the folder inside a wheel."""
   installed = _PACKAGE / "shipped"
   return installed if installed.is_dir() else _PACKAGE.parent
 
 
 def with_shipped_configs(argv: Sequence[str]) -> list[str]:
-  """Returns a command line whose --config=configs/NAME.py is the shipped one if none is here."""
+  """Returns the command line with the shipped config's path if the typed file is not found here."""
   return [_shipped(argument) for argument in argv]
 
 

@@ -1,7 +1,7 @@
-"""Fingerprints of data in files: of their contents, not of their path or format.
+"""Fingerprints of data in files, by content and not by path or format.
 
-A fingerprint is a dict of JSON values. Its `sha256` tells data apart; the other entries say to
-people what the data are. They are
+A fingerprint is a dict of JSON values. Its `sha256` identifies the data; the other entries describe
+them for people. It covers
 
     points    the shape and the values in float64, in their order: the same from a CSV and an NPY
     images    of a folder, or of Parquet files: name and size of every file, and the contents of
@@ -51,7 +51,7 @@ def _short(number: float) -> float:
 
 
 def of_images(images: Folder | Table) -> dict[str, Any]:
-  """Returns the fingerprint of encoded images and of their labels, where they have any."""
+  """Returns the fingerprint of encoded images and of their labels, if they have any."""
   digest = hashlib.sha256(b"images")
   found: dict[str, Any] = {"images": len(images)}
   if files := images.files():
@@ -82,10 +82,10 @@ def of_images(images: Folder | Table) -> dict[str, Any]:
 
 
 def record(target: Any) -> dict[str, Any]:
-  """Returns what a config.json says of data in files; {} for a target that reads none.
+  """Returns the record of data in files for config.json; {} for a target that reads none.
 
-  It is the target's fingerprint, of which only `sha256` belongs to the run id, and what building a
-  network and its loss needs to know of the data.
+  It holds the target's fingerprint, of which only `sha256` belongs to the run id, and the values
+  that building a network and its loss needs.
   """
   fingerprint = getattr(target, "fingerprint", None)
   if fingerprint is None:
@@ -113,7 +113,7 @@ def _digest(read: Callable[[Any], bytes], item: Any) -> bytes:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-  """Returns what differs between the fingerprints of two data sets, in words."""
+  """Returns a description of how the fingerprints of two data sets differ."""
   said = [
     f"{name} {old.get(name)} -> {new.get(name)}"
     for name in dict.fromkeys((*old, *new))

@@ -1,6 +1,6 @@
-"""Decodes an image file to a square of bytes: orientation, transparency, deep pixels, size.
+"""Decodes an image file to a square of bytes: orientation, transparency, bit depth, size.
 
-NumPy and Pillow alone: worker processes start without JAX.
+Needs only NumPy and Pillow, so that worker processes start without JAX.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class UnreadableImageError(ValueError):
 
 
 def decode(data: bytes, side: int, channels: int) -> np.ndarray | None:
-  """Returns the middle square of an encoded image, uint8 [side, side, channels].
+  """Returns the centre square of an encoded image, uint8 [side, side, channels].
 
-  The image is turned as its EXIF orientation says, and laid on white where it is transparent. The
-  shorter edge is brought to `side`, by a bicubic filter as wide as an output pixel. Of an animation
-  it is the first picture; of 16 bits the upper eight; float pixels must be in [0, 1].
+  The image is rotated by its EXIF orientation, and composed on white if it is transparent. The
+  shorter edge is resized to `side`, by a bicubic filter as wide as an output pixel. Animations give
+  their first frame, and 16-bit images their upper eight bits; float pixels must be in [0, 1].
 
   Returns:
-    None for an image that is damaged, has 32-bit or other float pixels, whose range no file says,
-    or has more than twice Pillow's MAX_IMAGE_PIXELS, which is not decoded: see `why_unreadable`.
+    None for an image that is damaged, has 32-bit or other float pixels, whose range is unknown, or
+    has more than twice Pillow's MAX_IMAGE_PIXELS: see `why_unreadable`.
   """
   try:
     image = _opened(data, channels)
@@ -46,7 +46,7 @@ def decode(data: bytes, side: int, channels: int) -> np.ndarray | None:
 
 
 def why_unreadable(data: bytes) -> str:
-  """Returns the reason for which `decode` gives None; '' where it gives an image."""
+  """Returns the reason why `decode` returns None; '' if it returns an image."""
   try:
     _opened(data, 3)
   except UnreadableImageError as error:
@@ -55,7 +55,7 @@ def why_unreadable(data: bytes) -> str:
 
 
 def _opened(data: bytes, channels: int) -> Image.Image:
-  """The whole image in mode L or RGB. Raises UnreadableImageError."""
+  """Returns the whole image in mode L or RGB. Raises UnreadableImageError."""
   try:
     image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
     kind = image.format
@@ -80,12 +80,12 @@ def _opened(data: bytes, channels: int) -> Image.Image:
     raise UnreadableImageError("is no image") from error
   except Image.DecompressionBombError as error:
     raise UnreadableImageError("has too many pixels") from error
-  except Exception as error:  # Pillow's decoders raise whatever they like
+  except Exception as error:  # Pillow's decoders may raise anything
     raise UnreadableImageError("is damaged") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
-  """The image turned as its EXIF orientation says; as it is where its EXIF is damaged."""
+  """Rotates an image by its EXIF orientation; returns it unchanged if its EXIF is damaged."""
   try:
     return ImageOps.exif_transpose(image)
   except Exception:  # the pixels are good

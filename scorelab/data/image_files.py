@@ -1,7 +1,7 @@
 """Images in files, read and batched epoch by epoch in worker processes.
 
-A folder, Parquet files, or a data set of the Hugging Face hub; each is a sequence of encoded
-images. NumPy, Pillow and Grain alone: workers start without JAX.
+Sources are a folder, Parquet files, or a data set of the Hugging Face hub; each is a sequence of
+encoded images. Needs only NumPy, Pillow and Grain, so that workers start without JAX.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _TOOL_FOLDERS = {"__MACOSX", "__pycache__", "@eaDir", "lost+found"}
 
 
 class Folder(Sequence):
-  """The images anywhere under a folder, in the order of their paths.
+  """All images under a folder, in the order of their paths.
 
   Links to files are followed, links to folders are not. Hidden files and folders, whose names begin
-  with a dot, and those of tools, such as __MACOSX, are passed over.
+  with a dot, and folders of tools, such as __MACOSX, are skipped.
 
   Args:
     path: the folder.
-    labelled: whether each folder in it is a class, in the order of their names.
+    labelled: True if each of its folders is a class, in the order of their names.
 
   Attributes:
-    labels: the class of each image, [n] integers; None where they have none.
-    class_names: of the classes.
-    skipped: numbers of files and folders that are passed over, by kind: a suffix, 'hidden files' or
-      the name of a hidden folder.
+    labels: the class of each image, [n] integers; None without labels.
+    class_names: names of the classes.
+    skipped: numbers of skipped files and folders by kind: a suffix, 'hidden files' or the name of a
+      hidden folder.
 
   Raises:
-    ValueError: an image that should have a class is in none of those folders.
+    ValueError: labelled, but an image is in none of the class folders.
   """
 
   def __init__(self, path: str, labelled: bool = False) -> None:
@@ -72,7 +72,7 @@ class Folder(Sequence):
       self.class_names, self.labels = _numbered([place.parts[0] for place in places])
 
   def files(self) -> list[tuple[str, str]]:
-    """(path within the folder, path) of every file of images."""
+    """Returns (path within the folder, path) of every image file."""
     return [(os.path.relpath(name, self._path).replace(os.sep, "/"), name) for name in self.names]
 
   def __len__(self) -> int:
@@ -83,17 +83,17 @@ class Folder(Sequence):
 
 
 class Table(Sequence):
-  """A column of encoded images of a data set of the library `datasets`, which maps it from disk.
+  """A column of encoded images of a data set of the library `datasets`, memory-mapped.
 
   Args:
     path: a Parquet file, a folder of them, or 'hub:owner/name'.
-    column: of the images: bytes, or a struct that has them as `bytes`.
-    part: the split that is read, of a data set that has several.
-    label_column: of their classes: whole numbers from 0 on, or names; None for none.
+    column: the column of the images: bytes, or a struct with a field `bytes`.
+    part: the split to read, for a data set that has several.
+    label_column: the column of the classes: whole numbers from 0 on, or names; None for no labels.
 
   Attributes:
     labels, class_names: as for `Folder`.
-    skipped: nothing is.
+    skipped: empty.
 
   Raises:
     ValueError: there is no such column, or it holds no classes.
@@ -126,11 +126,11 @@ class Table(Sequence):
 
   @property
   def names(self) -> Sequence[str]:
-    """Of every image, for people."""
+    """A name of every image, for messages."""
     return _Rows(self._path, len(self))
 
   def files(self) -> list[tuple[str, str]]:
-    """(name in the folder, path) of every Parquet file; none of a data set of the hub."""
+    """Returns (name in the folder, path) of every Parquet file; empty for a data set of the hub."""
     return self._files
 
   def __len__(self) -> int:
@@ -144,9 +144,9 @@ class Table(Sequence):
 
 
 def _classes(table: Any, column: str) -> tuple[tuple[str, ...], np.ndarray]:
-  """The names of a table's classes and the class of each row."""
+  """Returns the names of a table's classes and the class of each row."""
   values = table.select_columns(column).with_format("arrow")[:].column(column).to_pylist()
-  known = getattr(table.features[column], "names", None)  # a ClassLabel's, some perhaps of no row
+  known = getattr(table.features[column], "names", None)  # of a ClassLabel
   if values and all(isinstance(value, str) for value in values):
     return _numbered(values)
   bad = [v for v in values if type(v) is not int or v < 0 or (known and v >= len(known))]
@@ -157,14 +157,14 @@ def _classes(table: Any, column: str) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def _numbered(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
-  """The different names in order, and the place of each of the given ones among them."""
+  """Returns the sorted unique names, and the index of each given name among them."""
   known, places = np.unique(names, return_inverse=True)
   return tuple(map(str, known)), places
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rows(Sequence):
-  """The names of a table's rows."""
+  """Names of a table's rows, computed on access."""
 
   path: str
   length: int
@@ -185,14 +185,14 @@ def _read(path: str) -> bytes:
 def open_images(
   path: str, column: str = "image", part: str = "train", label_column: str | None = None
 ) -> Folder | Table:
-  """The images at a path: see `Folder` and `Table`.
+  """Opens the images at a path: see `Folder` and `Table`.
 
   Args:
     path, column, part: as there.
-    label_column: None for images without classes; of a folder any name.
+    label_column: None for images without classes; for a folder any name.
 
   Raises:
-    ValueError: there are none, or a library that reads them is not installed; one line.
+    ValueError: there are no images, or a library that reads them is not installed; one line.
   """
   file = pathlib.Path(path)
   if not path:
@@ -216,14 +216,14 @@ def open_images(
 
 
 def listed(counts: Mapping[str, int], most: int = 12) -> str:
-  """Returns counts as '3 .txt, 2 hidden files', in the order of their names."""
+  """Formats counts as '3 .txt, 2 hidden files', in the order of their names."""
   parts = [f"{number} {name}" for name, number in sorted(counts.items())]
   left = len(parts) - most
   return ", ".join(parts if left <= 0 else [*parts[:most], f"and {left} more"])
 
 
 def read_image(images: Sequence[bytes], index: int, side: int, channels: int) -> np.ndarray | None:
-  """`decode` of one of the images; None also for one that went away, or cannot be read."""
+  """Decodes one of the images; None also if it no longer exists or cannot be read."""
   try:
     data = images[index]
   except OSError:
@@ -233,18 +233,18 @@ def read_image(images: Sequence[bytes], index: int, side: int, channels: int) ->
 
 @dataclasses.dataclass
 class ImageStream(Sequence):
-  """One process's share of the images in training order, without end, from a position on.
+  """One process's share of the images in training order, endless, from a given position.
 
-  Every epoch is a shuffle of its own of all that the process has. An item is (index, image or
-  None), the index among all images.
+  Every epoch is a new shuffle of all images of the process. An item is (index, image or None), with
+  the index among all images.
 
   Attributes:
-    images: encoded.
-    chosen: the indices of those that are trained on.
+    images: encoded images.
+    chosen: the indices of the training images.
     side, channels: as for `decode`.
-    seed: of the shuffles.
-    labelled: whether batches have the images' labels.
-    process, num_processes: which share; each has every num_processes-th image.
+    seed: seed of the shuffles.
+    labelled: True if batches have the images' labels.
+    process, num_processes: the share: every num_processes-th image, starting at `process`.
     start: position of the first item.
   """
 
@@ -261,20 +261,20 @@ class ImageStream(Sequence):
 
   @property
   def per_epoch(self) -> int:
-    """Images of this process."""
+    """Number of images of this process."""
     return len(self.chosen[self.process :: self.num_processes])
 
   def __len__(self) -> int:
     return sys.maxsize // 2
 
   def place(self, position: int) -> int:
-    """The index of the image at a position."""
+    """Returns the index of the image at a position."""
     epoch, offset = divmod(position, self.per_epoch)
     made, order = self._epoch
     if made != epoch:
       own = self.chosen[self.process :: self.num_processes]
       order = np.random.default_rng((self.seed, self.process, epoch)).permutation(own)
-      self._epoch = (epoch, order)  # at once: threads share it
+      self._epoch = (epoch, order)  # built now, because threads share it
     return int(order[offset])
 
   def __getitem__(self, item: Any) -> tuple[int, np.ndarray | None]:
@@ -283,17 +283,17 @@ class ImageStream(Sequence):
 
 
 class Batches:
-  """Batches from a stream, damaged images left out.
+  """Batches from a stream, without damaged images.
 
   Args:
-    stream: where it goes on from its start.
-    batch_size: of this process.
-    num_workers: processes that decode; 0 decodes on threads of this one.
-    damaged: how many were left out before.
+    stream: the stream; reading begins at its start.
+    batch_size: batch size of this process.
+    num_workers: number of decoding processes; 0 decodes on threads of this process.
+    damaged: number of images skipped before.
 
   Attributes:
-    position: of the next item of the stream; with `damaged`, all that going on needs.
-    damaged: how many were left out so far, those of every epoch counted.
+    position: of the next item of the stream. Together with `damaged` it suffices to resume.
+    damaged: number of images skipped so far, over all epochs.
 
   Raises:
     ValueError: Grain is not installed.
@@ -318,15 +318,15 @@ class Batches:
     self._items: Iterator[tuple[int, np.ndarray | None]] = iter(items)
 
   def take(self, count: int) -> dict[str, np.ndarray]:
-    """The next batches: bytes `x` [count, batch_size, side, side, channels], and their `label`.
+    """Returns the next batches: bytes `x` [count, batch_size, side, side, channels], and `label`.
 
-    Labels are there where the stream is labelled: int32 [count, batch_size].
+    A labelled stream has `label`: int32 [count, batch_size].
 
     Raises:
-      ValueError: a whole epoch has not one readable image.
+      ValueError: a whole epoch has no readable image.
     """
     stream, shape = self._stream, (count, self._batch_size)
-    # Each is copied as it comes: what workers send keeps files open for as long as it is there.
+    # Copied at once: arrays sent by workers keep files open while they exist.
     x = np.zeros((math.prod(shape), stream.side, stream.side, stream.channels), np.uint8)
     indices = np.zeros(len(x), int)
     filled = missed = 0

@@ -1,4 +1,4 @@
-"""Images in files as a target: held in memory if they fit, else streamed in every epoch."""
+"""Image files as a target: held in memory if they fit, else streamed every epoch."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ SPACING = 2 / 255
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Images:
-  """Images of one size in [-1, 1], split; of their law no more is known.
+  """Images of one size in [-1, 1], in splits. Their law is not known.
 
   Attributes:
-    splits: 'train', and 'validation' and 'test' where there are such: [n, side, side, channels].
+    splits: 'train' and, if present, 'validation' and 'test': [n, side, side, channels].
     scale: the std over all coordinates, of the training images in `splits`.
-    flip: whether training shows an image or its mirror image, each half of the time.
-    stream: of all training images in files, where `splits` has only some of them; else None.
-    num_workers: processes that decode them.
-    damaged: images that were left out of `splits`.
-    labels: the classes of the images in `splits`, of the same names, [n] integers; {} for none.
-    class_names: of the classes.
-    fingerprint: of the files (scorelab.data.fingerprints), or None.
+    flip: True if training mirrors each image with probability one half.
+    stream: all training images in files, if `splits` holds only some of them; else None.
+    num_workers: number of decoding processes.
+    damaged: number of images left out of `splits`.
+    labels: the classes of the images in `splits`, with the same keys, [n] integers; {} without.
+    class_names: names of the classes.
+    fingerprint: fingerprint of the files (scorelab.data.fingerprints), or None.
   """
 
   splits: Mapping[str, Array]
@@ -53,49 +53,49 @@ class Images:
 
   @property
   def num_classes(self) -> int:
-    """Of the labels; 0 where the images have none."""
+    """Number of classes; 0 for images without labels."""
     return len(self.class_names)
 
   @property
   def event_shape(self) -> tuple[int, ...]:
-    """Of one image: height, width and channels."""
+    """Shape of one image: height, width and channels."""
     return self.splits["train"].shape[1:]
 
   @property
   def dim(self) -> int:
-    """Coordinates of one image."""
+    """Number of coordinates of one image."""
     return math.prod(self.event_shape)
 
   def sample(self, key: Key, n: int) -> Array:
-    """Training images of `splits`, drawn with replacement; jittable, n static."""
+    """Draws training images of `splits` with replacement; jittable, n static."""
     return self.splits["train"][self._index(key, n)]
 
   def sample_with_labels(self, key: Key, n: int) -> tuple[Array, Array]:
-    """The draws of `sample` and their classes [n]."""
+    """Returns the draws of `sample` and their classes [n]."""
     index = self._index(key, n)
     return self.splits["train"][index], jnp.asarray(self.labels["train"])[index]
 
   def sample_of_class(self, key: Key, label: Array) -> Array:
-    """An image of each of the classes `label` [n], as `sample` draws them: see `index_of_class`."""
+    """Draws an image of each of the classes `label` [n]: see `index_of_class`."""
     return self.splits["train"][index_of_class(key, self.labels["train"], label)]
 
   def _index(self, key: Key, n: int) -> Array:
     return jax.random.randint(key, (n,), 0, len(self.splits["train"]))
 
   def augment(self, key: Key, x: Array) -> Array:
-    """A training batch, each image mirrored or not, where that was asked."""
+    """Mirrors each image of a training batch with probability one half, if `flip`."""
     if not self.flip:
       return x
     mirrored = jax.random.bernoulli(key, shape=(len(x), 1, 1, 1))
     return jnp.where(mirrored, x[:, :, ::-1], x)
 
   def scaled(self, pixels: Array) -> Array:
-    """Bytes as float32 in [-1, 1]."""
+    """Scales bytes to float32 in [-1, 1]."""
     return SPACING * pixels.astype(jnp.float32) - 1
 
 
 class DequantisedImages(Images):
-  """The same images; training and validation see each value spread over its bin."""
+  """Images whose training and validation points are dequantised: uniform noise over one bin."""
 
   bin_width = SPACING
 
@@ -123,27 +123,29 @@ def images(
 ) -> Images:
   """Reads the images of a folder, of Parquet files or of a data set on the hub, and splits them.
 
-  Says on stderr, in one line, what was read: see `_summary`.
+  Prints one line to stderr about the images: see `_summary`.
 
   Args:
-    path: a folder, which may have folders in it; a Parquet file or a folder of them; or
-      'hub:owner/name', as 'hub:uoft-cs/cifar10', which is fetched once.
-    side: of the middle square, in pixels, after resizing.
+    path: a folder, with or without subfolders; a Parquet file or a folder of them; or
+      'hub:owner/name', such as 'hub:uoft-cs/cifar10', which is downloaded once.
+    side: edge of the centre square, in pixels, after resizing.
     channels: 3, or 1 for grey.
-    column, part: of a table, where the images are, and which split of the hub's is read.
-    labelled: whether the images have classes: of a folder, the folders in it, by their names.
-    label_column: of a table, where they are: numbers from 0 on, or names.
-    validation_fraction, test_fraction: of all images, in [0, 1), together below 1; rounded up.
-    split_seed: of the dealing: the same images are dealt out alike.
+    column, part: for a table, the column of the images; for the hub, the split.
+    labelled: True if the images have classes: for a folder, its subfolders by name.
+    label_column: for a table, the column of the classes: numbers from 0 on, or names.
+    validation_fraction, test_fraction: fractions of all images, in [0, 1), together below 1;
+      rounded up.
+    split_seed: seed of the split; the same images are split in the same way.
     held_out: the most images in each of validation and test; the others are not used.
-    cache_gib: training images of up to so many GiB in float32 are held in memory, where batches are
-      drawn with replacement; of more, `held_out` are, and epochs are read from the files.
-    num_workers: processes that decode them; 0 decodes on threads.
-    flip: whether training shows mirror images too.
-    dequantise: whether the target has `dequantise`, which a density needs.
+    cache_gib: limit for training images in memory, in GiB of float32. Below it batches are drawn
+      with replacement. Above it `held_out` images are kept in memory, and epochs are read from the
+      files.
+    num_workers: number of decoding processes; 0 decodes on threads.
+    flip: True if training mirrors images at random.
+    dequantise: True if the target has `dequantise`, which a density needs.
 
   Raises:
-    ValueError: there are no images, too few of them, or an option is not allowed.
+    ValueError: there are no images, or too few, or an option is not allowed.
   """
   if channels not in (1, 3):
     raise ValueError(f"channels = {channels} must be 1 or 3")
@@ -195,7 +197,7 @@ def images(
 
 
 def _reason(files: Folder | Table, index: int) -> str:
-  """Why an image cannot be read."""
+  """Returns why an image cannot be read."""
   try:
     return why_unreadable(files[index])
   except OSError:
@@ -203,7 +205,7 @@ def _reason(files: Folder | Table, index: int) -> str:
 
 
 def _summary(path: str, files: Folder | Table, left_out: Mapping[str, int]) -> str:
-  """Returns a line that says what was read: number, classes by name, what was left out and why."""
+  """Returns a line on the images: their number, classes, and which were skipped and why."""
   said = [f"{path}: {len(files)} images"]
   if files.labels is not None:
     counts = np.bincount(files.labels, minlength=len(files.class_names))
@@ -222,7 +224,7 @@ def _summary(path: str, files: Folder | Table, left_out: Mapping[str, int]) -> s
 def _read_all(
   files: Sequence[bytes], index: np.ndarray, side: int, channels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The good images of an index, uint8 [n, side, side, channels], and which of it are good."""
+  """Reads images by index: uint8 [n, side, side, channels], and a mask of the readable ones."""
   with ThreadPoolExecutor() as pool:  # decoding lets other threads run
     found = list(pool.map(lambda i: read_image(files, int(i), side, channels), index))
   good = np.array([image is not None for image in found], bool)

@@ -1,4 +1,4 @@
-"""Refusal of arrays larger than the machine's memory."""
+"""Refuses arrays larger than the machine's memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scorelab.errors import ConfigError
 
 
 def check_memory(size: float, what: str) -> None:
-  """Raises ConfigError where so many bytes are more than the machine's memory."""
+  """Raises ConfigError if `size` bytes exceed the machine's memory."""
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   if size > memory:
     raise ConfigError(

@@ -1,6 +1,6 @@
-"""Targets in files: points from CSV, TSV, NPY and NPZ files, and images.
+"""Loads point clouds from CSV, TSV, NPY and NPZ files.
 
-Raises a ValueError of one line that begins with the file's path where a file cannot be used.
+If a file cannot be used, raises a ValueError of one line that begins with the file's path.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def points(
 ) -> DataSet:
   """Reads points from a CSV, TSV, NPY or NPZ file and splits them.
 
-  Says on stderr, in one line, what was read.
+  Prints one line to stderr about the points.
 
   Args:
     path: the file.
-    columns: of a CSV or TSV, the names of the coordinates in its first line, or their positions
-      '0', '1', ... where it has no names; None for all columns.
-    array: of an NPZ, the name of the array [n, *event_shape]; None for its only one.
+    columns: for a CSV or TSV, the names of the coordinates in its first line, or their positions
+      '0', '1', ... without such a line; None for all columns.
+    array: for an NPZ, the name of the array [n, *event_shape]; None for its only one.
     validation_fraction, test_fraction, split_seed, standardise: as for `split`.
-    header: of a CSV or TSV, whether the first line has names; None decides by its cells.
+    header: for a CSV or TSV, whether the first line has names; None decides by its cells.
 
   Raises:
     ValueError: the file cannot be read, or holds no such points; see `read_points`.
@@ -67,14 +67,14 @@ def points(
   return found
 
 
-# Targets that are files, by their config names.
+# Targets that read files, by their config names.
 FILES: dict[str, Callable[..., Any]] = {"images": images, "points": points}
 
 
 def fingerprint(section: Mapping[str, Any]) -> dict[str, Any] | None:
-  """Returns the fingerprint of the data that a target's section names; None for no data in files.
+  """Returns the fingerprint of the data that a target's section names; None without files.
 
-  It is that of `points(...).fingerprint` or `images(...).fingerprint`, without decoding images.
+  Equals `points(...).fingerprint` or `images(...).fingerprint`, but does not decode images.
 
   Args:
     section: config.target, as a mapping of JSON values.
@@ -97,7 +97,7 @@ def fingerprint(section: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _summary(path: str, table: TextTable) -> str:
-  """Returns a line that says what was read."""
+  """Returns a line on the points that were read."""
   number, *shape = table.values.shape
   names = table.names
   if names is None:
@@ -124,15 +124,17 @@ def read_table(
   array: str | None = None,
   header: bool | None = None,
 ) -> TextTable:
-  """Reads the points of a file, [n, *event_shape] in float64, all finite; numbers are points [1].
+  """Reads the points of a file, [n, *event_shape] in float64, all finite.
+
+  A one-dimensional array of numbers becomes points [1].
 
   Args:
     path, columns, array, header: as for `points`.
 
   Raises:
-    ValueError: there is no such file; it is of another kind, or not what its name says; a column or
-      an array is not there; something is no number, or not finite in float32; lines are of unequal
-      length; or there is not one point.
+    ValueError: the file does not exist, has another format than its name says, or holds no points;
+      a column or an array is missing; a value is not a number, or not finite in float32; or lines
+      have different lengths.
   """
   file, suffix = pathlib.Path(path), pathlib.Path(path).suffix.lower()
   known = {".csv", ".tsv", ".npy", ".npz"}
@@ -183,7 +185,7 @@ def _read_numpy(file: pathlib.Path, array: str | None) -> np.ndarray:
         return _read_array(stream, member.file_size, named)
   except (ConfigError, OSError):
     raise
-  except Exception as error:  # zipfile, zlib and NumPy have many
+  except Exception as error:  # zipfile, zlib and NumPy raise many types
     raise ValueError(f"is no {file.suffix} file of plain arrays") from error
 
 
@@ -200,9 +202,9 @@ def _member(archive: zipfile.ZipFile, array: str | None) -> zipfile.ZipInfo:
 
 
 def _read_array(stream: IO[bytes], size: int, named: str) -> np.ndarray:
-  """The array of a stream of so many bytes; what its header asks for is checked before it is made.
+  """Reads an array from a stream of `size` bytes; checks the header before allocating.
 
-  Nothing is unpickled: that may run anything.
+  Nothing is unpickled, because that can run arbitrary code.
   """
   readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
   shape, _, dtype = readers[npy.read_magic(stream)](stream)

@@ -1,6 +1,6 @@
-"""Tables of numbers in text files: CSV and TSV, with or without a first line of names.
+"""Reads tables of numbers from text files: CSV and TSV, with or without a header line.
 
-Raises a ValueError of one line that names the line or the column and the remedy.
+Raises a ValueError of one line that names the line or the column and says how to fix it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scorelab.errors import did_you_mean
 
 _OTHER_SEPARATORS = (";", "\t", "|")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
-_UNNAMED = re.compile(r"(Unnamed: \d+)?")  # pandas writes the second where it has read the first
+_UNNAMED = re.compile(r"(Unnamed: \d+)?")  # pandas writes the second after it has read the first
 _GAPS = {"", "na", "n/a", "#n/a", "null", "none", "-", "?"}
 
 Line = tuple[int, list[str]]
@@ -27,12 +27,12 @@ Line = tuple[int, list[str]]
 
 @dataclasses.dataclass(frozen=True)
 class TextTable:
-  """Columns of numbers.
+  """Columns of numbers read from a text file.
 
   Attributes:
     values: [n, k] float64.
-    names: of the columns; None without a first line of names.
-    remarks: what a reader should know: dropped columns and lines.
+    names: column names; None without a header line.
+    remarks: notes for the reader: dropped columns and lines.
   """
 
   values: np.ndarray
@@ -47,19 +47,20 @@ def read_text_table(
 ) -> TextTable:
   """Reads a table of numbers.
 
-  Columns are separated by commas, of a `.tsv` by tabs. Empty lines and lines that begin with '#'
-  are passed over. A row index as pandas writes it (a first column of different whole numbers
-  without a name) is dropped, and so is a column that is empty throughout.
+  Columns are separated by commas, in a `.tsv` by tabs. Empty lines and lines that begin with '#'
+  are skipped. A row index as pandas writes it (an unnamed first column of unique whole numbers) is
+  dropped, and so is a column without any value.
 
   Args:
-    file: in UTF-8.
-    columns: names of the columns wanted, in this order, or their positions '0', '1', ... where the
-      table has no names; None for all.
-    header: whether the first line has the names; None decides by its cells. Names are what is no
-      number, and '0', '1', ... before numbers with a fraction, as pandas writes them.
+    file: a UTF-8 file.
+    columns: names of the requested columns, in this order, or their positions '0', '1', ... if the
+      table has no header; None for all.
+    header: whether the first line has the names; None decides by its cells. Cells are names if they
+      are not numbers, or if they are '0', '1', ... above numbers with a fraction, as pandas writes
+      them.
 
   Raises:
-    ValueError: the table cannot be read so.
+    ValueError: the table cannot be read with these options.
   """
   try:
     text = file.read_text(encoding="utf-8-sig")
@@ -106,7 +107,7 @@ def read_text_table(
 def _is_header(
   rows: Sequence[Line], columns: Sequence[str | int] | None, header: bool | None
 ) -> bool:
-  """Whether the first line has names. Raises ValueError where both readings make sense."""
+  """Returns True if the first line has names. Raises ValueError if both readings make sense."""
   if header is not None:
     return header
   first = rows[0][1]
@@ -141,7 +142,7 @@ def _chosen(columns: Sequence[str | int], names: Sequence[str] | None, width: in
 
 
 def _dropped(rows: Sequence[Line], names: Sequence[str] | None) -> dict[int, str]:
-  """Columns that are no coordinates, by position, each with the reason."""
+  """Returns the reason to drop a column, by the position of the columns that are no coordinates."""
   dropped = {}
   for i in range(len(rows[0][1]) if rows else 0):
     cells = [row[i] for _, row in rows]
@@ -157,7 +158,7 @@ def _dropped(rows: Sequence[Line], names: Sequence[str] | None) -> dict[int, str
 
 
 def _numbers(rows: Sequence[Line], names: Sequence[str] | None, index: Sequence[int]) -> np.ndarray:
-  """The chosen cells as numbers [n, k]. Raises ValueError for the first that is none."""
+  """Parses the chosen cells as numbers [n, k]. Raises ValueError for the first that is not one."""
   values = [[_number(row[i]) for i in index] for _, row in rows]
   for (number, row), found in zip(rows, values, strict=True):
     if None in found:
@@ -175,7 +176,7 @@ def _remedy(
   place: int,
   column: Sequence[float | None],
 ) -> str:
-  """Advice on the first cell of a column that is no number."""
+  """Returns advice on the first cell of a column that is not a number."""
   cells = [row[index[place]] for _, row in rows]
   bad = [cell for cell, value in zip(cells, column, strict=True) if value is None]
   known = names or [str(i) for i in range(len(rows[0][1]))]
@@ -205,7 +206,7 @@ def _remedy(
 
 
 def _other_separator(row: Sequence[str]) -> str:
-  """Advice on a line that is separated by something else; '' where it is not."""
+  """Returns advice on a line that uses another separator; '' if it does not."""
   for separator in _OTHER_SEPARATORS:
     if any(separator in cell for cell in row):
       rewriting = _rewriting(separator, decimal_commas=len(row) > 1)
@@ -219,7 +220,7 @@ def _rewriting(separator: str, decimal_commas: bool) -> str:
 
 
 def _counts_rows(column: np.ndarray) -> bool:
-  """Whether a column is 0, 1, 2, ... or 1, 2, 3, ..."""
+  """Returns True if a column is 0, 1, 2, ... or 1, 2, 3, ..."""
   start = column[0] if len(column) > 2 else np.nan
   return start in (0, 1) and np.array_equal(column, start + np.arange(len(column)))
 

@@ -1,4 +1,4 @@
-"""Builds the experiment that a config describes, from its components."""
+"""Builds an experiment from its config."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from scorelab.typing import Array, Batch, Key
 
 
 def build(config: ConfigDict) -> Experiment:
-  """The experiment that a config describes.
+  """Builds the experiment that a config describes.
 
   Raises:
-    ConfigError: the config makes none.
+    ConfigError: the config is invalid.
   """
   check_bounds(config)
   if config.ensemble.over or config.ensemble.seeds not in (None, 1):
@@ -51,12 +51,12 @@ def build(config: ConfigDict) -> Experiment:
 def assemble(
   config: ConfigDict, target: Any, numbers: Mapping[str, float] = MappingProxyType({})
 ) -> Experiment:
-  """Like `build`, for an existing target; does not draw the training and held-out points.
+  """Like `build`, for an existing target; does not draw the train and validation sets.
 
   Args:
-    config: one that has been checked.
+    config: a checked config.
     target: the distribution to sample from.
-    numbers: those of the config in which members of an ensemble differ, by dotted field.
+    numbers: the numbers of the config that differ between members of an ensemble, by dotted field.
   """
   parts = make_parts(config, target)
   for often, seldom in (("log_every", "checkpoint_every"), ("checkpoint_every", "keep_every")):
@@ -82,7 +82,7 @@ def assemble(
     config=json.loads(config.to_json()) | ({"data": data} if (data := record(target)) else {}),
     target=target,
     **parts,
-    data={},  # both later: they are drawn with the experiment's keys
+    data={},  # set by with_points: they are drawn with the experiment's keys
     validation={},
     evaluation=make_evaluation(config, target, parts, numbers),
     source=config.copy_and_resolve_references(),
@@ -92,7 +92,7 @@ def assemble(
 
 
 def _rebuild(experiment: Experiment, numbers: Mapping[str, float | Array]) -> Experiment:
-  """The experiment with the parts that these numbers make; `Experiment.at` calls it."""
+  """Returns the experiment with components built from these numbers; for `Experiment.at`."""
   config, sections = with_numbers(experiment.source, numbers), {f.split(".")[0] for f in numbers}
   changed: dict[str, Any] = {"numbers": numbers}
   if sections & {"schedule", "loss", "parameterization"}:
@@ -106,13 +106,13 @@ def _rebuild(experiment: Experiment, numbers: Mapping[str, float | Array]) -> Ex
 
 
 def with_points(experiment: Experiment, draw: Callable[[Key, int], Batch]) -> Experiment:
-  """The experiment with its training and its held-out points; `draw` is its draw_data, jitted."""
+  """Returns the experiment with its train and validation sets; `draw` is its draw_data, jitted."""
   data, validation = _training_set(experiment, draw), _validation_set(experiment, draw)
   return dataclasses.replace(experiment, data=data, validation=validation)
 
 
 def with_numbers(config: ConfigDict, numbers: Mapping[str, Any]) -> ConfigDict:
-  """A copy of the config with these numbers, by dotted field; they may be traced."""
+  """Returns a copy of the config with these numbers, by dotted field; they may be traced."""
   changed = config.copy_and_resolve_references()
   with changed.ignore_type():
     for field, number in numbers.items():
@@ -122,7 +122,7 @@ def with_numbers(config: ConfigDict, numbers: Mapping[str, Any]) -> ConfigDict:
 
 
 def _training_set(experiment: Experiment, draw: Callable[[Key, int], Batch]) -> Batch:
-  """The target's own training points, those drawn once, or {}."""
+  """Returns the target's own training points, or a fixed set drawn once, or {}."""
   num_train = experiment.config["target"]["num_train"]
   if own := _split(experiment, "train"):
     return own
@@ -132,10 +132,10 @@ def _training_set(experiment: Experiment, draw: Callable[[Key, int], Batch]) -> 
 
 
 def _validation_set(experiment: Experiment, draw: Callable[[Key, int], Batch]) -> Batch:
-  """The target's own held-out points, or draws, as often as asked; dequantised once each.
+  """Returns the target's own held-out points, or draws, repeated as configured, dequantised once.
 
-  Stratified levels give the copies of a point levels evenly apart: with T of them the validation
-  loss is the mean over T levels of every point's loss.
+  With stratified levels the copies of a point get evenly spaced levels: with T copies the
+  validation loss is the mean over T levels of every point's loss.
   """
   target, training = experiment.target, experiment.config["training"]
   key = experiment.key(Stream.VALIDATION, 1)
@@ -150,7 +150,7 @@ def _validation_set(experiment: Experiment, draw: Callable[[Key, int], Batch]) -
 
 
 def _split(experiment: Experiment, name: str) -> Batch:
-  """The target's own points of this name, with their labels where the network takes them; or {}."""
+  """Returns a split of the target, with labels if the network takes them; {} without one."""
   splits = splits_of(experiment.target)
   if name not in splits:
     return {}

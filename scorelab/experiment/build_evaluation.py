@@ -1,4 +1,4 @@
-"""What is measured: rows, metrics and likelihood, from config.evaluation."""
+"""Builds the evaluation (rows, metrics, likelihood) from config.evaluation."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ from scorelab.targets import has_truth
 def make_rows(
   config: ConfigDict, schedule: Schedule, numbers: Collection[str] = ()
 ) -> tuple[Row, ...]:
-  """Makes the rows that a config asks for, without labels: see `distinct_rows`.
+  """Builds the rows of a config, without labels: see `distinct_rows`.
 
   Args:
     config: the resolved config; its numbers may be traced.
     schedule: the forward process.
-    numbers: the fields in which members of an ensemble differ, by dotted name.
+    numbers: the fields that differ between members of an ensemble, by dotted name.
   """
   main = {k: v for k, v in config.sampler.items() if v is not None}
   exact = config.parameterization.name == "exact"
@@ -63,12 +63,12 @@ def make_rows(
 def make_evaluation(
   config: ConfigDict, target: Any, parts: Mapping[str, Any], numbers: Collection[str] = ()
 ) -> Evaluation:
-  """Makes what config.evaluation asks for.
+  """Builds the evaluation of a config.
 
   Args:
     config: the resolved config.
     target: the distribution to sample from.
-    parts: what `make_parts` has made.
+    parts: return value of `make_parts`.
     numbers: as for `make_rows`.
   """
   section = config.evaluation
@@ -106,7 +106,7 @@ def make_evaluation(
   rows = labelled(make_rows(config, parts["schedule"], numbers))
   check_pure_noise(config, rows)
   check_guidance(config, rows, target, label_dropout)
-  # What the network says where it is told no class.
+  # The unconditional output of the network.
   unconditional = exact or not config.network.num_classes or label_dropout > 0
   if section.likelihood_points and not unconditional:
     raise ConfigError(
@@ -141,10 +141,10 @@ def make_evaluation(
 def _in_features(
   metric: Callable[..., float], name: str, path: str, target: Any, inception_path: str | None
 ) -> Callable[..., float]:
-  """The metric in the features of this name, or of a function by its dotted name."""
+  """Returns the metric on the features of this name, or of a function by its dotted name."""
   if "." in name:
-    # The function takes images [n, h, w, c] in float32, -1 to 1, gives features [n, d], and is
-    # jitted: it reads its weights where it is traced.
+    # The function maps images [n, h, w, c] in float32, -1 to 1, to features [n, d]. It is jitted,
+    # and reads its weights while it is traced.
     own = choose({"": batched}, name, f"{path}: features", "function of images")
     extract = batched(jax.jit(own))
     return in_features(metric, name, lambda _: extract)
@@ -152,7 +152,7 @@ def _in_features(
   make_extractor = choose(known, name, f"{path}: features", "network of features")
   if needed := features_need(name, target):
     raise ConfigError(f"{path}: features = {name!r} needs {needed}, and the target has none")
-  if name == "inception":  # read now: a mistake is found before training
+  if name == "inception":  # read now, so that a mistake is found before training
     try:
       inception_features(inception_path)
     except PretrainedError as error:
@@ -161,7 +161,7 @@ def _in_features(
 
 
 def _asked_labels(config: ConfigDict, target: Any) -> str | None:
-  """config.evaluation.labels, by default 'data' for a conditional network."""
+  """Returns config.evaluation.labels, by default 'data' for a conditional network."""
   num_classes, asked = config.network.num_classes, config.evaluation.labels
   if not num_classes:
     if asked is not None:

@@ -1,4 +1,4 @@
-"""What no single part of an experiment can refuse: parts that do not go together.
+"""Checks for incompatible combinations of components.
 
 Each raises a ConfigError of one line, before anything is computed or written.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def check_target(config: ConfigDict, target: Any) -> None:
-  """Refuses a config that asks its target for an exact score, or for points, that it lacks."""
+  """Raises ConfigError if a config needs an exact score, or points, that its target lacks."""
   name = f"target.name = {config.target.name!r}"
   for path, given, refused, instead in (
     ("parameterization.name", config.parameterization.name, "exact", "another parameterization"),
@@ -59,7 +59,7 @@ def check_target(config: ConfigDict, target: Any) -> None:
 
 
 def check_network(network: Any, target: Any) -> None:
-  """Refuses a network that does not take the target's events."""
+  """Raises ConfigError if a network does not take the target's event shape."""
   if hasattr(network, "check_event"):
     try:
       network.check_event(target.event_shape)
@@ -68,7 +68,7 @@ def check_network(network: Any, target: Any) -> None:
 
 
 def check_labels(config: ConfigDict, target: Any) -> None:
-  """Refuses a network of other classes than the target's."""
+  """Raises ConfigError if a network has other classes than the target."""
   asked, known = config.network.num_classes, getattr(target, "num_classes", 0)
   if asked and asked != known:
     has = f"{known} classes" if known else "no classes"
@@ -84,7 +84,7 @@ def check_labels(config: ConfigDict, target: Any) -> None:
 def check_guidance(
   config: ConfigDict, rows: Sequence[Row], target: Any, label_dropout: float
 ) -> None:
-  """Refuses guidance that lacks what it is made of."""
+  """Raises ConfigError if a row's guidance lacks a model or score that it combines."""
   exact = config.parameterization.name == "exact"
   for row in rows:
     needs = row.guidance.needs if row.guidance else frozenset()
@@ -111,7 +111,7 @@ def check_guidance(
 
 
 def check_consistency(config: ConfigDict) -> None:
-  """Refuses a consistency network with another loss, which would ask for a posterior mean."""
+  """Raises ConfigError for a consistency network with a loss that learns a posterior mean."""
   loss, read = config.loss.name, config.parameterization.name
   if (loss == "consistency") != (read == "consistency"):
     raise ConfigError(
@@ -120,14 +120,14 @@ def check_consistency(config: ConfigDict) -> None:
 
 
 def has_data_score(config: ConfigDict) -> bool:
-  """Whether the network, as it is read and conditioned, has a finite score at sigma = 0."""
+  """Returns True if the network has a finite score at sigma = 0, by its view and conditioning."""
   section = config.parameterization
   learned = section.name in ("score", "scaled_score") and section.conditioning != "log_sigma"
   return learned or section.name == "exact"
 
 
 def check_data_level(config: ConfigDict) -> None:
-  """Refuses a loss at the data themselves where the network has no score there."""
+  """Raises ConfigError for a loss at sigma = 0 if the network has no score there."""
   if not has_data_score(config):
     section = config.parameterization
     raise ConfigError(
@@ -138,7 +138,7 @@ def check_data_level(config: ConfigDict) -> None:
 
 
 def check_pure_noise(config: ConfigDict, rows: Sequence[Row]) -> None:
-  """Refuses a grid that starts at alpha = 0 where the network cannot say x0 there."""
+  """Raises ConfigError for a grid that starts at alpha = 0 if the network gives no x0 there."""
   section = config.parameterization
   for field, refused, instead in (
     ("name", ("noise", "score", "scaled_score"), "x0, v, flow or edm"),
@@ -154,7 +154,7 @@ def check_pure_noise(config: ConfigDict, rows: Sequence[Row]) -> None:
 
 
 def check_rows(experiment: Experiment) -> None:
-  """Refuses a row that cannot run, by tracing it, which takes tenths of a second for each."""
+  """Raises ConfigError for a row that cannot run. Traces each row, some tenths of a second."""
   key = experiment.root
 
   def run(row: Row, bind: Callable[..., Predict]) -> Array:
@@ -176,10 +176,10 @@ def check_rows(experiment: Experiment) -> None:
 
 
 def check_metrics(experiment: Experiment) -> None:
-  """Refuses a metric that cannot measure so many samples, or so, by trying it on held-out points.
+  """Raises ConfigError for a metric that fails on held-out points of the configured number.
 
-  Metrics in features are tried on coordinates in the place of the features, which would load or
-  train a network; for the same reason those of classes are left out.
+  Metrics on features are tried on coordinates instead of features, to avoid loading or training a
+  network. Metrics on classes are not tried, for the same reason.
   """
   protocol, target = experiment.evaluation, experiment.target
   given = protocol.reference in splits_of(target)
@@ -212,7 +212,7 @@ def check_metrics(experiment: Experiment) -> None:
 
 
 def check_sizes(experiment: Experiment) -> None:
-  """Refuses points, or a network, that are larger than the machine's memory."""
+  """Raises ConfigError if the points or the network are larger than the machine's memory."""
   config, event_size = experiment.config, math.prod(experiment.target.event_shape)
   training, repeats = config["training"], config["training"]["validation_repeats"] or 1
   for path, number in (
@@ -233,9 +233,9 @@ def _sizes(section: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def check_devices(experiment: Experiment, devices: int | None = None) -> None:
-  """Refuses a batch that is not dealt out evenly, to the devices and to accumulated parts.
+  """Raises ConfigError if the devices, or the accumulated parts, do not divide the batch.
 
-  By default it is dealt out to all devices.
+  By default all devices count.
   """
   size, parts, devices = experiment.batch_size, experiment.accumulate, devices or jax.device_count()
   for share, what in (

@@ -1,4 +1,7 @@
-"""The parts of an experiment, each made of its section of a config; a mistake is one clear line."""
+"""Builds each component of an experiment from its section of a config.
+
+A mistake is a ConfigError of one line.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ from scorelab.typing import Array, Key, Loss, Params
 
 
 def make_parts(config: ConfigDict, target: Any) -> dict[str, Any]:
-  """The parts of an Experiment that numbers of its config make, which may be traced."""
+  """Builds the components that depend on numbers of the config, which may be traced."""
   schedule = make(SCHEDULES, config.schedule, "schedule", "schedule", also=("shift",))
   if config.schedule.shift is not None:
     schedule = Shifted(schedule, config.schedule.shift)
@@ -49,7 +52,7 @@ def make_parts(config: ConfigDict, target: Any) -> dict[str, Any]:
   check_network(network, target)
   check_labels(config, target)
   label_dropout = 0.0
-  if config.network.num_classes:  # a batch's labels are dropped, so the network drops none
+  if config.network.num_classes:  # the batch drops labels, so the network must not
     label_dropout, network = network.label_dropout, network.clone(label_dropout=0.0)
   parameterization = _make_parameterization(
     config.parameterization, network.apply, target, schedule
@@ -81,7 +84,7 @@ def make_parts(config: ConfigDict, target: Any) -> dict[str, Any]:
 
 
 def _std_of(target: Any) -> float:
-  """The target's std: its value, also where numbers of the config are traced."""
+  """Returns the target's std as a number, even if numbers of the config are traced."""
   with jax.ensure_compile_time_eval():
     std = float(target.scale)
   if not std > 0:
@@ -133,7 +136,7 @@ def _make_parameterization(
 def _make_loss(
   config: ConfigDict, parameterization: Parameterization | Exact, schedule: Schedule, target: Any
 ) -> tuple[Loss, Callable[[Array], Level] | None]:
-  """The loss, and its levels by quantile."""
+  """Builds the loss, and the quantile function of its levels."""
   section = config.loss
   construct = choose(LOSSES, section.name, "loss.name", "loss")
   if section.spacing is not None:
@@ -187,7 +190,7 @@ def _make_loss(
 
 
 def optimizer_of(config: ConfigDict) -> optax.GradientTransformation:
-  """The rule of config.optimizer, its rate decaying over the training."""
+  """Builds the optimizer of config.optimizer, with its learning-rate schedule."""
   section = config.optimizer
   rule = choose(RULES, section.name, "optimizer.name", "optimizer")
   choose(DECAYS, section.decay, "optimizer.decay", "decay", own=False)

@@ -1,4 +1,4 @@
-"""Warnings about rows that start where the data still show through the noise."""
+"""Warns about rows that start at a level where the prior does not cover the noised data."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _TIME_GRIDS, _RATIO_GRIDS = ("uniform", "quadratic"), ("karras", "uniform_log_sn
 
 
 def coverage_warnings(experiment: Experiment) -> list[str]:
-  """Returns a line for every first level at which the prior is not the noised data's law.
+  """Returns one line per starting level at which the prior differs from the noised data's law.
 
-  A line says the rows that start there, the divergence in nats between the data, taken as Gaussian
-  with their mean and covariance and noised to that level, and the prior, and the values to set.
+  A line names the rows that start there, a divergence in nats, and the values to set. The
+  divergence is between the prior and the data noised to that level, as a Gaussian with their mean
+  and covariance.
   """
   moments = None
   starts: dict[tuple[float, float], list[Row]] = {}
@@ -57,13 +58,13 @@ def _prior_std(schedule: Schedule, alpha: float, sigma: float) -> float:
 
 
 def _cost_at_end(schedule: Schedule, moments: Moments) -> float:
-  """Divergence at t = 1."""
+  """Returns the divergence at t = 1."""
   alpha, sigma = (float(a) for a in schedule.at(1.0)[1:])
   return prior_divergence(moments, alpha, sigma, _prior_std(schedule, alpha, sigma))
 
 
 def _remedy(experiment: Experiment, row: Row, moments: Moments, start: float) -> str:
-  """The values to set so that a row starts where the data do not show."""
+  """Returns the values to set so that the prior covers the data where a row starts."""
   schedule, grid = experiment.schedule, row.options["grid"]
   needed = _rounded(least_ratio(moments, schedule, MOST_NATS), up=True)
   at_end = schedule.at(1.0)
@@ -85,7 +86,7 @@ def _remedy(experiment: Experiment, row: Row, moments: Moments, start: float) ->
 
 
 def _schedule_field(experiment: Experiment, moments: Moments) -> str | None:
-  """'schedule.sigma_max = ...', a value that makes t = 1 noisy enough; None if there is none."""
+  """Returns 'schedule.sigma_max = ...', with a value that makes t = 1 noisy enough, or None."""
   section = {k: v for k, v in experiment.source.schedule.items() if v is not None}
   construct = SCHEDULES[section["name"]]
   shift = section.pop("shift", None)
@@ -116,6 +117,6 @@ def _schedule_field(experiment: Experiment, moments: Moments) -> str | None:
 
 
 def _rounded(value: float, up: bool) -> float:
-  """The value with two digits, on its far side."""
+  """Rounds up or down to two digits."""
   unit = 10.0 ** (math.floor(math.log10(value)) - 1)
   return (math.ceil if up else math.floor)(value / unit) * unit

@@ -1,4 +1,4 @@
-"""Random keys of a run: a stream for each purpose, and a step."""
+"""Random keys of a run: one stream per purpose, one key per step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scorelab.typing import Array, Key
 
 
 class Stream(enum.IntEnum):
-  """What a key is for: see `stream_key`. Never renumber."""
+  """Purposes of keys: see `stream_key`. Never renumber."""
 
   INIT = 0
   DATA = 1
@@ -23,5 +23,5 @@ class Stream(enum.IntEnum):
 
 
 def stream_key(root: Key, stream: Stream, step: Array | int) -> Key:
-  """The key of a stream at a step, of a run's root key: `fold_in(fold_in(root, stream), step)`."""
+  """Returns a stream's key at a step: `fold_in(fold_in(root, stream), step)`."""
   return jax.random.fold_in(jax.random.fold_in(root, stream), step)

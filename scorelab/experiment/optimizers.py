@@ -1,4 +1,4 @@
-"""Optimisers: optax's rules, with clipping, decoupled weight decay and a learning-rate schedule."""
+"""Optimizers: optax's rules, with clipping, decoupled weight decay and a learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from scorelab.typing import Array, Params
 def adam_by_head(
   *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> optax.GradientTransformation:
-  """Adam in which a head that was not drawn stands still: its weights, moments and step count.
+  """Adam that skips heads without a gradient: their weights, moments and step count stay.
 
-  Parameters under the name HEADS have a leading axis of heads, and each head is its own Adam; the
-  others share one. A head was not drawn where all of its gradient is exactly zero. So does
-  PyTorch's Adam where a tensor's gradient is None, as `zero_grad(set_to_none=True)`, its default
-  since 2.0, leaves it; Adam of zero gradients would go on by its momentum, and count the step.
+  Parameters under the name HEADS have a leading axis of heads, and each head has its own Adam; the
+  other parameters share one. A head is skipped if its whole gradient is exactly zero, because then
+  it was not drawn. PyTorch's Adam does the same for a tensor whose gradient is None, as
+  `zero_grad(set_to_none=True)` sets it (the default since 2.0). Plain Adam with zero gradients
+  would continue by its momentum and count the step.
 
   Args:
     b1, b2: decay of the first and of the second moment.
     eps: added to the root of the second.
 
   Returns:
-    A transformation that gives the updates of `optax.scale_by_adam`. What follows it, as a weight
-    decay, is not masked.
+    A transformation that returns the updates of `optax.scale_by_adam`. Later transformations, such
+    as weight decay, are not masked.
   """
   adam: Any = optax.scale_by_adam(b1, b2, eps)
 
@@ -62,14 +63,14 @@ def _is_head(path: jax.tree_util.KeyPath) -> bool:
 
 
 def _split(tree: Params) -> tuple[list[Array], list[Array]]:
-  """The leaves under HEADS, and the others."""
+  """Splits a tree into the leaves under HEADS and the others."""
   leaves = jax.tree.leaves_with_path(tree)
   heads = [leaf for path, leaf in leaves if _is_head(path)]
   return heads, [leaf for path, leaf in leaves if not _is_head(path)]
 
 
 def _join(like: Params, heads: list[Array], rest: list[Array]) -> Params:
-  """The tree that `_split` split, of other leaves."""
+  """Inverts `_split` for other leaves of the same tree structure."""
   of_head, of_rest = iter(heads), iter(rest)
   return jax.tree.map_with_path(lambda path, _: next(of_head if _is_head(path) else of_rest), like)
 
@@ -88,12 +89,12 @@ DECAYS: dict[str, Callable[[int], optax.Schedule]] = {
 
 
 def learning_rate_shape(*, decay: str, warmup_steps: int, num_steps: int) -> optax.Schedule:
-  """Step -> the learning rate as a share of its peak: a linear warm-up from 0, then the decay.
+  """Returns step -> learning rate / peak: a linear warm-up from 0, then the decay.
 
   Args:
     decay: a name of DECAYS.
     warmup_steps: at least 0.
-    num_steps: all of them, the warm-up included.
+    num_steps: all steps, including the warm-up.
   """
   decayed = DECAYS[decay](num_steps - warmup_steps)
   if not warmup_steps:
@@ -112,18 +113,19 @@ def make_optimizer(
   clip_norm: float = 0.0,
   weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-  """Clips the whole gradient, applies the rule, decays the weights (AdamW's way), and scales.
+  """Clips the global gradient norm, applies the rule, decays the weights as AdamW, and scales.
 
   Args:
     rule: one of RULES, called with its own options.
-    num_steps: of the training.
+    num_steps: training steps.
     learning_rate: its peak, > 0.
     decay: a name of DECAYS.
     warmup_steps: steps of linear warm-up from 0.
     clip_norm: largest norm of the gradient; 0 does not clip.
-    weight_decay: share of the parameters taken off a step, per unit of learning rate.
+    weight_decay: fraction of the parameters subtracted per step, per unit of learning rate.
 
-  These three and the rule's own numbers may be traced; a traced clip_norm clips, also at 0.
+  learning_rate, clip_norm, weight_decay and the rule's own numbers may be traced. A traced
+  clip_norm always clips, also at 0.
   """
   shape = learning_rate_shape(decay=decay, warmup_steps=warmup_steps, num_steps=num_steps)
   return optax.chain(

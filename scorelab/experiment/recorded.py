@@ -1,4 +1,4 @@
-"""The data of a run as its config.json records them: enough to build its network without them."""
+"""Rebuilds a run's network from the record of its data in config.json, without the data."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from scorelab.experiment.spec import Experiment
 
 @dataclasses.dataclass(frozen=True)
 class RecordedTarget:
-  """A target whose data are not there: it has their shape and scale, and cannot be drawn from.
+  """A placeholder for data that are not available: has their shape and scale, and no points.
 
   Attributes:
-    event_shape: of one point.
+    event_shape: shape of one point.
     scale: the std over all coordinates.
-    num_classes: of the labels; 0 without them.
+    num_classes: number of classes; 0 without labels.
     num_train: training points in memory.
-    streamed: whether training streamed images from files.
+    streamed: True if training streamed images from files.
   """
 
   event_shape: tuple[int, ...]
@@ -34,29 +34,29 @@ class RecordedTarget:
 
   @property
   def dim(self) -> int:
-    """Coordinates of one point."""
+    """Number of coordinates of one point."""
     return math.prod(self.event_shape)
 
   @property
   def splits(self) -> dict[str, np.ndarray]:
-    """Training points that are all 0 and take no memory: only their number is known."""
+    """Zero training points that take no memory: only their number is known."""
     return {"train": np.broadcast_to(np.float32(0), (self.num_train, *self.event_shape))}
 
   @property
   def stream(self) -> str | None:
-    """A stand-in for the stream; None where there was none."""
+    """A placeholder for the stream; None if there was none."""
     return "not there" if self.streamed else None
 
 
 def build_without_data(config: ConfigDict, data: Mapping[str, Any]) -> Experiment:
-  """Builds a run's network, schedule and loss without its data, which need not be there any more.
+  """Builds a run's network, schedule and loss without its data, which may no longer exist.
 
   Args:
-    config: of the run.
-    data: as its config.json records them: see `scorelab.data.fingerprints.record`.
+    config: the run's config.
+    data: the record of the data in config.json: see `scorelab.data.fingerprints.record`.
 
   Returns:
-    An experiment to restore parameters with: it has no points, and measures nothing.
+    An experiment for restoring parameters: it has no points and no evaluation.
   """
   config = config.copy_and_resolve_references()
   config.evaluation.update(metrics=(), likelihood_points=0, reference="fresh")

@@ -1,4 +1,4 @@
-"""Rows of an evaluation: a sampler on its grid, or a Langevin kernel, with where it starts."""
+"""Rows of an evaluation: a sampler on a grid, or a Langevin kernel, with its start."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ class Row:
   """One row of the evaluation: a sampler on a grid, or a Langevin kernel.
 
   Attributes:
-    sampler: its name.
+    sampler: name of the sampler.
     num_steps: N of the grid, or the steps of a chain.
-    options: what was set for the sampler and its grid, by name: for the table.
-    prior: `(key, shape) -> x`, where sampling starts.
-    true_start: `(key, data) -> x`, where it would start if the start's law were exact; from the
-      same noise as the prior's, given the same key.
+    options: options set for the sampler and its grid, by name; shown in the table.
+    prior: `(key, shape) -> x`, a draw of the starting point.
+    true_start: `(key, data) -> x`, a start from the exact law of noised data; with the same key it
+      uses the same noise as the prior.
     run: `(key, predict, x) -> Samples`; not jitted.
-    grid: from noise to data; None for a kernel.
-    guidance: how predictions are guided before they are sampled with; None where they are not.
-    guidance_options: its own.
-    weak: which weaker model it needs: an average's decay, or an earlier step; None for none.
-    label: its name in tables, files and figures, unlike any other row's; '' for a row that was
-      made of traced numbers.
+    grid: levels from noise to data; None for a kernel.
+    guidance: changes predictions before the sampler sees them; None for no guidance.
+    guidance_options: options of the guidance.
+    weak: the weaker model that guidance needs: an average's decay, or an earlier step; None for
+      none.
+    label: unique name in tables, files and figures; '' for a row made of traced numbers.
   """
 
   sampler: str
@@ -69,7 +69,7 @@ class Row:
 
   @property
   def network_calls(self) -> int:
-    """For each call of the predict function that the sampler is given."""
+    """Network calls per call of the predict function that the sampler gets."""
     return self.guidance.network_calls if self.guidance else 1
 
   def predict(
@@ -80,14 +80,14 @@ class Row:
     weak: Params = None,
     target: Any = None,
   ) -> Predict:
-    """What this row samples with.
+    """Returns the predict function of this row, with guidance and clipping applied.
 
     Args:
-      bind: reads a network, or the truth: `(params[, label]) -> predict`.
-      params: of the network.
-      label: the classes asked for, of x's batch shape; None for an unconditional network.
-      weak: parameters of the weaker model, where the row needs one.
-      target: which may know the classes of points.
+      bind: binds a network or the exact score: `(params[, label]) -> predict`.
+      params: the network's parameters.
+      label: the requested classes, of x's batch shape; None for an unconditional network.
+      weak: parameters of the weaker model, if the row needs one.
+      target: the target, for guidance by the classes of points.
     """
 
     def told(params: Params, label: Array | None) -> Predict:
@@ -113,17 +113,17 @@ def distinct_rows(
   has_density: bool,
   varied: Collection[str] = (),
 ) -> tuple[Row, ...]:
-  """Makes the main sampler's row and those of config.evaluation.rows, without labels.
+  """Builds the main sampler's row and those of config.evaluation.rows, without labels.
 
   A row with the settings of an earlier one is dropped: it would have the same samples.
 
   Args:
-    main: settings of the main sampler; only what is set.
+    main: settings of the main sampler; only those that are set.
     specs: config.evaluation.rows.
     schedule: the forward process.
-    has_density: whether predictions have a log_density.
-    varied: the sampler's fields in which members of an ensemble differ. A value that is inherited
-      from one of them equals no value that a row sets itself, so that all members have the same
+    has_density: True if predictions have a log_density.
+    varied: the sampler's fields that differ between members of an ensemble. A value inherited from
+      such a field never equals a value that a row sets itself, so that all members have the same
       rows.
 
   Raises:
@@ -154,14 +154,14 @@ def labelled(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def make_labels(rows: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
-  """Names rows by sampler, steps and the options that tell them apart: 'ddim-32-eta=1.0'.
+  """Labels rows by sampler, steps and the options that tell them apart: 'ddim-32-eta=1.0'.
 
   Args:
     rows: sampler, number of steps and options of each.
 
   Returns:
-    A label for each row, all different: where the options do not tell two rows apart, the later
-    one's label ends in '-2'.
+    A unique label for each row: if the options do not tell two rows apart, the later label ends in
+    '-2'.
   """
   first, *others = (options for _, _, options in rows)
   shared = {k for k, v in first.items() if others and all(o.get(k) == v for o in others)}
@@ -177,10 +177,10 @@ def make_labels(rows: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]
 
 
 def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
-  """'name:num_steps:field=value:...' as sampler settings, on the main sampler's grid if on any.
+  """Parses 'name:num_steps:field=value:...' into sampler settings, on the main sampler's grid.
 
-  Its guidance and clipping are the main sampler's too. The main sampler's own options are kept
-  where the row names the same sampler.
+  Guidance and clipping are the main sampler's too. A row with the main sampler's name also keeps
+  its other options.
   """
   parts = str(spec).split(":")
   if len(parts) < 2 or not parts[1].isdigit():
@@ -197,7 +197,7 @@ def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def parse_changes(changes: Sequence[str], path: str) -> dict[str, Any]:
-  """['field=value', ...] as options; a value is a Python literal, or else text."""
+  """Parses ['field=value', ...] into options; a value is a Python literal, else text."""
   options: dict[str, Any] = {}
   for change in changes:
     field, sign, text = change.partition("=")
@@ -208,13 +208,13 @@ def parse_changes(changes: Sequence[str], path: str) -> dict[str, Any]:
 
 
 def make_row(settings: Mapping[str, Any], path: str, schedule: Schedule, has_density: bool) -> Row:
-  """The row that these settings describe.
+  """Builds a row from its settings.
 
   Args:
-    settings: name, num_steps, grid and options, by name; only what is set.
-    path: where they stand in the config, for messages.
+    settings: name, num_steps, grid and options, by name; only those that are set.
+    path: their place in the config, for messages.
     schedule: the forward process.
-    has_density: whether predictions have a log_density, which MALA needs.
+    has_density: True if predictions have a log_density, which MALA needs.
 
   Raises:
     ConfigError: a name, an option or a number is not allowed.
@@ -228,7 +228,7 @@ def make_row(settings: Mapping[str, Any], path: str, schedule: Schedule, has_den
 
 
 def _is_kernel(part: Callable[..., Any]) -> bool:
-  """Whether a part is a Langevin kernel, which takes a score and no grid."""
+  """Returns True for a Langevin kernel, which takes a score and no grid."""
   return "score" in inspect.signature(part).parameters
 
 
@@ -263,7 +263,7 @@ def _make_grid_row(
   sigma, alpha = grid.levels.sigma, grid.levels.alpha
   if not (is_traced(sigma) or is_traced(alpha)):
     with np.errstate(divide="ignore"):  # pure noise
-      ratios = np.asarray(sigma) / np.asarray(alpha)  # on the host: nothing is compiled for it
+      ratios = np.asarray(sigma) / np.asarray(alpha)  # on the host, which compiles nothing
     if not (ratios[1:] < ratios[:-1]).all():
       shown = ", ".join(f"{ratio:g}" for ratio in ratios[:3])
       raise ConfigError(
@@ -293,7 +293,10 @@ def _make_chain_row(
   schedule: Schedule,
   has_density: bool,
 ) -> Row:
-  """A Langevin kernel on the law at one level: `sigma`, or the data themselves."""
+  """Builds the row of a Langevin kernel on the law at one level:
+
+  `sigma`, or the data (sigma = 0).
+  """
   name, num_steps = settings["name"], settings["num_steps"]
   own = {"num_steps", "start_std", "sigma"}
   refuse_unused(settings, path, name, (kernel,), {*own, "grid"})

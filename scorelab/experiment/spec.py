@@ -1,4 +1,4 @@
-"""The data of an experiment: its components and what is measured. `build` makes them."""
+"""Data classes of an experiment and its evaluation. `build` creates them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from scorelab.typing import Array, Batch, Context, Key, Loss, Params
 
 @dataclasses.dataclass(frozen=True)
 class LikelihoodProtocol:
-  """How held-out likelihood is measured; the fields are those of config.evaluation.
+  """Settings of the held-out likelihood; the fields are those of config.evaluation.
 
   Attributes:
     num_points: held-out points.
-    method: of the flow, 'heun', 'rk4' or 'adaptive'.
-    num_steps: of the first two, between the schedule's ends.
+    method: solver of the flow, 'heun', 'rk4' or 'adaptive'.
+    num_steps: steps of 'heun' and 'rk4' between the schedule's ends.
     divergence: 'exact' or 'hutchinson'.
-    num_probes: of the latter.
-    tolerance: of 'adaptive', relative and absolute.
+    num_probes: probes of 'hutchinson'.
+    tolerance: relative and absolute tolerance of 'adaptive'.
     bound_steps: noisy levels of the variational bound's chain.
-    variance: of its steps.
+    variance: variance of the chain's steps.
   """
 
   num_points: int
@@ -48,19 +48,19 @@ class LikelihoodProtocol:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """What is measured; the fields are those of config.evaluation.
+  """Settings of an evaluation; the fields are those of config.evaluation.
 
   Attributes:
     metrics: by name, `(key, samples, reference) -> float`.
-    checkpoint: which is measured, 'last' or 'best'.
-    batch_size: of the samples drawn at a time, or None for all of a key's.
-    labels: what a conditional network is asked for: 'data', classes in the data's shares,
-      'uniform', or the number of one; None for an unconditional network.
-    ema: decay of the average that is measured; None is the slowest, 0 the parameters themselves.
-    comparable: whether there is an exact score and the network says one too, so that the truth can
-      stand in its place.
-    girsanov: whether it does at every level, so that its reverse SDE has Girsanov's bound.
-    likelihood: how it is measured, or None where it is not.
+    checkpoint: the evaluated checkpoint, 'last' or 'best'.
+    batch_size: samples drawn at a time, or None for all of a key's.
+    labels: the labels requested from a conditional network: 'data' (classes in the data's
+      proportions), 'uniform', or one class; None for an unconditional network.
+    ema: decay of the evaluated average; None is the slowest, 0 the parameters themselves.
+    comparable: True if there is an exact score and the network has a score too, so that the exact
+      one can replace it.
+    girsanov: True if that holds at every level, so that its reverse SDE has Girsanov's bound.
+    likelihood: settings of the likelihood, or None if it is not evaluated.
   """
 
   rows: tuple[Row, ...]
@@ -131,7 +131,7 @@ class Experiment:
 
   @property
   def conditional(self) -> bool:
-    """Whether the network is told labels: network.num_classes is set."""
+    """Whether the network is conditioned on labels: network.num_classes is set."""
     return bool(self.config["network"]["num_classes"])
 
   @property
@@ -141,22 +141,22 @@ class Experiment:
 
   @property
   def accumulate(self) -> int:
-    """Parts of a batch that are worked on one after the other; 1: it is worked on as a whole."""
+    """Number of sequential parts that a batch is split into; 1 processes it as a whole."""
     return self.config["training"]["accumulate"] or 1
 
   @property
   def compute_dtype(self) -> str:
-    """What the network computes in."""
+    """Dtype of the network's computations."""
     return self.config["network"]["dtype"] or "float32"
 
   @property
   def sharding(self) -> str | None:
-    """How parameters lie over the devices; see `scorelab.runs.sharding`."""
+    """Sharding of the parameters over the devices; see `scorelab.runs.sharding`."""
     return self.config["training"]["sharding"]
 
   @property
   def log_every(self) -> int:
-    """Steps in a line of metrics.jsonl."""
+    """Steps per line of metrics.jsonl."""
     return self.config["training"]["log_every"]
 
   @property
@@ -166,28 +166,31 @@ class Experiment:
 
   @property
   def keep_every(self) -> int:
-    """Steps between checkpoints that are kept for good, a multiple of checkpoint_every; 0: none."""
+    """Steps between checkpoints that are never deleted; 0 for none.
+
+    A multiple of checkpoint_every.
+    """
     return self.config["training"]["keep_every"]
 
   @property
   def monitor(self) -> str:
-    """The number of `validate` whose least value tells the best checkpoint."""
+    """Name of the `validate` value whose minimum selects the best checkpoint."""
     return self.config["training"]["monitor"]
 
   @property
   def patience(self) -> int:
-    """Validations without a better one after which training stops; 0 for never."""
+    """Number of validations without improvement after which training stops; 0 for never."""
     return self.config["training"]["patience"]
 
   @property
   def ema_decays(self) -> dict[str, float | Array]:
-    """Decays of the averages that are kept, by the name that the state has for each."""
+    """Decays of the parameter averages, by their name in the state."""
     decays = self.config["optimizer"]["ema_decays"]
     return {str(decay): self.numbers.get("optimizer.ema_decays", decay) for decay in decays}
 
   @property
   def root(self) -> Key:
-    """The key that all others come from."""
+    """The root key, from which all others are derived."""
     return jax.random.key(self.config["seed"])
 
   def key(self, stream: Stream, step: Array | int) -> Key:
@@ -195,17 +198,18 @@ class Experiment:
     return stream_key(self.root, stream, step)
 
   def at(self, numbers: Mapping[str, float | Array]) -> Experiment:
-    """The same experiment with these numbers, by dotted field: for use where they are traced.
+    """Returns the same experiment with these numbers, by dotted field; they may be traced.
 
-    What is made of them is made anew; what their values decided stays: the points and what is
-    measured. Without numbers it is this experiment itself.
+    Components that depend on the numbers are built again. Things that their values decided, the
+    points and the evaluation, are kept. Without numbers the experiment itself is returned.
     """
     return self.rebuild(self, numbers) if numbers else self
 
   def draw_batch(self, key: Key, data: Batch) -> Batch:
-    """A training batch: from `data`, with replacement or all of it, or afresh from the target.
+    """Draws a training batch: from `data`, with replacement or all of it, or from the target.
 
-    Of a conditional network it has labels, `label_dropout` of them replaced by num_classes: none.
+    For a conditional network it has labels; a share `label_dropout` of them is replaced by
+    num_classes, which means no label.
     """
     if not self.conditional:
       return self._draw_batch(key, data)
@@ -223,7 +227,7 @@ class Experiment:
     return self._changed(change_key, self._draw_points(key, data))
 
   def read_batch(self, key: Key, read: Batch) -> Batch:
-    """A training batch of what a stream has read: bytes `x` [n, *event] and perhaps `label` [n]."""
+    """Makes a training batch from streamed bytes `x` [n, *event] and, if present, `label` [n]."""
     batch = read | {"x": self.target.scaled(read["x"])}
     if not self.conditional:
       return self._changed(key, batch)
@@ -231,7 +235,7 @@ class Experiment:
     return self._changed(key, self._drop_labels(drop_key, batch))
 
   def _changed(self, key: Key, batch: Batch) -> Batch:
-    """The batch as it is shown this once: augmented, dequantised."""
+    """Augments and dequantises a batch."""
     x = batch["x"]
     if hasattr(self.target, "augment"):
       key, augment_key = jax.random.split(key)
@@ -250,19 +254,19 @@ class Experiment:
     return jax.tree.map(lambda a: a[index], data)
 
   def draw_data(self, key: Key, n: int) -> Batch:
-    """Fresh draws {x [n, *event]}, and `label` [n] where the network takes it; n static."""
+    """Draws new points {x [n, *event]}, and `label` [n] if the network takes it; n is static."""
     if not self.conditional:
       return {"x": self.target.sample(key, n)}
     x, label = self.target.sample_with_labels(key, n)
     return {"x": x, "label": label}
 
   def validate(self, params: Params, key: Key, batch: Batch, context: Context) -> dict[str, Array]:
-    """What is measured at every checkpoint; takes what a loss takes.
+    """Computes the validation metrics of a checkpoint; takes the arguments of a loss.
 
     Returns:
-      val_loss, the loss of the held-out points; and score_error, the mean over eight quantiles of
-      the loss's levels of the relative score error, where there is a truth; given the label, where
-      the network takes it.
+      val_loss, the loss of the held-out points; and, if there is an exact score, score_error: the
+      relative score error, averaged over eight quantiles of the loss's levels. A network that takes
+      labels gets them.
     """
     loss_key, score_key = jax.random.split(key)
     numbers = {"val_loss": self.validation_loss(params, loss_key, batch, context)[0]}
@@ -275,7 +279,7 @@ class Experiment:
   def score_error(
     self, key: Key, params: Params, levels: Level, num_samples: int, *, spread: float = SPREAD
   ) -> ScoreError:
-    """Returns `metrics.score_error` of the network, given each draw's label if it takes one."""
+    """Returns `metrics.score_error` of the network, with each draw's label if it takes one."""
     bind, target = self.parameterization.bind, self.target
     if not self.conditional:
       return score_error(key, target, bind(params), levels, num_samples, spread=spread)

@@ -1,8 +1,9 @@
-"""Parts that the command line swaps by name, and the options of the old part that go with it.
+"""Drops options of a component that the command line replaces by another.
 
-A section of a config holds the options of the part that it names. Where the command line names
-another part, an option that the config file set for the old one, and that the new one does not
-take, is dropped. What was typed is never dropped: a mistake there is refused when parts are made.
+A section of a config names a component and holds its options. If the command line names another
+component, options that the config file set for the old one and that the new one does not take are
+dropped. Options typed on the command line are never dropped: mistakes there are refused when
+components are built.
 """
 
 from __future__ import annotations
@@ -67,10 +68,10 @@ _RATES = {"variance_preserving", "sub_vp", "vp_betas"}
 
 
 def options_taken(path: str, section: Section) -> set[str]:
-  """Returns the fields of a section that the parts named in it take.
+  """Returns the fields of a section that its named components take.
 
   Raises:
-    ConfigError: a name is not known.
+    ConfigError: a name is unknown.
   """
   main = choose(PARTS[path]["name"], section["name"], f"{path}.name", "part")
   taken = {"name"} | accepted_options(main) | _ALSO.get(path, set())
@@ -92,15 +93,16 @@ def options_taken(path: str, section: Section) -> set[str]:
 
 
 def drop_old_options(config: ConfigDict, replaced: Mapping[str, Any]) -> str | None:
-  """Drops the options of parts that the command line replaced by others, which do not take them.
+  """Drops options of replaced components that the new ones do not take.
 
   Args:
-    config: as it is after the command line; options are set to None in it.
-    replaced: the config file's value of every field that was typed, by dotted name.
+    config: the config after the command line; dropped options are set to None in it.
+    replaced: the config file's values of all typed fields, by dotted name.
 
   Returns:
-    One line that names what was dropped, or kept in spite of the new part's default; None if
-    nothing was.
+    One line that names the options that were dropped, or kept although the new component has
+      another
+    default; None if there are none.
   """
   said = []
   for path, selectors in PARTS.items():
@@ -134,9 +136,9 @@ def drop_old_options(config: ConfigDict, replaced: Mapping[str, Any]) -> str | N
 
 
 def _keep_levels(config: ConfigDict, before: Section) -> bool:
-  """Keeps the old loss's levels where the new one's default is one without a score.
+  """Keeps the old loss's levels if the network has no score at the new one's default level.
 
-  Implicit losses are made for the data themselves, where only some networks have a score.
+  Implicit losses default to the data themselves, where only some networks have a score.
   """
   names = before["name"], config.loss.name
   old, new = (choose(LOSSES, name, "loss.name", "loss") for name in names)

@@ -1,7 +1,7 @@
-"""Words about a process that is ended from outside Python.
+"""Prints a notice if a process is aborted from outside Python.
 
-Where one of several processes dies, JAX's runtime aborts the others in the middle of a call: no
-handler of theirs runs, and they can say nothing themselves.
+If one of several processes dies, JAX's runtime aborts the others in the middle of a call: no Python
+handler runs, and they cannot print a message themselves.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ _children: list[int] = []
 
 
 def leave(message: str) -> None:
-  """Forks a child that writes the message to stderr when this process has ended.
+  """Forks a child that writes the message to stderr once this process has ended.
 
-  An orderly end takes it back. To be called before there are threads.
+  A normal exit cancels it. Call this before any thread starts.
 
   Args:
-    message: a line or two.
+    message: one or two lines.
   """
   parent = os.getpid()
   if child := os.fork():
     _children.append(child)
     atexit.register(take_back)
     return
-  for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the parent heeds them
+  for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the parent handles them
     signal.signal(number, signal.SIG_IGN)
   while os.getppid() == parent:
     time.sleep(0.2)
@@ -36,7 +36,7 @@ def leave(message: str) -> None:
 
 
 def take_back() -> None:
-  """Nothing will be said."""
+  """Cancels the abort notice."""
   while _children:
     child = _children.pop()
     os.kill(child, signal.SIGKILL)

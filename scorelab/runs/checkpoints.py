@@ -1,9 +1,9 @@
-"""Checkpoints that survive what happens to them: preemption, kill -9, full disks, damaged files.
+"""Checkpoints that survive preemption, kill -9, full disks and damaged files.
 
-Orbax writes atomically, but it casts dtypes silently, never falls back to an older step, and gives
-another number for a flipped bit in an array of more than a kilobyte. So each checkpoint also holds
-an index under a CRC-32 of its own: every leaf's dtype, shape and CRC-32, and the metrics. What is
-restored has the bits that were saved, or is refused.
+Orbax writes atomically, but it casts dtypes silently, never falls back to an older step, and
+returns a wrong number for a flipped bit in an array of more than a kilobyte. So each checkpoint
+also holds an index with its own CRC-32: every leaf's dtype, shape and CRC-32, and the metrics. A
+restored state has the bits that were saved, or is refused.
 """
 
 import contextlib
@@ -29,32 +29,32 @@ State = TypeVar("State")
 
 
 class CheckpointError(ScorelabError):
-  """A checkpoint cannot be used or written; the message is one line that a person can act on."""
+  """A checkpoint cannot be read or written; the message is one line that says what to do."""
 
   alone = True
 
 
 class UnreadableError(CheckpointError):
-  """There is nothing to go on from, though there are checkpoints."""
+  """There are checkpoints, but none can be restored."""
 
   exit_code = 2
   alone = False
 
 
 class DamagedError(UnreadableError):
-  """The files of one checkpoint are not what was written."""
+  """The files of one checkpoint differ from what was written."""
 
 
 class Checkpoints(contextlib.AbstractContextManager):
-  """The checkpoints of one run: the latest few, the best one, and perhaps some at equal distances.
+  """The checkpoints of one run: the latest few, the best one, and optionally one every few steps.
 
   Args:
-    directory: made if it is missing; nothing else belongs in it.
-    keep_latest: how many of the newest steps are kept, at least 1.
-    keep_every: steps that are multiples of it are kept as well, > 0; 0 keeps none for that.
+    directory: created if missing; must hold nothing else.
+    keep_latest: number of newest steps to keep, at least 1.
+    keep_every: steps that are multiples of it are kept as well, > 0; 0 keeps no further steps.
     best_metric: the metric whose best step is kept as well; None keeps only the latest.
-    mode: "min" or "max", what is best. A metric that is missing or not finite never is.
-    read_only: nothing is made, deleted or renamed, and `save` is an error.
+    mode: "min" or "max", which values are better. Missing and non-finite values are never best.
+    read_only: nothing is created, deleted or renamed, and `save` is an error.
   """
 
   def __init__(
@@ -96,27 +96,27 @@ class Checkpoints(contextlib.AbstractContextManager):
     self.close()
 
   def steps(self) -> list[int]:
-    """The steps that have a checkpoint, oldest first; one still being written counts."""
+    """Returns the steps that have a checkpoint, oldest first; one still being written counts."""
     return sorted(self._manager.all_steps())
 
   def latest_step(self) -> int | None:
-    """The newest step, or None."""
+    """Returns the newest step, or None."""
     return max(self.steps(), default=None)
 
   def best_step(self) -> int | None:
-    """The step with the best finite metric (the later of equals), or None."""
+    """Returns the step with the best finite metric (the later of equals), or None."""
     return self._best(self.steps())
 
   def save(
     self, step: int, state: Any, metrics: Mapping[str, float] | None = None, unlogged: Any = None
   ) -> None:
-    """Starts saving; the state may be donated as soon as this returns.
+    """Starts an asynchronous save; the state may be donated as soon as this returns.
 
     Args:
-      step: the number of completed updates. A step that exists already is left as it is.
+      step: the number of completed updates. An existing step is not written again.
       state: a pytree of arrays.
-      metrics: kept with the checkpoint, for `best_step`.
-      unlogged: kept with the checkpoint, for `unlogged`: JSON values, not empty.
+      metrics: saved with the checkpoint, for `best_step`.
+      unlogged: saved with the checkpoint, for `unlogged`: JSON values, not empty.
 
     Raises:
       CheckpointError: read-only, a step older than the newest, or this or the last save failed.
@@ -127,7 +127,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     if step in self.steps():
       return
     latest = self.latest_step()
-    if latest is not None and step < latest:  # Orbax would drop it without a word.
+    if latest is not None and step < latest:  # Orbax would drop it silently.
       raise CheckpointError(
         f"step {step} is older than step {latest}, the newest checkpoint in "
         f"{self._directory}: not saved"
@@ -145,19 +145,19 @@ class Checkpoints(contextlib.AbstractContextManager):
       )
 
   def restore(self, template: State) -> tuple[State, int] | None:
-    """The newest readable state, bit for bit as it was saved, and its step.
+    """Restores the newest readable state, bit for bit, and its step.
 
-    A damaged checkpoint is passed over with a warning and, once an older one was read, renamed to
-    damaged-<step>: nothing is lost, and training can save that step again.
+    A damaged checkpoint is skipped with a warning. Once an older one was read, it is renamed to
+    damaged-<step>, so that nothing is lost and training can save that step again.
 
     Args:
-      template: a pytree of arrays or `ShapeDtypeStruct`s; gives the structure and the shardings.
+      template: a pytree of arrays or `ShapeDtypeStruct`s; defines the structure and the shardings.
 
     Returns:
-      (state, step), the state safe to donate; or None where there is no checkpoint at all.
+      (state, step), the state safe to donate; or None if there is no checkpoint.
 
     Raises:
-      UnreadableError: a checkpoint is of another state than the template, or none can be read.
+      UnreadableError: a checkpoint's state does not match the template, or none can be read.
     """
     damaged: dict[int, DamagedError] = {}
     for step in reversed(self.steps()):
@@ -178,11 +178,11 @@ class Checkpoints(contextlib.AbstractContextManager):
     )
 
   def restore_step(self, template: State, step: int) -> State:
-    """The state of one step, as `restore` gives it.
+    """Restores the state of one step, like `restore`.
 
     Raises:
-      UnreadableError: there is no such step, or it is of another state than the template.
-      DamagedError: its files are not what was written.
+      UnreadableError: there is no such step, or its state does not match the template.
+      DamagedError: its files differ from what was written.
     """
     self.wait()
     if step not in self.steps():
@@ -208,7 +208,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     return jax.tree.map(jnp.copy, state)
 
   def unlogged(self, step: int) -> Any:
-    """The JSON values that were saved with a step, None without; for a step that was restored."""
+    """Returns the JSON values saved with a restored step; None without any."""
     return self._index(step).get("unlogged")
 
   def wait(self) -> None:
@@ -217,7 +217,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits, then frees what Orbax holds."""
+    """Waits, then frees Orbax's resources."""
     try:
       self.wait()
     finally:
@@ -262,7 +262,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
 @dataclasses.dataclass
 class _Preserve:
-  """A function of the steps, oldest first, as Orbax's PreservationPolicy."""
+  """Orbax PreservationPolicy given by a function of the steps, oldest first."""
 
   kept: Callable[[Sequence[int]], set[int | None]]
 
@@ -273,7 +273,7 @@ class _Preserve:
 
 
 def silence_orbax() -> None:
-  """Leaves out what Orbax's threads print where they fail: it is raised here too, in one line."""
+  """Suppresses the messages of Orbax's failing threads: the error is raised here, in one line."""
   logging.get_absl_handler().addFilter(lambda record: not _by_orbax(record))
   warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
   tell = sys.unraisablehook
@@ -292,7 +292,7 @@ def _by_orbax(record: logging.logging.LogRecord) -> bool:
 
 
 def _kinds(tree: Any) -> dict[str, str]:
-  """{path: 'float32[3, 4]'} of every leaf, in flattening order."""
+  """Returns {path: 'float32[3, 4]'} of every leaf, in flattening order."""
   return {
     jax.tree_util.keystr(path).lstrip("."): f"{jnp.dtype(x.dtype).name}{list(x.shape)}"
     for path, x in jax.tree_util.tree_leaves_with_path(tree)
@@ -300,12 +300,12 @@ def _kinds(tree: Any) -> dict[str, str]:
 
 
 def _crcs(tree: Any) -> list[int | None]:
-  """CRC-32 of every leaf's bytes; None for an array that no process holds as a whole."""
+  """Returns the CRC-32 of every leaf's bytes; None for an array no process holds as a whole."""
 
   def whole(x):
     return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
 
-  # An explicit transfer, which a transfer guard lets through.
+  # An explicit transfer, which a transfer guard allows.
   leaves = jax.device_get([x if whole(x) else None for x in jax.tree.leaves(tree)])
   return [None if x is None else zlib.crc32(x.tobytes()) for x in leaves]
 
@@ -316,9 +316,9 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _reason(error: BaseException) -> str:
-  while error.__cause__ is not None:  # The first of TensorStore's and Orbax's layers says most.
+  while error.__cause__ is not None:  # the innermost error is the most specific
     error = error.__cause__
   text = (str(error).splitlines() or [""])[0]
-  if len(text) > 200:  # TensorStore says the cause last
+  if len(text) > 200:  # TensorStore puts the cause last
     text = f"{text[:60]} ... {text[-130:]}"
   return f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""JSON and JSON Lines files that a kill or a full disk leaves readable."""
+"""JSON and JSON Lines files that stay readable after a kill or on a full disk."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes JSON so that a reader, or a kill, sees the old file or the new one, never half."""
+  """Writes JSON atomically: after a kill the file has the old or the new content."""
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
   os.replace(temporary, path)
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The objects of a JSONL file, one a line; a line that a kill or a full disk tore is left out."""
+  """Reads the objects of a JSONL file, one per line; skips a line torn by a kill or a full disk."""
   objects = []
   for line in path.read_text().splitlines() if path.exists() else ():
     with contextlib.suppress(json.JSONDecodeError):
@@ -27,7 +27,7 @@ def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def append_jsonl(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-  """Adds one object as a line of its own, also after a torn one."""
+  """Appends one object as its own line, even after a torn line."""
   line = json.dumps(value, allow_nan=False) + "\n"
   with path.open("a+b") as file:
     if file.seek(0, os.SEEK_END):
@@ -37,7 +37,7 @@ def append_jsonl(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 
 
 def truncate_jsonl(path: pathlib.Path, step: int) -> None:
-  """Drops the lines later than `step`, which a resumed run writes again."""
+  """Drops the lines after `step`, which a resumed run writes again."""
   if path.exists():
     kept = [json.dumps(line) + "\n" for line in read_jsonl(path) if line["step"] <= step]
     temporary = path.with_name(path.name + ".tmp")

@@ -1,4 +1,4 @@
-"""The fields that tell runs apart, and their hash: the run id."""
+"""The fields that identify a run, and their hash: the run id."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# What only evaluation depends on: it may change in a finished folder, and is evaluated again.
+# Fields that only evaluation depends on. They may change for a finished run, which is then
+# evaluated again.
 EVALUATION_FIELDS = ("sampler", "evaluation")
 
 
@@ -15,7 +16,7 @@ FINGERPRINT = "data.sha256"
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-  """(dotted name, value) of every field of nested mappings."""
+  """Yields (dotted name, value) of every field of nested mappings."""
   for name, value in config.items():
     if isinstance(value, Mapping):
       yield from _flatten(value, f"{prefix}{name}.")
@@ -24,10 +25,10 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def training_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the fields that are set and that training depends on, by dotted name, as JSON values.
+  """Returns the fields that training depends on and that are set, by dotted name, as JSON values.
 
-  Of an ensemble of so many seeds, ensemble.over without the values of its samplers. Data in files
-  are told apart by their fingerprint, wherever they are.
+  For an ensemble of several seeds, the values of samplers in ensemble.over are left out. Data in
+  files are identified by their fingerprint, not by their path.
   """
   fields = set_fields({k: v for k, v in config.items() if k not in EVALUATION_FIELDS})
   if "ensemble.seeds" in fields and "ensemble.over" in fields:
@@ -38,7 +39,10 @@ def training_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def set_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields that are not None, by dotted name, as JSON values: new ones change no old run."""
+  """Returns the fields that are not None, by dotted name, as JSON values.
+
+  A field added later defaults to None, so it changes no old run id.
+  """
   fields = dict(_flatten(json.loads(json.dumps(config))))
   if FINGERPRINT in fields:
     told = {FINGERPRINT: fields[FINGERPRINT]}
@@ -55,13 +59,16 @@ def without_data(config: Mapping[str, Any]) -> dict[str, Any]:
 def comparable(
   old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-  """Two configs, with their data where both know them: else only the path can be compared."""
+  """Returns two configs without their fingerprints, unless both have one.
+
+  Without a fingerprint only the paths of the data can be compared.
+  """
   if ("data" in old) == ("data" in new):
     return old, new
   return without_data(old), without_data(new)
 
 
 def run_id(config: Mapping[str, Any]) -> str:
-  """A short hash of what training depends on: the same command finds its run again."""
+  """Returns a short hash of all that training depends on: a command finds its run again."""
   text = json.dumps(training_fields(config), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:10]

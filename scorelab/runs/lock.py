@@ -1,4 +1,4 @@
-"""Who writes in a run's folder, and what to do where nobody can."""
+"""Exclusive lock on a run directory."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from collections.abc import Iterator
 
 from scorelab.errors import RefusedError
 
-# What may be mended from outside, so that the run goes on: a full disk, a folder that is read-only.
+# Errors that a user can fix, so that the run resumes: a full disk, a read-only directory.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some file systems of clusters
 
 
 class UnwritableError(RefusedError):
-  """Another process holds the folder, or it cannot be written: only its writer finds out."""
+  """The directory is locked by another process, or cannot be written; only its writer finds out."""
 
   alone = True
 
 
 def why_unwritable(path: pathlib.Path, error: OSError) -> str | None:
-  """What to do about a folder that could not be written, in a line; None for any other error."""
+  """Returns one line of advice on a directory that cannot be written; None for any other error."""
   folder, file = path.absolute(), pathlib.Path(str(error.filename or path)).absolute()
   if not (file.is_relative_to(folder) or folder.is_relative_to(file)):
     return None
@@ -40,13 +40,14 @@ def why_unwritable(path: pathlib.Path, error: OSError) -> str | None:
 
 @contextlib.contextmanager
 def hold(path: pathlib.Path, off: bool = False) -> Iterator[None]:
-  """Keeps other processes out of a run's folder, which is made, within a `with` block.
+  """Locks a run directory, created if missing, within a `with` block.
 
-  The lock is the system's own and ends with the process, however that ends: none is ever stale.
-  With `off`, nothing is done.
+  The lock belongs to the operating system and ends with the process, so it is never stale. With
+  `off`, nothing is done.
 
   Raises:
-    UnwritableError: another process holds the folder, and is named; or it cannot be written.
+    UnwritableError: another process, named in the message, holds the lock; or the directory cannot
+      be written.
   """
   if off:
     yield

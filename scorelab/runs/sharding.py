@@ -1,8 +1,8 @@
-"""Where a training's arrays live: all devices along one axis, "data", which batches are split over.
+"""Sharding of a training's arrays: all devices on one axis, "data", over which batches are split.
 
-Parameters are on every device, or split over them where no computing needs them (fully sharded data
+Parameters are replicated, or split over the devices except where they are used (fully sharded data
 parallelism: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter
-Models", SC 2020, arXiv 1910.02054, section 5.3). The numbers are those of one device up to the
+Models", SC 2020, arXiv 1910.02054, section 5.3). The results are those of one device up to the
 order of sums: random draws have the same bits however they are split.
 """
 
@@ -25,11 +25,11 @@ _SMALLEST = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Says where arrays live. Where there is no mesh, on one device: everything is left as it is.
+  """The mesh of a run and the sharding of its arrays. Without a mesh, every method is the identity.
 
   Attributes:
-    mesh: the devices of all processes, along the axis "data".
-    fsdp: whether parameters, averages and the optimiser's state are split over them.
+    mesh: the devices of all processes, along the axis "data"; None for one device.
+    fsdp: whether parameters, averages and the optimizer's state are split over them.
   """
 
   mesh: Mesh | None = None
@@ -37,16 +37,16 @@ class Layout:
 
   @property
   def shared(self) -> bool:
-    """Whether several processes have a part in it: then all must call what moves arrays."""
+    """Whether the mesh spans several processes: then all must call the methods that move arrays."""
     return self.mesh is not None and self.mesh.is_multi_process
 
   @property
   def num_devices(self) -> int:
-    """Of all processes."""
+    """Number of devices of all processes."""
     return self.mesh.size if self.mesh else 1
 
   def state_spec(self, shape: tuple[int, ...]) -> PartitionSpec:
-    """Of an array of the state: split along its longest axis that the devices divide."""
+    """Returns the spec of a state array: split along the longest axis that the devices divide."""
     if not self.fsdp or math.prod(shape) < _SMALLEST:
       return PartitionSpec()
     axes = [axis for axis, size in enumerate(shape) if size % self.num_devices == 0]
@@ -56,26 +56,26 @@ class Layout:
     return PartitionSpec(*(None,) * longest, "data")
 
   def state_shardings(self, state: Tree) -> Tree | None:
-    """The sharding of every array of a state; None for one device."""
+    """Returns the sharding of every array of a state; None for one device."""
     if self.mesh is None:
       return None
     mesh = self.mesh
     return jax.tree.map(lambda x: NamedSharding(mesh, self.state_spec(x.shape)), state)
 
-  # Inside jit: what the compiler is told.
+  # Inside jit: sharding constraints.
 
   def keep(self, state: Tree) -> Tree:
-    """Arrays of a state, or of the gradient, where the state has them."""
+    """Constrains a state, or a gradient, to the sharding of the state."""
     if self.mesh is None:
       return state
     return jax.lax.with_sharding_constraint(state, self.state_shardings(state))
 
   def whole(self, tree: Tree) -> Tree:
-    """Arrays on every device as a whole."""
+    """Replicates arrays on every device."""
     return self._constrain(tree, PartitionSpec())
 
   def split(self, batch: Tree, axis: int = 0) -> Tree:
-    """A batch, split along the axis of its points."""
+    """Splits a batch over the devices, along the axis of its points."""
     return self._constrain(batch, PartitionSpec(*(None,) * axis, "data"))
 
   def _constrain(self, tree: Tree, spec: PartitionSpec) -> Tree:
@@ -83,15 +83,15 @@ class Layout:
       return tree
     return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, spec))
 
-  # Outside: what is moved.
+  # Outside jit: transfers.
 
   def place(self, tree: Tree, *, split: bool = False, axis: int = 0) -> Tree:
-    """Arrays that every process has alike, put on all devices; typed keys may be among them.
+    """Places arrays that are equal in every process on all devices; typed keys are allowed.
 
     Args:
       tree: the arrays.
-      split: along the axis, where the devices divide all of them; else whole on each.
-      axis: the first one, or another.
+      split: split them along the axis if the devices divide all of them; else replicate.
+      axis: the axis to split.
     """
     if self.mesh is None:
       return tree
@@ -109,20 +109,20 @@ class Layout:
     return jax.tree.map(put, tree)
 
   def join(self, local: np.ndarray, axis: int = 0) -> jax.Array:
-    """One array of every process's own part, split over the devices along an axis."""
+    """Joins the processes' own parts to one array, split over the devices along an axis."""
     if self.mesh is None:
       return jax.device_put(local)
     sharding = NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, "data"))
     return jax.make_array_from_process_local_data(sharding, local)
 
   def gather(self, tree: Tree) -> Tree:
-    """Arrays of the state, on this process's first device as a whole; all processes must call."""
+    """Gathers arrays of the state on this process's first device; all processes must call."""
     if self.mesh is None:
       return tree
     return jax.device_put(self.fetch(tree), jax.local_devices()[0])
 
   def fetch(self, tree: Tree) -> Tree:
-    """Arrays on this host as a whole, also those that lie over several; all processes must call."""
+    """Fetches whole arrays to this host, also from several hosts; all processes must call."""
     if self.shared:
       return multihost_utils.process_allgather(tree, tiled=True)
     return jax.tree.map(np.asarray, tree)
@@ -132,9 +132,9 @@ ONE_DEVICE = Layout()
 
 
 def make_layout(name: str | None = None, *, own: bool = False) -> Layout:
-  """The layout of a name of SHARDINGS, None being 'replicated'.
+  """Returns the layout of a name of SHARDINGS (None means 'replicated').
 
-  It is over all devices, or over this process's own.
+  It spans all devices, or only this process's own.
   """
   devices = jax.local_devices() if own else jax.devices()
   if len(devices) == 1:

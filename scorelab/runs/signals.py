@@ -18,7 +18,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class Preempted(ScorelabError):  # noqa: N818 (it is no error)
-  """The run was asked to stop, has saved what it had, and can be started again."""
+  """A stop was requested. The run has saved its state and can be resumed."""
 
   exit_code = PREEMPTED_EXIT_CODE
 
@@ -27,18 +27,18 @@ class Preempted(ScorelabError):  # noqa: N818 (it is no error)
 
 
 class StopFlag:
-  """Notes stop requests within a `with` block; work asks `check` where it can stop.
+  """Records stop requests within a `with` block; work calls `check` where it can stop.
 
-  A thread hears the signals, because the main thread runs no handler while it waits for a compiler
-  or a device. A second SIGINT ends the process at once.
+  A thread receives the signals, because the main thread runs no handler while it waits for a
+  compiler or a device. A second SIGINT ends the process at once.
 
   Args:
     line: printed when a request ends the process at once with code 75, which it does while
-      `unsaved` is False; None leaves every end to the main thread.
+      `unsaved` is False; None leaves every exit to the main thread.
 
   Attributes:
-    requested: whether a signal has come.
-    unsaved: whether an end at once would lose work: then requests wait for `check`.
+    requested: True once a signal has arrived.
+    unsaved: True if an immediate exit would lose work: then requests wait for `check`.
   """
 
   def __init__(self, line: str | None = None) -> None:
@@ -63,7 +63,7 @@ class StopFlag:
     self._sent.close()  # ends the thread
 
   def check(self) -> None:
-    """Raises Preempted where a stop was requested."""
+    """Raises Preempted if a stop was requested."""
     if self.requested:
       raise Preempted
 

@@ -1,4 +1,4 @@
-"""A run's folder and the signals that end it: the edge between a run and its machine."""
+"""A run's directory: its files, its environment, and whether it is finished."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from scorelab.runs.signals import PREEMPTED_EXIT_CODE, Preempted, StopFlag  # no
 def find(root: pathlib.Path, config: Mapping[str, Any]) -> pathlib.Path:
   """Returns a run's default directory under `root`: its run id.
 
-  A run on data in files that is there by its id from before data had fingerprints is found too.
+  For data in files, also finds a run whose id dates from before data had fingerprints.
   """
   path, older = root / run_id(config), root / run_id(without_data(config))
   return older if older.exists() and not path.exists() else path
 
 
 def on_other_data(root: pathlib.Path, config: Mapping[str, Any]) -> str:
-  """Returns a line about a run under `root` that differs in its data alone; '' if there is none."""
+  """Returns a line about a run under `root` that differs only in its data; '' if there is none."""
   if "data" not in config:
     return ""
   wanted = training_fields(config) | {FINGERPRINT: None}
@@ -56,10 +56,10 @@ def on_other_data(root: pathlib.Path, config: Mapping[str, Any]) -> str:
 
 
 def environment() -> dict[str, Any]:
-  """Versions, device, precision and git revision: what a rerun needs to know."""
+  """Returns versions, device, precision and git revision, as needed to rerun a run."""
   packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
   root, revision = pathlib.Path(__file__).parents[2], None
-  if (root / ".git").exists() and shutil.which("git"):  # an installed package has none
+  if (root / ".git").exists() and shutil.which("git"):  # an installed package has no revision
     revision = subprocess.run(
       ["git", "describe", "--always", "--dirty"],
       cwd=root,
@@ -80,23 +80,23 @@ def environment() -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-  """Where a run leaves what it leaves; `open_workdir` makes it."""
+  """Paths of a run's output files; `open_workdir` creates the directory."""
 
   path: pathlib.Path
 
   @property
   def checkpoints(self) -> pathlib.Path:
-    """Orbax's folder."""
+    """Orbax's directory."""
     return self.path / "checkpoints"
 
   @property
   def metrics(self) -> pathlib.Path:
-    """One object per logged step, the same in every rerun."""
+    """JSONL of one object per logged step, the same in every rerun."""
     return self.path / "metrics.jsonl"
 
   @property
   def timings(self) -> pathlib.Path:
-    """Whatever depends on the clock."""
+    """JSONL of everything that depends on the clock."""
     return self.path / "timings.jsonl"
 
   @property
@@ -106,27 +106,27 @@ class Workdir:
 
   @property
   def members(self) -> pathlib.Path:
-    """Of an ensemble: a folder for each member, with its evaluation.json and samples.npz."""
+    """Directory of an ensemble's members, each with its evaluation.json and samples.npz."""
     return self.path / "members"
 
   @property
   def samples(self) -> pathlib.Path:
-    """Final samples of each sampler."""
+    """Final samples of each sampler, NPZ."""
     return self.path / "samples.npz"
 
   @property
   def figures(self) -> pathlib.Path:
-    """Folder of figures."""
+    """Directory of figures."""
     return self.path / "figures"
 
   @property
   def done(self) -> pathlib.Path:
-    """Written last: everything that was asked is there."""
+    """Marker of a finished run, written last."""
     return self.path / "DONE"
 
 
 def is_done(path: pathlib.Path, config: Mapping[str, Any]) -> bool:
-  """Whether the folder holds all that this config asks for."""
+  """Returns True if the directory holds all results that this config requests."""
   if not Workdir(path).done.exists():
     return False
   old, new = comparable(_recorded_config(path), config)
@@ -136,10 +136,10 @@ def is_done(path: pathlib.Path, config: Mapping[str, Any]) -> bool:
 def find_done(paths: Iterable[pathlib.Path], config: Mapping[str, Any]) -> pathlib.Path | None:
   """Returns the first directory of a finished run on data in files with this config, or None.
 
-  The data are not asked for: they may be gone, and only their path is compared.
+  The data may no longer exist, so only their path is compared.
 
   Args:
-    paths: directories to look into.
+    paths: directories to search.
     config: the config, JSON values, without a fingerprint.
   """
   for path in paths:
@@ -151,7 +151,7 @@ def find_done(paths: Iterable[pathlib.Path], config: Mapping[str, Any]) -> pathl
 
 
 def _recorded_config(path: pathlib.Path) -> dict[str, Any]:
-  """The config of the run in a folder. Raises RefusedError where it is damaged."""
+  """Returns the config of the run in a directory. Raises RefusedError if it is damaged."""
   file = path / "config.json"
   try:
     return json.loads(file.read_text())["config"]
@@ -162,12 +162,12 @@ def _recorded_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def check_data(path: pathlib.Path, found: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-  """Raises RefusedError where two configs have fingerprints of different data.
+  """Raises RefusedError if two configs have fingerprints of different data.
 
   Args:
-    path: of the run, for the message.
+    path: directory of the run, for the message.
     found: its config.
-    config: the one asked for.
+    config: the requested config.
   """
   old, new = found.get("data"), config.get("data")
   if old and new and old["sha256"] != new["sha256"]:
@@ -184,22 +184,22 @@ def open_workdir(
   read_only: bool = False,
   command: Sequence[str] | None = None,
 ) -> Workdir:
-  """Makes the folder, or finds the run that is in it.
+  """Creates a run's directory, or checks the run that is already in it.
 
   Args:
-    path: the folder.
+    path: the directory.
     config: the resolved config, JSON values only.
-    overrides: what was typed, by field.
-    read_only: whether another process writes; what it refuses is refused here too.
+    overrides: the typed values, by field.
+    read_only: True if another process writes; the same requests are refused.
     command: the program and its arguments, for the record; by default this process's.
 
   Returns:
-    The folder; its DONE is removed where what evaluation depends on has changed, and so are the
-    evaluations of an ensemble's members.
+    The directory. If a field that only evaluation depends on has changed, its DONE marker and the
+    evaluations of an ensemble's members are removed.
 
   Raises:
-    RefusedError: a field that training depends on differs from the run that is there, or what that
-      run was cannot be read.
+    RefusedError: a field that training depends on differs from the existing run, or the config of
+      that run cannot be read.
   """
   workdir = Workdir(path.absolute())
   if not read_only:
