@@ -293,10 +293,7 @@ def _make_chain_row(
   schedule: Schedule,
   has_density: bool,
 ) -> Row:
-  """Builds the row of a Langevin kernel on the law at one level:
-
-  `sigma`, or the data (sigma = 0).
-  """
+  """Builds the row of a Langevin kernel on the law at one level: `sigma`, or 0, the data."""
   name, num_steps = settings["name"], settings["num_steps"]
   own = {"num_steps", "start_std", "sigma"}
   refuse_unused(settings, path, name, (kernel,), {*own, "grid"})
