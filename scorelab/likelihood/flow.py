@@ -1,7 +1,7 @@
 """Log-likelihood on the probability-flow ODE, exact up to its discretisation, for any process.
 
-By a fixed number of steps (`log_likelihood`), or by as many as a tolerance asks for at each point
-(`adaptive_log_likelihood`).
+`log_likelihood` takes a fixed number of steps, `adaptive_log_likelihood` as many as a tolerance
+needs at each point.
 
 The flow carries a point from little noise to the noisiest level, whose law is taken to be the
 prior, and log-density changes on the way by minus the divergence. A noise-to-signal ratio
@@ -43,13 +43,14 @@ from scorelab.validation import Registry, checked
 
 
 class LogLikelihood(NamedTuple):
-  """Log-densities by `log_likelihood`.
+  """Result of `log_likelihood`.
 
   Attributes:
     log_prob: log-density at x in nats, [batch], at the grid's cleanest noisy level.
-    z: where the flow takes x: points at grid[0], of x's shape, N(0, prior_std^2 I) if all is well.
-    nfe: calls of `predict` for one point, exactly; each is also differentiated along the probes,
-      or along every axis of a point.
+    z: end points of the flow: points at grid[0], of x's shape, N(0, prior_std^2 I) for a good
+      model.
+    nfe: exact number of calls of `predict` for one point. Each is also differentiated along the
+      probes, or along every axis of a point.
   """
 
   log_prob: Float[Array, " batch"]
@@ -78,7 +79,7 @@ def log_likelihood(
   method: str = "rk4",
   data_std: Array | float = 1.0,
 ) -> LogLikelihood:
-  """Log-density of the model that a sampler of the probability flow draws from, in fine steps.
+  """Log-density of a model under its probability flow, by a fixed number of steps.
 
   Args:
     key: consumed by the probes; ignored where the divergence is exact.
@@ -127,10 +128,10 @@ def log_likelihood(
 
 
 class AdaptiveLogLikelihood(NamedTuple):
-  """Log-densities by `adaptive_log_likelihood`, one per point.
+  """Result of `adaptive_log_likelihood`, one entry per point.
 
   Attributes:
-    log_prob, z: as of `LogLikelihood`; nan where the solver gave up.
+    log_prob, z: as in `LogLikelihood`; nan if the solver gave up.
     nfe: calls of `predict`, [batch].
     status: index into STATUSES, [batch].
   """
@@ -159,25 +160,26 @@ def adaptive_log_likelihood(
   max_steps: int = 1000,
   data_std: Array | float = 1.0,
 ) -> AdaptiveLogLikelihood:
-  """`log_likelihood` by an adaptive method of order 5 in the angle, diffrax's Tsit5.
+  """Like `log_likelihood`, by an adaptive method of order 5 in the angle, diffrax's Tsit5.
 
-  Every point has steps of its own, whose estimated error is at most atol + rtol |value|: of z as
-  the root of the mean square over its coordinates, and of the log-density in nats. They run
-  together, until the slowest one has ended, so it is the hardest point that costs.
+  Every point has its own steps, whose estimated error is at most atol + rtol |value|: for z as the
+  root mean square over its coordinates, for the log-density in nats. All points run together until
+  the slowest has finished, so the cost is that of the hardest point.
 
   Args:
-    key: consumed by the probes; ignored where the divergence is exact.
-    predict, x, data_std: as of `log_likelihood`.
+    key: consumed by the probes; ignored if the divergence is exact.
+    predict, x, data_std: as for `log_likelihood`.
     grid: only its ends count: the last noisy level and grid[0].
-    divergence: 'exact', or 'hutchinson' with probes that a point keeps all the way: the ODE stays
-      one (Grathwohl et al. 2019; Song et al. 2021, D.2). Static.
-    probes, num_probes: as of `log_likelihood`. Static.
-    rtol, atol: > 0. Of float32 no more than about 1e-5 can be asked.
-    max_steps: after so many, accepted or not, a point is given up. Static.
+    divergence: 'exact', or 'hutchinson' with probes that a point keeps during the whole solve, so
+      that it solves one ODE (Grathwohl et al. 2019; Song et al. 2021, D.2). Static.
+    probes, num_probes: as for `log_likelihood`. Static.
+    rtol, atol: > 0. In float32 tolerances below about 1e-5 cannot be reached.
+    max_steps: steps, accepted or not, after which a point is given up. Static.
 
   Returns:
-    The AdaptiveLogLikelihood. A point is not solved where max_steps do not suffice, or where
-    `predict` jumps or is not finite, so that no step is short enough; no other point suffers.
+    The AdaptiveLogLikelihood. A point is not solved if it needs more than max_steps, or if
+      `predict`
+    jumps or is not finite, so that no step is short enough. Other points are not affected.
 
   Raises:
     ValueError: the divergence or the probes are not known, or num_probes < 1.

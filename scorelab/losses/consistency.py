@@ -1,4 +1,4 @@
-"""Consistency training: a network that leaps from any level to the end of the probability flow.
+"""Consistency training: a network maps any level to the end of the probability flow.
 
     f(x, r_min) = x,    f(x_t, t) = f(x_s, s) along every path of the probability flow
 

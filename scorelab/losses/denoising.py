@@ -1,4 +1,4 @@
-"""Denoising losses: a network is shown noisy points and asked for what was added.
+"""Denoising losses: regression of the noise or of the clean point from noisy points.
 
 Vincent, "A Connection Between Score Matching and Denoising Autoencoders", Neural Computation 2011.
 Song and Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution",
@@ -119,10 +119,10 @@ def edm(
   levels_per_point: int = 1,
   num_bands: int = 8,
 ) -> Loss:
-  """`ncsn` with EDM's levels and weights: the mean square of what its network should say.
+  """Like `ncsn`, with EDM's levels and weights: the mean square of the network's own error.
 
-  log(sigma / alpha) is N(-1.2, 1.2^2) and the weight 1 / c_out^2 unless told otherwise. Karras et
-  al. 2022, eq. 8 and table 1. Takes and returns what `ncsn` does.
+  By default log(sigma / alpha) is N(-1.2, 1.2^2) and the weight 1 / c_out^2. Karras et al. 2022,
+  eq. 8 and table 1. Takes and returns the same as `ncsn`.
   """
   return ncsn(
     parameterization,
@@ -174,11 +174,11 @@ def ddpm(
   return regression(parameterization, schedule, cost, levels, uniforms, levels_per_point, num_bands)
 
 
-# What the losses of this package share.
+# Shared by the losses of this package.
 
 
 def independent(x0: Array, noise: Array) -> Array:
-  """The noise as it was drawn: the coupling of all losses but flow matching's."""
+  """Returns the noise unchanged: the coupling of all losses except flow matching's."""
   del x0
   return noise
 
@@ -197,14 +197,14 @@ def regression(
 
   Args:
     parameterization, schedule, levels, uniforms, levels_per_point, num_bands: as for `ncsn`.
-    cost: what an error costs.
-    couple: (x0, noise) -> the noise, its rows dealt out anew to the points.
+    cost: the cost of an error.
+    couple: (x0, noise) -> the noise, its rows reassigned to the points.
 
   Returns:
     A loss with the metrics of `ncsn`.
 
   Raises:
-    ValueError: an error costs infinitely much at a level that is drawn, see `require_finite_cost`.
+    ValueError: an error at a level in the support has infinite cost, see `require_finite_cost`.
   """
   require_finite_cost(
     parameterization,
@@ -233,7 +233,7 @@ def regression(
 
 
 def in_view(view: str, norm: Callable[[Array], Array]) -> Cost:
-  """The sum over coordinates of an even `norm` of the error in `view`, whatever the network's."""
+  """Sum over coordinates of an even `norm` of the error in `view`, for a network of any kind."""
 
   def cost(kind: str, error: Array, level: Level) -> Array:
     if kind != view:
@@ -245,7 +245,7 @@ def in_view(view: str, norm: Callable[[Array], Array]) -> Cost:
 
 
 def band_average(schedule: Schedule, level: Level, losses: Array, num_bands: int) -> Average:
-  """Losses [n] by equal bands of log-SNR over the schedule, the noisiest last: [num_bands]."""
+  """Averages losses [n] in equal bands of log-SNR over the schedule, noisiest last: [num_bands]."""
   noisiest = schedule.log_snr(jnp.asarray(schedule.t_max))
   cleanest = schedule.log_snr(jnp.asarray(schedule.t_min))
   # A level at either end may fall just outside by rounding.
@@ -257,6 +257,6 @@ def band_average(schedule: Schedule, level: Level, losses: Array, num_bands: int
 
 
 def _huber(error: Array, delta: float) -> Array:
-  """e^2 / 2 within delta, and beyond it the line that goes on from there."""
+  """Huber loss: e^2 / 2 within delta, and linear beyond."""
   clipped = jnp.clip(error, -delta, delta)
   return clipped * (error - clipped / 2)

@@ -1,4 +1,4 @@
-"""Flow matching: a network is asked for the velocity from data to noise on a straight path.
+"""Flow matching: regression of the velocity from data to noise on a straight path.
 
 Lipman et al., "Flow Matching for Generative Modeling", ICLR 2023 (arXiv 2210.02747), eq. 23.
 Tong et al., "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal
@@ -42,11 +42,11 @@ def flow_matching(
   Minimised by E[noise - x0 | x_t] under the coupling of x0 and noise. On `linear_flow` this is the
   velocity of the probability flow; every other process has the same network, rescaled.
 
-  'optimal_transport' deals the batch's noise out to its points so that the sum of |x0 - noise|^2 is
-  least. Paths then cross less, and the law of x_t between the ends is another one: what is
-  learned drives an ODE solver from noise to data, but its score is not that of q_t, so samplers
-  that renew noise do not apply. Labels do not enter the assignment: a class's noise is no longer
-  standard normal.
+  'optimal_transport' assigns the batch's noise to its points so that the sum of |x0 - noise|^2 is
+  least. Paths then cross less, and the law of x_t between the ends changes: the learned velocity
+  drives an ODE solver from noise to data, but its score is not that of q_t, so samplers that add
+  noise do not apply. Labels do not enter the assignment: a class's noise is no longer standard
+  normal.
 
   Args:
     parameterization, schedule, levels, uniforms, levels_per_point, num_bands: as for `ncsn`.
@@ -71,7 +71,7 @@ def flow_matching(
 
 
 def optimal_transport(x0: Array, noise: Array) -> Array:
-  """The rows of the noise in the order that makes the sum of |x0 - noise|^2 least.
+  """Reorders the rows of the noise so that the sum of |x0 - noise|^2 is least.
 
   Exact, on the host: the device waits for POT's network simplex, whose vertices are orders; 0.3 s
   for 1024 points of the plane, and four times that for twice as many. As the squares of either

@@ -1,4 +1,4 @@
-"""Implicit score matching: a score learned from points alone, by way of its divergence.
+"""Implicit score matching: learns a score from points alone, through its divergence.
 
 Where q is the law of the points and s* its score, integration by parts gives
 
@@ -109,7 +109,7 @@ def hutchinson(
   probes: str = "rademacher",
   num_probes: int = 1,
 ) -> Loss:
-  """`hyvarinen` with Hutchinson's estimate of the divergence, the mean of v^T J v over probes.
+  """Like `hyvarinen`, with Hutchinson's estimate of the divergence: a mean of v^T J v.
 
   `sliced_vr`, sliced score matching with variance reduction (SSM-VR), is this same expression:
   another name, no other loss, whichever the probes.

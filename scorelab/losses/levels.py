@@ -1,9 +1,9 @@
-"""Which levels a loss sees, and how it weighs them.
+"""Level distributions and weightings of losses.
 
 A level distribution is its quantile function: `(schedule, u) -> Level` with u uniform on [0, 1], so
 that stratified and antithetic draws of u serve every distribution. A weighting `level -> w`
-multiplies |x0 error|^2, a score weighting |score error|^2: at the data only that has a meaning.
-One that needs the process takes it as a keyword, `schedule`.
+multiplies |x0 error|^2, a score weighting |score error|^2; at sigma = 0 only the latter has a
+meaning. A weighting that needs the process takes it as a keyword, `schedule`.
 """
 
 from __future__ import annotations
@@ -88,18 +88,18 @@ def fixed_level(schedule: Schedule, u: Array, *, sigma: float = 1.0) -> Level:
 
 
 def with_signal(level: Level) -> Level:
-  """Returns the level with a trace of signal, alpha = 1e-10 sigma, where it has none.
+  """Returns the level with a trace of signal, alpha = 1e-10 sigma, if it has none.
 
-  There the product of a weighting with the slope of a view, 0 times infinity for a noise and the
-  weighting SNR, comes out as its limit.
+  At pure noise the product of a weighting with the slope of a view, 0 times infinity for a noise
+  and the weighting SNR, then evaluates to its limit.
   """
   return level._replace(alpha=jnp.where(level.alpha > 0, level.alpha, 1e-10 * level.sigma))
 
 
 def may_lack_signal(view: str, schedule: Schedule) -> bool:
-  """Returns whether a view may say nothing of x0: noise and score of a process with alpha(1) = 0.
+  """Returns True if a view may not determine x0: noise and score of a process with alpha(1) = 0.
 
-  Known without its numbers, so that other programs stay as they are, to the last bit.
+  The answer does not depend on the schedule's numbers, so that other programs keep the same bits.
   """
   inner = getattr(schedule, "schedule", schedule)  # of a shifted one
   if isinstance(inner, Tabulated):
@@ -115,11 +115,11 @@ def require_finite_cost(
   levels: Callable[[Schedule, Array], Level],
   schedule: Schedule,
 ) -> None:
-  """Raises ValueError if levels of pure noise are drawn, where an error costs infinitely much.
+  """Raises ValueError if a level of pure noise is drawn, where an error has infinite cost.
 
   Args:
-    parameterization: noise and score are checked: at pure noise they say nothing of x0.
-    cost: (view, level) -> that of an error of 1 in the view, of the level's shape.
+    parameterization: noise and score are checked: at pure noise they do not determine x0.
+    cost: (view, level) -> cost of an error of 1 in the view, of the level's shape.
     levels: a level distribution; only one with an atom at pure noise, such as `grid`, is refused.
     schedule: the process. Traced numbers are not checked.
   """
@@ -142,7 +142,7 @@ def require_finite_cost(
 def require_signal(
   parameterization: Any, schedule: Schedule, num_levels: int, spacing: str
 ) -> None:
-  """Raises ValueError if a grid starts at pure noise, where a noise or a score says no x0."""
+  """Raises ValueError if a grid starts at pure noise, where noise and score do not determine x0."""
 
   def cost(kind: str, level: Level) -> Array:
     return x0_slope(kind, level) ** 2

@@ -67,7 +67,7 @@ def averaging(probes: str, num_probes: int) -> Callable[[Callable[[Array], Any],
 
 
 def trace(linear: Callable[[Array], Array], x: Array, max_unrolled: int = 16) -> Array:
-  """The trace itself, [n]: of v -> linear(v), of x's shape [n, *event], that mixes no examples.
+  """Exact trace, [n], of v -> linear(v) on x's shape [n, *event]; linear must not mix examples.
 
   One product for each of an event's axes, taken by `in_turn`.
   """
@@ -91,10 +91,11 @@ def sum_event(a: Array) -> Array:
 
 
 def in_turn(function: Callable[[Array], Any], items: Array, max_unrolled: int = 16) -> Any:
-  """function(item) for each of the items [m, ...], stacked along a new first axis.
+  """Applies function to each of the items [m, ...]; results are stacked along a new first axis.
 
-  Up to max_unrolled items are unrolled, more are a loop that keeps nothing for the gradient. By
-  `vmap` the layers would become batched products of small matrices, on a CPU five times slower.
+  Up to max_unrolled items are unrolled; more run in a loop that stores nothing for the gradient.
+  With `vmap` the layers would become batched products of small matrices, which are five times
+  slower on a CPU.
   """
   if len(items) > max_unrolled:
     return jax.lax.map(jax.checkpoint(function, prevent_cse=False), items)

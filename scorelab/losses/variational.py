@@ -1,4 +1,4 @@
-"""Variational bounds on -log p(x_0), in nats: a discrete chain's, term by term, and the limit.
+"""Variational bounds on -log p(x_0), in nats: those of discrete chains, and the continuous limit.
 
 The chain goes from the noisiest level of a grid to the cleanest noisy one, by Gaussian steps whose
 means are those of q(x_s | x_t, x_0) with the network's x0 for x_0, and from there to the data:
@@ -94,7 +94,7 @@ def bits_per_dim(nats: Array, dim: int, *, bin_width: float = 1.0) -> Array:
 def bound_terms(
   key: Key, predict: Predict, x0: Array, grid: Grid, *, variance: str = "large"
 ) -> Bound:
-  """Every term of the bound, each at a noise of its own: one call of `predict` a term.
+  """Computes every term of the bound, each with its own noise: one call of `predict` per term.
 
   Args:
     key: consumed.
@@ -221,7 +221,7 @@ def hybrid(
   uniforms: Callable[[Key, int], Array] = shifted,
   bound_weight: float = 1e-3,
 ) -> Loss:
-  """DDPM's simple loss for the mean, and a little of the bound for the learned variance only.
+  """DDPM's simple loss for the mean, plus a share of the bound for the learned variance only.
 
       |noise error|^2 + bound_weight num_levels KL,  the error held fixed in the second
 
@@ -320,13 +320,13 @@ def continuous_bound(
 
 
 class _Terms(NamedTuple):
-  """The steps of a chain and its decoder: fields [N], or [] or [n] for some of them.
+  """Terms of a chain's steps and its decoder: fields [N], or [] or [n] for a selection.
 
   Attributes:
-    level: where the network looks.
-    gain: what half a squared error of x0 costs, SNR_s - SNR_t; the decoder's SNR_t.
+    level: the network's input level.
+    gain: cost of half a squared error of x0, SNR_s - SNR_t; the decoder's SNR_t.
     gap: log of the large variance over the small one; the decoder's 0.
-    constant: nats a coordinate.
+    constant: nats per coordinate.
   """
 
   level: Level
@@ -372,7 +372,7 @@ def _shown(
   key: Key,
   batch: Batch,
 ) -> tuple[Level, _Terms, Array, Array | None]:
-  """A random term for each point: its level, the term, its squared x0 errors and its fraction."""
+  """Draws a term for each point: its level, the term, its squared x0 errors and its fraction."""
   level_key, noise_key = jax.random.split(key)
   x0, num_terms = batch["x"], terms.gain.shape[0]
   index = jnp.floor(uniforms(level_key, x0.shape[0]) * num_terms).astype(int)
@@ -383,7 +383,7 @@ def _shown(
 
 
 def _squared_error(pred: Prediction, truth: Prediction) -> tuple[Array, Array | None]:
-  """Squared errors of x0 by way of the network's own view, of x's shape, and its fraction."""
+  """Squared errors of x0 from those of the network's own view, of x's shape; and its fraction."""
   error = pred.view(pred.kind) - truth.view(pred.kind)
   return (x0_slope(pred.kind, pred.level.like(error)) * error) ** 2, pred.variance_fraction
 

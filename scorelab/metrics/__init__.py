@@ -1,4 +1,4 @@
-"""How far samples are from the data: `metric(key, samples, reference, **options) -> float`.
+"""Distances of samples from the data: `metric(key, samples, reference, **options) -> float`.
 
 A metric is one function in one file of this package, and one line here. Metrics run on the host;
 those without randomness ignore the key. The reference is an array of points, or, for modes and
@@ -61,7 +61,7 @@ CLASS_METRICS: dict[str, Callable[..., float]] = {  # of a target with `has_labe
   "class_imbalance": class_imbalance,
   "confident_share": confident_share,
 }
-LABEL_METRICS: dict[str, Callable[..., float]] = {  # of samples that were asked to be of a class
+LABEL_METRICS: dict[str, Callable[..., float]] = {  # of samples of requested classes
   "class_accuracy": class_accuracy,
 }
 METRICS: dict[str, Callable[..., float]] = Registry("metric") | {
@@ -84,7 +84,7 @@ METRICS: dict[str, Callable[..., float]] = Registry("metric") | {
 
 
 def needed_by(name: str, target: object) -> str | None:
-  """Returns what the metric of this name needs and the target lacks; None if it lacks nothing."""
+  """Returns the requirement of a metric that the target does not meet, or None."""
   if name in MODE_METRICS:
     return None if has_modes(target) else "modes of some width"
   if name in CLASS_METRICS:

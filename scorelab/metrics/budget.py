@@ -11,13 +11,15 @@ BUDGET = ("floor", "discretisation", "prior", "learning")
 
 
 def budget(measured: np.ndarray) -> dict[str, float | None]:
-  """The budget of one metric from its [4, k] values: floor, true_start, prior, network.
+  """Computes the error budget of one metric from its [4, k] values.
+
+  The rows are floor, true_start, prior and network; the columns are keys.
 
   Returns:
-    value, the four parts that add up to it, and the standard error of each over the keys: `sem`
-    for the value, `<part>_sem` for a part; None where there is one key, where a value is not finite
-    and where nothing exact can be compared with. `over_floor` is value / floor, its error that of
-    the ratio paired by key.
+    value, the four parts that add up to it, and the standard error of each over the keys: `sem` for
+    the value, `<part>_sem` for a part. None for a single key, for values that are not finite, and
+    for parts without an exact score. `over_floor` is value / floor, with the error of the ratio
+    paired by key.
   """
   floor, true_start, prior, network = measured
   parts = {

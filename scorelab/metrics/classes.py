@@ -1,11 +1,12 @@
-"""Judgement of samples by a classifier of real points: whether they look like any class.
+"""Metrics by a classifier of real points: confidence, accuracy and balance of classes.
 
-The classifier is scikit-learn's logistic regression on the target's own training points. Those
-points themselves, of which floors are made, are judged by one that was trained without them: a
-classifier of digits is right about 99.7 % of the points that it has seen, and 96 % of others.
+The classifier is scikit-learn's logistic regression on the target's own training points. Floors are
+made of those points too, so they are classified by cross-validation: a classifier of digits is
+right about 99.7 % of the points that it was trained on, and 96 % of others.
 
-Of digits (8 by 8) it is right about 97 % of the test set and confident, above 0.9, about 84 %;
-about 27 % of draws from a Gaussian with the digits' moments, and 19 % of means of two digits.
+On digits (8 by 8) it is right about 97 % of the test set, and confident (above 0.9) about 84 %. It
+is confident about 27 % of draws from a Gaussian with the digits' moments, and 19 % of means of two
+digits.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _MANY = 10_000  # training points, of which fits take minutes: two folds
 
 
 def has_labels(target: object) -> TypeIs[LabelledSplitTarget]:
-  """Returns whether a target has labelled training and test points."""
+  """Returns True if a target has labelled training and test points."""
   return isinstance(target, LabelledSplitTarget) and {"train", "test"} <= set(target.labels)
 
 
@@ -122,12 +123,12 @@ def confident_share(
 
 
 def knows_classes(target: object) -> bool:
-  """Returns whether points of a target have a class: by its own law, or by a classifier."""
+  """Returns True if points of a target have a class, by its own law or by a classifier."""
   return isinstance(target, MixtureTarget) or has_labels(target)
 
 
 def class_accuracy(key: Key | None, x: ArrayLike, y: Reference) -> float:
-  """The share of samples that are of the class that they were asked to be of.
+  """Returns the share of samples that belong to the class requested for them.
 
   By the likeliest component where the target is a mixture, else by the classifier. Exact samples
   fall short of 1 as far as classes overlap, or the classifier errs: see the floor.
@@ -156,7 +157,7 @@ def class_accuracy(key: Key | None, x: ArrayLike, y: Reference) -> float:
 
 
 def class_count(key: Key | None, x: ArrayLike, y: Reference, *, threshold: float = 0.9) -> float:
-  """How many classes occur among the samples that the classifier is confident about.
+  """Returns the number of classes among the samples that the classifier is confident about.
 
   Args, returns and errors: those of `confident_share`.
   """
@@ -168,10 +169,10 @@ def class_count(key: Key | None, x: ArrayLike, y: Reference, *, threshold: float
 
 
 def class_imbalance(key: Key | None, x: ArrayLike, y: Reference) -> float:
-  """The largest factor by which a class's share of samples is off its share of real test points.
+  """Returns the largest ratio between a class's share of samples and its share of test points.
 
-  Over classes max(p / q, q / p), of all samples by their likeliest class and of test points by
-  theirs: 1 is right, inf where a class does not occur.
+  Over classes max(p / q, q / p), with samples and test points assigned to their likeliest class: 1
+  is perfect, inf means that a class is missing.
 
   Args, returns and errors: those of `confident_share`.
   """

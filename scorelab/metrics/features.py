@@ -1,15 +1,15 @@
-"""Distances in the feature space of a network: of images, what pixels do not show.
+"""Distances in the feature space of a network, for images.
 
 `in_features(frechet, ...)` of Inception's features is FID, `kernel_distance` there is KID: see
 `scorelab/pretrained/inception.py`. The networks here are small ones, trained on images of the
 target, which any target has. Numbers compare only within one network.
 
-A floor is the metric of exact samples that are as new to the metric as a model's samples are. The
-exact samples of a target with test images are training images, so the network is trained on the
-other splits, `held_out_splits`. A network that has learned the training images by heart places them
-apart from new ones: of images of noise with random labels the recall of the training images is
-0.63, and that of new images 0.86 (tests/metrics/test_features.py). The network knows the images of
-the reference, alike for floors and for samples.
+A floor is the metric of exact samples, which the feature network must not have seen, just as it has
+not seen a model's samples. The exact samples of a target with test images are training images, so
+the network is trained on the other splits, `held_out_splits`. A network that has memorised the
+training images separates them from new ones: for images of noise with random labels the recall of
+the training images is 0.63, and that of new images 0.86 (tests/metrics/test_features.py). The
+network has seen the images of the reference; this affects floors and samples alike.
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",
 NeurIPS 2017 (arXiv 1706.08500), eq. 6. Gidaris, Singh and Komodakis, "Unsupervised Representation
@@ -41,10 +41,10 @@ _STEPS, _BATCH = 400, 128
 
 
 class Classifier(nn.Module):
-  """Three convolutions, two of them to half the size, their mean over pixels, a linear layer.
+  """Three convolutions (two of stride 2), a global mean over pixels, and a linear layer.
 
   Attributes:
-    num_classes: of the logits.
+    num_classes: number of logits.
     widths: channels of the convolutions; the last ones are the features.
   """
 
@@ -61,10 +61,10 @@ class Classifier(nn.Module):
 
 
 def held_out_splits(target: object) -> tuple[str, ...]:
-  """Returns the names of the splits of which no floor is made: validation and test images.
+  """Returns the names of the splits that no floor uses: validation and test images.
 
-  Without test images it is that of the training images. Then exact samples are draws from them,
-  with replacement: the network knows their law, and no draw.
+  Without test images it is the training split. Exact samples are then draws from it with
+  replacement: the network knows their law, but no draw.
   """
   splits = splits_of(target)
   labels = target.labels if isinstance(target, LabelledSplitTarget) else {}
@@ -78,7 +78,7 @@ def _joined(arrays: Mapping[str, Any], target: object) -> Array:
 
 @functools.lru_cache(maxsize=2)  # a target is itself only: it stands for its images
 def classifier(target: LabelledSplitTarget) -> Extractor:
-  """Features of a classifier of the target's labels, trained on its `held_out_splits`."""
+  """Returns features of a classifier of the target's labels, trained on its `held_out_splits`."""
   labels = _joined(target.labels, target)
 
   def draw(key: Key, images: Array) -> tuple[Array, Array]:
@@ -90,7 +90,7 @@ def classifier(target: LabelledSplitTarget) -> Extractor:
 
 @functools.lru_cache(maxsize=2)
 def rotations(target: SplitTarget) -> Extractor:
-  """Features of a network that tells by how many quarter turns an image was rotated."""
+  """Returns features of a network that classifies an image's rotation by quarter turns."""
 
   def draw(key: Key, images: Array) -> tuple[Array, Array]:
     index = jax.random.randint(key, (_BATCH // 4,), 0, len(images))
@@ -107,7 +107,7 @@ FEATURES: dict[str, Callable[[Any], Extractor]] = Registry("features") | {
 
 
 def features_need(name: str, target: Target) -> str | None:
-  """What the features of this name need and the target lacks; None where it lacks nothing."""
+  """Returns the requirement of these features that the target does not meet, or None."""
   shape = target.event_shape
   if name == "inception":
     return None if len(shape) == 3 and shape[-1] in (1, 3) else "grey or colour images"
@@ -121,16 +121,16 @@ def features_need(name: str, target: Target) -> str | None:
 def in_features(
   metric: Callable[..., float], name: str, features: Callable[[Any], Extractor]
 ) -> Callable[..., float]:
-  """The metric of features in the place of images; those of a Reference are computed once.
+  """Returns a metric on features instead of images; a Reference's features are computed once.
 
   Args:
-    metric: takes points.
-    name: of the features, under which the Reference keeps its own.
-    features: makes an extractor of a target: a value of FEATURES.
+    metric: a metric on points.
+    name: of the features; the key under which the Reference keeps its own.
+    features: builds an extractor for a target: a value of FEATURES.
 
   Returns:
-    `(key, x, reference, **options) -> float`, nan where a sample is not finite; the metric of
-    points itself is its attribute `of_points`.
+    `(key, x, reference, **options) -> float`, nan if a sample is not finite. Its attribute
+    `of_points` is the metric on points.
   """
 
   def measured(key: Key | None, x: ArrayLike, y: Reference, **options: Any) -> float:
@@ -149,7 +149,7 @@ def in_features(
 
 @checked("metric")
 def batched(apply: Callable[[Array], Array], size: int = 256) -> Extractor:
-  """The extractor that takes `size` images at a time through `apply`, which is jitted."""
+  """Returns an extractor that passes `size` images at a time through `apply`, which is jitted."""
 
   def extract(x: ArrayLike) -> np.ndarray:
     images = np.asarray(x, np.float32)

@@ -1,4 +1,4 @@
-"""The distance between two Gaussians with the moments of the samples and of the reference.
+"""Frechet distance of Gaussians with the moments of the samples and of the reference.
 
 Dowson and Landau, "The Frechet Distance between Multivariate Normal Distributions", Journal of
 Multivariate Analysis 12 (1982), eq. 16. Heusel et al., "GANs Trained by a Two Time-Scale Update
@@ -25,7 +25,7 @@ class Moments(NamedTuple):
 
 
 def moments(points: np.ndarray) -> Moments:
-  """Of points [n, d], n >= 2; the covariance is the unbiased one.
+  """Computes the mean and a root of the unbiased covariance of points [n, d], n >= 2.
 
   The root comes from the points' own QR decomposition: a covariance is never formed, so that small
   variances keep their digits, and fewer points than dimensions are no special case.
@@ -36,7 +36,7 @@ def moments(points: np.ndarray) -> Moments:
 
 
 def gaussian_frechet(a: Moments, b: Moments) -> float:
-  """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)): the squared Wasserstein-2 distance of two Gaussians.
+  """Squared Wasserstein-2 distance of two Gaussians: |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)).
 
   With C = R^T R the eigenvalues of C C' are the squared singular values of R R'^T, so that no
   matrix is squared or brought to a root.
@@ -49,7 +49,7 @@ def gaussian_frechet(a: Moments, b: Moments) -> float:
 
 
 def frechet(key: Key | None, x: ArrayLike, y: ArrayLike | Reference) -> float:
-  """The Gaussian Frechet distance of the points themselves, squared as FID is; 0 is a match.
+  """Gaussian Frechet distance of the points themselves, squared as FID is; 0 for equal moments.
 
   Biased upwards by about tr C (1 / n + 1 / m) and more: few points read as far away, so compare
   numbers of the same n and m only.

@@ -1,4 +1,4 @@
-"""How much of one set of points lies within reach of another: precision and recall.
+"""Precision and recall by nearest-neighbour manifolds.
 
 Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models",
 NeurIPS 2019 (arXiv 1904.06991), section 2. A set's manifold is the union of balls about its points,
@@ -21,7 +21,7 @@ _BLOCK = 2**24  # distances at a time: 128 MiB
 def precision(
   key: Key | None, x: ArrayLike, y: ArrayLike | Reference, *, num_neighbours: int = 3
 ) -> float:
-  """The share of samples within the reference's manifold (eq. 2): in [0, 1], 1 for good samples.
+  """Share of samples within the reference's manifold (eq. 2): in [0, 1], 1 for good samples.
 
   Exact samples stay below 1, by how much depends on the dimension: compare with the floor.
 
@@ -44,7 +44,7 @@ def precision(
 def recall(
   key: Key | None, x: ArrayLike, y: ArrayLike | Reference, *, num_neighbours: int = 3
 ) -> float:
-  """The share of reference points within the samples' manifold: in [0, 1], 1 where none is missed.
+  """Share of reference points within the samples' manifold: in [0, 1], 1 if none is missed.
 
   Args, returns and errors: those of `precision`.
   """
@@ -72,13 +72,13 @@ def _shares(x: ArrayLike, y: ArrayLike | Reference, num_neighbours: int, of_samp
 
 
 def _covered(points: Points, centres: Points, radii: np.ndarray) -> float:
-  """The share of points [n, d] in any of the balls about centres [m, d]."""
+  """Returns the share of points [n, d] in any of the balls around centres [m, d]."""
   inside = [(block <= radii).any(1) for block in _distances(points, centres)]
   return float(np.concatenate(inside).mean())
 
 
 def _radii(points: Points, k: int) -> np.ndarray:
-  """Of each point the distance to its k-th nearest other one, [n]."""
+  """Distance from each point to its k-th nearest neighbour, [n]."""
   nearest = [np.partition(block, k, axis=1)[:, k] for block in _distances(points, points)]
   return np.concatenate(nearest)  # the nearest, at 0, is the point itself
 

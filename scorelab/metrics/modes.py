@@ -1,4 +1,4 @@
-"""Modes of a known mixture: which ones samples reach, in what shares, and how tightly.
+"""Mode coverage, mode weights and mode widths of samples from a known mixture.
 
 Distances are in standard deviations: |x - mean| / std of an isotropic mode, the Mahalanobis
 distance of any other. A sample belongs to the mode whose own density is the largest at it: the
@@ -19,7 +19,7 @@ from scorelab.typing import Key, ModedTarget
 
 
 def has_modes(target: object) -> TypeIs[ModedTarget]:
-  """Returns whether a target has modes, all with weight of some width: the unit of distances."""
+  """Returns True if a target has modes and all modes with weight have a width."""
   if not isinstance(target, ModedTarget):
     return False
   covariances = np.asarray(target.covariances)[np.asarray(target.weights) > 0]
@@ -51,7 +51,7 @@ def mode_radius(dim: int, num_std: float = 4.0) -> float:
 
 
 def mode_distances(x: ArrayLike, target: ModedTarget | Reference) -> np.ndarray:
-  """Returns how many standard deviations samples are from each mode.
+  """Returns the distance of samples from each mode, in standard deviations.
 
   Args:
     x: [n, ...], trailing axes flattened to d.
@@ -81,7 +81,7 @@ def nearest_modes(x: ArrayLike, target: ModedTarget | Reference) -> tuple[np.nda
 
 
 def off_mode(x: ArrayLike, target: ModedTarget | Reference, *, num_std: float = 4.0) -> np.ndarray:
-  """Returns which samples are beyond `mode_radius` of every mode, [n].
+  """Returns a mask [n] of samples beyond `mode_radius` of every mode.
 
   Args and errors: those of `mode_distances` and of `mode_radius`. False for a sample that is not
   finite.
@@ -142,7 +142,7 @@ def off_mode_share(
 def within_mode_std(
   key: Key | None, x: ArrayLike, target: ModedTarget | Reference, *, num_std: float = 4.0
 ) -> float:
-  """Returns the spread of samples about their modes over the true one: below 1 is too tight.
+  """Returns the spread of samples around their modes over the true one: below 1 is too tight.
 
   The root mean square deviation per coordinate, each in its mode's standard deviations, of the
   samples no farther than `mode_radius(d, num_std)` from their mode. At 4.0 that cut takes 0.23 %

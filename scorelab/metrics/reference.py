@@ -1,4 +1,4 @@
-"""What samples are measured against, and the work that many measurements share."""
+"""Reference points or law of a metric, with a cache of work that several measurements share."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Points: TypeAlias = np.ndarray
 class Reference:
   """Points of the data, the distribution itself, or both; passed as a metric's `y`.
 
-  Metrics of samples compare with the points, or with the target where there are no points; the
-  metrics of modes need the target. Sorted projections (by key) and the energy self-term are kept,
-  so that many sample sets measured with the same key and the same Reference share them.
+  Metrics of samples compare with the points, or with the target if there are no points; the metrics
+  of modes need the target. Sorted projections (by key) and the energy self-term are cached, so that
+  many sample sets measured with the same key and the same Reference share them.
 
   Attributes:
     points: [m, ...], trailing axes flattened by the metrics.
     target: a distribution, such as `targets.GaussianMixture`.
-    labels: [n], the classes that the samples were asked to be of, where they were.
-    capacity: how many results are kept, the latest used ones. 10,000 points under 1000
+    labels: [n], the classes requested for the samples, if any.
+    capacity: number of cached results; the least recently used is dropped. 10,000 points under 1000
       projections take 40 MB for each key.
   """
 
@@ -40,13 +40,13 @@ class Reference:
       raise ValueError("Reference() needs points, a target, or both")
 
   def asking(self, labels: ArrayLike) -> Reference:
-    """The same reference, and what it keeps, for samples that were asked to be of these classes."""
+    """Returns the same reference, with its cache, for samples with these requested classes."""
     asking = dataclasses.replace(self, labels=labels)
     object.__setattr__(asking, "_cache", self._cache)
     return asking
 
   def require_points(self) -> ArrayLike:
-    """The points.
+    """Returns the points.
 
     Raises:
       ValueError: there are none.
@@ -57,11 +57,11 @@ class Reference:
 
   @property
   def measured(self) -> Any:
-    """What metrics of samples compare with: the points, else the target."""
+    """Reference of metrics of samples: the points, else the target."""
     return self.target if self.points is None else self.points
 
   def cached(self, name: Hashable, make: Callable[[], Any]) -> Any:
-    """The result of `make()` that is kept under this name."""
+    """Returns the result of `make()`, cached under this name."""
     value = self._cache.pop(name) if name in self._cache else make()
     self._cache[name] = value  # a dict keeps insertion order: the latest used is last
     while len(self._cache) > self.capacity:
@@ -70,7 +70,7 @@ class Reference:
 
 
 def as_points(name: str, x: ArrayLike, dim: int | None = None) -> Points:
-  """An array [n] or [n, ...] as points [n, d]: d = 1, or the trailing axes flattened.
+  """Converts an array [n] or [n, ...] to points [n, d]: d = 1, or the trailing axes flattened.
 
   float64 stays; every other type becomes float32.
 
@@ -88,7 +88,7 @@ def as_points(name: str, x: ArrayLike, dim: int | None = None) -> Points:
 
 
 def as_pair(x: ArrayLike, y: ArrayLike) -> tuple[Points, Points]:
-  """Both as points, of one dimension.
+  """Converts both to points of one dimension.
 
   Raises:
     ValueError: their dimensions differ, or there are no points.

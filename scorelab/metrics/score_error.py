@@ -1,10 +1,10 @@
 """Error of a network's score against the exact one, level by level.
 
-Where a network is worst, few draws fall: in the tails of modes, and between them. So half of the
-draws are from the law with more noise, and each is weighted by the ratio of the true density to
+A network is worst in the tails of modes and between them, where few draws fall. So half of the
+draws come from the law with more noise, and each is weighted by the ratio of the true density to
 that of all draws (Veach and Guibas, "Optimally Combining Sampling Techniques for Monte Carlo
-Rendering", SIGGRAPH 1995: the balance heuristic). With equal halves no weight is above 2, so that
-the error is at worst that of half as many draws.
+Rendering", SIGGRAPH 1995: the balance heuristic). With equal halves no weight is above 2, so the
+variance is at worst that of half as many draws.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def _errors(error: Array, exact: Array, weights: Array | None, level: Level) -> 
     total, size = jnp.sum(squares), jnp.sum(sizes)
   relative = total / size
 
-  def sem(values: Array) -> Array:  # of a sum: both kinds of draws have a mean of their own
+  def sem(values: Array) -> Array:  # of a sum: each kind of draw has its own mean
     parts = (values[: n - num_wide], values[n - num_wide :])
     variances = [len(part) * jnp.var(part, ddof=1) for part in parts if len(part)]
     return jnp.sqrt(sum(variances))

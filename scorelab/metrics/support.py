@@ -1,4 +1,4 @@
-"""Near the data, in the right shares, or on top of the training points: metrics of a support.
+"""Distance to the support, weights of its parts, and memorisation of training points.
 
 For laws on sets without volume, such as curves or a finite data set, no density tells how far off a
 sample is; the distance to the set does.
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 def support_distance(key: Key | None, x: ArrayLike, target: SupportedTarget | Reference) -> float:
-  """The mean distance of the samples to the nearest point of the target's support.
+  """Mean distance of the samples to the nearest point of the target's support.
 
   In the data's units; exact samples give 0.
 
@@ -60,7 +60,7 @@ def component_tv(key: Key | None, x: ArrayLike, target: PartedTarget | Reference
 
 
 def nearest_point_distance(key: Key | None, x: ArrayLike, y: ArrayLike | Reference) -> float:
-  """The mean distance of the samples to the nearest reference point.
+  """Mean distance of the samples to the nearest reference point.
 
   Against the training points it is 0 for a sampler that memorises; exact samples give what held-out
   points have: the floor.
@@ -84,7 +84,7 @@ def nearest_point_distance(key: Key | None, x: ArrayLike, y: ArrayLike | Referen
 def memorised_share(
   key: Key | None, x: ArrayLike, y: ArrayLike | Reference, *, ratio: float = 1 / 3
 ) -> float:
-  """The share of the samples much nearer to one reference point than to any other.
+  """Share of the samples much nearer to one reference point than to any other.
 
   In [0, 1]: how many have d_1 < ratio d_2, the distances to the nearest two points. Exact samples
   give what is due to chance: on a line with equidistant points, 2 ratio / (1 + ratio).

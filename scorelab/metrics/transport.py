@@ -25,7 +25,7 @@ AnyArray: TypeAlias = Any
 
 
 class SortedProjections(NamedTuple):
-  """n points seen along m directions.
+  """Sorted projections of n points onto m directions.
 
   Attributes:
     directions: [d, m], unit columns.
@@ -198,12 +198,12 @@ def transport_cost_to_laws(x: SortedProjections, y: MarginalCells, p: int) -> Ar
 
 
 class Engine(NamedTuple):
-  """How costs are computed, from host arrays and for some of the directions at a time.
+  """Backend for transport costs, from host arrays, in chunks of directions.
 
   Attributes:
     prepare: (y, directions [d, m], y's weights or None, number of points in x) -> prepared y.
     cost: (x [n, d], prepared y, x's weights or None, p) -> W_p^p, [m].
-    chunk_values: projected values to have in memory at once.
+    chunk_values: projected values to hold in memory at once.
   """
 
   prepare: Callable[..., Any]

@@ -1,6 +1,6 @@
 """Wasserstein distances: sliced, max-sliced and exact.
 
-"Sliced Wasserstein" is said of three different numbers. Here, as in POT, over the projections u
+"Sliced Wasserstein" names three different numbers. Here, as in POT, over the projections u
 
     sliced       (mean_u W_p^p(u.x, u.y))^(1/p)        max-sliced      max_u W_p(u.x, u.y)
 
@@ -136,7 +136,7 @@ def wasserstein(key: Key | None, x: ArrayLike, y: ArrayLike | Reference, *, p: i
   costs = cdist(x, y, "euclidean" if p == 1 else "sqeuclidean")
   cost = _transport(costs)
   if 0 < cost < _DYNAMIC_RANGE * costs.max():
-    # The simplex adds costs up, and loses the small ones beside the large. No optimal plan has an
+    # The simplex adds costs up, and small ones vanish next to large ones. No optimal plan has an
     # arc of more than this: its mass is a multiple of 1 / lcm, and the whole costs less already.
     largest = cost * math.lcm(len(x), len(y))
     cost = _transport(np.minimum(costs, largest))
@@ -233,7 +233,7 @@ def _normalised(name: str, weights: ArrayLike, n: int) -> np.ndarray:
 
 
 def _is_law(against: object) -> bool:
-  """Returns whether points are compared with a distribution itself."""
+  """Returns True if `against` is a distribution and not a set of points."""
   return isinstance(against, ProjectedTarget)
 
 

@@ -1,7 +1,7 @@
 """Networks: Flax modules `(x [b, *event], c [b], label [b]) -> [b, *event]`.
 
-A network may have `check_event(event_shape)`, which raises ValueError where it does not take such
-events; of those without, any shape will do. Labels are for networks with num_classes.
+A network may have `check_event(event_shape)`, which raises ValueError for events that it does not
+take; networks without it take any shape. Labels are for networks with num_classes.
 """
 
 from collections.abc import Callable

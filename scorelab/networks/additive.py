@@ -1,4 +1,4 @@
-"""The network of a score-SDE tutorial on digits: the time is added to the image itself."""
+"""MLP of a score-SDE tutorial on digits: the time embedding is added to the image itself."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from scorelab.typing import Array
 class AdditiveMLP(nn.Module):
   """Dense layers on x + tanh(w c + b), with w and b of x's shape.
 
-  The conditioning moves every coordinate by less than 1 and is seen in no other way. Events of more
+  The conditioning enters only here, and changes every coordinate by less than 1. Events with more
   axes are flattened.
 
   Attributes:
     widths: width of each hidden layer.
     activation: a name of ACTIVATIONS, after each hidden layer.
-    output_limit: what is given is clipped to this range about 0, where its gradient vanishes; None
-      clips nothing.
-    outputs: numbers given for each coordinate of the point.
+    output_limit: the output is clipped to [-output_limit, output_limit], with zero gradient
+      outside; None does not clip.
+    outputs: outputs per coordinate of the point.
   """
 
   widths: tuple[int, ...] = (512, 512, 512)

@@ -1,4 +1,4 @@
-"""Attention among tokens [b, n, d]: of every pair, or through a summary of all.
+"""Attention among tokens [b, n, d]: softmax and linear.
 
 References:
   Vaswani et al., "Attention Is All You Need", NeurIPS 2017 (arXiv 1706.03762), eq. 1.
@@ -68,7 +68,7 @@ class LinearAttention(nn.Module):
   Attributes:
     num_heads: heads side by side.
     head_dim: channels of each.
-    key_softmax: over what the softmax of k goes. 'positions' is Shen et al.'s.
+    key_softmax: the axis of the softmax of k. 'positions' is Shen et al.'s.
     zero_init: whether the last normalisation starts at zero.
     dtype: of the computation; None for that of the tokens and parameters.
 
@@ -101,13 +101,13 @@ class LinearAttention(nn.Module):
 
 
 def softmax(x: Array, axis: int) -> Array:
-  """In float32 at least, of x's dtype."""
+  """Softmax in float32 or higher precision, returned in x's dtype."""
   wide = jnp.promote_types(x.dtype, jnp.float32)
   return nn.softmax(x.astype(wide), axis=axis).astype(x.dtype)
 
 
 def last_init(zero: bool) -> nn.initializers.Initializer:
-  """Zeros for a residual branch that starts at zero, or Flax's own."""
+  """Initializer of a residual branch's last layer: zeros, or Flax's default."""
   return nn.initializers.zeros if zero else nn.linear.default_kernel_init
 
 

@@ -1,4 +1,4 @@
-"""What a U-Net is made of: convolutional blocks, attention on images, changes of resolution.
+"""Building blocks of U-Nets: convolutional blocks, attention on images, changes of resolution.
 
 Images are [b, h, w, channels], an embedded condition is [b, e]. `dtype` is that of the computation,
 None for that of the input and parameters; parameters are float32 in any case.
@@ -26,7 +26,7 @@ GROUPS = 8
 
 
 class ResNetBlock(nn.Module):
-  """Convolution, normalisation and SiLU, twice, beside a residual path.
+  """Convolution, normalisation and SiLU, twice, with a residual path.
 
   Attributes:
     width: channels of the result.
@@ -92,7 +92,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class PrintedConvNeXtBlock(ConvNeXtBlock):
-  """The ConvNeXt block as the annotated diffusion model of 2022 prints it."""
+  """ConvNeXt block exactly as in the text of the annotated diffusion model of 2022."""
 
   keep_depthwise: bool = False
 
@@ -105,7 +105,7 @@ BLOCKS: dict[str, type[nn.Module]] = {
 
 
 class AttentionBlock(nn.Module):
-  """x + attention(normalised x), the pixels being tokens.
+  """x + attention(normalised x), with pixels as tokens.
 
   Attributes:
     kind: 'full', or else 'linear'.
@@ -141,9 +141,9 @@ def modulation(
   scale_shift: bool,
   dtype: str | None,
 ) -> tuple[Array | float, Array | float, Array | float]:
-  """What a condition [b, e] adds, and how it scales and shifts: each [b, 1, 1, width] or 0.
+  """Shift, and scale and shift, from a condition [b, e]: each [b, 1, 1, width] or 0.
 
-  To be called in a module's compact method, where it makes the layer 'condition'.
+  Call it in a module's compact method, where it creates the layer 'condition'.
   """
   if condition is None:
     return 0.0, 0.0, 0.0
@@ -156,7 +156,7 @@ def modulation(
 
 
 def gelu(x: Array) -> Array:
-  """Exact, as PyTorch's; Flax's own default is its tanh approximation."""
+  """Exact GELU, as PyTorch's; Flax defaults to the tanh approximation."""
   return nn.gelu(x, approximate=False)
 
 
@@ -166,7 +166,7 @@ def conv(width: int, size: int, **options: Any) -> nn.Conv:
 
 
 def residual(x: Array, width: int, dtype: str | None) -> Array:
-  """x itself, or brought to another width."""
+  """Returns x itself, or its projection to another width."""
   return x if x.shape[-1] == width else conv(width, 1, dtype=dtype, name="residual")(x)
 
 

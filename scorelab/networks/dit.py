@@ -100,7 +100,7 @@ class DiT(nn.Module):
   outputs: int = 1
 
   def check_event(self, event_shape: tuple[int, ...]) -> None:
-    """Raises ValueError, in one line, where the network does not take events of this shape."""
+    """Raises ValueError, in one line, if the network does not take events of this shape."""
     if len(event_shape) != 3:
       raise ValueError(f"a DiT takes images [height, width, channels], not events {event_shape}")
     if any(side % self.patch_size for side in event_shape[:2]):
@@ -147,9 +147,9 @@ class DiT(nn.Module):
 
 
 def modulations(condition: Array, number: int, width: int, dtype: str | None) -> list[Array]:
-  """`number` functions [b, 1, width] of a condition [b, e], zero at first.
+  """Returns `number` functions [b, 1, width] of a condition [b, e], zero at initialisation.
 
-  To be called in a module's compact method, where it makes the layer 'modulations'.
+  Call it in a module's compact method, where it creates the layer 'modulations'.
   """
   layer = nn.Dense(
     number * width, kernel_init=nn.initializers.zeros, dtype=dtype, name="modulations"
@@ -158,7 +158,7 @@ def modulations(condition: Array, number: int, width: int, dtype: str | None) ->
 
 
 def layer_norm(x: Array, dtype: str | None) -> Array:
-  """Each token to mean 0 and variance 1, without parameters."""
+  """Normalises each token to mean 0 and variance 1, without parameters."""
   return nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=dtype)(x)
 
 

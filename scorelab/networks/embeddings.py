@@ -1,4 +1,4 @@
-"""Embeddings of levels, of points, of classes and of places in an image."""
+"""Embeddings of levels, points, classes and image positions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scorelab.validation import Registry
 
 
 class FourierFeatures(nn.Module):
-  """sin and cos of random projections whose frequencies are fixed: no parameter is trained.
+  """Sines and cosines of random projections with fixed frequencies: nothing is trained.
 
   Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional
   Domains", NeurIPS 2020 (arXiv 2006.10739), section 5. The frequencies are the same for every seed.
@@ -36,14 +36,14 @@ class FourierFeatures(nn.Module):
 
 
 class ClassEmbedding(nn.Module):
-  """A learned vector for each class, and one for none.
+  """A learned vector for each class, and one for no class.
 
   Attributes:
-    num_classes: classes, >= 1.
+    num_classes: number of classes, >= 1.
     width: of the vectors.
     label_dropout: share of labels that are dropped, given a key 'dropout', so that one network is
       conditional and unconditional (Ho and Salimans 2022, arXiv 2207.12598).
-    std: of the vectors at first.
+    std: of the vectors at initialisation.
     dtype: of the result; None for that of the parameters.
 
   Raises:
@@ -58,7 +58,7 @@ class ClassEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, label: Array | None, size: int) -> Array:
-    """int [size] or None -> [size, width]. No label, and the label num_classes, are no class."""
+    """int [size] or None -> [size, width]. None and the label num_classes mean no class."""
     if not self.num_classes:
       raise ValueError("a label is given to a network of num_classes = 0")
     none = jnp.full((size,), self.num_classes)
@@ -72,16 +72,16 @@ class ClassEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-  """What a network is told: the level through two dense layers, and the class beside it.
+  """Embedding of the level through two dense layers, plus that of the class.
 
   Attributes:
     num_features: sinusoids of the level.
     width: of the result.
     activation: between the two layers.
-    level_scale: the level is multiplied by it first. The sinusoids' frequencies reach from 1 down
-      to 1e-4: right for time indices up to 1000, while t in [0, 1] wants 1000.
-    num_classes: classes; 0 for a network that is told none.
-    label_dropout: of `ClassEmbedding`.
+    level_scale: factor on the level. The sinusoids' frequencies reach from 1 down to 1e-4, which
+      suits time indices up to 1000; t in [0, 1] needs a factor of 1000.
+    num_classes: number of classes; 0 for a network without labels.
+    label_dropout: see `ClassEmbedding`.
     dtype: of the computation; None for that of the level and parameters.
 
   Raises:
@@ -98,7 +98,7 @@ class ConditionEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, c: Array, label: Array | None = None) -> Array:
-    """[b], int [b] or None -> [b, width]. No label, and the label num_classes, are no class."""
+    """[b], int [b] or None -> [b, width]. None and the label num_classes mean no class."""
     h = sinusoids(self.level_scale * c, self.num_features)
     h = self.activation(nn.Dense(self.width, dtype=self.dtype, name="level_0")(h))
     h = nn.Dense(self.width, dtype=self.dtype, name="level_1")(h)

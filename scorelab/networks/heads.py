@@ -1,4 +1,4 @@
-"""A trunk that all steps of a chain share, and a head of its own for each of them.
+"""MLP with a shared trunk and one head per step of a chain.
 
 Sohl-Dickstein et al., "Deep Unsupervised Learning using Nonequilibrium Thermodynamics", ICML 2015
 (arXiv 1503.03585), appendix D.2, where a step's readout is its own mixture of a few.
@@ -17,7 +17,7 @@ HEADS = "heads"
 
 
 class HeadsMLP(nn.Module):
-  """Dense layers on the point, then those of the head that the conditioning names.
+  """Dense layers on the point, then those of the head selected by the conditioning.
 
   Attributes:
     widths: of the hidden layers that all heads share.
@@ -45,11 +45,11 @@ class HeadsMLP(nn.Module):
 
 
 class Heads(nn.Module):
-  """As many small networks as there are heads, of which each row goes through one.
+  """A small MLP per head; each row is evaluated by one head.
 
   Parameters are stacked, [T, ...]. Rows are sorted by head into blocks of one head each, and a
-  block's weights are gathered once: every row costs one head, and no more memory moves than the
-  heads that occur. A head that no row names has a gradient of exactly zero.
+  block's weights are gathered once, so every row costs one head, and only the weights of heads that
+  occur are read. A head without rows has a gradient of exactly zero.
 
   Attributes:
     num_heads: T.
@@ -79,13 +79,14 @@ class Heads(nn.Module):
 
 
 def _blocks(head: Array, num_heads: int, block: int) -> tuple[Array, Array]:
-  """Where rows go so that each block of rows has one head, and which that is.
+  """Assigns rows to blocks so that each block of rows has a single head.
 
   Args:
-    head: [b], each row's.
+    head: [b], each row's head.
 
   Returns:
-    place [b], distinct; and the heads [n] of n blocks, enough for any b heads: some stay empty.
+    place [b], distinct positions; and the head [n] of each of the n blocks. n is enough for any b
+    heads, so some blocks stay empty.
   """
   size = head.size
   num_blocks = (size + min(num_heads, size) * (block - 1)) // block  # each head may fill one partly

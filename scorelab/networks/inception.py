@@ -1,4 +1,4 @@
-"""Inception v3 as the Frechet inception distance has it: 2048 features of an image.
+"""Inception v3 as used by the Frechet inception distance: 2048 features of an image.
 
 Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, "Rethinking the Inception Architecture for Computer
 Vision", CVPR 2016 (arXiv 1512.00567), as trained for TensorFlow in 2015, with 1008 classes. Where
@@ -18,7 +18,7 @@ from scorelab.typing import Array
 
 
 class ConvNorm(nn.Module):
-  """A convolution without a bias, a normalisation by stored moments, the positive part.
+  """Convolution without bias, normalisation by stored moments, and ReLU.
 
   Attributes:
     width: channels that come out.
@@ -40,7 +40,7 @@ class ConvNorm(nn.Module):
 
 
 class Block(nn.Module):
-  """Branches side by side, their channels one after the other.
+  """Parallel branches, concatenated along the channels.
 
   Attributes:
     branches: each a chain of (name, *arguments of ConvNorm), or of tuples of these, whose inputs
@@ -156,10 +156,10 @@ def _e(pooled: str, name: str) -> Block:
 
 
 class Inception(nn.Module):
-  """The network.
+  """Inception v3 without auxiliary classifier.
 
   Attributes:
-    num_classes: of the logits.
+    num_classes: number of logits.
   """
 
   num_classes: int = 1008

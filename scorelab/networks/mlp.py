@@ -1,7 +1,6 @@
 """Multilayer perceptrons for points `(x [b, d], c [b], label [b]) -> [b, outputs d]`.
 
-Events of more axes are flattened, and the last axis of what comes back has `outputs` times as many
-numbers.
+Events with more axes are flattened; the last axis of the output is `outputs` times as long.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def like(h: Array, x: Array) -> Array:
 
 
 class MLP(nn.Module):
-  """Dense layers, some of them normalised, on the point with its conditioning appended.
+  """Dense layers, optionally normalised, on the point with its conditioning appended.
 
   Attributes:
     widths: width of each hidden layer.
@@ -78,7 +77,7 @@ class ResidualMLP(nn.Module):
   """Pre-normalised residual blocks on Fourier features of the point and of its conditioning.
 
   The last layer is linear and starts at zero. The point itself is appended to its features, so
-  that the network can go on linearly outside the data.
+  that the network can extrapolate linearly outside the data.
 
   Attributes:
     width: of the residual stream, and of each block's hidden layer.
@@ -120,7 +119,7 @@ class ResidualMLP(nn.Module):
 
 
 def _told(h: Array, label: Array | None, num_classes: int, label_dropout: float) -> Array:
-  """h [b, width] and the vectors of the classes; h itself where there are neither."""
+  """Adds the class vectors to h [b, width]; returns h itself without classes."""
   if not num_classes and label is None:
     return h
   embed = ClassEmbedding(num_classes, h.shape[1], label_dropout, std=1.0, name="label")

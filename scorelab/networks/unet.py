@@ -1,7 +1,7 @@
 """U-Nets for images `(x [b, h, w, c], level [b], label [b]) -> [b, h, w, outputs c]`.
 
-The defaults are those of a published notebook; `modern_unet` is the same module with what came
-after it.
+The defaults are those of a published notebook; `modern_unet` is the same module with later
+improvements.
 
 References:
   Ronneberger, Fischer and Brox, "U-Net", MICCAI 2015 (arXiv 1505.04597).
@@ -36,10 +36,10 @@ ATTENTIONS = ("full", "linear", "none")
 
 
 class UNet(nn.Module):
-  """Stages of two blocks and an attention down to a coarse image and up again, with skips.
+  """U-Net: stages of two blocks and an attention, down to a coarse image and up, with skips.
 
   Stage i has dim * dim_mults[i] channels at 2^-i of the height and width, which must be multiples
-  of 2^(stages - 1). Each stage hands its image to its mirror, the first one only if asked to.
+  of 2^(stages - 1). Each stage has a skip to its mirror; the first one only with `first_skip`.
 
   Attributes:
     dim: channels of the first stage, and sinusoids of the level; a multiple of 8.
@@ -86,7 +86,7 @@ class UNet(nn.Module):
   outputs: int = 1
 
   def check_event(self, event_shape: tuple[int, ...]) -> None:
-    """Raises ValueError, in one line, where the network does not take events of this shape."""
+    """Raises ValueError, in one line, if the network does not take events of this shape."""
     divisor = 2 ** (len(self.dim_mults) - 1)
     if len(event_shape) != 3:
       raise ValueError(f"a U-Net takes images [height, width, channels], not events {event_shape}")

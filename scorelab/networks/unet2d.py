@@ -44,7 +44,7 @@ MIDDLES = ("UNetMidBlock2D", None)
 
 
 class UNet2D(nn.Module):
-  """Stages down to a coarse image and up again, every layer's output being handed across.
+  """U-Net with a skip from every layer on the way down.
 
   Attributes: those of config.json in diffusers, but for sample_size, and
 
@@ -89,11 +89,11 @@ class UNet2D(nn.Module):
 
   @property
   def labelled(self) -> bool:
-    """Whether the network is told a class, or what stands for one."""
+    """Whether the network is conditioned on a class or a class embedding."""
     return self.class_embed_type is not None or self.num_class_embeds is not None
 
   def check_event(self, event_shape: tuple[int, ...]) -> None:
-    """Raises ValueError, in one line, where the network does not take events of this shape."""
+    """Raises ValueError, in one line, if the network does not take events of this shape."""
     if len(event_shape) != 3:
       raise ValueError(f"a U-Net takes images [height, width, channels], not events {event_shape}")
     stages, divisor = len(self.block_out_channels), 2 ** (len(self.block_out_channels) - 1)
@@ -127,14 +127,14 @@ class UNet2D(nn.Module):
     self._check_skips(event_shape[-1])
 
   def _check_skips(self, channels: int) -> None:
-    """The small image is at the features' own size from the first stage, or to the last one."""
+    """Checks that the small image keeps the features' size, from the first or to the last stage."""
     down = [DOWN[name].image for name in self.down_block_types]
     up = [UP[name].image for name in self.up_block_types]
     for name, skips in (("down_block_types", down[:-1]), ("up_block_types", up[::-1])):
       if skips != sorted(skips, reverse=True):
         first = "only follow" if name.startswith("down") else "only be followed by"
         raise ValueError(f"{name} = {getattr(self, name)}: blocks with Skip can {first} others")
-    image = 3  # what the layers of diffusers take and give
+    image = 3  # inputs and outputs in the layout of diffusers
     if any(down[:-1]) and channels != image:
       raise ValueError(f"blocks with Skip take images of {image} channels, not {channels}")
     if any(up) and self._out_channels(channels) != image:
@@ -206,7 +206,7 @@ class UNet2D(nn.Module):
     return h / c[:, None, None, None] if self.time_embedding_type == "fourier" else h
 
   def _condition(self, c: Array, label: Array | None) -> Array:
-    """[b], label -> the embedded condition, [b, e]."""
+    """Embeds the level [b] and the label into a condition, [b, e]."""
     first = self.block_out_channels[0]
     width = self.time_embedding_dim or 4 * first
     if self.time_embedding_type == "positional":
@@ -241,7 +241,7 @@ class UNet2D(nn.Module):
 
 
 class DownStage(nn.Module):
-  """Blocks, each with an attention or none, then half the height and width unless it is the last.
+  """Blocks with or without attention, then half the height and width except in the last stage.
 
   Attributes:
     kind: of the block type.
@@ -328,7 +328,7 @@ class Middle(nn.Module):
 
 
 class UpStage(nn.Module):
-  """Blocks that see what was skipped, then twice the height and width unless it is the last.
+  """Blocks on features and skips, then twice the height and width except in the last stage.
 
   Attributes:
     kind: of the block type.

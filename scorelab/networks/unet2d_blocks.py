@@ -40,7 +40,7 @@ ACT_FNS: dict[str, Callable[[Array], Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """What a stage of this block type is made of.
+  """Structure of a stage of one block type.
 
   Attributes:
     attention: whether there are attentions.
@@ -57,7 +57,7 @@ class Kind:
   image: bool = False
 
   def by_block(self, choice: str) -> bool:
-    """Whether a block resamples, given what the network's option says."""
+    """Returns True if a ResNet block resamples, given the network's option."""
     return "resnet" in (self.resample, choice if self.resample == "either" else "")
 
 
@@ -83,7 +83,7 @@ UP: dict[str, Kind] = {
 
 
 def fir_down(x: Array) -> Array:
-  """Half the height and width through the filter (1, 3, 3, 1) / 8 of each axis, zeros around."""
+  """Halves height and width through the filter (1, 3, 3, 1) / 8 on each axis, zeros around."""
   for axis in (1, 2):
     n = x.shape[axis]
     pads = [(1, 1) if i == axis else (0, 0) for i in range(4)]
@@ -94,7 +94,7 @@ def fir_down(x: Array) -> Array:
 
 
 def fir_up(x: Array) -> Array:
-  """Twice the height and width through the filter (1, 3, 3, 1) / 4 of each axis, zeros around."""
+  """Doubles height and width through the filter (1, 3, 3, 1) / 4 on each axis, zeros around."""
   for axis in (1, 2):
     n = x.shape[axis]
     pads = [(1, 1) if i == axis else (0, 0) for i in range(4)]
@@ -107,12 +107,12 @@ def fir_up(x: Array) -> Array:
 
 
 def average_down(x: Array) -> Array:
-  """Half the height and width by means of 2 x 2 pixels."""
+  """Halves height and width by means of 2 x 2 pixels."""
   return nn.avg_pool(x, (2, 2), (2, 2))
 
 
 def nearest_up(x: Array) -> Array:
-  """Twice the height and width, each pixel four times."""
+  """Doubles height and width by repeating each pixel four times."""
   return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
@@ -130,7 +130,7 @@ def group_norm(
 
 
 class ResnetBlock2D(nn.Module):
-  """Normalisation, activation and convolution, twice, beside a residual path.
+  """Normalisation, activation and convolution, twice, with a residual path.
 
   Attributes:
     width: channels of the result.
@@ -179,7 +179,7 @@ class ResnetBlock2D(nn.Module):
 
 
 class AttentionBlock2D(nn.Module):
-  """(x + attention(normalised x)) / divisor, the pixels being tokens.
+  """(x + attention(normalised x)) / divisor, with pixels as tokens.
 
   Attributes:
     head_dim: channels of a head; there are width // head_dim heads.
@@ -216,7 +216,7 @@ class AttentionBlock2D(nn.Module):
 
 
 class ConvDown(nn.Module):
-  """A 3 x 3 convolution to half the height and width; padding 0 pads below and right only."""
+  """3 x 3 convolution to half the height and width; padding 0 pads only below and on the right."""
 
   width: int
   padding: int
@@ -232,7 +232,7 @@ class ConvDown(nn.Module):
 
 
 class ConvUp(nn.Module):
-  """Each pixel four times, then a 3 x 3 convolution."""
+  """Repeats each pixel four times, then applies a 3 x 3 convolution."""
 
   width: int
   dtype: str | None = None
@@ -245,7 +245,7 @@ class ConvUp(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """What the blocks of one network share: see `UNet2D`, whose options these are.
+  """Options that the blocks of one network share: see `UNet2D`.
 
   Attributes:
     groups: of the normalisations of blocks without a small image.
@@ -271,7 +271,7 @@ class Parts:
     resample: Callable[[Array], Array] | None = None,
     shortcut: bool = False,
   ) -> Callable[[Array, Array], Array]:
-    """A block of this width; `groups` None for the network's own."""
+    """Builds a ResNet block of this width; `groups` None for the network's own."""
     if groups is None:
       if self.groups is None:
         raise ValueError("norm_num_groups must be set where there are blocks without Skip or Plus")
@@ -294,13 +294,13 @@ class Parts:
   def attention(
     self, width: int, name: str, groups: int | None, divisor: float = 1.0
   ) -> Callable[[Array], Array]:
-    """An attention on images of this width; `groups` None for no normalisation."""
+    """Builds an attention on images of this width; `groups` None for no normalisation."""
     module = nn.remat(AttentionBlock2D) if self.remat else AttentionBlock2D
     return module(self.head_dim or width, groups, self.eps, divisor, self.dtype, name=name)
 
 
 def plus_groups(channels: int) -> int:
-  """Groups of NCSN++'s normalisations of this width."""
+  """Number of groups of NCSN++'s normalisations of this width."""
   return min(channels // 4, 32)
 
 

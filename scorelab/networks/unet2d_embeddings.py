@@ -24,7 +24,7 @@ class TimestepEmbedding(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-  """Sines, then cosines, of 2 pi w log c, the w drawn from N(0, 16^2) once and never trained."""
+  """Sines, then cosines, of 2 pi w log c, with fixed random w from N(0, 16^2)."""
 
   num_frequencies: int
 
