@@ -1,12 +1,18 @@
-"""Ranges of numeric options: one table for the command line and for the library's functions.
+"""Ranges of options, written in the signature of the part that takes them.
+
+    def ddim(key, predict, x, grid, *, eta: Annotated[float, AtLeast(0)] = 0.0): ...
 
 Kept free of JAX, so that a mistake on the command line is answered at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+import dataclasses
+import itertools
+import math
+import types
+import typing
+from typing import Any
 
 ORDERED: tuple[tuple[str, str, bool], ...] = (
   ("sigma_min", "sigma_max", True),
@@ -20,194 +26,145 @@ ORDERED: tuple[tuple[str, str, bool], ...] = (
 )
 """Pairs of options, the smaller one first, and whether they must differ."""
 
-Bound: TypeAlias = tuple[str, Callable[[Any], bool]]
-"""The words that say what is allowed, and the test."""
+
+class Range:
+  """Base of ranges: the numbers that an option allows. No range holds nan."""
+
+  @property
+  def words(self) -> str:
+    """The range as it stands in a message, after 'must be'."""
+    raise NotImplementedError
+
+  def allows(self, value: Any) -> bool:
+    """Returns whether a number is in the range."""
+    raise NotImplementedError
 
 
-def _at_least(low: float) -> Bound:
-  return f"at least {low}", lambda v: v >= low
+@dataclasses.dataclass(frozen=True)
+class AtLeast(Range):
+  """Numbers from `low` on."""
+
+  low: float
+
+  @property
+  def words(self) -> str:
+    return f"at least {self.low}"
+
+  def allows(self, value: Any) -> bool:
+    return bool(value >= self.low)
 
 
-def _count(most: int) -> Bound:
-  return f"from 1 to {most}", lambda v: 1 <= v <= most
+@dataclasses.dataclass(frozen=True)
+class Above(Range):
+  """Numbers above `low`."""
+
+  low: float
+
+  @property
+  def words(self) -> str:
+    return f"above {self.low}"
+
+  def allows(self, value: Any) -> bool:
+    return bool(value > self.low)
 
 
-_POSITIVE: Bound = ("above 0", lambda v: v > 0)
-_TIME: Bound = ("in [0, 1]", lambda v: 0 <= v <= 1)
-_FRACTION: Bound = ("in [0, 1)", lambda v: 0 <= v < 1)
+@dataclasses.dataclass(frozen=True)
+class Between(Range):
+  """An interval: `ends` says which of its ends belong to it, '[]', '[)', '(]' or '()'.
 
-BOUNDS: dict[str, Bound] = {
-  "seed": ("from 0 to 4294967295", lambda v: 0 <= v < 2**32),
-  "ensemble.seeds": _count(10_000),
-  "target.num_train": _at_least(0),
-  "target.num_modes": _at_least(1),
-  "target.num_points": _at_least(1),
-  "target.dim": _at_least(1),
-  "target.radius": _POSITIVE,
-  "target.std": _POSITIVE,
-  "target.weights": _at_least(0),
-  "target.weight": ("in (0, 1)", lambda v: 0 < v < 1),
-  "target.noise": _at_least(0),
-  "target.validation_share": ("in (0, 1)", lambda v: 0 < v < 1),
-  "target.stride": _at_least(1),
-  "target.turns": _POSITIVE,
-  "target.width": _POSITIVE,
-  "target.num_arms": _at_least(1),
-  "target.radial_std": _at_least(0),
-  "target.tangential_std": _at_least(0),
-  "target.validation_fraction": _FRACTION,
-  "target.test_fraction": _FRACTION,
-  "target.split_seed": _at_least(0),
-  "target.side": _at_least(1),
-  "target.held_out": _at_least(1),
-  "target.cache_gib": _at_least(0),
-  "target.num_workers": _at_least(0),
-  "schedule.sigma_min": _POSITIVE,
-  "schedule.sigma_max": _POSITIVE,
-  "schedule.rho": _POSITIVE,
-  "schedule.beta_min": _POSITIVE,
-  "schedule.beta_max": _POSITIVE,
-  "schedule.alpha_min": _POSITIVE,
-  "schedule.alpha_max": _POSITIVE,
-  "schedule.base": ("above 1", lambda v: v > 1),
-  "schedule.offset": _at_least(0),
-  "schedule.tau": _POSITIVE,
-  "schedule.b": _POSITIVE,
-  "schedule.num_levels": _count(1_000_000),
-  "schedule.clip": ("in (0, 1]", lambda v: 0 < v <= 1),
-  "network.widths": _at_least(1),
-  "network.head_widths": _at_least(1),
-  "network.num_heads": _at_least(1),
-  "network.width": _at_least(1),
-  "network.depth": _count(1_000),
-  "network.num_features": _at_least(1),
-  "network.output_limit": _POSITIVE,
-  "network.point_scale": _POSITIVE,
-  "network.level_scale": _POSITIVE,
-  "network.dim": _at_least(8),
-  "network.dim_mults": _at_least(1),
-  "network.head_dim": _at_least(1),
-  "network.patch_size": _at_least(1),
-  "network.mlp_ratio": _POSITIVE,
-  "network.dropout": _FRACTION,
-  "network.num_classes": _at_least(0),
-  "network.label_dropout": ("in [0, 1]", lambda v: 0 <= v <= 1),
-  "network.block_out_channels": _at_least(4),
-  "network.layers_per_block": _count(1_000),
-  "network.attention_head_dim": _at_least(1),
-  "network.norm_num_groups": _at_least(1),
-  "network.attn_norm_num_groups": _at_least(1),
-  "network.mid_block_scale_factor": _POSITIVE,
-  "network.norm_eps": _POSITIVE,
-  "network.downsample_padding": _at_least(0),
-  "network.time_embedding_dim": _at_least(1),
-  "network.freq_shift": _at_least(0),
-  "network.num_train_timesteps": _at_least(1),
-  "network.num_class_embeds": _at_least(1),
-  "network.out_channels": _at_least(1),
-  "pretrained.image_size": _at_least(1),
-  "pretrained.label": _at_least(0),
-  "parameterization.data_std": _POSITIVE,
-  "parameterization.num_train_steps": _at_least(1),
-  "loss.sigma_min": _POSITIVE,
-  "loss.sigma_max": _POSITIVE,
-  "loss.t_min": _TIME,
-  "loss.t_max": _TIME,
-  "loss.level_std": _POSITIVE,
-  "loss.num_levels": _count(1_000_000),
-  "loss.levels_per_point": _at_least(1),
-  "loss.gamma": _POSITIVE,
-  "loss.snr_offset": _POSITIVE,
-  "loss.huber_delta": _POSITIVE,
-  "loss.min_intervals": _at_least(1),
-  "loss.max_intervals": _at_least(1),
-  "loss.double_every": _at_least(1),
-  "loss.rho": _POSITIVE,
-  "loss.bound_weight": _at_least(0),
-  "loss.data_std": _POSITIVE,
-  "loss.sigma": _POSITIVE,
-  "loss.num_probes": _at_least(1),
-  "loss.eps": _POSITIVE,
-  "loss.max_unrolled": _at_least(1),
-  "loss.num_bands": _at_least(1),
-  "optimizer.learning_rate": _POSITIVE,
-  "optimizer.warmup_steps": _at_least(0),
-  "optimizer.clip_norm": _at_least(0),
-  "optimizer.b1": _FRACTION,
-  "optimizer.b2": _FRACTION,
-  "optimizer.eps": _POSITIVE,
-  "optimizer.weight_decay": _at_least(0),
-  "optimizer.ema_decays": _FRACTION,
-  "training.num_steps": _at_least(0),
-  "training.batch_size": _at_least(0),
-  "training.accumulate": _at_least(1),
-  "training.log_every": _at_least(1),
-  "training.checkpoint_every": _at_least(1),
-  "training.keep_every": _at_least(0),
-  "training.num_validation": _at_least(1),
-  "training.validation_repeats": _at_least(1),
-  "training.patience": _at_least(0),
-  "sampler.num_steps": _count(1_000_000),
-  "sampler.sigma_min": _POSITIVE,
-  "sampler.sigma_max": _POSITIVE,
-  "sampler.rho": _POSITIVE,
-  "sampler.t_min": _TIME,
-  "sampler.t_max": _TIME,
-  "sampler.steps_offset": _at_least(0),
-  "sampler.num_levels": _count(1_000_000),
-  "sampler.eta": _at_least(0),
-  "sampler.churn": _at_least(0),
-  "sampler.s_tmin": _at_least(0),
-  "sampler.s_tmax": _POSITIVE,
-  "sampler.s_noise": _POSITIVE,
-  "sampler.order": ("1, 2, 3 or 4", lambda v: v in (1, 2, 3, 4)),
-  "sampler.curvature": _at_least(0),
-  "sampler.uncorrected": _at_least(0),
-  "sampler.snr": _POSITIVE,
-  "sampler.corrector_steps": _at_least(0),
-  "sampler.steps_per_level": _count(1_000_000),
-  "sampler.step_size": _POSITIVE,
-  "sampler.sigma": _at_least(0),
-  "sampler.start_std": _POSITIVE,
-  "sampler.friction": _POSITIVE,
-  "sampler.burn_in": _at_least(0),
-  "sampler.thin": _at_least(1),
-  "sampler.guidance_scale": _at_least(0),
-  "sampler.guidance_low": _at_least(0),
-  "sampler.guidance_high": _POSITIVE,
-  "sampler.guidance_rescale": ("in [0, 1]", lambda v: 0 <= v <= 1),
-  "sampler.guidance_weak": _at_least(0),
-  "sampler.clip_limit": _POSITIVE,
-  "sampler.clip_quantile": ("in [0, 1]", lambda v: 0 <= v <= 1),
-  # Options of functions that no config field sets.
-  "sampler.gamma": _at_least(0),
-  "sampler.noise_scale": _at_least(0),
-  "sampler.rtol": _POSITIVE,
-  "sampler.atol": _POSITIVE,
-  "sampler.max_steps": _at_least(1),
-  "sampler.data_std": _POSITIVE,
-  "level.t": ("in [0, 1]", lambda v: -1e-6 <= v <= 1 + 1e-6),  # within rounding
-  "level.ratio": _at_least(0),
-  "likelihood.num_probes": _at_least(1),
-  "likelihood.rtol": _POSITIVE,
-  "likelihood.atol": _POSITIVE,
-  "likelihood.max_steps": _at_least(1),
-  "likelihood.data_std": _POSITIVE,
-  "metric.num_samples": _at_least(1),
-  "metric.spread": _at_least(1),
-  "metric.prior_std": _POSITIVE,
-  "metric.size": _at_least(1),
-  "evaluation.ema": _FRACTION,
-  "evaluation.num_keys": _at_least(1),
-  "evaluation.batch_size": _at_least(1),
-  "evaluation.num_samples": _at_least(1),
-  "evaluation.num_reference": _at_least(1),
-  "evaluation.num_projections": _at_least(1),
-  "evaluation.score_levels": _at_least(0),
-  "evaluation.score_samples": _at_least(1),
-  "evaluation.likelihood_points": _at_least(0),
-  "evaluation.likelihood_num_steps": _at_least(1),
-  "evaluation.likelihood_num_probes": _at_least(1),
-  "evaluation.likelihood_tolerance": _POSITIVE,
-  "evaluation.likelihood_bound_steps": _at_least(2),
-}
+  Args:
+    low, high: the ends.
+    ends: '[' and ']' for an end that belongs to the interval, '(' and ')' for one that does not.
+    slack: what a number may lie outside, for rounding.
+  """
+
+  low: float
+  high: float
+  ends: str = "[]"
+  slack: float = 0.0
+
+  @property
+  def words(self) -> str:
+    return f"in {self.ends[0]}{self.low}, {self.high}{self.ends[1]}"
+
+  def allows(self, value: Any) -> bool:
+    low, high = self.low - self.slack, self.high + self.slack
+    above = value >= low if self.ends[0] == "[" else value > low
+    return bool(above and (value <= high if self.ends[1] == "]" else value < high))
+
+
+@dataclasses.dataclass(frozen=True)
+class FromTo(Range):
+  """Whole numbers from `low` to `high`."""
+
+  low: int
+  high: int
+
+  @property
+  def words(self) -> str:
+    return f"from {self.low} to {self.high}"
+
+  def allows(self, value: Any) -> bool:
+    return bool(self.low <= value <= self.high)
+
+
+class Count(FromTo):
+  """Whole numbers from 1 to `most`."""
+
+  def __init__(self, most: int):
+    super().__init__(1, most)
+
+
+class OneOf(Range):
+  """A few numbers.
+
+  Args:
+    values: the numbers, two or more.
+  """
+
+  def __init__(self, *values: float):
+    self.values = values
+
+  @property
+  def words(self) -> str:
+    *first, last = map(str, self.values)
+    return f"{', '.join(first)} or {last}"
+
+  def allows(self, value: Any) -> bool:
+    return value in self.values
+
+
+class ANumber(Range):
+  """Any number: the range of an option that declares none."""
+
+  @property
+  def words(self) -> str:
+    return "a number"
+
+  def allows(self, value: Any) -> bool:
+    return not math.isnan(value)
+
+
+ANY = ANumber()
+
+
+def range_in(hint: Any) -> Range | None:
+  """Returns the range in an annotation, also in a member of a union; None if there is none."""
+  if typing.get_origin(hint) is typing.Annotated:
+    for note in hint.__metadata__:
+      if isinstance(note, Range):
+        return note
+  for member in typing.get_args(hint):
+    if (found := range_in(member)) is not None:
+      return found
+  return None
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+  """Returns the members of a union, or the hint alone, without ranges; of an array, its class."""
+  origin = typing.get_origin(hint)
+  if origin is typing.Annotated:
+    return members(typing.get_args(hint)[0])
+  if origin in (typing.Union, types.UnionType):
+    return tuple(itertools.chain.from_iterable(map(members, typing.get_args(hint))))
+  return (getattr(hint, "array_type", hint),)

@@ -1,7 +1,7 @@
 """Checks of arguments: one ValueError that names the argument, what is allowed and what was given.
 
-`checked` decorates a public function. It reads the annotations, the ranges of `scorelab.ranges` and
-the names that a registry knows. Traced values are not checked, and nothing is added to a program.
+`checked` decorates a public function. It reads types and ranges from the annotations, and takes the
+names that a registry knows. Traced values are not checked, and nothing is added to a program.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from scorelab.errors import did_you_mean
-from scorelab.ranges import BOUNDS, ORDERED
+from scorelab.ranges import ANY, ORDERED, Range, members, range_in
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _V = TypeVar("_V")
@@ -90,24 +90,23 @@ def shown(value: Any) -> str:
   return text
 
 
-def require_range(argument: str, value: Any, section: str) -> None:
+def require_range(argument: str, value: Any, allowed: Range = ANY) -> None:
   """Raises ValueError for a concrete number, or one of an array, outside its range.
 
   Args:
     argument: its name.
     value: a number or an array of them.
-    section: with the name a key of `BOUNDS`; without an entry any number but nan is allowed.
+    allowed: the range; by default any number but nan.
   """
   if is_traced(value):
     return
-  words, allowed = BOUNDS.get(f"{section}.{argument}", ("a number", lambda v: not np.isnan(v)))
   numbers = np.asarray(value)
   # Ranges are intervals, so the ends tell; nan is neither's.
   ends = (numbers.min(), numbers.max()) if numbers.ndim and numbers.size else numbers.ravel()
   for end in ends:
-    if not allowed(end):
+    if not allowed.allows(end):
       given = f"holds {end:g}, and" if numbers.ndim else f"= {shown(value)}"
-      raise ValueError(f"{argument} {given} must be {words}")
+      raise ValueError(f"{argument} {given} must be {allowed.words}")
 
 
 def require_order(low: str, smaller: Any, high: str, larger: Any, strict: bool = True) -> None:
@@ -178,60 +177,74 @@ def checked_predict(predict: Callable[..., Any]) -> Callable[..., Any]:
   return wrapper
 
 
-def checked(section: str, **known: Collection[Any]) -> Callable[[_F], _F]:
-  """Returns a decorator that checks a function's arguments, or a dataclass's fields.
+@typing.overload
+def checked(function: _F, /) -> _F: ...
+
+
+@typing.overload
+def checked(**known: Collection[Any]) -> Callable[[_F], _F]: ...
+
+
+def checked(function: Any = None, /, **known: Collection[Any]) -> Any:
+  """Checks a function's arguments, or a dataclass's fields, by their annotations.
+
+  Used as `@checked`, or as `@checked(view=VIEWS)`. A number must be in the range of its annotation,
+  `eta: Annotated[float, AtLeast(0)]`; without a range any number but nan is allowed.
 
   Args:
-    section: of the ranges of numbers, see `BOUNDS`.
+    function: a function or a dataclass.
     known: by argument, the values or names allowed; of an argument that takes a function, the
       registry that a name belongs to.
   """
-
-  def decorate(function: Any, owner: type | None = None) -> Any:
-    if isinstance(function, type):  # a dataclass
-      function.__init__ = decorate(function.__init__, function)
-      return function
-    signature = inspect.signature(function)
-    pairs = [pair for pair in ORDERED if set(pair[:2]) <= set(signature.parameters)]
-
-    @functools.cache
-    def hints() -> dict[str, tuple[Any, ...]]:  # later: an annotation may name what is not yet
-      resolved = typing.get_type_hints(owner or function)  # a class: fields of other modules
-      return {name: _members(resolved[name]) for name in signature.parameters if name in resolved}
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-      try:
-        bound = signature.bind(*args, **kwargs)
-      except TypeError:
-        return function(*args, **kwargs)  # its own message
-      for name, value in bound.arguments.items():
-        if name in hints():
-          _check(section, name, value, hints()[name], known.get(name))
-      if pairs:
-        bound.apply_defaults()
-        values = bound.arguments
-        for low, high, strict in pairs:
-          require_order(low, values[low], high, values[high], strict)
-      if callable(bound.arguments.get("predict")):
-        bound.arguments["predict"] = checked_predict(bound.arguments["predict"])
-        return function(*bound.args, **bound.kwargs)
-      return function(*args, **kwargs)
-
-    return wrapper
-
-  return decorate
+  if function is None:
+    return functools.partial(_checked, known)
+  return _checked({}, function)
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
-  """Returns the members of a union, or the hint alone; of an array with a shape, the array."""
-  origin = typing.get_origin(hint)
-  members = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
-  return tuple(getattr(member, "array_type", member) for member in members)
+def _checked(known: Mapping[str, Collection[Any]], function: Any, owner: type | None = None) -> Any:
+  """Returns the function, or the class with its __init__, behind the checks."""
+  if isinstance(function, type):  # a dataclass
+    function.__init__ = _checked(known, function.__init__, function)
+    return function
+  signature = inspect.signature(function)
+  pairs = [pair for pair in ORDERED if set(pair[:2]) <= set(signature.parameters)]
+
+  @functools.cache
+  def hints() -> dict[str, tuple[tuple[Any, ...], Range]]:
+    # When it is called: an annotation may name what is not yet there now. Fields of a class may be
+    # those of a base in another module.
+    resolved = typing.get_type_hints(owner or function, include_extras=True)
+    return {
+      name: (members(resolved[name]), range_in(resolved[name]) or ANY)
+      for name in signature.parameters
+      if name in resolved
+    }
+
+  @functools.wraps(function)
+  def wrapper(*args: Any, **kwargs: Any) -> Any:
+    try:
+      bound = signature.bind(*args, **kwargs)
+    except TypeError:
+      return function(*args, **kwargs)  # its own message
+    for name, value in bound.arguments.items():
+      if name in hints():
+        _check(name, value, *hints()[name], known.get(name))
+    if pairs:
+      bound.apply_defaults()
+      values = bound.arguments
+      for low, high, strict in pairs:
+        require_order(low, values[low], high, values[high], strict)
+    if callable(bound.arguments.get("predict")):
+      bound.arguments["predict"] = checked_predict(bound.arguments["predict"])
+      return function(*bound.args, **bound.kwargs)
+    return function(*args, **kwargs)
+
+  wrapper.__choices__ = known  # pyrefly: ignore[missing-attribute]
+  return wrapper
 
 
 def _check(
-  section: str, name: str, value: Any, hints: tuple[Any, ...], known: Collection[Any] | None
+  name: str, value: Any, hints: tuple[Any, ...], allowed: Range, known: Collection[Any] | None
 ) -> None:
   """Raises ValueError if the value is none that the annotation allows, or out of range."""
   if value is None and type(None) in hints:
@@ -243,7 +256,7 @@ def _check(
   elif "Predict" in kinds or any(typing.get_origin(hint) is Callable for hint in hints):
     _check_function(name, value, known)
   elif kinds & {"float", "int"}:
-    _check_number(section, name, value, kinds, known)
+    _check_number(name, value, kinds, allowed, known)
   elif "bool" in kinds:
     if not isinstance(value, (bool, np.bool_)) and not is_traced(value):
       raise ValueError(f"{name} = {shown(value)} must be True or False")
@@ -273,7 +286,7 @@ def _check_function(name: str, value: Any, known: Collection[Any] | None) -> Non
 
 
 def _check_number(
-  section: str, name: str, value: Any, kinds: set[str], known: Collection[Any] | None
+  name: str, value: Any, kinds: set[str], allowed: Range, known: Collection[Any] | None
 ) -> None:
   if is_traced(value):
     return
@@ -291,4 +304,4 @@ def _check_number(
     raise ValueError(
       f"{name} = {shown(value)} must be a {'' if 'float' in kinds else 'whole '}number"
     )
-  require_range(name, value, section)
+  require_range(name, value, allowed)

@@ -1,15 +1,12 @@
 """Wrong calls of the library: each gets one line, and nothing is added to a compiled program."""
 
-import ast
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
 from scorelab import likelihood, losses, schedules
 from scorelab.losses import levels, variational
 from scorelab.metrics import METRICS
@@ -22,9 +19,9 @@ from scorelab.predictions import (
   clipping,
   guidance,
 )
-from scorelab.ranges import BOUNDS
 from scorelab.samplers import KERNELS, SAMPLERS
 from scorelab.schedules import Grid, VarianceExploding, VariancePreserving
+from scorelab.signatures import options_of_part
 from scorelab.targets import TARGETS
 from scorelab.targets.empirical import Empirical
 from scorelab.targets.gaussian_mixture import GaussianMixture
@@ -364,31 +361,12 @@ def test_nothing_is_added_to_a_program(name):
   assert program(SAMPLERS[name]) == program(SAMPLERS[name].__wrapped__)
 
 
-def test_every_range_of_a_sampler_holds_in_the_library():
-  """Numeric options of samplers, grids and kernels have a range in the one table, or any number."""
-  free = {"curvature"}
-  functions = {**SAMPLERS, **schedules.GRIDS, **KERNELS}
-  for name, function in functions.items():
+def test_every_number_of_a_sampler_has_a_range():
+  """Of samplers, grids and kernels, in their signatures; the curvature's sign is a choice."""
+  for name, function in {**SAMPLERS, **schedules.GRIDS, **KERNELS}.items():
     assert hasattr(function, "__wrapped__"), f"{name} is not checked"
-    for option, value in (function.__wrapped__.__kwdefaults__ or {}).items():
-      if isinstance(value, float):
-        assert f"sampler.{option}" in BOUNDS or option in free, (name, option)
-
-
-def test_every_range_is_read():
-  """Each is of a field of configs, or of an argument of a checked function."""
-  sections = base.get_config().to_dict()
-  sections = {name: fields for name, fields in sections.items() if isinstance(fields, dict)}
-  fields = {f"{section}.{name}" for section, names in sections.items() for name in names}
-  for file in pathlib.Path("scorelab").rglob("*.py"):
-    for node in ast.walk(ast.parse(file.read_text())):
-      for call in getattr(node, "decorator_list", ()):
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "checked":
-          arguments = getattr(node, "args", None)
-          if arguments is not None:
-            names = (*arguments.args, *arguments.kwonlyargs)
-            fields |= {f"{call.args[0].value}.{argument.arg}" for argument in names}
-  assert BOUNDS.keys() - fields == {"seed"}
+    for option in options_of_part(function).values():
+      assert option.range or option.kind != "float", (name, option)
 
 
 def test_valid_calls_of_every_sampler_pass():

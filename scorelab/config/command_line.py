@@ -5,7 +5,6 @@ Nothing here imports JAX, so that mistakes are reported at once.
 
 from __future__ import annotations
 
-import functools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -14,7 +13,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from scorelab.config import fields
 from scorelab.config.importing import make_importable
+from scorelab.config.sections import SECTIONS
 from scorelab.errors import ConfigError, did_you_mean
 
 # Fields that may be None of which 'none' is a value too: there only 'None' and '' unset.
@@ -88,6 +89,7 @@ def parse_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
       given[-1] += f"={argument}"  # typed as two words
     else:
       given.append(argument)
+  _add_unlisted_fields([argv[0], *given])
   last = {_field(argument): argument for argument in given}
   unset = [field for field, argument in last.items() if _unsets(argument)]
   kept = [a for a in given if not _unsets(a) and _field(a) not in unset]
@@ -120,12 +122,9 @@ def _unsets(argument: str) -> bool:
   return bool(sign) and text in words and field in nullable_fields()
 
 
-@functools.cache
 def nullable_fields() -> frozenset[str]:
   """Returns the fields that may be None, as 'SECTION.FIELD'."""
-  from configs import base
-
-  sections = base.get_config().items()
+  sections = fields.make_config().items()
   return frozenset(
     f"{path}.{name}"
     for path, section in sections
@@ -154,18 +153,51 @@ def explain(error: Exception, config: str, argv: Sequence[str]) -> str:
   return message if message.startswith(config) else f"{config or 'main.py'}: {message}"
 
 
-def _unknown_field(config: str, argv: Sequence[str]) -> str | None:
-  """Returns a message on the first --config.FIELD that the config lacks, or None."""
+def _add_unlisted_fields(argv: Sequence[str]) -> None:
+  """Adds the typed fields that are options of a part of one's own, which the command line names."""
+  typed = typed_values(argv)
+  sections = {field.partition(".")[0] for field in typed} & SECTIONS.keys()
+  for section in sections:
+    known = fields.types_of(section)
+    names = [field.partition(".")[2] for field in typed if field.startswith(f"{section}.")]
+    if all(name in known for name in names):
+      continue
+    own = _bare_config(typed.get("", ""), argv[0])
+    settings = dict(own[section]) if own is not None and section in own else {}
+    settings |= {name: typed[f"{section}.{name}"] for name in names}
+    fields.add(section, fields.unlisted(section, settings))
+
+
+def typed_values(argv: Sequence[str]) -> dict[str, str]:
+  """Returns what a command line gives each field, by dotted name; the config file's is ''."""
+  typed = {}
+  for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    name, sign, value = argument.partition("=")
+    if argument.startswith("-") and (field := _field(argument)):
+      typed[field] = value if sign else following
+    elif name.lstrip("-") == "config" and argument.startswith("-"):
+      typed[""] = value if sign else following
+  return typed
+
+
+def _bare_config(config: str, program: str) -> ConfigDict | None:
+  """Returns the config of a file with no field set; None if it fails."""
   values = flags.FlagValues()
-  bare = [argv[0], f"--config={config}"]
+  bare = [program, f"--config={config}"]
   flag = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=bare)
   try:
     values(bare)
   except Exception:  # the config itself fails
     return None
-  if not isinstance(flag.value, ConfigDict):
+  return flag.value if isinstance(flag.value, ConfigDict) else None
+
+
+def _unknown_field(config: str, argv: Sequence[str]) -> str | None:
+  """Returns a message on the first --config.FIELD that the config lacks, or None."""
+  bare = _bare_config(config, argv[0])
+  if bare is None:
     return None
-  sections = flag.value.to_dict()
+  sections = bare.to_dict()
   known = [f"config.{name}" for name in sections]
   known += [
     f"config.{name}.{field}"

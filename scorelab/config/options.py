@@ -7,15 +7,17 @@ the closest match.
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
+from scorelab.config.fields import unlisted
 from scorelab.config.importing import import_attribute
+from scorelab.config.sections import SECTIONS
 from scorelab.errors import ConfigError, did_you_mean
-from scorelab.ranges import BOUNDS
+from scorelab.signatures import option_defaults
 
 Section: TypeAlias = Mapping[str, Any] | ConfigDict
 """A sub-config: options by name, None where the named function's own default holds."""
@@ -86,6 +88,8 @@ def check_fields(config: Any, known: ConfigDict, section: str = "") -> None:
   for name in dict.fromkeys((*config, *known)):
     field = f"{section}.{name}".lstrip(".")
     if name not in known:
+      if section in SECTIONS and name in unlisted(section, config):
+        continue  # an option of a part of one's own
       raise ConfigError(f"{field} is not a field{did_you_mean(str(name), [*known])}")
     if name not in config:
       raise ConfigError(f"{field} is missing")
@@ -117,15 +121,8 @@ def _short(value: Any) -> str:
 
 
 def accepted_options(*functions: Callable[..., Any]) -> set[str]:
-  """Returns the keyword options of functions or classes, except those that the builders pass."""
-  given = {"parent", "name", "kind", "event_ndim", "outputs", "schedule"}
-  names: set[str] = set()
-  for function in functions:
-    for parameter in inspect.signature(function).parameters.values():
-      has_default = parameter.default is not inspect.Parameter.empty
-      if parameter.kind is inspect.Parameter.KEYWORD_ONLY or has_default:
-        names.add(parameter.name)
-  return names - given
+  """Returns the keyword options of functions or classes."""
+  return {name for function in functions for name in option_defaults(function)}
 
 
 def options_of(function: Callable[..., Any], section: Section) -> dict[str, Any]:
@@ -167,15 +164,27 @@ def make(
     raise ConfigError(f"{path}: {error}") from error
 
 
-def check_bound(field: str, value: Any, shown: str | None = None) -> None:
-  """Raises ConfigError if a number, or one of a tuple's, is outside its field's range."""
-  words, allowed = BOUNDS.get(field, ("", None))
+def check_bound(
+  field: str, value: Any, shown: str | None = None, settings: Section = MappingProxyType({})
+) -> None:
+  """Raises ConfigError if a number, or one of a tuple's, is outside what its field allows.
+
+  Args:
+    field: 'seed' or 'section.name'.
+    value: the field's value; traced numbers pass, since their values were checked before.
+    shown: the field's name in the message, if it is another one.
+    settings: the values of the section, which name its parts.
+  """
+  from scorelab.config.parts import range_of  # not above: it imports JAX
+
+  section, _, name = field.rpartition(".")
+  allowed = None if value is None else range_of(section, name, settings)
   for number in value if isinstance(value, (tuple, list)) else (value,):
-    if value is None or is_traced(number):  # their values were checked before tracing
+    if value is None or is_traced(number):
       continue
     is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-    if allowed and not (is_number and allowed(number)):
-      raise ConfigError(f"{shown or field} = {value!r}, must be {words}")
+    if allowed and not (is_number and allowed.allows(number)):
+      raise ConfigError(f"{shown or field} = {value!r}, must be {allowed.words}")
     if is_number and not abs(number) <= (most := _largest(field, number)):
       raise ConfigError(
         f"{shown or field} = {value!r}, must be between -{most:.10g} and {most:.10g}"
@@ -195,7 +204,7 @@ def check_bounds(config: ConfigDict) -> None:
   for name, section in config.items():
     if isinstance(section, ConfigDict):
       for field, value in section.items():
-        check_bound(f"{name}.{field}", value)
+        check_bound(f"{name}.{field}", value, settings=section)
         if name == "network" and isinstance(value, tuple) and float in map(type, value):
           raise ConfigError(f"network.{field} = {value!r}, must be whole numbers")
 

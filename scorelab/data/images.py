@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from scorelab.data.image_decoding import why_unreadable
 from scorelab.data.image_files import Folder, ImageStream, Table, listed, open_images, read_image
 from scorelab.data.memory import check_memory
 from scorelab.errors import say
+from scorelab.ranges import AtLeast, Between
 from scorelab.targets.data_set import index_of_class
 from scorelab.typing import Array, Key
 
@@ -106,18 +107,18 @@ class DequantisedImages(Images):
 
 def images(
   path: str = "",
-  side: int = 64,
+  side: Annotated[int, AtLeast(1)] = 64,
   channels: int = 3,
   column: str = "image",
   part: str = "train",
   labelled: bool = False,
   label_column: str = "label",
-  validation_fraction: float = 0.05,
-  test_fraction: float = 0.05,
-  split_seed: int = 0,
-  held_out: int = 2048,
-  cache_gib: float = 1.0,
-  num_workers: int = 4,
+  validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.05,
+  test_fraction: Annotated[float, Between(0, 1, "[)")] = 0.05,
+  split_seed: Annotated[int, AtLeast(0)] = 0,
+  held_out: Annotated[int, AtLeast(1)] = 2048,
+  cache_gib: Annotated[float, AtLeast(0)] = 1.0,
+  num_workers: Annotated[int, AtLeast(0)] = 4,
   flip: bool = False,
   dequantise: bool = False,
 ) -> Images:

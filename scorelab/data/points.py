@@ -10,7 +10,7 @@ import math
 import pathlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -21,6 +21,7 @@ from scorelab.data.images import images
 from scorelab.data.memory import check_memory
 from scorelab.data.text_tables import TextTable, read_text_table
 from scorelab.errors import ConfigError, did_you_mean, say
+from scorelab.ranges import AtLeast, Between
 from scorelab.targets.data_set import DataSet, split
 
 
@@ -28,9 +29,9 @@ def points(
   path: str = "",
   columns: tuple[str, ...] | None = None,
   array: str | None = None,
-  validation_fraction: float = 0.1,
-  test_fraction: float = 0.2,
-  split_seed: int = 0,
+  validation_fraction: Annotated[float, Between(0, 1, "[)")] = 0.1,
+  test_fraction: Annotated[float, Between(0, 1, "[)")] = 0.2,
+  split_seed: Annotated[int, AtLeast(0)] = 0,
   standardise: bool = False,
   header: bool | None = None,
 ) -> DataSet:

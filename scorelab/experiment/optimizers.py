@@ -3,19 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from scorelab.config.options import is_traced
 from scorelab.networks.heads import HEADS
+from scorelab.ranges import Above, Between
 from scorelab.typing import Array, Params
+from scorelab.validation import is_traced
+
+
+def adam(
+  *,
+  b1: Annotated[float, Between(0, 1, "[)")] = 0.9,
+  b2: Annotated[float, Between(0, 1, "[)")] = 0.999,
+  eps: Annotated[float, Above(0)] = 1e-8,
+) -> optax.GradientTransformation:
+  """Adam: `optax.scale_by_adam`.
+
+  Args:
+    b1, b2: decay of the first and of the second moment.
+    eps: added to the root of the second.
+  """
+  return optax.scale_by_adam(b1, b2, eps)
+
+
+def adamax(
+  *,
+  b1: Annotated[float, Between(0, 1, "[)")] = 0.9,
+  b2: Annotated[float, Between(0, 1, "[)")] = 0.999,
+  eps: Annotated[float, Above(0)] = 1e-8,
+) -> optax.GradientTransformation:
+  """Adam with the largest recent gradient in the second moment's place: `optax.scale_by_adamax`.
+
+  Args:
+    b1, b2: decay of the first moment and of the largest gradient.
+    eps: added to the largest gradient.
+  """
+  return optax.scale_by_adamax(b1, b2, eps)
+
+
+def lion(
+  *,
+  b1: Annotated[float, Between(0, 1, "[)")] = 0.9,
+  b2: Annotated[float, Between(0, 1, "[)")] = 0.99,
+) -> optax.GradientTransformation:
+  """The sign of an averaged gradient: `optax.scale_by_lion`.
+
+  Args:
+    b1: weight of the average in the update.
+    b2: decay of the average.
+  """
+  return optax.scale_by_lion(b1, b2)
 
 
 def adam_by_head(
-  *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+  *,
+  b1: Annotated[float, Between(0, 1, "[)")] = 0.9,
+  b2: Annotated[float, Between(0, 1, "[)")] = 0.999,
+  eps: Annotated[float, Above(0)] = 1e-8,
 ) -> optax.GradientTransformation:
   """Adam that skips heads without a gradient: their weights, moments and step count stay.
 
@@ -76,10 +124,10 @@ def _join(like: Params, heads: list[Array], rest: list[Array]) -> Params:
 
 
 RULES: dict[str, Callable[..., optax.GradientTransformation]] = {
-  "adam": optax.scale_by_adam,
+  "adam": adam,
   "adam_by_head": adam_by_head,
-  "adamax": optax.scale_by_adamax,
-  "lion": optax.scale_by_lion,
+  "adamax": adamax,
+  "lion": lion,
   "sgd": optax.identity,
 }
 DECAYS: dict[str, Callable[[int], optax.Schedule]] = {

@@ -220,7 +220,7 @@ def make_row(settings: Mapping[str, Any], path: str, schedule: Schedule, has_den
     ConfigError: a name, an option or a number is not allowed.
   """
   for field, value in settings.items():
-    check_bound(f"sampler.{field}", value, shown=f"{path}.{field}")
+    check_bound(f"sampler.{field}", value, shown=f"{path}.{field}", settings=settings)
   part = choose(SAMPLERS | KERNELS, settings["name"], f"{path}.name", "sampler")
   if _is_kernel(part):
     return _make_chain_row(part, settings, path, schedule, has_density)

@@ -9,59 +9,23 @@ components are built.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from scorelab.config.options import Section, accepted_options, choose
-from scorelab.data.points import FILES
+from scorelab.config.parts import PARTS
+from scorelab.config.sections import SECTIONS
 from scorelab.errors import ConfigError
 from scorelab.experiment.compatibility import has_data_score
-from scorelab.experiment.optimizers import RULES, make_optimizer
-from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
+from scorelab.losses import LEVELS, LOSSES
 from scorelab.losses.levels import data_level
-from scorelab.networks import NETWORKS
-from scorelab.predictions import CONDITIONINGS, PARAMETERIZATIONS, Exact
-from scorelab.predictions.clipping import CLIPPINGS
 from scorelab.predictions.guidance import GUIDANCES
-from scorelab.samplers import KERNELS, SAMPLERS
-from scorelab.schedules import GRIDS, SCHEDULES
-from scorelab.targets import TARGETS
+from scorelab.samplers import KERNELS
 
-PARTS: dict[str, dict[str, Mapping[str, Callable[..., Any]]]] = {
-  "target": {"name": TARGETS | FILES},
-  "schedule": {"name": SCHEDULES},
-  "network": {"name": NETWORKS},
-  "parameterization": {
-    "name": PARAMETERIZATIONS | {"exact": Exact},
-    "conditioning": CONDITIONINGS,
-  },
-  "loss": {
-    "name": LOSSES,
-    "levels": LEVELS,
-    "uniforms": UNIFORMS,
-    "weighting": WEIGHTINGS,
-    "score_weighting": SCORE_WEIGHTINGS,
-  },
-  "optimizer": {"name": RULES},
-  "sampler": {
-    "name": SAMPLERS | KERNELS,
-    "grid": GRIDS,
-    "guidance": {name: guidance.options for name, guidance in GUIDANCES.items()},
-    "clipping": CLIPPINGS,
-  },
-}
-"""Fields that name a part, by section; `name` is the main one, and the others are nested in it."""
-
-_ALSO: dict[str, set[str]] = {
-  "target": {"num_train"},
-  "schedule": {"shift"},
-  "parameterization": {"conditioning"},
-  "optimizer": (accepted_options(make_optimizer) - {"num_steps"}) | {"ema_decays"},
-  "sampler": {"num_steps", "grid", "guidance", "clipping"},
-}
-"""Fields that a section has whichever part it names."""
+_OF_KERNELS = {"start_std", "sigma"}
+_OF_SAMPLERS = {"guidance", "guidance_weak", "clipping"}
 
 _RATES = {"variance_preserving", "sub_vp", "vp_betas"}
 """Schedules whose beta_min and beta_max are rates over [0, 1]; those of others are of one step."""
@@ -74,11 +38,14 @@ def options_taken(path: str, section: Section) -> set[str]:
     ConfigError: a name is unknown.
   """
   main = choose(PARTS[path]["name"], section["name"], f"{path}.name", "part")
-  taken = {"name"} | accepted_options(main) | _ALSO.get(path, set())
   if section["name"] == "exact":  # nothing is read of it
     return {*section}
+  own = {"name"} | accepted_options(SECTIONS[path])
   if path == "sampler" and section["name"] in KERNELS:  # of one level: the grid is for other rows
-    return (taken | {"start_std", "sigma"}) - {"guidance", "clipping"}
+    return (own - _OF_SAMPLERS) | accepted_options(main)
+  if path == "sampler":
+    own -= _OF_KERNELS | {"guidance_weak"}
+  taken = own | accepted_options(main)
   for field, known in PARTS[path].items():
     if field == "name" or field not in taken:
       continue

@@ -30,13 +30,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from scorelab.losses.probes import PROBES, averaging, inner, trace
+from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict
 from scorelab.validation import Registry, checked
@@ -66,7 +67,7 @@ METHODS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = Registry("meth
 }
 
 
-@checked("likelihood", method=METHODS, divergence=DIVERGENCES, probes=PROBES)
+@checked(method=METHODS, divergence=DIVERGENCES, probes=PROBES)
 def log_likelihood(
   key: Key,
   predict: Predict,
@@ -75,9 +76,9 @@ def log_likelihood(
   *,
   divergence: str = "exact",
   probes: str = "rademacher",
-  num_probes: int = 1,
+  num_probes: Annotated[int, AtLeast(1)] = 1,
   method: str = "rk4",
-  data_std: Array | float = 1.0,
+  data_std: Annotated[Array | float, Above(0)] = 1.0,
 ) -> LogLikelihood:
   """Log-density of a model under its probability flow, by a fixed number of steps.
 
@@ -145,7 +146,7 @@ class AdaptiveLogLikelihood(NamedTuple):
 STATUSES = ("solved", "too many steps", "no step is short enough")
 
 
-@checked("likelihood", divergence=DIVERGENCES, probes=PROBES)
+@checked(divergence=DIVERGENCES, probes=PROBES)
 def adaptive_log_likelihood(
   key: Key,
   predict: Predict,
@@ -154,11 +155,11 @@ def adaptive_log_likelihood(
   *,
   divergence: str = "exact",
   probes: str = "rademacher",
-  num_probes: int = 1,
-  rtol: Array | float = 1e-4,
-  atol: Array | float = 1e-4,
-  max_steps: int = 1000,
-  data_std: Array | float = 1.0,
+  num_probes: Annotated[int, AtLeast(1)] = 1,
+  rtol: Annotated[Array | float, Above(0)] = 1e-4,
+  atol: Annotated[Array | float, Above(0)] = 1e-4,
+  max_steps: Annotated[int, AtLeast(1)] = 1000,
+  data_std: Annotated[Array | float, Above(0)] = 1.0,
 ) -> AdaptiveLogLikelihood:
   """Like `log_likelihood`, by an adaptive method of order 5 in the angle, diffrax's Tsit5.
 

@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -21,23 +22,24 @@ import jax.numpy as jnp
 from scorelab.losses.denoising import sum_event
 from scorelab.losses.levels import UNIFORMS, stratified
 from scorelab.predictions import Parameterization, mixed, ratio_ends
+from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Schedule
 from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params
 from scorelab.validation import checked
 
 
-@checked("loss", uniforms=UNIFORMS)
+@checked(uniforms=UNIFORMS)
 def consistency(
   parameterization: Parameterization,
   schedule: Schedule,
   *,
-  min_intervals: int = 10,
-  max_intervals: int = 1280,
-  double_every: int = 1000,
+  min_intervals: Annotated[int, AtLeast(1)] = 10,
+  max_intervals: Annotated[int, AtLeast(1)] = 1280,
+  double_every: Annotated[int, AtLeast(1)] = 1000,
   level_mean: float = -1.1,
-  level_std: float = 2.0,
-  rho: float = 7.0,
-  huber_delta: float = 0.03,
+  level_std: Annotated[float, Above(0)] = 2.0,
+  rho: Annotated[float, Above(0)] = 7.0,
+  huber_delta: Annotated[float, Above(0)] = 0.03,
   uniforms: Callable[[Key, int], Array] = stratified,
 ) -> Loss:
   """E w ( sqrt(|f(x_t, t) - f(x_s, s)|^2 + c^2) - c ): f at two levels, the cleaner one held fixed.

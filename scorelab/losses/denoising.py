@@ -11,7 +11,7 @@ Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Model
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from scorelab.losses.levels import (
 )
 from scorelab.losses.probes import inner, sum_event
 from scorelab.predictions import Parameterization, mixed, x0_slope
+from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Average, Batch, Context, Key, Loss, Metrics, Params
 from scorelab.validation import checked, require_batch
@@ -43,7 +44,7 @@ Cost: TypeAlias = Callable[[str, Array, Level], Array]
 NORMS = ("huber", "l1", "l2")
 
 
-@checked("loss", levels=LEVELS, uniforms=UNIFORMS, weighting=WEIGHTINGS)
+@checked(levels=LEVELS, uniforms=UNIFORMS, weighting=WEIGHTINGS)
 def ncsn(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -51,8 +52,8 @@ def ncsn(
   levels: Callable[[Schedule, Array], Level] = log_uniform,
   weighting: Callable[[Level], Array] = snr_weight,
   uniforms: Callable[[Key, int], Array] = stratified,
-  levels_per_point: int = 1,
-  num_bands: int = 8,
+  levels_per_point: Annotated[int, AtLeast(1)] = 1,
+  num_bands: Annotated[int, AtLeast(1)] = 8,
 ) -> Loss:
   """E over levels of w(level) |x0 error|^2, computed in the network's own view.
 
@@ -78,14 +79,14 @@ def ncsn(
   return regression(parameterization, schedule, cost, levels, uniforms, levels_per_point, num_bands)
 
 
-@checked("loss", levels=LEVELS, uniforms=UNIFORMS)
+@checked(levels=LEVELS, uniforms=UNIFORMS)
 def denoising(
   parameterization: Parameterization,
   schedule: Schedule,
   *,
   levels: Callable[[Schedule, Array], Level] = fixed_level,
   uniforms: Callable[[Key, int], Array] = stratified,
-  num_bands: int = 1,
+  num_bands: Annotated[int, AtLeast(1)] = 1,
 ) -> Loss:
   """E |s(x_t) + eps / sigma|^2: denoising score matching, at one level unless `levels` has more.
 
@@ -108,7 +109,7 @@ def denoising(
   )
 
 
-@checked("loss", levels=LEVELS, uniforms=UNIFORMS, weighting=WEIGHTINGS)
+@checked(levels=LEVELS, uniforms=UNIFORMS, weighting=WEIGHTINGS)
 def edm(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -116,8 +117,8 @@ def edm(
   levels: Callable[[Schedule, Array], Level] = log_normal,
   weighting: Callable[[Level], Array] = edm_weight,
   uniforms: Callable[[Key, int], Array] = stratified,
-  levels_per_point: int = 1,
-  num_bands: int = 8,
+  levels_per_point: Annotated[int, AtLeast(1)] = 1,
+  num_bands: Annotated[int, AtLeast(1)] = 8,
 ) -> Loss:
   """Like `ncsn`, with EDM's levels and weights: the mean square of the network's own error.
 
@@ -135,17 +136,17 @@ def edm(
   )
 
 
-@checked("loss", levels=LEVELS, uniforms=UNIFORMS, norm=NORMS)
+@checked(levels=LEVELS, uniforms=UNIFORMS, norm=NORMS)
 def ddpm(
   parameterization: Parameterization,
   schedule: Schedule,
   *,
   levels: Callable[[Schedule, Array], Level] = uniform_time,
   uniforms: Callable[[Key, int], Array] = stratified,
-  levels_per_point: int = 1,
-  num_bands: int = 8,
+  levels_per_point: Annotated[int, AtLeast(1)] = 1,
+  num_bands: Annotated[int, AtLeast(1)] = 8,
   norm: str = "l2",
-  huber_delta: float = 1.0,
+  huber_delta: Annotated[float, Above(0)] = 1.0,
 ) -> Loss:
   """E over levels of the noise's error in a norm, unweighted: DDPM's simple loss.
 

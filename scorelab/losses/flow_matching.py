@@ -10,7 +10,7 @@ ICML 2023 (arXiv 2304.14772).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import numpy as np
 from scorelab.losses.denoising import in_view, independent, regression
 from scorelab.losses.levels import LEVELS, UNIFORMS, stratified, uniform_time
 from scorelab.predictions import Parameterization
+from scorelab.ranges import AtLeast
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Key, Loss
 from scorelab.validation import checked
@@ -26,15 +27,15 @@ from scorelab.validation import checked
 COUPLINGS = ("independent", "optimal_transport")
 
 
-@checked("loss", levels=LEVELS, uniforms=UNIFORMS, coupling=COUPLINGS)
+@checked(levels=LEVELS, uniforms=UNIFORMS, coupling=COUPLINGS)
 def flow_matching(
   parameterization: Parameterization,
   schedule: Schedule,
   *,
   levels: Callable[[Schedule, Array], Level] = uniform_time,
   uniforms: Callable[[Key, int], Array] = stratified,
-  levels_per_point: int = 1,
-  num_bands: int = 8,
+  levels_per_point: Annotated[int, AtLeast(1)] = 1,
+  num_bands: Annotated[int, AtLeast(1)] = 8,
   coupling: str = "independent",
 ) -> Loss:
   """E over levels of |flow error|^2, the flow being noise - x0: conditional flow matching.

@@ -30,7 +30,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ from scorelab.losses.levels import (
 )
 from scorelab.losses.probes import PROBES, averaging, inner, trace
 from scorelab.predictions import Parameterization, noised
+from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Level, Schedule
 from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params
 from scorelab.validation import checked, require_batch
@@ -54,9 +55,7 @@ Score: TypeAlias = Callable[[Array], Array]
 """x [n, *event] -> s(x), of x's shape; examples must not mix: no batch normalisation."""
 
 
-@checked(
-  "loss", levels=LEVELS, uniforms=UNIFORMS, score_weighting=SCORE_WEIGHTINGS, divergence=MODES
-)
+@checked(levels=LEVELS, uniforms=UNIFORMS, score_weighting=SCORE_WEIGHTINGS, divergence=MODES)
 def hyvarinen(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -65,7 +64,7 @@ def hyvarinen(
   score_weighting: Callable[[Level], Array] = uniform_weight,
   uniforms: Callable[[Key, int], Array] = stratified,
   divergence: str = "forward",
-  max_unrolled: int = 16,
+  max_unrolled: Annotated[int, AtLeast(1)] = 16,
 ) -> Loss:
   """E over levels of w(level) [ div s + |s|^2 / 2 ], the divergence by d derivatives of s.
 
@@ -98,7 +97,7 @@ def hyvarinen(
   return _loss(parameterization, schedule, levels, score_weighting, uniforms, terms)
 
 
-@checked("loss", levels=LEVELS, uniforms=UNIFORMS, score_weighting=SCORE_WEIGHTINGS, probes=PROBES)
+@checked(levels=LEVELS, uniforms=UNIFORMS, score_weighting=SCORE_WEIGHTINGS, probes=PROBES)
 def hutchinson(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -107,7 +106,7 @@ def hutchinson(
   score_weighting: Callable[[Level], Array] = uniform_weight,
   uniforms: Callable[[Key, int], Array] = stratified,
   probes: str = "rademacher",
-  num_probes: int = 1,
+  num_probes: Annotated[int, AtLeast(1)] = 1,
 ) -> Loss:
   """Like `hyvarinen`, with Hutchinson's estimate of the divergence: a mean of v^T J v.
 
@@ -137,7 +136,7 @@ def hutchinson(
 sliced_vr = hutchinson
 
 
-@checked("loss", levels=LEVELS, uniforms=UNIFORMS, score_weighting=SCORE_WEIGHTINGS, probes=PROBES)
+@checked(levels=LEVELS, uniforms=UNIFORMS, score_weighting=SCORE_WEIGHTINGS, probes=PROBES)
 def sliced(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -146,7 +145,7 @@ def sliced(
   score_weighting: Callable[[Level], Array] = uniform_weight,
   uniforms: Callable[[Key, int], Array] = stratified,
   probes: str = "rademacher",
-  num_probes: int = 1,
+  num_probes: Annotated[int, AtLeast(1)] = 1,
 ) -> Loss:
   """Sliced score matching: the mean of v^T J v + (v^T s)^2 / 2 over probes (SSM).
 
@@ -161,7 +160,7 @@ def sliced(
   return _loss(parameterization, schedule, levels, score_weighting, uniforms, terms)
 
 
-@checked("loss", levels=LEVELS, uniforms=UNIFORMS, score_weighting=SCORE_WEIGHTINGS, probes=PROBES)
+@checked(levels=LEVELS, uniforms=UNIFORMS, score_weighting=SCORE_WEIGHTINGS, probes=PROBES)
 def sliced_fd(
   parameterization: Parameterization,
   schedule: Schedule,
@@ -170,8 +169,8 @@ def sliced_fd(
   score_weighting: Callable[[Level], Array] = uniform_weight,
   uniforms: Callable[[Key, int], Array] = stratified,
   probes: str = "rademacher",
-  num_probes: int = 1,
-  eps: float = 1e-2,
+  num_probes: Annotated[int, AtLeast(1)] = 1,
+  eps: Annotated[float, Above(0)] = 1e-2,
 ) -> Loss:
   """`sliced` by central differences (FD-SSM): s is differentiated by its parameters only.
 

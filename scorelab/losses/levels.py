@@ -10,48 +10,53 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from scorelab.predictions import x0_slope
+from scorelab.ranges import Above, Between, Count
 from scorelab.schedules import GRIDS, Level, Schedule, Tabulated, require_time
 from scorelab.typing import Array, Key
 from scorelab.validation import Registry, checked, is_traced
 
 
-@checked("loss")
+@checked
 def uniform_time(
-  schedule: Schedule, u: Array, *, t_min: float | None = None, t_max: float = 1.0
+  schedule: Schedule,
+  u: Array,
+  *,
+  t_min: Annotated[float, Between(0, 1)] | None = None,
+  t_max: Annotated[float, Between(0, 1)] = 1.0,
 ) -> Level:
   """t uniform on [t_min, t_max]; t_min is the schedule's own by default. u [n] -> Level [n]."""
   low = schedule.t_min if t_min is None else t_min
   return schedule.at(low + (t_max - low) * u)
 
 
-@checked("loss")
+@checked
 def log_uniform(
   schedule: Schedule,
   u: Array,
   *,
-  sigma_min: float | None = None,
-  sigma_max: float | None = None,
+  sigma_min: Annotated[float, Above(0)] | None = None,
+  sigma_max: Annotated[float, Above(0)] | None = None,
 ) -> Level:
   """log(sigma / alpha) uniform between the ends given, or the schedule's. u [n] -> Level [n]."""
   low, high = _log_ratio_ends(schedule, sigma_min, sigma_max)
   return schedule.at_log_snr(-(low + (high - low) * u))
 
 
-@checked("loss")
+@checked
 def log_normal(
   schedule: Schedule,
   u: Array,
   *,
   level_mean: float = -1.2,
-  level_std: float = 1.2,
-  sigma_min: float | None = None,
-  sigma_max: float | None = None,
+  level_std: Annotated[float, Above(0)] = 1.2,
+  sigma_min: Annotated[float, Above(0)] | None = None,
+  sigma_max: Annotated[float, Above(0)] | None = None,
 ) -> Level:
   """log(sigma / alpha) normal, clipped to the ends given, or the schedule's. u [n] -> Level [n].
 
@@ -62,9 +67,13 @@ def log_normal(
   return schedule.at_log_snr(-jnp.clip(log_ratio, low, high))
 
 
-@checked("loss", spacing=GRIDS)
+@checked(spacing=GRIDS)
 def grid_levels(
-  schedule: Schedule, u: Array, *, num_levels: int = 100, spacing: str = "uniform"
+  schedule: Schedule,
+  u: Array,
+  *,
+  num_levels: Annotated[int, Count(1_000_000)] = 100,
+  spacing: str = "uniform",
 ) -> Level:
   """One of the noisy levels of a sampling grid, each as often. u [n] -> Level [n]."""
   grid = GRIDS[spacing](schedule, num_levels)
@@ -72,14 +81,14 @@ def grid_levels(
   return jax.tree.map(lambda a: a[index], grid.levels)
 
 
-@checked("loss")
+@checked
 def data_level(schedule: Schedule, u: Array) -> Level:
   """The data themselves, t = 0, alpha = 1, sigma = 0: no noise is added. u [n] -> Level [n]."""
   return schedule.at_ratio(jnp.zeros_like(u))
 
 
-@checked("loss")
-def fixed_level(schedule: Schedule, u: Array, *, sigma: float = 1.0) -> Level:
+@checked
+def fixed_level(schedule: Schedule, u: Array, *, sigma: Annotated[float, Above(0)] = 1.0) -> Level:
   """The one level whose sigma / alpha, > 0, is `sigma`, in units of the data. u [n] -> Level [n].
 
   A little noise smooths the data; the schedule's own ends do not bind.
@@ -208,13 +217,13 @@ UNIFORMS: dict[str, Callable[[Key, int], Array]] = Registry("uniforms") | {
 }
 
 
-@checked("loss")
+@checked
 def uniform_weight(level: Level) -> Array:
   """1: the mean squared error of x0, or of the score for a score weighting."""
   return jnp.ones_like(level.sigma)
 
 
-@checked("loss")
+@checked
 def snr_weight(level: Level) -> Array:
   """alpha^2 / sigma^2: the squared error of the noise, or sigma^2 times that of the score.
 
@@ -223,25 +232,25 @@ def snr_weight(level: Level) -> Array:
   return (level.alpha / level.sigma) ** 2
 
 
-@checked("loss")
+@checked
 def score_weight(level: Level) -> Array:
   """alpha^2 / sigma^4: the squared error of the score, unweighted (Vincent 2011, section 4.2)."""
   return (level.alpha / level.sigma**2) ** 2
 
 
-@checked("loss")
-def min_snr_weight(level: Level, *, gamma: float = 5.0) -> Array:
+@checked
+def min_snr_weight(level: Level, *, gamma: Annotated[float, Above(0)] = 5.0) -> Array:
   """min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556, section 3.4)."""
   return jnp.minimum(snr_weight(level), gamma)
 
 
-@checked("loss")
-def edm_weight(level: Level, *, data_std: float = 1.0) -> Array:
+@checked
+def edm_weight(level: Level, *, data_std: Annotated[float, Above(0)] = 1.0) -> Array:
   """1 / c_out^2 = (sigma^2 + alpha^2 s^2) / (sigma s)^2 (Karras et al. 2022, table 1)."""
   return snr_weight(level) + 1 / data_std**2
 
 
-@checked("loss")
+@checked
 def truncated_snr_weight(level: Level) -> Array:
   """max(SNR, 1): the larger of the squared errors of x0 and of the noise.
 
@@ -250,8 +259,13 @@ def truncated_snr_weight(level: Level) -> Array:
   return jnp.maximum(snr_weight(level), 1)
 
 
-@checked("loss")
-def p2_weight(level: Level, *, gamma: float = 1.0, snr_offset: float = 1.0) -> Array:
+@checked
+def p2_weight(
+  level: Level,
+  *,
+  gamma: Annotated[float, Above(0)] = 1.0,
+  snr_offset: Annotated[float, Above(0)] = 1.0,
+) -> Array:
   """SNR / (snr_offset + SNR)^gamma: less for details than `snr`, which is gamma = 0.
 
   Choi et al., "Perception Prioritized Training of Diffusion Models", CVPR 2022 (arXiv 2204.00227),
@@ -261,7 +275,7 @@ def p2_weight(level: Level, *, gamma: float = 1.0, snr_offset: float = 1.0) -> A
   return snr / (snr_offset + snr) ** gamma
 
 
-@checked("loss")
+@checked
 def likelihood_weight(level: Level, *, schedule: Schedule) -> Array:
   """g(t)^2 on the score's squared error: t uniform, half its mean bounds KL(data || model).
 
@@ -288,7 +302,7 @@ WEIGHTINGS: dict[str, Callable[..., Array]] = Registry("weighting") | {
 }
 
 
-@checked("loss")
+@checked
 def sigma_squared_weight(level: Level) -> Array:
   """sigma^2: the squared error of the noise (Song and Ermon 2019, section 4.2)."""
   return level.sigma**2

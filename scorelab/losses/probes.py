@@ -11,11 +11,12 @@ Splines", Communications in Statistics 19(2), 1990.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
+from scorelab.ranges import AtLeast
 from scorelab.typing import Array, Key
 from scorelab.validation import Registry, checked
 
@@ -43,8 +44,10 @@ PROBES: dict[str, Callable[[Key, Array], Array]] = Registry("probes") | {
 }
 
 
-@checked("loss", probes=PROBES)
-def averaging(probes: str, num_probes: int) -> Callable[[Callable[[Array], Any], Key, Array], Any]:
+@checked(probes=PROBES)
+def averaging(
+  probes: str, num_probes: Annotated[int, AtLeast(1)]
+) -> Callable[[Callable[[Array], Any], Key, Array], Any]:
   """The mean of a function over probes.
 
   Args:

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ from scorelab.losses.levels import (
 )
 from scorelab.losses.probes import sum_event
 from scorelab.predictions import Parameterization, Prediction, noised, x0_slope
+from scorelab.ranges import AtLeast, Count
 from scorelab.schedules import GRIDS, Grid, Level, Schedule
 from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params, Predict
 from scorelab.validation import checked
@@ -90,7 +91,7 @@ def bits_per_dim(nats: Array, dim: int, *, bin_width: float = 1.0) -> Array:
   return (nats / dim - math.log(bin_width)) / math.log(2)
 
 
-@checked("loss", variance=VARIANCES)
+@checked(variance=VARIANCES)
 def bound_terms(
   key: Key, predict: Predict, x0: Array, grid: Grid, *, variance: str = "large"
 ) -> Bound:
@@ -126,12 +127,12 @@ def prior_kl(x0: Array, level: Level, schedule: Schedule) -> Array:
   return sum_event(ratio - 1 - jnp.log(ratio) + signal * x0**2) / 2
 
 
-@checked("loss", spacing=GRIDS, uniforms=UNIFORMS, variance=VARIANCES)
+@checked(spacing=GRIDS, uniforms=UNIFORMS, variance=VARIANCES)
 def stepwise_kl(
   parameterization: Parameterization,
   schedule: Schedule,
   *,
-  num_levels: int = 100,
+  num_levels: Annotated[int, Count(1_000_000)] = 100,
   spacing: str = "uniform",
   uniforms: Callable[[Key, int], Array] = shifted,
   variance: str = "small",
@@ -171,12 +172,12 @@ def stepwise_kl(
   return loss
 
 
-@checked("loss", spacing=GRIDS, uniforms=UNIFORMS, variance=VARIANCES)
+@checked(spacing=GRIDS, uniforms=UNIFORMS, variance=VARIANCES)
 def variational_bound(
   parameterization: Parameterization,
   schedule: Schedule,
   *,
-  num_levels: int = 100,
+  num_levels: Annotated[int, Count(1_000_000)] = 100,
   spacing: str = "uniform",
   uniforms: Callable[[Key, int], Array] = shifted,
   variance: str = "large",
@@ -211,15 +212,15 @@ def variational_bound(
   return loss
 
 
-@checked("loss", spacing=GRIDS, uniforms=UNIFORMS)
+@checked(spacing=GRIDS, uniforms=UNIFORMS)
 def hybrid(
   parameterization: Parameterization,
   schedule: Schedule,
   *,
-  num_levels: int = 100,
+  num_levels: Annotated[int, Count(1_000_000)] = 100,
   spacing: str = "uniform",
   uniforms: Callable[[Key, int], Array] = shifted,
-  bound_weight: float = 1e-3,
+  bound_weight: Annotated[float, AtLeast(0)] = 1e-3,
 ) -> Loss:
   """DDPM's simple loss for the mean, plus a share of the bound for the learned variance only.
 
@@ -255,7 +256,7 @@ def hybrid(
   return loss
 
 
-@checked("loss", levels=LEVELS, uniforms=UNIFORMS)
+@checked(levels=LEVELS, uniforms=UNIFORMS)
 def continuous_bound(
   parameterization: Parameterization,
   schedule: Schedule,

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike
 
 from scorelab.metrics.classes import has_labels
 from scorelab.metrics.reference import Reference
+from scorelab.ranges import AtLeast
 from scorelab.targets import splits_of
 from scorelab.typing import Array, Key, LabelledSplitTarget, Params, SplitTarget, Target
 from scorelab.validation import Registry, checked
@@ -147,8 +148,8 @@ def in_features(
   return measured
 
 
-@checked("metric")
-def batched(apply: Callable[[Array], Array], size: int = 256) -> Extractor:
+@checked
+def batched(apply: Callable[[Array], Array], size: Annotated[int, AtLeast(1)] = 256) -> Extractor:
   """Returns an extractor that passes `size` images at a time through `apply`, which is jitted."""
 
   def extract(x: ArrayLike) -> np.ndarray:

@@ -17,13 +17,14 @@ g^2 dt = alpha^2 d(r^2) = 2 sigma^2 d(log r), and the cost of learning per unit 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from scorelab.metrics.score_error import ExactTarget
 from scorelab.predictions import noised
+from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Level
 from scorelab.typing import Array, Key, Predict
 from scorelab.validation import checked
@@ -53,14 +54,14 @@ class Girsanov(NamedTuple):
   total_sem: Array
 
 
-@checked("metric")
+@checked
 def girsanov(
   key: Key,
   target: ExactTarget,
   predict: Predict,
   levels: Level,
-  prior_std: Array,
-  num_samples: int,
+  prior_std: Annotated[Array, Above(0)],
+  num_samples: Annotated[int, AtLeast(1)],
 ) -> Girsanov:
   """The bound on KL(q || p) at each level, for p the model's law if it were run without grid error.
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from scorelab.ranges import Above
 from scorelab.schedules import Schedule
 from scorelab.validation import checked
 
@@ -52,8 +54,10 @@ class Moments:
     return Moments(float(mean @ mean), np.maximum(np.linalg.eigvalsh(product), 0), x.shape[1])
 
 
-@checked("metric")
-def prior_divergence(moments: Moments, alpha: float, sigma: float, prior_std: float) -> float:
+@checked
+def prior_divergence(
+  moments: Moments, alpha: float, sigma: float, prior_std: Annotated[float, Above(0)]
+) -> float:
   """Returns the divergence in nats of noised data from N(0, prior_std^2 I).
 
   Args:

@@ -10,12 +10,13 @@ variance is at worst that of half as many draws.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Annotated, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from scorelab import predictions
+from scorelab.ranges import AtLeast
 from scorelab.schedules import Level
 from scorelab.typing import Array, Key, Predict
 from scorelab.validation import checked
@@ -55,15 +56,15 @@ _Drawn: TypeAlias = tuple[Array, Predict, Predict]
 """Clean draws [n, *event], the truth and what is measured."""
 
 
-@checked("metric")
+@checked
 def score_error(
   key: Key,
   target: ExactTarget,
   predict: Predict,
   levels: Level,
-  num_samples: int,
+  num_samples: Annotated[int, AtLeast(1)],
   *,
-  spread: float = SPREAD,
+  spread: Annotated[float, AtLeast(1)] = SPREAD,
 ) -> ScoreError:
   """Returns the error of predict's score over q_t at each level.
 
@@ -96,15 +97,15 @@ class ExactClasses(Protocol):
   def predict_of_class(self, x: Array, level: Level, label: Array, /) -> predictions.Prediction: ...
 
 
-@checked("metric")
+@checked
 def class_score_error(
   key: Key,
   target: ExactClasses,
   bind: Callable[[Array], Predict],
   levels: Level,
-  num_samples: int,
+  num_samples: Annotated[int, AtLeast(1)],
   *,
-  spread: float = SPREAD,
+  spread: Annotated[float, AtLeast(1)] = SPREAD,
 ) -> ScoreError:
   """Returns `score_error` given the class of every draw: of bind(label) over q_t(x | label).
 
@@ -201,15 +202,15 @@ class ExactMixture(ExactTarget, ExactClasses, Protocol):
   def sample_of_class(self, key: Key, label: Array, /) -> Array: ...
 
 
-@checked("metric")
+@checked
 def mode_score_error(
   key: Key,
   target: ExactMixture,
   predict: Predict,
   level: Level,
-  num_samples: int,
+  num_samples: Annotated[int, AtLeast(1)],
   *,
-  spread: float = SPREAD,
+  spread: Annotated[float, AtLeast(1)] = SPREAD,
 ) -> tuple[Array, Array]:
   """Returns the relative score error over each mode's own part of q_t: E |s - s*|^2 / E |s*|^2.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax.numpy as jnp
 from flax import linen as nn
 
 from scorelab.networks.mlp import ACTIVATIONS
+from scorelab.ranges import Above, AtLeast
 from scorelab.typing import Array
 
 
@@ -23,9 +26,9 @@ class AdditiveMLP(nn.Module):
     outputs: outputs per coordinate of the point.
   """
 
-  widths: tuple[int, ...] = (512, 512, 512)
+  widths: Annotated[tuple[int, ...], AtLeast(1)] = (512, 512, 512)
   activation: str = "silu"
-  output_limit: float | None = None
+  output_limit: Annotated[float, Above(0)] | None = None
   outputs: int = 1
 
   @nn.compact

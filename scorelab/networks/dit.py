@@ -7,11 +7,14 @@ section 3.2: patches, adaLN-zero blocks; sinusoids of the places after Vaswani e
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax.numpy as jnp
 from flax import linen as nn
 
 from scorelab.networks.attention import DTYPES, Attention
 from scorelab.networks.embeddings import ConditionEmbedding, sinusoids
+from scorelab.ranges import Above, AtLeast, Between, Count
 from scorelab.typing import Array
 
 LEVEL_FEATURES = 256
@@ -85,16 +88,16 @@ class DiT(nn.Module):
     ValueError: the sizes do not go with each other or with the image.
   """
 
-  patch_size: int = 2
-  width: int = 192
-  depth: int = 6
-  num_heads: int = 3
-  mlp_ratio: float = 4.0
-  dropout: float = 0.0
+  patch_size: Annotated[int, AtLeast(1)] = 2
+  width: Annotated[int, AtLeast(1)] = 192
+  depth: Annotated[int, Count(1_000)] = 6
+  num_heads: Annotated[int, AtLeast(1)] = 3
+  mlp_ratio: Annotated[float, Above(0)] = 4.0
+  dropout: Annotated[float, Between(0, 1, "[)")] = 0.0
   flash: bool = False
-  level_scale: float = 1.0
-  num_classes: int = 0
-  label_dropout: float = 0.1
+  level_scale: Annotated[float, Above(0)] = 1.0
+  num_classes: Annotated[int, AtLeast(0)] = 0
+  label_dropout: Annotated[float, Between(0, 1)] = 0.1
   remat: bool = False
   dtype: str | None = None
   outputs: int = 1

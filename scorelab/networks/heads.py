@@ -6,10 +6,13 @@ Sohl-Dickstein et al., "Deep Unsupervised Learning using Nonequilibrium Thermody
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax.numpy as jnp
 from flax import linen as nn
 
 from scorelab.networks.mlp import ACTIVATIONS
+from scorelab.ranges import AtLeast
 from scorelab.typing import Array
 
 HEADS = "heads"
@@ -27,9 +30,9 @@ class HeadsMLP(nn.Module):
     outputs: numbers given for each coordinate of the point.
   """
 
-  widths: tuple[int, ...] = (64, 64)
-  head_widths: tuple[int, ...] = (64,)
-  num_heads: int = 40
+  widths: Annotated[tuple[int, ...], AtLeast(1)] = (64, 64)
+  head_widths: Annotated[tuple[int, ...], AtLeast(1)] = (64,)
+  num_heads: Annotated[int, AtLeast(1)] = 40
   activation: str = "relu"
   outputs: int = 1
 

@@ -6,11 +6,13 @@ Events with more axes are flattened; the last axis of the output is `outputs` ti
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from scorelab.networks.embeddings import LEVEL_FEATURES, ClassEmbedding, FourierFeatures
+from scorelab.ranges import Above, AtLeast, Between, Count
 from scorelab.typing import Array
 from scorelab.validation import Registry
 
@@ -49,13 +51,13 @@ class MLP(nn.Module):
     outputs: numbers given for each coordinate of the point.
   """
 
-  widths: tuple[int, ...] = (256, 512, 256)
+  widths: Annotated[tuple[int, ...], AtLeast(1)] = (256, 512, 256)
   norms: tuple[bool, ...] = (True, False, True)
   activation: str = "leaky_relu"
   output_activation: str | None = None
   level_features: str = "identity"
-  num_classes: int = 0
-  label_dropout: float = 0.1
+  num_classes: Annotated[int, AtLeast(0)] = 0
+  label_dropout: Annotated[float, Between(0, 1)] = 0.1
   outputs: int = 1
 
   @nn.compact
@@ -91,14 +93,14 @@ class ResidualMLP(nn.Module):
     outputs: numbers given for each coordinate of the point.
   """
 
-  width: int = 192
-  depth: int = 3
+  width: Annotated[int, AtLeast(1)] = 192
+  depth: Annotated[int, Count(1_000)] = 3
   activation: str = "silu"
-  num_features: int = 64
-  point_scale: float = 4.0
-  level_scale: float = 2.0
-  num_classes: int = 0
-  label_dropout: float = 0.1
+  num_features: Annotated[int, AtLeast(1)] = 64
+  point_scale: Annotated[float, Above(0)] = 4.0
+  level_scale: Annotated[float, Above(0)] = 2.0
+  num_classes: Annotated[int, AtLeast(0)] = 0
+  label_dropout: Annotated[float, Between(0, 1)] = 0.1
   outputs: int = 1
 
   @nn.compact

@@ -15,6 +15,7 @@ References:
 from __future__ import annotations
 
 import functools
+from typing import Annotated
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -30,6 +31,7 @@ from scorelab.networks.blocks import (
   upsample,
 )
 from scorelab.networks.embeddings import ConditionEmbedding
+from scorelab.ranges import Above, AtLeast, Between
 from scorelab.typing import Array
 
 ATTENTIONS = ("full", "linear", "none")
@@ -66,21 +68,21 @@ class UNet(nn.Module):
     ValueError: an option is none of those, or does not go with the others or the image.
   """
 
-  dim: int = 32
-  dim_mults: tuple[int, ...] = (1, 2, 4, 8)
+  dim: Annotated[int, AtLeast(8)] = 32
+  dim_mults: Annotated[tuple[int, ...], AtLeast(1)] = (1, 2, 4, 8)
   block: str = "resnet"
   attention: tuple[str, ...] = ("linear",)
   key_softmax: str = "channels"
   first_skip: bool = False
-  num_heads: int = 4
-  head_dim: int = 32
+  num_heads: Annotated[int, AtLeast(1)] = 4
+  head_dim: Annotated[int, AtLeast(1)] = 32
   flash: bool = False
   scale_shift: bool = False
-  dropout: float = 0.0
+  dropout: Annotated[float, Between(0, 1, "[)")] = 0.0
   zero_init: bool = False
-  level_scale: float = 1.0
-  num_classes: int = 0
-  label_dropout: float = 0.1
+  level_scale: Annotated[float, Above(0)] = 1.0
+  num_classes: Annotated[int, AtLeast(0)] = 0
+  label_dropout: Annotated[float, Between(0, 1)] = 0.1
   remat: bool = False
   dtype: str | None = None
   outputs: int = 1

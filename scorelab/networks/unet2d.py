@@ -7,6 +7,8 @@ section 3) and NCSN++ (Song et al. 2021, arXiv 2011.13456, appendix H).
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -34,6 +36,7 @@ from scorelab.networks.unet2d_embeddings import (
   TimestepEmbedding,
   timestep_sinusoids,
 )
+from scorelab.ranges import Above, AtLeast, Between, Count
 from scorelab.typing import Array
 
 TIME_EMBEDDINGS = ("positional", "fourier", "learned")
@@ -57,32 +60,32 @@ class UNet2D(nn.Module):
     ValueError: an option is unknown, or does not go with the others or the image.
   """
 
-  block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
+  block_out_channels: Annotated[tuple[int, ...], AtLeast(4)] = (224, 448, 672, 896)
   down_block_types: tuple[str, ...] = ("DownBlock2D", *("AttnDownBlock2D",) * 3)
   up_block_types: tuple[str, ...] = (*("AttnUpBlock2D",) * 3, "UpBlock2D")
-  layers_per_block: int = 2
+  layers_per_block: Annotated[int, Count(1_000)] = 2
   mid_block_type: str | None = "UNetMidBlock2D"
-  mid_block_scale_factor: float = 1.0
+  mid_block_scale_factor: Annotated[float, Above(0)] = 1.0
   add_attention: bool = True
-  attention_head_dim: int | None = 8
-  norm_num_groups: int | None = 32
-  attn_norm_num_groups: int | None = None
-  norm_eps: float = 1e-5
+  attention_head_dim: Annotated[int, AtLeast(1)] | None = 8
+  norm_num_groups: Annotated[int, AtLeast(1)] | None = 32
+  attn_norm_num_groups: Annotated[int, AtLeast(1)] | None = None
+  norm_eps: Annotated[float, Above(0)] = 1e-5
   act_fn: str = "silu"
   resnet_time_scale_shift: str = "default"
-  downsample_padding: int = 1
+  downsample_padding: Annotated[int, AtLeast(0)] = 1
   downsample_type: str = "conv"
   upsample_type: str = "conv"
   time_embedding_type: str = "positional"
-  time_embedding_dim: int | None = None
-  freq_shift: float = 0
+  time_embedding_dim: Annotated[int, AtLeast(1)] | None = None
+  freq_shift: Annotated[float, AtLeast(0)] = 0
   flip_sin_to_cos: bool = True
-  num_train_timesteps: int | None = None
+  num_train_timesteps: Annotated[int, AtLeast(1)] | None = None
   class_embed_type: str | None = None
-  num_class_embeds: int | None = None
+  num_class_embeds: Annotated[int, AtLeast(1)] | None = None
   center_input_sample: bool = False
-  out_channels: int | None = None
-  dropout: float = 0.0
+  out_channels: Annotated[int, AtLeast(1)] | None = None
+  dropout: Annotated[float, Between(0, 1, "[)")] = 0.0
   dtype: str | None = None
   remat: bool = False
   outputs: int = 1

@@ -10,20 +10,22 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax.numpy as jnp
 
 from scorelab.predictions import Prediction
+from scorelab.ranges import Above, Between
 from scorelab.schedules import Level
 from scorelab.typing import Array, Predict
 from scorelab.validation import Registry, checked
 
 
-@checked("sampler")
+@checked
 def clipped(
   predict: Predict,
   *,
-  clip_limit: Array | float = 1.0,
+  clip_limit: Annotated[Array | float, Above(0)] = 1.0,
   clip_keep_noise: bool = False,
   event_ndim: int = 1,
 ) -> Predict:
@@ -40,12 +42,12 @@ def clipped(
   return _changed(predict, lambda x0: jnp.clip(x0, -clip_limit, clip_limit), clip_keep_noise)
 
 
-@checked("sampler")
+@checked
 def thresholded(
   predict: Predict,
   *,
-  clip_quantile: Array | float = 0.995,
-  clip_limit: Array | float = jnp.inf,
+  clip_quantile: Annotated[Array | float, Between(0, 1)] = 0.995,
+  clip_limit: Annotated[Array | float, Above(0)] = jnp.inf,
   clip_keep_noise: bool = False,
   event_ndim: int = 1,
 ) -> Predict:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax.numpy as jnp
 
+from scorelab.ranges import AtLeast
 from scorelab.schedules import Level, require_time
 from scorelab.typing import Array
 from scorelab.validation import Registry, checked
@@ -31,8 +33,8 @@ def time(level: Level) -> Array:
   return require_time(level)
 
 
-@checked("parameterization")
-def time_index(level: Level, *, num_train_steps: int = 1000) -> Array:
+@checked
+def time_index(level: Level, *, num_train_steps: Annotated[int, AtLeast(1)] = 1000) -> Array:
   """The step i of a discrete process of T steps, t = (i + 1) / T: round(t T) - 1, as a float."""
   return jnp.round(require_time(level) * num_train_steps) - 1
 

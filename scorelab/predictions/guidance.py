@@ -25,12 +25,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from scorelab.predictions import Prediction
+from scorelab.ranges import Above, AtLeast, Between
 from scorelab.schedules import Level
 from scorelab.typing import Array, Predict
 from scorelab.validation import Registry, checked
@@ -39,14 +40,14 @@ Pair: TypeAlias = Callable[[Array, Level], tuple[Prediction, Prediction]]
 """(x, level) -> the strong and the weak prediction there, of one kind."""
 
 
-@checked("sampler")
+@checked
 def extrapolated(
   pair: Pair,
   *,
-  guidance_scale: Array | float = 1.0,
-  guidance_low: Array | float = 0.0,
-  guidance_high: Array | float = jnp.inf,
-  guidance_rescale: Array | float = 0.0,
+  guidance_scale: Annotated[Array | float, AtLeast(0)] = 1.0,
+  guidance_low: Annotated[Array | float, AtLeast(0)] = 0.0,
+  guidance_high: Annotated[Array | float, Above(0)] = jnp.inf,
+  guidance_rescale: Annotated[Array | float, Between(0, 1)] = 0.0,
   event_ndim: int = 1,
 ) -> Predict:
   """weak + scale (strong - weak), in every view alike.
@@ -122,14 +123,14 @@ def autoguidance(strong: Predict, weak: Predict, **options: Any) -> Predict:
   return extrapolated(lambda x, level: (strong(x, level), weak(x, level)), **options)
 
 
-@checked("sampler")
+@checked
 def classifier(
   predict: Predict,
   log_prob: Callable[[Array, Level], Array],
   *,
-  guidance_scale: Array | float = 1.0,
-  guidance_low: Array | float = 0.0,
-  guidance_high: Array | float = jnp.inf,
+  guidance_scale: Annotated[Array | float, AtLeast(0)] = 1.0,
+  guidance_low: Annotated[Array | float, AtLeast(0)] = 0.0,
+  guidance_high: Annotated[Array | float, Above(0)] = jnp.inf,
 ) -> Predict:
   """Guidance by a classifier's gradient: score + scale grad log P(c | x).
 

@@ -12,19 +12,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from scorelab.predictions.conditioning import CONDITIONINGS
 from scorelab.predictions.views import TO_NOISE, TO_X0, Prediction
+from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Level, Schedule, ratio_ends, require_time
 from scorelab.typing import Array, Key, Params, Predict
 from scorelab.validation import Registry, checked
 
 
-@checked("parameterization", kind=TO_X0, conditioning=CONDITIONINGS)
+@checked(kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class Parameterization:
   """How a network's output is read: as the view `kind` itself.
@@ -135,7 +136,7 @@ class Parameterization:
     return p * squares / 2 + r / a * minus_energy
 
 
-@checked("parameterization", kind=TO_X0, conditioning=CONDITIONINGS)
+@checked(kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class EDM(Parameterization):
   """EDM's preconditioning, for any process: the network F sees and gives unit variance.
@@ -150,7 +151,7 @@ class EDM(Parameterization):
   """
 
   kind: str = "x0"
-  data_std: float = 1.0
+  data_std: Annotated[float, Above(0)] = 1.0
 
   def scale_input(self, x: Array, level: Level) -> Array:
     return x / _marginal_std(level, self.data_std)
@@ -164,7 +165,7 @@ class EDM(Parameterization):
     return Prediction.of(x, level, "x0", x0=x0, noise=noise)
 
 
-@checked("parameterization", kind=TO_X0, conditioning=CONDITIONINGS)
+@checked(kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class Consistency(EDM):
   """The end of the probability flow through x, at the schedule's least noise.
@@ -203,7 +204,7 @@ class Consistency(EDM):
     return Prediction.of(x, level, self.kind, consistency=end)
 
 
-@checked("parameterization", kind=TO_X0, conditioning=CONDITIONINGS)
+@checked(kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class ScaledScore(Parameterization):
   """The score of data scaled to unit std, for any process: defined at the data too, sigma = 0.
@@ -215,7 +216,7 @@ class ScaledScore(Parameterization):
   """
 
   kind: str = "score"
-  data_std: float = 1.0
+  data_std: Annotated[float, Above(0)] = 1.0
 
   def scale_input(self, x: Array, level: Level) -> Array:
     return x / _marginal_std(level, self.data_std)
@@ -226,7 +227,7 @@ class ScaledScore(Parameterization):
     )
 
 
-@checked("parameterization", kind=TO_X0, conditioning=CONDITIONINGS)
+@checked(kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class ReverseStep(Parameterization):
   """A reverse step of a discrete chain: the network gives the law N(m, V) of x_s given x_t.
@@ -256,7 +257,7 @@ class ReverseStep(Parameterization):
 
   kind: str = "x0"
   schedule: Schedule | None = None
-  num_train_steps: int = 1000
+  num_train_steps: Annotated[int, AtLeast(1)] = 1000
   relative: bool = True
 
   def __post_init__(self) -> None:

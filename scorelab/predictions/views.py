@@ -147,7 +147,7 @@ def x0_slope(kind: str, level: Level) -> Array:
   return _X0_SLOPE[kind](level.alpha, level.sigma)
 
 
-@checked("level")
+@checked
 def noised(key: Key, x0: Array, level: Level) -> tuple[Array, Prediction]:
   """Draws x = alpha x0 + sigma eps and, in every view, what a network should say of it.
 
@@ -162,7 +162,7 @@ def noised(key: Key, x0: Array, level: Level) -> tuple[Array, Prediction]:
   return mixed(x0, jax.random.normal(key, x0.shape, x0.dtype), level)
 
 
-@checked("level")
+@checked
 def mixed(x0: Array, noise: Array, level: Level) -> tuple[Array, Prediction]:
   """`noised` with the noise given, of x0's shape."""
   at = level.like(x0)

@@ -14,10 +14,13 @@ References:
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorelab.ranges import OneOf
 from scorelab.samplers.ddim import ddim_step
 from scorelab.samplers.history import (
   lagrange_weights,
@@ -44,14 +47,14 @@ def _adams_weights(knots: Array, known: Array, grid: Grid, order: int, lower: bo
   return lagrange_weights(nodes, used, change / np.arange(1, order + 1)[None])
 
 
-@checked("sampler", order=ORDERS)
+@checked(order=ORDERS)
 def lms(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  order: int = 4,
+  order: Annotated[int, OneOf(1, 2, 3, 4)] = 4,
   lower_order_final: bool = False,
 ) -> Samples:
   """Samples by linear multistep, the Adams-Bashforth method in r. Deterministic.
@@ -76,14 +79,14 @@ def lms(
   return run_multistep(key, predict, x, grid, weights, "noise")
 
 
-@checked("sampler", order=ORDERS)
+@checked(order=ORDERS)
 def ipndm(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  order: int = 4,
+  order: Annotated[int, OneOf(1, 2, 3, 4)] = 4,
   lower_order_final: bool = False,
 ) -> Samples:
   """Samples by improved PNDM: `lms` as if the levels were equally spaced in r. Deterministic.
@@ -97,14 +100,14 @@ def ipndm(
   return run_multistep(key, predict, x, grid, weights, "noise")
 
 
-@checked("sampler", order=ORDERS)
+@checked(order=ORDERS)
 def deis(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  order: int = 3,
+  order: Annotated[int, OneOf(1, 2, 3, 4)] = 3,
   lower_order_final: bool = False,
 ) -> Samples:
   """Samples by DEIS: integrates the polynomial in the log-SNR through the last noises exactly.
@@ -124,7 +127,7 @@ def deis(
   return run_multistep(key, predict, x, grid, dpmpp_weights(grid, order, **options), "noise")
 
 
-@checked("sampler", warm_up=WARM_UPS)
+@checked(warm_up=WARM_UPS)
 def plms(
   key: Key | Noise,
   predict: Predict,

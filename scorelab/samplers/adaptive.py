@@ -14,11 +14,12 @@ diffrax.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from scorelab.ranges import Above, AtLeast
 from scorelab.samplers.noise import Noise
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Key, Predict
@@ -41,17 +42,17 @@ class AdaptiveSamples(NamedTuple):
   status: Array
 
 
-@checked("sampler")
+@checked
 def adaptive_ode(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  rtol: Array | float = 1e-4,
-  atol: Array | float = 1e-4,
-  max_steps: int = 1000,
-  data_std: Array | float = 1.0,
+  rtol: Annotated[Array | float, Above(0)] = 1e-4,
+  atol: Annotated[Array | float, Above(0)] = 1e-4,
+  max_steps: Annotated[int, AtLeast(1)] = 1000,
+  data_std: Annotated[Array | float, Above(0)] = 1.0,
 ) -> AdaptiveSamples:
   """Samples by diffrax's Tsit5, of order 5, with step sizes adapted to each point.
 

@@ -35,7 +35,7 @@ from scorelab.validation import checked
 VARIANCES = (*variational.VARIANCES, "optimal")
 
 
-@checked("sampler", variance=VARIANCES)
+@checked(variance=VARIANCES)
 def ancestral_step(
   pred: Prediction, now: Level, nxt: Level, z: Array, variance: str = "small"
 ) -> Array:
@@ -78,7 +78,7 @@ def ancestral_step(
   return a * shrink**2 * pred.x + weight * pred.x0 + std * z
 
 
-@checked("sampler", variance=VARIANCES)
+@checked(variance=VARIANCES)
 def ancestral(
   key: Key | Noise, predict: Predict, x: Array, grid: Grid, *, variance: str = "small"
 ) -> Samples:
@@ -101,7 +101,7 @@ def ancestral(
   return _scan(functools.partial(ancestral_step, variance=variance), key, predict, x, grid.pairs)
 
 
-@checked("sampler")
+@checked
 def renoise_step(pred: Prediction, now: Level, nxt: Level, z: Array) -> Array:
   """Predicts x_0 and adds new noise to the level `nxt`: alpha' x0 + sigma' z.
 
@@ -114,7 +114,7 @@ def renoise_step(pred: Prediction, now: Level, nxt: Level, z: Array) -> Array:
   return nxt.alpha * pred.x0 + nxt.sigma * z
 
 
-@checked("sampler")
+@checked
 def renoise(
   key: Key | Noise,
   predict: Predict,

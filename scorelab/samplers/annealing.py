@@ -9,10 +9,13 @@ References:
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorelab.ranges import Above, Count
 from scorelab.samplers.langevin import ula_step
 from scorelab.samplers.noise import Noise, as_noise
 from scorelab.schedules import Grid, Level
@@ -22,8 +25,10 @@ from scorelab.validation import checked, is_traced
 RULES = ("published", "ncsnv2")
 
 
-@checked("sampler")
-def ncsnv2_step_size(sigmas: Array | np.ndarray, steps_per_level: int) -> Array:
+@checked
+def ncsnv2_step_size(
+  sigmas: Array | np.ndarray, steps_per_level: Annotated[int, Count(1_000_000)]
+) -> Array:
   """Returns the step size at the last level that best keeps the variance from level to level.
 
   Of data at one point, T steps of h_i = step_size (sigma_i / sigma_L)^2 take N(0, sigma_{i-1}^2)
@@ -72,15 +77,15 @@ def ncsnv2_step_size(sigmas: Array | np.ndarray, steps_per_level: int) -> Array:
   return jax.lax.stop_gradient((low + high) / 2 * sigmas[-1] ** 2)
 
 
-@checked("sampler", rule=RULES)
+@checked(rule=RULES)
 def annealed_langevin(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  steps_per_level: int = 5,
-  step_size: Array | float | None = None,
+  steps_per_level: Annotated[int, Count(1_000_000)] = 5,
+  step_size: Annotated[Array | float, Above(0)] | None = None,
   rule: str = "published",
   denoise: bool = False,
 ) -> Samples:

@@ -15,7 +15,7 @@ from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
 
 
-@checked("sampler")
+@checked
 def consistency_step(pred: Prediction, nxt: Level, z: Array, end: Array) -> Array:
   """Maps x to the end of the flow, and adds noise from there to the level `nxt`.
 
@@ -34,7 +34,7 @@ def consistency_step(pred: Prediction, nxt: Level, z: Array, end: Array) -> Arra
   return nxt.alpha * (pred.x0 + spread * z)
 
 
-@checked("sampler")
+@checked
 def consistency(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Samples:
   """Samples by `consistency_step`: one call of `predict` a step, one in all on a grid of one step.
 

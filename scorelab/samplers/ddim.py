@@ -5,19 +5,26 @@ Song, Meng and Ermon, "Denoising Diffusion Implicit Models", ICLR 2021 (arXiv 20
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from scorelab.predictions import Prediction
+from scorelab.ranges import Above, AtLeast
 from scorelab.samplers.noise import Noise, as_noise
 from scorelab.schedules import Grid, Level, safe_sqrt
 from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
 
 
-@checked("sampler")
+@checked
 def ddim_step(
-  pred: Prediction, now: Level, nxt: Level, z: Array, eta: Array | float = 0.0
+  pred: Prediction,
+  now: Level,
+  nxt: Level,
+  z: Array,
+  eta: Annotated[Array | float, AtLeast(0)] = 0.0,
 ) -> Array:
   """One step from level `now` to the cleaner level `nxt`.
 
@@ -63,15 +70,15 @@ def renewing_step(
   return nxt.alpha * (pred.x0 + nxt.sigma / nxt.alpha * (kept * pred.noise + renewed * z))
 
 
-@checked("sampler")
+@checked
 def ddim(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  eta: Array | float = 0.0,
-  s_noise: Array | float = 1.0,
+  eta: Annotated[Array | float, AtLeast(0)] = 0.0,
+  s_noise: Annotated[Array | float, Above(0)] = 1.0,
 ) -> Samples:
   """Samples by DDIM: one call of `predict` a step. Deterministic at eta = 0.
 
@@ -98,8 +105,10 @@ def ddim(
   return Samples(x, path, nfe=grid.num_steps)
 
 
-@checked("sampler")
-def ddim_inference(key: Key | Noise, x0: Array, grid: Grid, *, eta: Array | float = 0.0) -> Array:
+@checked
+def ddim_inference(
+  key: Key | Noise, x0: Array, grid: Grid, *, eta: Annotated[Array | float, AtLeast(0)] = 0.0
+) -> Array:
   """Draws a path of DDIM's inference process, which is conditioned on x0 (eqs. 6 and 7).
 
   Draws x_N from q(x_N | x0), then steps from it by `ddim_step` with the true x0. For every eta

@@ -17,7 +17,7 @@ from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
 
 
-@checked("sampler")
+@checked
 def euler_time(
   key: Key | Noise,
   predict: Predict,

@@ -9,11 +9,12 @@ Approximations", Bernoulli 2(4), 1996, section 1.4. Their h is twice ours.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from scorelab.ranges import Above, AtLeast, Count
 from scorelab.samplers.noise import Noise, as_noise
 from scorelab.typing import Array, Key
 from scorelab.validation import checked
@@ -152,16 +153,16 @@ def run_chains(
   return state[0], path, total / (num_steps - burn_in)
 
 
-@checked("sampler")
+@checked
 def ula(
   key: Key | Noise,
   score: Function,
   x: Array,
   *,
-  step_size: Array | float,
-  num_steps: int,
-  burn_in: int = 0,
-  thin: int = 1,
+  step_size: Annotated[Array | float, Above(0)],
+  num_steps: Annotated[int, Count(1_000_000)],
+  burn_in: Annotated[int, AtLeast(0)] = 0,
+  thin: Annotated[int, AtLeast(1)] = 1,
 ) -> Chain:
   """Chains by `ula_step`. On N(m, v I) their variance tends to v / (1 - h / (2 v)): too large.
 
@@ -189,17 +190,17 @@ def ula(
   return Chain(*run, nfe=num_steps)
 
 
-@checked("sampler")
+@checked
 def mala(
   key: Key | Noise,
   score: Function,
   log_prob: Function,
   x: Array,
   *,
-  step_size: Array | float,
-  num_steps: int,
-  burn_in: int = 0,
-  thin: int = 1,
+  step_size: Annotated[Array | float, Above(0)],
+  num_steps: Annotated[int, Count(1_000_000)],
+  burn_in: Annotated[int, AtLeast(0)] = 0,
+  thin: Annotated[int, AtLeast(1)] = 1,
 ) -> Chain:
   """Chains by `mala_step`, exact for any step size.
 

@@ -18,8 +18,11 @@ References:
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax.numpy as jnp
 
+from scorelab.ranges import Above, AtLeast, OneOf
 from scorelab.samplers.history import (
   exponential_moments,
   lagrange_weights,
@@ -60,15 +63,15 @@ def view_moments(grid: Grid, width: Array, view: str, count: int, eta: Array | f
   return (nxt.sigma / nxt.alpha)[:, None] * exponential_moments(-width, count)
 
 
-@checked("sampler", view=VIEWS, solver_type=SOLVER_TYPES)
+@checked(view=VIEWS, solver_type=SOLVER_TYPES)
 def dpmpp_weights(
   grid: Grid,
-  order: int,
+  order: Annotated[int, OneOf(1, 2, 3, 4)],
   *,
   view: str = "x0",
   solver_type: str = "midpoint",
-  curvature: Array | float = 1.0,
-  eta: Array | float = 0.0,
+  curvature: Annotated[Array | float, AtLeast(0)] = 1.0,
+  eta: Annotated[Array | float, AtLeast(0)] = 0.0,
   lower_order_final: bool = False,
 ) -> Array:
   """Returns the weights of past views for `run_multistep`, [N, order - 1].
@@ -114,7 +117,7 @@ def shares_by_sde(grid: Grid, eta: Array | float) -> tuple[Array, Array]:
   return safe_sqrt(1 - power), safe_sqrt(power)
 
 
-@checked("sampler", view=VIEWS, solver_type=SOLVER_TYPES)
+@checked(view=VIEWS, solver_type=SOLVER_TYPES)
 def dpmpp_2m(
   key: Key | Noise,
   predict: Predict,
@@ -149,14 +152,14 @@ def dpmpp_2m(
   return run_multistep(key, predict, x, grid, dpmpp_weights(grid, 2, **options), view)
 
 
-@checked("sampler", view=VIEWS, solver_type=SOLVER_TYPES)
+@checked(view=VIEWS, solver_type=SOLVER_TYPES)
 def dpmpp_3m(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  curvature: Array | float = 1.0,
+  curvature: Annotated[Array | float, AtLeast(0)] = 1.0,
   solver_type: str = "midpoint",
   view: str = "x0",
   lower_order_final: bool = False,
@@ -183,15 +186,15 @@ def dpmpp_3m(
   return run_multistep(key, predict, x, grid, weights, view)
 
 
-@checked("sampler", solver_type=SOLVER_TYPES)
+@checked(solver_type=SOLVER_TYPES)
 def dpmpp_2m_sde(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  eta: Array | float = 1.0,
-  s_noise: Array | float = 1.0,
+  eta: Annotated[Array | float, AtLeast(0)] = 1.0,
+  s_noise: Annotated[Array | float, Above(0)] = 1.0,
   solver_type: str = "midpoint",
 ) -> Samples:
   """Samples by SDE-DPM-Solver++(2M): one call of `predict` a step.
@@ -213,16 +216,16 @@ def dpmpp_2m_sde(
   return run_multistep(key, predict, x, grid, weights, "x0", shares, s_noise)
 
 
-@checked("sampler", solver_type=SOLVER_TYPES)
+@checked(solver_type=SOLVER_TYPES)
 def dpmpp_3m_sde(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  eta: Array | float = 1.0,
-  s_noise: Array | float = 1.0,
-  curvature: Array | float = 1.0,
+  eta: Annotated[Array | float, AtLeast(0)] = 1.0,
+  s_noise: Annotated[Array | float, Above(0)] = 1.0,
+  curvature: Annotated[Array | float, AtLeast(0)] = 1.0,
   solver_type: str = "heun",
 ) -> Samples:
   """Samples by SDE-DPM-Solver++(3M): one call of `predict` a step.

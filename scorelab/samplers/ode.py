@@ -15,11 +15,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from scorelab.predictions import Prediction
+from scorelab.ranges import Above, AtLeast
 from scorelab.samplers.ddim import ddim_step
 from scorelab.samplers.noise import Noise, ZeroNoise, as_noise
 from scorelab.schedules import Grid, Level, Schedule
@@ -27,15 +29,15 @@ from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
 
 
-@checked("sampler")
+@checked
 def churned(
   x: Array,
   now: Level,
   z: Array,
-  gamma: Array | float,
+  gamma: Annotated[Array | float, AtLeast(0)],
   *,
   schedule: Schedule,
-  noise_scale: Array | float = 1.0,
+  noise_scale: Annotated[Array | float, AtLeast(0)] = 1.0,
 ) -> tuple[Array, Level]:
   """Adds new noise: from `now` to the level with (1 + gamma) times its r (algorithm 2, line 5).
 
@@ -169,17 +171,17 @@ def scan_to_data(
   return x, path
 
 
-@checked("sampler")
+@checked
 def euler(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  churn: Array | float = 0.0,
-  s_tmin: Array | float = 0.0,
-  s_tmax: Array | float = math.inf,
-  s_noise: Array | float = 1.0,
+  churn: Annotated[Array | float, AtLeast(0)] = 0.0,
+  s_tmin: Annotated[Array | float, AtLeast(0)] = 0.0,
+  s_tmax: Annotated[Array | float, Above(0)] = math.inf,
+  s_noise: Annotated[Array | float, Above(0)] = 1.0,
 ) -> Samples:
   """Samples by Euler's method in r, with EDM's churn: one call of `predict` a step.
 
@@ -200,17 +202,17 @@ def euler(
   return _solve(key, predict, x, grid, churn, s_tmin, s_tmax, s_noise)
 
 
-@checked("sampler")
+@checked
 def heun(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  churn: Array | float = 0.0,
-  s_tmin: Array | float = 0.0,
-  s_tmax: Array | float = math.inf,
-  s_noise: Array | float = 1.0,
+  churn: Annotated[Array | float, AtLeast(0)] = 0.0,
+  s_tmin: Annotated[Array | float, AtLeast(0)] = 0.0,
+  s_tmax: Annotated[Array | float, Above(0)] = math.inf,
+  s_noise: Annotated[Array | float, Above(0)] = 1.0,
 ) -> Samples:
   """Samples by Heun's method in r, with EDM's churn (algorithm 2): two calls of `predict` a step.
 
@@ -223,34 +225,34 @@ def heun(
   return _solve(key, predict, x, grid, *options, between=_end, share=0.5)
 
 
-@checked("sampler")
+@checked
 def midpoint(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  churn: Array | float = 0.0,
-  s_tmin: Array | float = 0.0,
-  s_tmax: Array | float = math.inf,
-  s_noise: Array | float = 1.0,
+  churn: Annotated[Array | float, AtLeast(0)] = 0.0,
+  s_tmin: Annotated[Array | float, AtLeast(0)] = 0.0,
+  s_tmax: Annotated[Array | float, Above(0)] = math.inf,
+  s_noise: Annotated[Array | float, Above(0)] = 1.0,
 ) -> Samples:
   """Samples by the midpoint method: the slope at (r + r') / 2. See `heun`."""
   options = (churn, s_tmin, s_tmax, s_noise)
   return _solve(key, predict, x, grid, *options, between=arithmetic)
 
 
-@checked("sampler")
+@checked
 def dpm_solver_2(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  churn: Array | float = 0.0,
-  s_tmin: Array | float = 0.0,
-  s_tmax: Array | float = math.inf,
-  s_noise: Array | float = 1.0,
+  churn: Annotated[Array | float, AtLeast(0)] = 0.0,
+  s_tmin: Annotated[Array | float, AtLeast(0)] = 0.0,
+  s_tmax: Annotated[Array | float, Above(0)] = math.inf,
+  s_noise: Annotated[Array | float, Above(0)] = 1.0,
 ) -> Samples:
   """Samples by DPM-Solver-2: the slope half a step on in log-SNR, at sqrt(r r').
 
@@ -261,7 +263,7 @@ def dpm_solver_2(
   return _solve(key, predict, x, grid, *options, between=geometric)
 
 
-@checked("sampler")
+@checked
 def rk4(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Samples:
   """Samples by the classic Runge-Kutta method in r: four calls of `predict` a step.
 

@@ -12,10 +12,13 @@ References:
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from scorelab.predictions import Prediction
+from scorelab.ranges import Above, AtLeast
 from scorelab.samplers.ancestral import VARIANCES, ancestral_step
 from scorelab.samplers.ddim import ddim_step, noise_shares, renewing_step
 from scorelab.samplers.noise import Noise, as_noise
@@ -25,14 +28,14 @@ from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
 
 
-@checked("sampler")
+@checked
 def euler_maruyama(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  eta: Array | float = 1.0,
+  eta: Annotated[Array | float, AtLeast(0)] = 1.0,
 ) -> Samples:
   """Samples by the Euler-Maruyama method on the reverse SDE in t: one call of `predict` a step.
 
@@ -90,15 +93,15 @@ def _at(pred: Prediction, x0: Array, now: Level) -> Prediction:
   return Prediction.of(pred.x, now, "x0", x0=x0, noise=noise)
 
 
-@checked("sampler")
+@checked
 def dpm_solver_2_ancestral(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  eta: Array | float = 1.0,
-  s_noise: Array | float = 1.0,
+  eta: Annotated[Array | float, AtLeast(0)] = 1.0,
+  s_noise: Annotated[Array | float, Above(0)] = 1.0,
 ) -> Samples:
   """Samples by DPM-Solver-2 and renewed noise: two calls of `predict` a step.
 
@@ -135,15 +138,15 @@ def dpm_solver_2_ancestral(
   return Samples(x, path, nfe=2 * grid.num_steps - grid.ends_at_data)
 
 
-@checked("sampler")
+@checked
 def dpmpp_2s_ancestral(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  eta: Array | float = 1.0,
-  s_noise: Array | float = 1.0,
+  eta: Annotated[Array | float, AtLeast(0)] = 1.0,
+  s_noise: Annotated[Array | float, Above(0)] = 1.0,
 ) -> Samples:
   """Samples by DPM-Solver++(2S) and renewed noise: two calls of `predict` a step.
 
@@ -167,7 +170,7 @@ def dpmpp_2s_ancestral(
   return Samples(x, path, nfe=2 * grid.num_steps - grid.ends_at_data)
 
 
-@checked("sampler")
+@checked
 def dpmpp_2s(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Samples:
   """Samples by DPM-Solver++(2S): two calls of `predict` a step. Deterministic, of second order.
 
@@ -181,15 +184,15 @@ def dpmpp_2s(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Sample
   return dpmpp_2s_ancestral(key, predict, x, grid, eta=0.0)
 
 
-@checked("sampler")
+@checked
 def dpmpp_sde(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  eta: Array | float = 1.0,
-  s_noise: Array | float = 1.0,
+  eta: Annotated[Array | float, AtLeast(0)] = 1.0,
+  s_noise: Annotated[Array | float, Above(0)] = 1.0,
 ) -> Samples:
   """Samples by DPM-Solver++ (SDE): two calls of `predict` a step, both of which renew noise.
 
@@ -212,8 +215,10 @@ def dpmpp_sde(
   return Samples(x, path, nfe=2 * grid.num_steps - grid.ends_at_data)
 
 
-@checked("sampler")
-def corrector_step(pred: Prediction, z: Array, snr: Array | float, event_ndim: int | None) -> Array:
+@checked
+def corrector_step(
+  pred: Prediction, z: Array, snr: Annotated[Array | float, Above(0)], event_ndim: int | None
+) -> Array:
   """Takes a Langevin step at one level, x + h score + sqrt(2 h) z, with h from a ratio of norms.
 
       h = 2 (snr |z| / |score|)^2        norms of events, averaged over the batch
@@ -238,15 +243,15 @@ def corrector_step(pred: Prediction, z: Array, snr: Array | float, event_ndim: i
   return pred.x + h * pred.score + jnp.sqrt(2 * h) * z
 
 
-@checked("sampler", variance=VARIANCES)
+@checked(variance=VARIANCES)
 def predictor_corrector(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  snr: Array | float = 0.16,
-  corrector_steps: int = 1,
+  snr: Annotated[Array | float, Above(0)] = 0.16,
+  corrector_steps: Annotated[int, AtLeast(0)] = 1,
   variance: str = "large",
   event_ndim: int | None = None,
 ) -> Samples:

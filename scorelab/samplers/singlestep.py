@@ -7,11 +7,14 @@ algorithm 5, for third order.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scorelab.predictions import Prediction
+from scorelab.ranges import OneOf
 from scorelab.samplers.ddim import renewing_step
 from scorelab.samplers.history import combine, exponential_moments, lagrange_weights
 from scorelab.samplers.multistep import SOLVER_TYPES, log_snr_knots
@@ -46,14 +49,14 @@ def singlestep_weights(grid: Grid, orders: np.ndarray, solver_type: str) -> Arra
   return lagrange_weights(jnp.stack(nodes, 1), jnp.stack(used, 1), moments)
 
 
-@checked("sampler", order=(1, 2, 3), solver_type=SOLVER_TYPES)
+@checked(order=(1, 2, 3), solver_type=SOLVER_TYPES)
 def dpmpp_singlestep(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  order: int = 3,
+  order: Annotated[int, OneOf(1, 2, 3, 4)] = 3,
   solver_type: str = "midpoint",
 ) -> Samples:
   """Samples by singlestep DPM-Solver++ on the grid's own levels. Deterministic.

@@ -8,10 +8,11 @@ Sampling", Applied Mathematics Research eXpress 2013(1) (arXiv 1203.5428).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 
+from scorelab.ranges import Above, AtLeast, Count
 from scorelab.samplers.langevin import Chain, Function, run_chains
 from scorelab.samplers.noise import Noise, as_noise
 from scorelab.typing import Array, Key
@@ -60,17 +61,17 @@ def baoab_step(
   return KineticState(x, velocity + half * new_score, new_score)
 
 
-@checked("sampler")
+@checked
 def underdamped_langevin(
   key: Key | Noise,
   score: Function,
   x: Array,
   *,
-  step_size: Array | float,
-  num_steps: int,
-  friction: Array | float = 1.0,
-  burn_in: int = 0,
-  thin: int = 1,
+  step_size: Annotated[Array | float, Above(0)],
+  num_steps: Annotated[int, Count(1_000_000)],
+  friction: Annotated[Array | float, Above(0)] = 1.0,
+  burn_in: Annotated[int, AtLeast(0)] = 0,
+  thin: Annotated[int, AtLeast(1)] = 1,
 ) -> Chain:
   """Chains by `baoab_step`, from velocities drawn from N(0, I), their stationary law.
 

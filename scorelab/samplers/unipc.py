@@ -6,10 +6,13 @@ NeurIPS 2023 (arXiv 2302.04867), algorithms 1 and 2, theorem 3.1.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from scorelab.predictions import Prediction
+from scorelab.ranges import AtLeast, OneOf
 from scorelab.samplers.ddim import renewing_step
 from scorelab.samplers.history import combine, lagrange_weights, past_nodes, step_orders
 from scorelab.samplers.multistep import VIEWS, log_snr_knots, view_moments
@@ -54,17 +57,17 @@ def unipc_weights(
   return weights(nodes, used), corrector[:, 1:], corrector[:, 0]
 
 
-@checked("sampler", order=(1, 2, 3), solver_type=SOLVER_TYPES, view=VIEWS)
+@checked(order=(1, 2, 3), solver_type=SOLVER_TYPES, view=VIEWS)
 def unipc(
   key: Key | Noise,
   predict: Predict,
   x: Array,
   grid: Grid,
   *,
-  order: int = 2,
+  order: Annotated[int, OneOf(1, 2, 3, 4)] = 2,
   solver_type: str = "bh2",
   view: str = "x0",
-  uncorrected: int = 0,
+  uncorrected: Annotated[int, AtLeast(0)] = 0,
   lower_order_final: bool = True,
 ) -> Samples:
   """Samples by UniPC: one call of `predict` a step. Deterministic, of order `order` + 1.

@@ -19,11 +19,12 @@ References:
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from scorelab.ranges import Above, AtLeast
 from scorelab.schedules.level import safe_sqrt
 from scorelab.schedules.schedule import Schedule
 from scorelab.typing import Array, Floats
@@ -32,8 +33,8 @@ from scorelab.typing import Array, Floats
 class _LinearBeta(Schedule):
   """alpha = exp(-B / 2) with beta(t) linear: B = beta_min t + (beta_max - beta_min) t^2 / 2."""
 
-  beta_min: float = 0.1
-  beta_max: float = 20.0
+  beta_min: Annotated[float, Above(0)] = 0.1
+  beta_max: Annotated[float, Above(0)] = 20.0
   t_min: ClassVar[float] = 1e-3
   t_max: ClassVar[float] = 1.0
 
@@ -96,7 +97,7 @@ class Cosine(Schedule):
     offset: s, >= 0: keeps the first levels from being too clean.
   """
 
-  offset: float = 0.008
+  offset: Annotated[float, AtLeast(0)] = 0.008
   process: ClassVar[str] = "vp"
   t_min: ClassVar[float] = 1e-3
   t_max: ClassVar[float] = 1 - 1e-3
@@ -139,7 +140,7 @@ class Sigmoid(Schedule):
 
   start: float = -3.0
   end: float = 3.0
-  tau: float = 1.0
+  tau: Annotated[float, Above(0)] = 1.0
   process: ClassVar[str] = "vp"
   t_min: ClassVar[float] = 1e-3
   t_max: ClassVar[float] = 1 - 1e-3
@@ -191,7 +192,7 @@ class Laplace(Schedule):
   """
 
   mu: float = 0.0
-  b: float = 0.5
+  b: Annotated[float, Above(0)] = 0.5
   process: ClassVar[str] = "vp"
   t_min: ClassVar[float] = 1e-9
   t_max: ClassVar[float] = 1 - 1e-5
@@ -245,8 +246,8 @@ class GaussianChannel(Schedule):
   Theory 51 (2005), eq. 1, with alpha^2 their snr.
   """
 
-  alpha_min: float = 0.01
-  alpha_max: float = 100.0
+  alpha_min: Annotated[float, Above(0)] = 0.01
+  alpha_max: Annotated[float, Above(0)] = 100.0
   process: ClassVar[str] = "channel"
   t_min: ClassVar[float] = 0.0
   t_max: ClassVar[float] = 1.0

@@ -19,13 +19,15 @@ References:
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from scorelab.ranges import Above, AtLeast, Between, Count
 from scorelab.schedules.tabulated import Tabulated
 from scorelab.validation import Registry, checked
 
@@ -76,33 +78,47 @@ class Discrete(Tabulated):
     )
 
 
-@checked("schedule")
+@checked
 def linear_betas(
-  *, num_levels: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02
+  *,
+  num_levels: Annotated[int, Count(1_000_000)] = 1000,
+  beta_min: Annotated[float, Above(0)] = 1e-4,
+  beta_max: Annotated[float, Above(0)] = 0.02,
 ) -> np.ndarray:
   """Equally spaced betas, [num_levels] (Ho et al. 2020)."""
   return np.linspace(beta_min, beta_max, num_levels)
 
 
-@checked("schedule")
+@checked
 def scaled_linear_betas(
-  *, num_levels: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012
+  *,
+  num_levels: Annotated[int, Count(1_000_000)] = 1000,
+  beta_min: Annotated[float, Above(0)] = 0.00085,
+  beta_max: Annotated[float, Above(0)] = 0.012,
 ) -> np.ndarray:
   """Betas whose square roots are equally spaced, [num_levels] (Rombach et al. 2022)."""
   return np.linspace(beta_min**0.5, beta_max**0.5, num_levels) ** 2
 
 
-@checked("schedule")
-def vp_betas(*, num_levels: int = 100, beta_min: float = 0.1, beta_max: float = 20.0) -> np.ndarray:
+@checked
+def vp_betas(
+  *,
+  num_levels: Annotated[int, Count(1_000_000)] = 100,
+  beta_min: Annotated[float, Above(0)] = 0.1,
+  beta_max: Annotated[float, Above(0)] = 20.0,
+) -> np.ndarray:
   """The VP SDE's beta(t) dt, [num_levels]: linear, its ends per unit of t (Song et al. 2021)."""
   return linear_betas(
     num_levels=num_levels, beta_min=beta_min / num_levels, beta_max=beta_max / num_levels
   )
 
 
-@checked("schedule")
+@checked
 def cosine_betas(
-  *, num_levels: int = 1000, offset: float = 0.008, clip: float = 0.999
+  *,
+  num_levels: Annotated[int, Count(1_000_000)] = 1000,
+  offset: Annotated[float, AtLeast(0)] = 0.008,
+  clip: Annotated[float, Between(0, 1, "(]")] = 0.999,
 ) -> np.ndarray:
   """Betas of the cosine schedule, at most `clip`, [num_levels]: diffusers' squaredcos_cap_v2.
 
@@ -113,12 +129,12 @@ def cosine_betas(
   return np.minimum(np.sin(b - a) * np.sin(b + a) / np.cos(a) ** 2, clip)
 
 
-@checked("schedule")
+@checked
 def sigmoid_betas(
   *,
-  num_levels: int = 40,
-  beta_min: float = 1e-5,
-  beta_max: float = 0.3,
+  num_levels: Annotated[int, Count(1_000_000)] = 40,
+  beta_min: Annotated[float, Above(0)] = 1e-5,
+  beta_max: Annotated[float, Above(0)] = 0.3,
   start: float = -18.0,
   end: float = 10.0,
 ) -> np.ndarray:
@@ -149,4 +165,7 @@ def discrete(betas: Callable[..., np.ndarray]) -> Callable[..., Discrete]:
   own = inspect.signature(schedule).parameters["zero_terminal_snr"]
   options = inspect.signature(betas).parameters.values()
   schedule.__signature__ = inspect.Signature([*options, own])  # pyrefly: ignore[missing-attribute]
+  hints = typing.get_type_hints(betas, include_extras=True)
+  schedule.__annotations__ = {**hints, "zero_terminal_snr": bool}
+  schedule.__doc__ = betas.__doc__
   return schedule

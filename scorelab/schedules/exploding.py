@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 
+from scorelab.ranges import Above
 from scorelab.schedules.schedule import Schedule
 from scorelab.typing import Floats
 
@@ -32,9 +33,9 @@ class VarianceExploding(_Exploding):
     rho: 1 is uniform in sigma; larger values put more of [0, 1] at little noise.
   """
 
-  sigma_min: float = 0.02
-  sigma_max: float = 80.0
-  rho: float = 7.0
+  sigma_min: Annotated[float, Above(0)] = 0.02
+  sigma_max: Annotated[float, Above(0)] = 80.0
+  rho: Annotated[float, Above(0)] = 7.0
 
   def sigma(self, t: Floats) -> Floats:
     low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
@@ -53,8 +54,8 @@ class GeometricVarianceExploding(_Exploding):
     sigma_max: noise std at t = 1.
   """
 
-  sigma_min: float = 0.01
-  sigma_max: float = 50.0
+  sigma_min: Annotated[float, Above(0)] = 0.01
+  sigma_max: Annotated[float, Above(0)] = 50.0
 
   def sigma(self, t: Floats) -> Floats:
     return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
@@ -72,7 +73,7 @@ class SigmaPower(_Exploding):
     base: g at t = 1, > 1; as it goes to 1, Brownian motion, sigma^2 = t.
   """
 
-  base: float = 25.0
+  base: Annotated[float, Above(1)] = 25.0
   t_min: ClassVar[float] = 1e-5
 
   def variance(self, t: Floats) -> Floats:

@@ -6,10 +6,13 @@ a one-call solver; with to_data=False it gives num_steps + 1 noisy levels.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from scorelab.ranges import Above, AtLeast, Between, Count
 from scorelab.schedules.grid import Grid
 from scorelab.schedules.schedule import Schedule
 from scorelab.schedules.tabulated import Tabulated
@@ -17,13 +20,13 @@ from scorelab.typing import Array
 from scorelab.validation import checked, require_order
 
 
-@checked("sampler")
+@checked
 def uniform(
   schedule: Schedule,
-  num_steps: int,
+  num_steps: Annotated[int, Count(1_000_000)],
   *,
-  t_max: float = 1.0,
-  t_min: float | None = None,
+  t_max: Annotated[float, Between(0, 1)] = 1.0,
+  t_min: Annotated[float, Between(0, 1)] | None = None,
   to_data: bool = True,
 ) -> Grid:
   """Levels equally spaced in t from t_max to t_min, then the data if `to_data`."""
@@ -31,13 +34,13 @@ def uniform(
   return schedule.grid(jnp.linspace(t_max, last, num_steps + (not to_data)), to_data=to_data)
 
 
-@checked("sampler")
+@checked
 def quadratic(
   schedule: Schedule,
-  num_steps: int,
+  num_steps: Annotated[int, Count(1_000_000)],
   *,
-  t_max: float = 1.0,
-  t_min: float | None = None,
+  t_max: Annotated[float, Between(0, 1)] = 1.0,
+  t_min: Annotated[float, Between(0, 1)] | None = None,
   to_data: bool = True,
 ) -> Grid:
   """Levels equally spaced in sqrt(t): more of them near the data (Song et al. 2020, D.2)."""
@@ -49,14 +52,14 @@ def quadratic(
 SPACINGS = ("leading", "trailing", "linspace")
 
 
-@checked("sampler", spacing=SPACINGS)
+@checked(spacing=SPACINGS)
 def timesteps(
   schedule: Schedule,
-  num_steps: int,
+  num_steps: Annotated[int, Count(1_000_000)],
   *,
   spacing: str = "trailing",
-  steps_offset: int = 0,
-  num_levels: int | None = None,
+  steps_offset: Annotated[int, AtLeast(0)] = 0,
+  num_levels: Annotated[int, Count(1_000_000)] | None = None,
   to_data: bool = True,
 ) -> Grid:
   """Whole steps of a process of T steps, as other libraries choose them; step i is t = (i + 1) / T.
@@ -102,14 +105,14 @@ def timesteps(
   return schedule.grid(jnp.asarray((steps + 1) / num_levels), to_data=to_data)
 
 
-@checked("sampler")
+@checked
 def karras(
   schedule: Schedule,
-  num_steps: int,
+  num_steps: Annotated[int, Count(1_000_000)],
   *,
-  sigma_max: float | None = None,
-  sigma_min: float | None = None,
-  rho: float = 7.0,
+  sigma_max: Annotated[float, Above(0)] | None = None,
+  sigma_min: Annotated[float, Above(0)] | None = None,
+  rho: Annotated[float, Above(0)] = 7.0,
   to_data: bool = True,
 ) -> Grid:
   """Levels equally spaced in (sigma / alpha)^(1 / rho) (Karras et al. 2022, eq. 5).
@@ -121,13 +124,13 @@ def karras(
   return schedule.grid_at(schedule.along(-rho * jnp.log(roots)), to_data=to_data)
 
 
-@checked("sampler")
+@checked
 def uniform_log_snr(
   schedule: Schedule,
-  num_steps: int,
+  num_steps: Annotated[int, Count(1_000_000)],
   *,
-  sigma_max: float | None = None,
-  sigma_min: float | None = None,
+  sigma_max: Annotated[float, Above(0)] | None = None,
+  sigma_min: Annotated[float, Above(0)] | None = None,
   to_data: bool = True,
 ) -> Grid:
   """Levels equally spaced in log-SNR: geometric in sigma / alpha."""
@@ -136,10 +139,10 @@ def uniform_log_snr(
   return schedule.grid_at(schedule.along(log_snrs), to_data=to_data)
 
 
-@checked("sampler")
+@checked
 def given_log_snrs(
   schedule: Schedule,
-  num_steps: int,
+  num_steps: Annotated[int, Count(1_000_000)],
   *,
   log_snrs: tuple[float, ...] | Array = (),
   to_data: bool = True,

@@ -23,13 +23,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from scorelab.pytree import Pytree
+from scorelab.ranges import AtLeast, Between
 from scorelab.schedules.level import Level, pair_of, require_time, rescaled, safe_sqrt
 from scorelab.typing import Array, Floats
 from scorelab.validation import checked, require_grid
@@ -92,7 +93,7 @@ class Schedule(_Traits, Pytree, abstract=True):
     own = "__init__" in cls.__dict__
     super().__init_subclass__(**options)
     if not own:
-      checked("schedule")(cls)
+      checked(cls)
 
   def alpha(self, t: Floats) -> Floats:
     """Returns the signal scale at t, elementwise."""
@@ -125,8 +126,8 @@ class Schedule(_Traits, Pytree, abstract=True):
     """Returns log(alpha / sigma) at t, elementwise: decreasing."""
     return self.at(t).log_snr
 
-  @checked("level")
-  def at(self, t: Floats | float) -> Level:
+  @checked
+  def at(self, t: Annotated[Floats | float, Between(0, 1, slack=1e-6)]) -> Level:
     """Returns the level at time t in [0, 1], of t's shape."""
     return self.extended_at(jnp.asarray(t, float))
 
@@ -137,7 +138,7 @@ class Schedule(_Traits, Pytree, abstract=True):
       alpha, sigma = jnp.maximum(alpha, 0), jnp.maximum(sigma, 0)
     return Level(t if self.timed else None, alpha, sigma)
 
-  @checked("level")
+  @checked
   def at_log_snr(self, log_snr: Floats | float) -> Level:
     """Returns the level of this log-SNR, of its shape.
 
@@ -161,8 +162,8 @@ class Schedule(_Traits, Pytree, abstract=True):
     """Returns the levels of these log-SNRs as a grid has them: `at` their times, if closed form."""
     return self.extended_at(self.time(log_snr)) if self.knows_time else self.at_log_snr(log_snr)
 
-  @checked("level")
-  def at_ratio(self, ratio: Floats | float) -> Level:
+  @checked
+  def at_ratio(self, ratio: Annotated[Floats | float, AtLeast(0)]) -> Level:
     """Returns the level at which sigma / alpha is `ratio` >= 0, of its shape; 0 is the data."""
     ratio = jnp.asarray(ratio, float)
     noisy = ratio > 0
@@ -184,7 +185,7 @@ class Schedule(_Traits, Pytree, abstract=True):
     variance, rate = jax.jvp(self.variance, (t,), (jnp.ones_like(t),))
     return rate - 2 * self.drift(t) * variance
 
-  @checked("level")
+  @checked
   def velocity(self, level: Level, x0: Floats, noise: Floats) -> Floats:
     """Returns dx/dt of the probability flow, alpha' x0 + sigma' noise, of x0's shape.
 

@@ -14,19 +14,27 @@ References:
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from scorelab.ranges import AtLeast
 from scorelab.schedules.level import Level, require_time
 from scorelab.schedules.schedule import Schedule
 from scorelab.typing import Array, Floats, Key
 from scorelab.validation import checked
 
 
-@checked("sampler")
+@checked
 def reverse_drift(
-  schedule: Schedule, level: Level, x: Floats, score: Floats, *, eta: Array | float = 1.0
+  schedule: Schedule,
+  level: Level,
+  x: Floats,
+  score: Floats,
+  *,
+  eta: Annotated[Array | float, AtLeast(0)] = 1.0,
 ) -> Floats:
   """Returns dx/dt backwards in time, without its noise of std eta g dt^(1/2), of x's shape.
 
@@ -45,7 +53,7 @@ def reverse_drift(
   return schedule.drift(t) * x - pull * score
 
 
-@checked("sampler")
+@checked
 def forward_path(
   key: Key, schedule: Schedule, x: Floats, times: Float[Array, " num_times"]
 ) -> tuple[Floats, Float[Array, " num_steps * shape"]]:

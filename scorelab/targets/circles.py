@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from scorelab.predictions import Prediction
+from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Level
 from scorelab.targets.empirical import Empirical
 from scorelab.typing import Array, Key
@@ -99,7 +101,7 @@ class Circles:
     gaps = np.asarray(x)[:, None] - self.centres
     return np.linalg.norm(gaps, axis=-1) - self.radius
 
-  @checked("level")
+  @checked
   def predict(self, x: Float[Array, "*batch 2"], level: Level) -> Prediction:
     """Returns the exact prediction at x [*batch, 2], with x0_variance and normalised log_density.
 
@@ -114,13 +116,13 @@ class Circles:
     )
 
 
-@checked("target")
+@checked
 def two_circles(
   *,
-  radius: float = 0.5,
+  radius: Annotated[float, Above(0)] = 0.5,
   offset: float = 0.7,
-  noise: float = 0.0,
-  num_points: int | None = None,
+  noise: Annotated[float, AtLeast(0)] = 0.0,
+  num_points: Annotated[int, AtLeast(1)] | None = None,
 ) -> Circles:
   """Two circles, about (offset, offset) and about its mirror image in the origin.
 
@@ -133,9 +135,12 @@ def two_circles(
   return Circles(_centres(offset), radius, noise, splits)
 
 
-@checked("target")
+@checked
 def two_circles_points(
-  *, num_points: int = 10, radius: float = 0.5, offset: float = 0.7
+  *,
+  num_points: Annotated[int, AtLeast(1)] = 10,
+  radius: Annotated[float, Above(0)] = 0.5,
+  offset: float = 0.7,
 ) -> Empirical:
   """`num_points` equidistant points on each of the two circles: a data set, with its exact predict.
 

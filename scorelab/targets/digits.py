@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from scorelab.ranges import Between
 from scorelab.targets.data_set import index_of_class
 from scorelab.typing import Array, Floats, Key
 from scorelab.validation import checked
@@ -87,9 +88,12 @@ class DequantisedDigits(Digits):
     return x + self.bin_width * (jax.random.uniform(key, x.shape, x.dtype) - 0.5)
 
 
-@checked("target")
+@checked
 def digits(
-  *, validation_share: float = 0.1, scaling: str = "ends", dequantise: bool = False
+  *,
+  validation_share: Annotated[float, Between(0, 1, "()")] = 0.1,
+  scaling: str = "ends",
+  dequantise: bool = False,
 ) -> Digits:
   """The digits: a fixed quarter is for tests, a share of the rest for validation.
 

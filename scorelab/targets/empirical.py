@@ -96,7 +96,7 @@ class Empirical(Pytree, static=("chunk_size",), eq=False):
     points = np.asarray(self.points).reshape(len(self.points), -1)
     return nearest_distance(np.asarray(x).reshape(len(np.asarray(x)), -1), points)
 
-  @checked("level")
+  @checked
   def predict(self, x: Float[Array, "*batch_and_event"], level: Level) -> Prediction:
     """Returns the exact prediction at x [*batch, *event], x0_variance and log_density included.
 

@@ -201,7 +201,7 @@ class GaussianMixture(Pytree, eq=False):
     variances = level.sigma**2 * self.variances / noisy._widths
     return self._of(jax.nn.log_softmax(noisy._log_joint(x)), means, variances, self.basis)
 
-  @checked("level")
+  @checked
   def predict(self, x: Float[Array, "*batch d"], level: Level) -> Prediction:
     """Returns the exact prediction at x [*batch, d], with x0_variance and normalised log_density.
 
@@ -221,7 +221,7 @@ class GaussianMixture(Pytree, eq=False):
       x, level, "score", score=score, x0=x0, x0_variance=variance, log_density=log_density
     )
 
-  @checked("level")
+  @checked
   def predict_of_class(self, x: Float[Array, "*batch d"], level: Level, label: Array) -> Prediction:
     """Returns `predict` given the component of x_0, of x's batch shape or []; k stands for none."""
 
@@ -247,7 +247,7 @@ class GaussianMixture(Pytree, eq=False):
     """Returns E[x_0 | x_t = x] at x [*batch, d] and a level of shape [] or [*batch]."""
     return self.predict(x, level).x0
 
-  @checked("level")
+  @checked
   def sample_posterior(
     self, key: Key, x: Float[Array, "*batch d"], level: Level
   ) -> Float[Array, "*batch d"]:

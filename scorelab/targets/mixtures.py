@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
+from scorelab.ranges import Above, AtLeast, Between
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.validation import checked
 
@@ -22,8 +25,12 @@ def nine_modes() -> GaussianMixture:
   return GaussianMixture(weights, _square(np.array([-10.0, 0.0, 10.0])), np.full(9, 0.1))
 
 
-@checked("target")
-def ring(num_modes: int = 8, radius: float = 8**0.5, std: float = 8**-0.5) -> GaussianMixture:
+@checked
+def ring(
+  num_modes: Annotated[int, AtLeast(1)] = 8,
+  radius: Annotated[float, Above(0)] = 8**0.5,
+  std: Annotated[float, Above(0)] = 8**-0.5,
+) -> GaussianMixture:
   """Equal modes on a circle: by default the "8 gaussians" of the normalising-flow literature.
 
   Grathwohl et al., "FFJORD", ICLR 2019 (arXiv 1810.01367): radius 4 and std 0.5, over sqrt(2).
@@ -33,8 +40,11 @@ def ring(num_modes: int = 8, radius: float = 8**0.5, std: float = 8**-0.5) -> Ga
   return GaussianMixture(np.ones(num_modes), means, np.full(num_modes, std**2))
 
 
-@checked("target")
-def grid25(dim: int = 2, weights: tuple[float, ...] | None = None) -> GaussianMixture:
+@checked
+def grid25(
+  dim: Annotated[int, AtLeast(1)] = 2,
+  weights: Annotated[tuple[float, ...], AtLeast(0)] | None = None,
+) -> GaussianMixture:
   """25 unit Gaussians at 8 (i, j), i and j in -2..2, repeated to any even dimension.
 
   After the toy study of Cardoso et al., "Monte Carlo guided Diffusion for Bayesian linear
@@ -49,9 +59,11 @@ def grid25(dim: int = 2, weights: tuple[float, ...] | None = None) -> GaussianMi
   return GaussianMixture(np.ones(25) if weights is None else weights, means, np.ones(25))
 
 
-@checked("target")
+@checked
 def two_modes_1d(
-  separation: float = 4.0, std: float = 0.5, weight: float = 1 / 3
+  separation: float = 4.0,
+  std: Annotated[float, Above(0)] = 0.5,
+  weight: Annotated[float, Between(0, 1, "()")] = 1 / 3,
 ) -> GaussianMixture:
   """Two modes on the line at -+ separation / 2, the left one of this weight: for pictures."""
   means = np.array([[-separation / 2], [separation / 2]])

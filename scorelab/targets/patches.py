@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorelab.ranges import AtLeast
 from scorelab.targets.data_set import DataSet
 from scorelab.typing import Floats, Key
 from scorelab.validation import checked
@@ -41,8 +42,13 @@ class DequantisedPatches(Patches):
     return x + self.bin_width * (jax.random.uniform(key, x.shape, x.dtype) - 0.5)
 
 
-@checked("target")
-def patches(*, side: int = 32, stride: int = 8, dequantise: bool = False) -> Patches:
+@checked
+def patches(
+  *,
+  side: Annotated[int, AtLeast(1)] = 32,
+  stride: Annotated[int, AtLeast(1)] = 8,
+  dequantise: bool = False,
+) -> Patches:
   """Patches of both photographs; those of different splits share no pixel.
 
   Args:

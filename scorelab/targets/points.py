@@ -11,12 +11,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from scorelab.ranges import Above, AtLeast
 from scorelab.typing import Array, Key
 from scorelab.validation import checked
 
@@ -69,8 +71,8 @@ def _piece(u: Array, number: int) -> tuple[Array, Array]:
   return piece, u * number - piece
 
 
-@checked("target")
-def swiss_roll(*, noise: float = 0.0) -> Points:
+@checked
+def swiss_roll(*, noise: Annotated[float, AtLeast(0)] = 0.0) -> Points:
   """scikit-learn's swiss roll as Sohl-Dickstein et al. 2015 show it: seen from its side, over 10.
 
   `noise` is scikit-learn's, before the division.
@@ -87,8 +89,8 @@ def roll(u: Float[Array, " n"]) -> Float[Array, "n 2"]:
   return jnp.stack([t * jnp.sin(t), -t * jnp.cos(t)], -1) / 10
 
 
-@checked("target")
-def moons(*, noise: float = 0.05) -> Points:
+@checked
+def moons(*, noise: Annotated[float, AtLeast(0)] = 0.05) -> Points:
   """scikit-learn's two interleaving half-circles."""
 
   def curve(u: Array) -> Array:
@@ -101,8 +103,10 @@ def moons(*, noise: float = 0.05) -> Points:
   return along(curve, noise)
 
 
-@checked("target")
-def spirals(*, turns: float = 1.5, noise: float = 0.1) -> Points:
+@checked
+def spirals(
+  *, turns: Annotated[float, Above(0)] = 1.5, noise: Annotated[float, AtLeast(0)] = 0.1
+) -> Points:
   """Two arms from the origin, each the other turned by half: the radius is a third of the angle.
 
   Uniform along the arms but for their middle, as the angle is the root of a uniform number.
@@ -117,8 +121,8 @@ def spirals(*, turns: float = 1.5, noise: float = 0.1) -> Points:
   return along(curve, noise)
 
 
-@checked("target")
-def checkerboard(*, width: float = 4.0) -> Points:
+@checked
+def checkerboard(*, width: Annotated[float, Above(0)] = 4.0) -> Points:
   """Uniform on the 8 squares of one colour of a board of 4 by 4, on [-width, width]^2."""
 
   def sample(key: Key, n: int) -> Array:
@@ -132,9 +136,13 @@ def checkerboard(*, width: float = 4.0) -> Points:
   return Points(sample, width / math.sqrt(3), (-ends, ends))
 
 
-@checked("target")
+@checked
 def pinwheel(
-  *, num_arms: int = 5, radial_std: float = 0.3, tangential_std: float = 0.1, rate: float = 0.25
+  *,
+  num_arms: Annotated[int, AtLeast(1)] = 5,
+  radial_std: Annotated[float, AtLeast(0)] = 0.3,
+  tangential_std: Annotated[float, AtLeast(0)] = 0.1,
+  rate: float = 0.25,
 ) -> Points:
   """Gaussians about (2, 0), turned into arms that bend by rate exp(radius / 2).
 
