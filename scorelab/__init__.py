@@ -1,6 +1,6 @@
-"""scorelab: the lab for score-based generative models in which the truth is known.
+"""scorelab: a lab for score-based generative models in which the truth is known.
 
-import scorelab; scorelab.samplers.ddim    # a part is imported when it is first named
+import scorelab; scorelab.samplers.ddim    # subpackages are imported on first access
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`scorelab` and `python -m scorelab`: what main.py runs, from any directory.
+"""Entry point of `scorelab` and `python -m scorelab`: the program of main.py, from any directory.
 
-scorelab --config=configs/ncsn_gmm.py    # results/ is made in the current directory
+scorelab --config=configs/ncsn_gmm.py    # results/ is created in the current directory
 """
 
 from __future__ import annotations

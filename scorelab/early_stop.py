@@ -1,8 +1,8 @@
-"""Stop requests while nothing can be lost: before a run has begun, and after it has ended.
+"""Handles stop requests before a run has begun and after it has ended, when nothing can be lost.
 
-Answers the signals of `scorelab.runs.signals` with one line and exit code 75. Imports next to
-nothing, so that main.py can install it before everything else. What Python does before a program's
-first line is not covered.
+Answers the signals of `scorelab.runs.signals` with one line and exit code 75. Imports almost
+nothing, so that main.py can install it before everything else. Signals before a program's first
+line are not covered.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _line = ""
 
 
 def install(line: str) -> None:
-  """Ends the process at SIGINT, SIGTERM and SIGUSR2, until a `StopFlag` takes over and afterwards.
+  """Ends the process at SIGINT, SIGTERM and SIGUSR2, except while a `StopFlag` is active.
 
   Args:
-    line: what is printed.
+    line: the line to print.
   """
   say(line)
   for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGUSR2):
@@ -26,7 +26,7 @@ def install(line: str) -> None:
 
 
 def say(line: str) -> None:
-  """Sets what is printed from now on."""
+  """Sets the line to print from now on."""
   global _line  # noqa: PLW0603 (there is one process, and it ends once)
   _line = line
 

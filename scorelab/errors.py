@@ -1,4 +1,4 @@
-"""Errors that end a command with one line, and how such a line is written."""
+"""Errors that end a command with one line, and helpers for such lines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class ScorelabError(Exception):
   """Root of the errors that a user can act on; the message is one line.
 
   Attributes:
-    exit_code: of a command that ends with it: 1 for a run that failed, 2 for a request that was
-      refused, 75 for a run that was stopped and can be continued.
-    alone: whether other processes of the same run do not end by themselves.
+    exit_code: of a command that ends with it: 1 for a failed run, 2 for a refused request, 75 for a
+      run that was stopped and can be resumed.
+    alone: True if other processes of the same run do not end by themselves.
   """
 
   exit_code = 1
@@ -31,7 +31,7 @@ class RunError(ScorelabError, RuntimeError):
 
 
 class RefusedError(RunError):
-  """A request that does not fit what is in the run's directory."""
+  """A request that is incompatible with the contents of the run's directory."""
 
   exit_code = 2
 
@@ -43,6 +43,6 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 
 def say(text: str) -> None:
-  """Prints one line on stderr; what is not printable, as in a file's name, is escaped."""
+  """Prints one line on stderr; unprintable characters, as in a file's name, are escaped."""
   line = text if text.isprintable() else text.encode("unicode_escape").decode()
   print(line, file=sys.stderr)

@@ -35,7 +35,7 @@ MOVED = {
 
 
 class Finder:
-  """Finds scorelab.<old name>, and loads the module at its new place with a DeprecationWarning."""
+  """Finds scorelab.<old name> and loads the module from its new path with a DeprecationWarning."""
 
   def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
     """Returns a spec for a module that moved; None for any other."""
@@ -48,7 +48,7 @@ class Finder:
     return ModuleSpec(fullname, self)  # pyrefly: ignore[bad-argument-type]
 
   def create_module(self, spec: ModuleSpec) -> ModuleType:
-    """Returns the module at its new place."""
+    """Returns the module at its new path."""
     import importlib
     import warnings
 
@@ -59,7 +59,7 @@ class Finder:
     return module
 
   def exec_module(self, module: ModuleType) -> None:
-    """Gives the module its own spec back; it has run at its new place."""
+    """Restores the module's own spec; it has run already."""
     assert module.__spec__ is not None
     module.__spec__ = module.__spec__.loader_state
 

@@ -2,7 +2,7 @@
 
     def ddim(key, predict, x, grid, *, eta: Annotated[float, AtLeast(0)] = 0.0): ...
 
-Kept free of JAX, so that a mistake on the command line is answered at once.
+Does not import JAX, so that a mistake on the command line is reported at once.
 """
 
 from __future__ import annotations

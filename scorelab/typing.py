@@ -1,4 +1,4 @@
-"""Array aliases and the protocols that the parts of scorelab share."""
+"""Array aliases, and protocols that the components of scorelab share."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Batch: TypeAlias = dict[str, Array]
 
 
 class Samples(NamedTuple):
-  """What a sampler returns.
+  """Result of a sampler.
 
   Attributes:
     x: the samples, of the start's shape.
     path: the accepted states at levels 1..N of the grid, of shape [N, *x.shape].
-    nfe: calls of `predict` for one sample, exactly.
-    network_calls: calls of the network for one sample where guidance or gradients add to `nfe`;
-      None where it equals `nfe`.
+    nfe: exact number of calls of `predict` for one sample.
+    network_calls: calls of the network for one sample, if guidance or gradients add to `nfe`; None
+      if it equals `nfe`.
   """
 
   x: Array
@@ -46,9 +46,9 @@ class Samples(NamedTuple):
 
 @runtime_checkable
 class Sampler(Protocol):
-  """Takes x from grid[0] to the grid's last level.
+  """Maps x at grid[0] to the grid's last level.
 
-  In place of a key it takes any noise source, see `scorelab.samplers.noise`.
+  Instead of a key it takes any noise source, see `scorelab.samplers.noise`.
   """
 
   def __call__(
@@ -57,7 +57,7 @@ class Sampler(Protocol):
 
 
 class Context(NamedTuple):
-  """What a loss may know of the training around it: the step (int32 []) and the EMA by decay."""
+  """Training state that a loss may use: the step (int32 []) and the EMA by decay."""
 
   step: Array
   ema: dict[str, Params]
@@ -65,7 +65,7 @@ class Context(NamedTuple):
 
 @runtime_checkable
 class Predict(Protocol):
-  """Reads a network, or the truth, at noisy points.
+  """Evaluates a network, or the exact prediction, at noisy points.
 
   `x` is one point, or points with leading batch axes; the level's fields have shape [] or x's
   leading batch shape.
@@ -87,7 +87,7 @@ Metrics: TypeAlias = dict[str, Array | Average]
 
 @runtime_checkable
 class Loss(Protocol):
-  """Returns a scalar and metrics of a batch."""
+  """Computes a scalar and metrics of a batch."""
 
   def __call__(
     self, params: Params, key: Key, batch: Batch, context: Context, /
@@ -110,7 +110,7 @@ class EventNetwork(Network, Protocol):
   """A network that takes events of some shapes only."""
 
   def check_event(self, shape: tuple[int, ...], /) -> None:
-    """Raises ValueError for another shape."""
+    """Raises ValueError for an unsupported shape."""
     ...
 
 
@@ -119,7 +119,7 @@ class EventNetwork(Network, Protocol):
 
 @runtime_checkable
 class Target(Protocol):
-  """A distribution to sample from: all that training needs."""
+  """A distribution to sample from: the minimum that training needs."""
 
   @property
   def event_shape(self) -> tuple[int, ...]:
@@ -139,7 +139,7 @@ class Target(Protocol):
 
 @runtime_checkable
 class DrawsPoints(Protocol):
-  """`(key, n) -> [n, *event_shape]`."""
+  """A draw of points: `(key, n) -> [n, *event_shape]`."""
 
   def __call__(self, key: Key, n: int, /) -> Array: ...
 
@@ -153,11 +153,11 @@ class ExactTarget(Target, Protocol):
 
 @runtime_checkable
 class LabelledTarget(Target, Protocol):
-  """A target of points with classes; `num_classes` is 0 where they turn out to have none."""
+  """A target of points with classes; `num_classes` is 0 if there are none."""
 
   @property
   def num_classes(self) -> int:
-    """Number of classes; the label `num_classes` stands for none of them."""
+    """Number of classes; the label `num_classes` means no class."""
     ...
 
   def sample_with_labels(self, key: Key, n: int, /) -> tuple[Array, Array]:
@@ -185,11 +185,11 @@ class ClassifiedTarget(Target, Protocol):
 
 @runtime_checkable
 class SplitTarget(Protocol):
-  """A target of fixed points: 'train', and perhaps 'validation' and 'test'."""
+  """A target of fixed points: 'train', and optionally 'validation' and 'test'."""
 
   @property
   def splits(self) -> Mapping[str, Array]:
-    """The points [n, *event_shape] by name; empty where all are drawn when needed."""
+    """The points [n, *event_shape] by name; empty if all are drawn when needed."""
     ...
 
 
@@ -199,40 +199,40 @@ class LabelledSplitTarget(SplitTarget, Protocol):
 
   @property
   def labels(self) -> Mapping[str, np.ndarray]:
-    """The labels [n] of the splits of these names; empty where there are none."""
+    """The labels [n] by split name; empty without labels."""
     ...
 
 
 @runtime_checkable
 class DequantisedTarget(Protocol):
-  """A target on a lattice whose training and validation points are spread over their bins."""
+  """A target on a lattice; training and validation points get uniform noise over their bins."""
 
   def dequantise(self, key: Key, x: Array, /) -> Array: ...
 
 
 @runtime_checkable
 class AugmentedTarget(Protocol):
-  """A target whose training batches are changed at random, such as mirrored."""
+  """A target whose training batches are augmented at random, such as mirrored."""
 
   def augment(self, key: Key, x: Array, /) -> Array: ...
 
 
 @runtime_checkable
 class StreamedTarget(SplitTarget, Protocol):
-  """A target of which training points can be read from files, in epochs."""
+  """A target whose training points can be read from files, in epochs."""
 
   @property
   def stream(self) -> Any:
-    """The training points in files, or None where `splits` has them all."""
+    """The training points in files, or None if `splits` has them all."""
     ...
 
   @property
   def num_workers(self) -> int:
-    """Number of processes that decode them."""
+    """Number of decoding processes."""
     ...
 
   def scaled(self, pixels: Array, /) -> Array:
-    """Returns what is read, bytes, as points."""
+    """Converts bytes that were read to points."""
     ...
 
 

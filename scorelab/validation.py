@@ -1,4 +1,4 @@
-"""Checks of arguments: one ValueError that names the argument, what is allowed and what was given.
+"""Checks of arguments: one ValueError with the argument, the allowed values and the given one.
 
 `checked` decorates a public function. It reads types and ranges from the annotations, and takes the
 names that a registry knows. Traced values are not checked, and nothing is added to a program.
@@ -40,13 +40,13 @@ class UnknownNameError(KeyError, ValueError):
 
 
 class Registry(dict[str, _V]):
-  """A dict of parts by name; an unknown name is answered with the nearest one.
+  """A dict of components by name; the error for an unknown name suggests the nearest one.
 
-  `Registry("sampler") | {...}` is a registry of these parts.
+  `Registry("sampler") | {...}` is a registry of these components.
 
   Args:
-    what: one part, 'sampler', for the message.
-    parts: by name.
+    what: the kind of component, 'sampler', for the message.
+    parts: components by name.
   """
 
   def __init__(self, what: str, parts: Mapping[str, _V] = types.MappingProxyType({})):
@@ -79,7 +79,7 @@ def is_traced(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-  """Returns a value in at most 80 characters of one line; an array by its shape."""
+  """Formats a value in at most 80 characters of one line; an array by its shape."""
   if isinstance(value, (jax.Array, np.ndarray)) and (is_traced(value) or value.size > 1):
     return f"<{value.dtype} array of shape {value.shape}>"
   if isinstance(value, (jax.Array, np.ndarray)):

@@ -131,7 +131,7 @@ class Experiment:
 
   @property
   def conditional(self) -> bool:
-    """Whether the network is conditioned on labels: network.num_classes is set."""
+    """True if the network is conditioned on labels: network.num_classes is set."""
     return bool(self.config["network"]["num_classes"])
 
   @property

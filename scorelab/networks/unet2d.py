@@ -92,7 +92,7 @@ class UNet2D(nn.Module):
 
   @property
   def labelled(self) -> bool:
-    """Whether the network is conditioned on a class or a class embedding."""
+    """True if the network is conditioned on a class or a class embedding."""
     return self.class_embed_type is not None or self.num_class_embeds is not None
 
   def check_event(self, event_shape: tuple[int, ...]) -> None:
@@ -130,14 +130,14 @@ class UNet2D(nn.Module):
     self._check_skips(event_shape[-1])
 
   def _check_skips(self, channels: int) -> None:
-    """Checks that the small image keeps the features' size, from the first or to the last stage."""
+    """Raises ValueError if stages with a small image are not the first down or the last up."""
     down = [DOWN[name].image for name in self.down_block_types]
     up = [UP[name].image for name in self.up_block_types]
     for name, skips in (("down_block_types", down[:-1]), ("up_block_types", up[::-1])):
       if skips != sorted(skips, reverse=True):
         first = "only follow" if name.startswith("down") else "only be followed by"
         raise ValueError(f"{name} = {getattr(self, name)}: blocks with Skip can {first} others")
-    image = 3  # inputs and outputs in the layout of diffusers
+    image = 3  # channels of the small image in diffusers
     if any(down[:-1]) and channels != image:
       raise ValueError(f"blocks with Skip take images of {image} channels, not {channels}")
     if any(up) and self._out_channels(channels) != image:

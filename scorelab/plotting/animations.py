@@ -1,4 +1,4 @@
-"""Figures that move: GIF or MP4, drawn frame by frame."""
+"""Animations: GIF or MP4, drawn frame by frame."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TRAIL = 6  # frames
 
 @style.context()
 def render(figure: Figure, draw: Callable[[int], None], num_frames: int) -> list[np.ndarray]:
-  """What the figure shows after draw(0), draw(1), ...: images [height, width, 3] of uint8."""
+  """Renders the figure after draw(0), draw(1), ...: images [height, width, 3] of uint8."""
   canvas = FigureCanvasAgg(figure)
   frames = []
   for index in range(num_frames):
@@ -41,7 +41,7 @@ def save_animation(
   fps: int = 12,
   hold: float = 2.0,
 ) -> pathlib.Path:
-  """Writes a GIF, by Pillow, or an MP4, by the ffmpeg that comes with imageio-ffmpeg.
+  """Writes a GIF with Pillow, or an MP4 with the ffmpeg of imageio-ffmpeg.
 
   A GIF has as many colours, up to 128, as MAX_ANIMATION_BYTES allows.
 
@@ -90,12 +90,12 @@ def _save_gif(
 
 
 def _palette(frames: Sequence[np.ndarray], colours: int) -> Image.Image:
-  """An image whose palette has the most different colours of some frames, and white itself."""
+  """Returns an image whose palette has frequent distinct colours of some frames, and white."""
   chosen = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, min(len(frames), 4))]
   strip = Image.fromarray(np.concatenate(chosen))
   found = strip.quantize(colours - 1, Image.Quantize.MAXCOVERAGE).getpalette() or []
   values = np.reshape(found, (-1, 3))[: colours - 1]
-  values = values[values.min(axis=1) < 245]  # else some of the white becomes a grey near it
+  values = values[values.min(axis=1) < 245]  # else some of the white becomes light grey
   palette = Image.new("P", (1, 1))
   palette.putpalette([255, 255, 255, *values.ravel().tolist()])
   return palette
@@ -114,7 +114,7 @@ def _save_mp4(
     output_params=["-crf", "26", "-metadata", f"comment={command}"],
   )
   with warnings.catch_warnings():
-    # JAX warns of the fork that starts ffmpeg; what is forked runs nothing of JAX's.
+    # JAX warns of the fork that starts ffmpeg; the child process does not use JAX.
     warnings.simplefilter("ignore", RuntimeWarning)
     writer.send(None)
   for frame in [*frames, *[frames[-1]] * round(fps * hold)]:
@@ -136,7 +136,7 @@ def moving_clouds(
   trails: int = 0,
   clock: str = "sigma = {:.2f}",
 ) -> tuple[Figure, Callable[[int], None]]:
-  """Points on the move in the plane, a panel for each path.
+  """Animates points in the plane, one panel for each path.
 
   Args:
     paths: [frames, n, d] each, d >= 2; the first two coordinates are shown.

@@ -1,4 +1,4 @@
-"""The error budget: what a metric is made of, for each sampler and against its evaluations."""
+"""Plots error budgets: the parts of a metric, for each sampler and against NFE."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LANE = 0.16
 
 
 def _fill(part: str, negative: bool) -> dict[str, Any]:
-  """How a part's area looks: its colour, or hatched with it where the part is negative."""
+  """Returns the fill of a part's area: its colour, or a hatching if the part is negative."""
   colour = style.PART_COLOURS[part]
   if not negative:
     return {"color": colour, "lw": 0}
@@ -32,7 +32,7 @@ def _fill(part: str, negative: bool) -> dict[str, Any]:
 
 @style.context()
 def bars(labels: Sequence[str], budgets: Mapping[str, Sequence[Budget]], text: str) -> Figure:
-  """Each row's metric as a waterfall of its parts, which add up to the value.
+  """Plots each row's metric as a waterfall of its parts, which add up to the value.
 
   Every part that some row has gets a lane and begins where the one above it ended; a negative one
   runs to the left, hatched. Whiskers are standard errors; the diamond is the value.
@@ -68,7 +68,7 @@ def bars(labels: Sequence[str], budgets: Mapping[str, Sequence[Budget]], text: s
 
 
 def _draw_waterfall(ax: Axes, y: float, row: Budget, parts: Sequence[str]) -> None:
-  """These parts in their lanes, from 0 to the value; those without a number are left out."""
+  """Draws these parts in their lanes, from 0 to the value; parts without a number are left out."""
   whisker = {"elinewidth": 0.9, "capsize": 1.5, "capthick": 0.9, "fmt": "none"}
   end = 0.0
   for lane, part in enumerate(parts):
@@ -88,16 +88,16 @@ def _draw_waterfall(ax: Axes, y: float, row: Budget, parts: Sequence[str]) -> No
 
 
 class Bands(NamedTuple):
-  """One panel of `bands`: a metric's budget against evaluations.
+  """One panel of `bands`: a metric's budget against NFE.
 
   Attributes:
-    title: what the panel is.
+    title: title of the panel.
     metric: its name.
     nfe: [n].
     budgets: [n].
-    published: someone else's values, [n] each, nan where unknown, by the part whose line they
-      compare with: 'discretisation' (exact score, from the true p_T), 'prior' (exact score, from
-      the prior) or 'learning' (the network).
+    published: published values, [n] each, nan if unknown, by the part whose line they compare with:
+      'discretisation' (exact score, from the true p_T), 'prior' (exact score, from the prior) or
+      'learning' (the network).
   """
 
   title: str
@@ -112,7 +112,7 @@ _PUBLISHED_MARKERS = {"learning": "o", "prior": "s", "discretisation": "^"}
 
 @style.context()
 def bands(panels: Sequence[Sequence[Bands]], text: str, published: str = "published") -> Figure:
-  """The budget against evaluations as stacked bands: one row of panels for each metric.
+  """Plots the budget against NFE as stacked bands: one row of panels for each metric.
 
   The floor lies at the bottom; each part reaches from the line below it to its own, and a negative
   one, hatched, from its line up to the one before. The black line is the value.
@@ -176,7 +176,7 @@ def _column(budgets: Sequence[Budget], name: str) -> np.ndarray:
 
 
 def _legend(figure: Figure, parts: Sequence[str], **lines: dict[str, Any]) -> None:
-  """These parts, what hatching means, and further lines by label, above the panels."""
+  """Draws a legend above the panels: these parts, the hatching, and further lines by label."""
   handles: list[Any] = [
     Patch(color=style.PART_COLOURS[part], lw=0, label=style.PART_LABELS.get(part, part))
     for part in parts

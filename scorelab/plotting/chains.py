@@ -1,4 +1,4 @@
-"""Discrete diffusion chains: clouds through time, and what their steps cost as training goes on."""
+"""Plots discrete diffusion chains: clouds through time, and the cost of their steps in training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def through_time(
   reaches: Sequence[float],
   text: str,
 ) -> Figure:
-  """The forward process above, the reverse one below, a column for each time.
+  """Plots the forward process above the reverse one, a column for each time.
 
   Args:
     forward, reverse: clouds [n, 2], cleanest first.
@@ -46,7 +46,7 @@ def through_time(
 
 
 class Learning(NamedTuple):
-  """How one way of learning a chain goes on.
+  """Measurements of one way of learning a chain during training.
 
   Attributes:
     label: for the legend.
@@ -66,7 +66,7 @@ class Learning(NamedTuple):
 
 @style.context()
 def learning(forms: Sequence[Learning], optimum: np.ndarray, text: str) -> Figure:
-  """KL per dimension and sliced W2 against training steps, and the KL of each step of the chain.
+  """Plots KL per dimension and sliced W2 against training steps, and the KL of each step.
 
   Args:
     forms: to compare.
@@ -115,7 +115,7 @@ def learning(forms: Sequence[Learning], optimum: np.ndarray, text: str) -> Figur
 
 
 def _plain_numbers(axis: Axis, subs: tuple[int, ...]) -> None:
-  """Numbers of a log axis written out, 0.05 and 10,000, at these multiples of its decades."""
+  """Writes the ticks of a log axis out, as 0.05 and 10,000, at these multiples of its decades."""
   axis.set_major_locator(LogLocator(subs=subs))
   axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}"))
   axis.set_minor_formatter(NullFormatter())

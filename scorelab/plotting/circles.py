@@ -1,4 +1,4 @@
-"""Figures of points near curves in the plane: kernel heat maps, and what is memorised."""
+"""Plots points near curves in the plane: kernel heat maps, and memorisation."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _DASHES = ("-", "--", "-.", ":")
 
 
 def kernel_map(points: np.ndarray, *, num: int = 512, rate: float = 350.0) -> np.ndarray:
-  """The sum over points [n, 2] of exp(-rate d^2) on a lattice of [-REACH, REACH]^2: [num, num].
+  """Sum over points [n, 2] of exp(-rate d^2) on a lattice of [-REACH, REACH]^2: [num, num].
 
-  Rows are x2, from below; over its largest value.
+  Rows are x2, from below. The map is divided by its maximum.
   """
   lattice = REACH * (2 * (np.arange(num) + 0.5) / num - 1)
   # The kernel is a product of one factor for each coordinate.
@@ -35,7 +35,7 @@ def kernel_map(points: np.ndarray, *, num: int = 512, rate: float = 350.0) -> np
 
 @style.context()
 def heat_maps(maps: Mapping[str, np.ndarray], text: str) -> Figure:
-  """Maps of `kernel_map` side by side, each under its name; text is the caption."""
+  """Plots maps of `kernel_map` side by side, each under its name; text is the caption."""
   columns = min(len(maps), 5)
   rows = -(-len(maps) // columns)
   figure = style.new_figure(2.5 * columns, 3.2 * rows + 0.3)
@@ -55,7 +55,7 @@ def heat_maps(maps: Mapping[str, np.ndarray], text: str) -> Figure:
 def moving_maps(
   paths: Mapping[str, np.ndarray], title: str, text: str, *, num: int = 256, rate: float = 350.0
 ) -> tuple[Figure, Callable[[int], None]]:
-  """Kernel heat maps of points on the move, a panel for each path.
+  """Animates kernel heat maps of moving points, one panel for each path.
 
   Args:
     paths: [frames, n, 2] each, by name.
@@ -100,7 +100,7 @@ def _show(ax: Axes, heat: np.ndarray) -> matplotlib.image.AxesImage:
 
 @style.context()
 def curves(alpha: np.ndarray, sigma: np.ndarray) -> Figure:
-  """Signal and noise of every step of a chain, and their ratio; all [T], clean to noisy."""
+  """Plots signal and noise of every step of a chain, and their ratio; all [T], clean to noisy."""
   figure = style.new_figure(7.2, 2.8)
   left, right = figure.subplots(1, 2)
   step = np.arange(1, len(alpha) + 1)
@@ -119,7 +119,7 @@ def curves(alpha: np.ndarray, sigma: np.ndarray) -> Figure:
 def loss(
   steps: np.ndarray, values: np.ndarray, known: Mapping[int, float], least: float, text: str
 ) -> Figure:
-  """A training loss [n] against its steps [n], the published one at some steps, and the least."""
+  """Plots a training loss [n] against its steps [n], with published values and the minimum."""
   figure = style.new_figure(4.6, 3.2)
   ax = figure.subplots()
   ax.plot(steps, values, "o-", color=style.BLUE, label="this run")
@@ -144,7 +144,7 @@ def memorisation(
   errors: Mapping[str, np.ndarray],
   text: str,
 ) -> Figure:
-  """Whether samples are training points, points like them, or neither.
+  """Plots the distances of samples to training and held-out points, and score errors by level.
 
   Args:
     samples: the network's, [n, 2].

@@ -1,4 +1,4 @@
-"""Small comparisons: lines over one axis, laws of one number, numbers of several runs."""
+"""Plots small comparisons: lines, distributions of one number, numbers of several runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.ORANGE, style.PURPL
 def lines(
   x: np.ndarray, values: Mapping[str, np.ndarray], text: str, xlabel: str, ylabel: str
 ) -> Figure:
-  """One line for each name, [n] over x [n], labelled at its right end; the y axis logarithmic.
+  """Plots a line for each name, [n] over x [n], labelled at its right end, on a log y axis.
 
   Args:
     x: increasing.
@@ -41,7 +41,7 @@ def lines(
 
 @style.context()
 def distributions(values: Mapping[str, np.ndarray], text: str, xlabel: str) -> Figure:
-  """The share of points up to each value, one curve for each name, with its mean and error.
+  """Plots the empirical distribution function for each name, with its mean and error.
 
   Args:
     values: by name, [n].
@@ -72,7 +72,7 @@ def table(
   panels: Mapping[str, tuple[str, str, str | None]],
   text: str,
 ) -> Figure:
-  """A panel for each number, a bar for each row of `config`, `sampler` and `nfe`.
+  """Plots a panel for each number, with a bar for each row of `config`, `sampler` and `nfe`.
 
   Args:
     rows: numbers by name; None or nan leaves a bar out.
@@ -112,7 +112,7 @@ def grids(
   gains: Sequence[tuple[str, str, Mapping[str, Any]]],
   text: str,
 ) -> Figure:
-  """The levels of several grids, and what the first of them gains on the best of the others.
+  """Plots the levels of several grids, and the gain of the first over the best of the others.
 
   Args:
     levels: sigma / alpha [N] by name; the grid that was made comes first.

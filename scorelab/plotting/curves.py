@@ -1,4 +1,4 @@
-"""Curves: the loss, the score error by level, quality against the number of evaluations."""
+"""Plots curves: the loss, the score error by level, metrics against NFE."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ RELATIVE = "relative: E|s - s*|^2 / E|s*|^2"
 
 
 class Curve(NamedTuple):
-  """A sampler's metric against its network evaluations; all arrays [n].
+  """A sampler's metric against NFE; all arrays [n].
 
   Attributes:
     label: for the legend.
-    nfe: evaluations.
+    nfe: network evaluations.
     value: mean over keys.
     sem: its standard error.
-    look: colour, marker, linestyle, as of `Axes.plot`.
-    published: someone else's values at the same nfe, shown as open markers, nan where unknown.
+    look: colour, marker, linestyle, as for `Axes.plot`.
+    published: published values at the same nfe, shown as open markers, nan if unknown.
   """
 
   label: str
@@ -42,7 +42,7 @@ def loss(
   text: str,
   lines: Mapping[str, float] | None = None,
 ) -> Figure:
-  """The training and validation loss, and the training loss by band of noise.
+  """Plots the training and validation loss, and the training loss by noise band.
 
   Args:
     history: the objects of metrics.jsonl; may be empty.
@@ -83,7 +83,7 @@ def loss(
 
 
 def log_where_positive(ax: Axes, values: np.ndarray, factor: float = 5) -> bool:
-  """Makes the y axis logarithmic where values of no sign but + span more than a factor."""
+  """Makes the y axis logarithmic if all values are positive and span more than a factor."""
   finite = values[np.isfinite(values)]
   spans = finite.size > 0 and finite.min() > 0 and finite.max() > factor * finite.min()
   if spans:
@@ -97,12 +97,12 @@ def log_where_positive(ax: Axes, values: np.ndarray, factor: float = 5) -> bool:
 
 @style.context()
 def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
-  """The score error against the level, both axes logarithmic; of one level, by mode.
+  """Plots the score error against the level, both axes logarithmic; at a single level, by mode.
 
   Args:
-    errors: evaluation.json's score_error: sigma, absolute and relative, each [levels], and perhaps
-      relative_by_mode [modes]; of each perhaps a standard error, NAME_sem. If the data's own level,
-      0, is among several, they are only put in a row.
+    errors: score_error of evaluation.json: sigma, absolute and relative, each [levels], and
+      optionally relative_by_mode [modes]; each optionally with a standard error, NAME_sem. If 0,
+      the level of the data, is among several levels, they are spaced evenly.
     text: the caption.
   """
   figure = style.new_figure(5, 3.3)
@@ -147,7 +147,7 @@ def score_error(errors: Mapping[str, Sequence[float]], text: str) -> Figure:
 
 @style.context()
 def girsanov(bound: Mapping[str, Any], text: str) -> Figure:
-  """Cost of learning per level; its integral over log sigma bounds the reverse SDE's KL.
+  """Plots the learning cost per level; its integral over log sigma bounds the reverse SDE's KL.
 
   The bound is on the law of the reverse SDE with the learned score, run without grid error. It
   does not hold for the probability flow (`ddim`, `heun`, `dpmpp_2m`), whose KL may be larger.
@@ -205,7 +205,7 @@ class Panel(NamedTuple):
 
 @style.context()
 def quality(panels: Sequence[Panel], text: str, published: str = "published") -> Figure:
-  """Metrics against network evaluations, with their floors.
+  """Plots metrics against NFE, with their floors.
 
   Args:
     panels: one for each metric, side by side.
@@ -236,7 +236,7 @@ def quality(panels: Sequence[Panel], text: str, published: str = "published") ->
 
 
 def draw_floor(ax: Axes, floor: float, sem: float) -> None:
-  """The floor as a grey band of one standard error about its mean."""
+  """Draws the floor as a grey band of one standard error around its mean."""
   label = style.PART_LABELS["floor"]
   spread = 0.0 if np.isnan(sem) else sem
   ax.axhspan(floor - spread, floor + spread, color=style.PART_COLOURS["floor"], lw=0, label=label)
@@ -244,7 +244,7 @@ def draw_floor(ax: Axes, floor: float, sem: float) -> None:
 
 
 def draw_curve(ax: Axes, curve: Curve) -> None:
-  """A mean with its standard-error band, and someone else's values as open markers."""
+  """Draws a mean with its standard-error band, and published values as open markers."""
   ax.plot(curve.nfe, curve.value, label=curve.label, **curve.look)
   low, high = curve.value - curve.sem, curve.value + curve.sem
   ax.fill_between(curve.nfe, low, high, color=curve.look["color"], alpha=0.18, lw=0)
@@ -257,7 +257,7 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
 def overfitting(
   history: Sequence[Mapping[str, Any]], text: str, optimum: float | None = None
 ) -> Figure:
-  """What a fixed training set teaches: the training loss falls on, the truth goes away.
+  """Plots overfitting on a fixed training set: training loss, validation loss and score error.
 
   A vertical line marks the step of the lowest validation loss: where to stop.
 

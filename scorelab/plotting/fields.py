@@ -1,4 +1,4 @@
-"""Points and vector fields: samples beside the data, a network's score beside the exact one."""
+"""Plots points and vector fields: samples next to data, a network's score next to the exact one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Place: TypeAlias = tuple[float, float]
 
 
 class Cloud(NamedTuple):
-  """A set of points and how to show it.
+  """A set of points with its title and colour.
 
   Attributes:
     points: [n, d]; of d > 2 the first two coordinates are shown, of d = 1 a histogram.
@@ -54,16 +54,16 @@ class ScoreField(NamedTuple):
 
 
 def lattice(low: np.ndarray, high: np.ndarray, num: int) -> np.ndarray:
-  """num^d points of a regular lattice in the box low [d] .. high [d], cell centres: [num^d, d]."""
+  """Returns a regular lattice in the box low [d] .. high [d], at cell centres: [num^d, d]."""
   centres = [a + (b - a) * (np.arange(num) + 0.5) / num for a, b in zip(low, high, strict=True)]
   return np.stack(np.meshgrid(*centres), axis=-1).reshape(-1, len(centres))
 
 
 def box(points: np.ndarray, margin: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-  """(low [d], high [d]) around the finite points of [n, d], wider by a share of its longest side.
+  """Returns (low [d], high [d]) around the finite points of [n, d], with a margin.
 
-  Where coordinates have unlike scales, each side is wider by a share of its own. Where all points
-  are one, or none is finite, the box has a width all the same.
+  The margin is a fraction of the longest side, or of each side if coordinates have unlike scales.
+  The box has a width even if all points coincide or none is finite.
   """
   points = points[np.isfinite(points).all(axis=1)]
   if not len(points):
@@ -75,16 +75,16 @@ def box(points: np.ndarray, margin: float = 0.1) -> tuple[np.ndarray, np.ndarray
 
 
 def _unlike(low: np.ndarray, high: np.ndarray) -> bool:
-  """Whether one side of a box is so much longer that equal scales would draw it as a sliver."""
+  """Returns True if one side of a box is so long that equal scales would make it a sliver."""
   sides = high - low
   return bool(sides.max() > _UNLIKE * sides.min() > 0)
 
 
 def arrows(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Arrows [m, 2] of length |score|^(1/4), at most 1, along scores [m, 2]; and |score| [m].
+  """Returns arrows [m, 2] of length |score|^(1/4), at most 1, along scores [m, 2]; and |score| [m].
 
   Scores differ by orders of magnitude: the fourth root keeps the small ones visible, and colour
-  says the rest.
+  shows the magnitude.
   """
   size = np.linalg.norm(score, axis=1)
   root = (size / max(style.finite(size).max(initial=0.0), 1e-30)) ** 0.25
@@ -94,7 +94,7 @@ def arrows(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def draw_arrows(
   ax: Axes, x: np.ndarray, score: np.ndarray, norm: Normalize | None = None
 ) -> Quiver:
-  """A quiver of scores [m, 2] at lattice points x [m, 2]; colour is |score|, on a log scale."""
+  """Draws a quiver of scores [m, 2] at lattice points x [m, 2], coloured by log |score|."""
   vectors, size = arrows(score)
   spacing = np.ptp(x[:, 0]) / max(np.sqrt(len(x)) - 1, 1)
   return ax.quiver(
@@ -112,7 +112,7 @@ def draw_arrows(
 
 
 def log_norm(size: np.ndarray) -> LogNorm:
-  """A log scale over at most four decades below the largest finite one of these."""
+  """Returns a log scale over at most four decades below the largest finite value."""
   found = style.finite(size)
   high = max(found.max(initial=0.0), 1e-30)
   return LogNorm(max(found.min(initial=high), high * 1e-4), high * (1 + 1e-6))
@@ -125,7 +125,7 @@ def draw_cloud(
   high: np.ndarray,
   names: Sequence[str] = ("x1", "x2"),
 ) -> None:
-  """One set of points in the box low [d] .. high [d]; d = 1 as a histogram."""
+  """Draws one set of points in the box low [d] .. high [d]; d = 1 as a histogram."""
   points, title = cloud.points, cloud.title
   if points.shape[1] == 1:
     bins = np.linspace(low[0], high[0], 61).tolist()
@@ -146,7 +146,7 @@ def draw_cloud(
 def _square(
   ax: Axes, low: np.ndarray, high: np.ndarray, names: Sequence[str] = ("x1", "x2")
 ) -> None:
-  """Axes of two coordinates, with equal scales unless these are unlike."""
+  """Sets up the axes of two coordinates, with equal scales unless these are unlike."""
   ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=names[0], ylabel=names[1])
   if _unlike(low[:2], high[:2]):
     ax.set_box_aspect(1)
@@ -159,7 +159,7 @@ def _square(
 def samples(
   clouds: Sequence[Cloud], field: ScoreField | None, text: str, names: Sequence[str] | None = None
 ) -> Figure:
-  """The data and every sampler's samples and, where there is a field, both scores and their gap.
+  """Plots the data and every sampler's samples and, with a field, both scores and their gap.
 
   Args:
     clouds: the data first: it sets the box, and a sampler's strays may fall outside.
@@ -196,7 +196,7 @@ def samples(
 
 
 def _draw_field(figure: SubFigure, field: ScoreField) -> None:
-  """Network, truth and relative gap in 2-D, on three axes; two curves in 1-D, on one."""
+  """Draws network, exact score and relative gap: in 2-D on three axes, in 1-D as curves on one."""
   if field.x.shape[1] == 1:
     ax = figure.subplots()
     ax.plot(field.x[:, 0], field.exact[:, 0], color=style.BLACK, label="exact")
@@ -222,7 +222,7 @@ def _draw_scores(
   low: np.ndarray,
   high: np.ndarray,
 ) -> None:
-  """Network and truth as arrows in the box low [2] .. high [2], on the first two axes."""
+  """Draws network and exact score as arrows in the box low [2] .. high [2], on two axes."""
   norm = log_norm(np.linalg.norm(field.exact, axis=1))
   for ax, score, name in ((axes[0], field.network, "network"), (axes[1], field.exact, "exact")):
     draw_arrows(ax, field.x, score, norm)
@@ -240,7 +240,7 @@ def _draw_gap(
   low: np.ndarray,
   high: np.ndarray,
 ) -> None:
-  """Colours by gap [m], > 0, at the points x [m, 2] of a square lattice."""
+  """Colours the points x [m, 2] of a square lattice by gap [m], > 0."""
   side, cmap = round(len(gap) ** 0.5), matplotlib.colormaps["cividis"]
   ax.pcolormesh(*(c.reshape(side, side) for c in (*x.T, gap)), norm=norm, cmap=cmap)
   _square(ax, low, high)
@@ -251,7 +251,7 @@ def _draw_gap(
 def score_map(
   field: ScoreField, stride: int, points: np.ndarray, errors: Mapping[Place, float], text: str
 ) -> Figure:
-  """The network's score beside the exact one, and |network - exact| in colour.
+  """Plots the network's score next to the exact one, and |network - exact| in colour.
 
   Args:
     field: in two dimensions, on a square lattice, finer than the arrows'.
@@ -281,7 +281,7 @@ def score_map(
 
 
 def thinned(field: ScoreField, stride: int) -> ScoreField:
-  """The field at the middle of every stride x stride points of its square lattice; stride odd."""
+  """Returns the field at the centre of every stride x stride points of its lattice; stride odd."""
   side = round(len(field.x) ** 0.5)
 
   def thin(values: np.ndarray) -> np.ndarray:

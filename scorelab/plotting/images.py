@@ -1,4 +1,4 @@
-"""Images: sheets of them side by side, and how near samples come to what was trained on."""
+"""Plots images: sheets side by side, and distances of samples to the training set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scorelab.plotting import curves, style
 
 
 class Album(NamedTuple):
-  """Images [n, height, width, channels] of 1 or 3 channels, and what they are."""
+  """Images [n, height, width, channels] of 1 or 3 channels, and their title."""
 
   images: np.ndarray
   title: str
@@ -22,10 +22,10 @@ class Album(NamedTuple):
 def draw_tiles(
   ax: Axes, images: np.ndarray, num_columns: int, bounds: tuple[float, float] = (-1.0, 1.0)
 ) -> None:
-  """Images [n, height, width, channels] in rows on one axes, a gap of a pixel between them.
+  """Draws images [n, height, width, channels] in rows on one axes, with a gap of a pixel.
 
-  Values at `bounds` are black and white, those beyond as if at them; dark ink on white where there
-  is one channel.
+  `bounds` are mapped to black and white, and values beyond them are clipped; single-channel images
+  are shown as dark ink on white.
   """
   low, high = bounds
   shown = np.clip((images - low) / (high - low), 0, 1)
@@ -56,7 +56,7 @@ def albums(
   num_columns: int = 8,
   bounds: tuple[float, float] = (-1.0, 1.0),
 ) -> Figure:
-  """Sheets of images side by side, at most four in a row.
+  """Plots sheets of images side by side, at most four in a row.
 
   Args:
     pages: what is shown, each with as many images as are wanted, no more.
@@ -87,7 +87,7 @@ def neighbours(
   text: str,
   bounds: tuple[float, float] = (-1.0, 1.0),
 ) -> Figure:
-  """How far sets of images are from their nearest training images, and some images beside those.
+  """Plots distances of sets of images to their nearest training images, and some nearest pairs.
 
   Args:
     distances: by set, [n] Euclidean distances; drawn as shares up to each distance.
@@ -119,7 +119,7 @@ def table(
   bounds: tuple[float, float] = (-1.0, 1.0),
   width: float = 0.75,
 ) -> Figure:
-  """A row of images for each image, a column for each time or step.
+  """Plots a row of images for each image, with a column for each time or step.
 
   Args:
     rows: [rows, columns, height, width, channels].
@@ -143,7 +143,7 @@ def table(
 def over_steps(
   steps: Sequence[int], panels: dict[str, tuple[np.ndarray, float]], text: str
 ) -> Figure:
-  """Numbers against the training step, each with its floor as a grey line; a panel for each.
+  """Plots numbers against the training step, a panel for each, with its floor as a grey line.
 
   Args:
     steps: training steps, > 0.

@@ -1,4 +1,4 @@
-"""Quality against price for many samplers: small multiples of targets and scores."""
+"""Plots quality against cost for many samplers: small multiples of targets and scores."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Panel(NamedTuple):
 
 
 def look(sampler: str, *, dashed: bool, number: int) -> Mapping[str, Any]:
-  """A sampler's line: its own colour, dashes where it draws noise, a marker by its number."""
+  """Returns a sampler's line style: its colour, dashes if stochastic, a marker by its number."""
   marker = _MARKERS[number % len(_MARKERS)]
   line = {"color": style.sampler_colour(sampler), "ls": "--" if dashed else "-", "lw": 1.4}
   return line | {"marker": marker, "ms": 4}
@@ -70,7 +70,7 @@ def front(panel: Panel) -> set[str]:
 
 @style.context()
 def pareto(panels: Sequence[Panel], metric: str, text: str) -> Figure:
-  """A metric against network evaluations, both logarithmic: targets across, scores down.
+  """Plots a metric against NFE, both logarithmic: targets across, scores down.
 
   Samplers on the front of a panel are drawn in their colours there, all others in grey.
 
@@ -110,7 +110,7 @@ def pareto(panels: Sequence[Panel], metric: str, text: str) -> Figure:
 
 
 def _looks(curves: Sequence[Curve]) -> dict[str, Mapping[str, Any]]:
-  """Looks by label, whose colours every kind of colour vision tells apart.
+  """Returns line styles by label, in colours that every kind of colour vision tells apart.
 
   A sampler keeps its colour in other figures if that is one of SAFE_COLOURS, or if all of these are
   taken.

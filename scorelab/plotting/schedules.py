@@ -1,4 +1,4 @@
-"""Forward processes side by side: alpha, sigma, log-SNR and g against t."""
+"""Plots forward processes side by side: alpha, sigma, log-SNR and g against t."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scorelab.plotting import style
 
 
 class Process(NamedTuple):
-  """What a schedule says at times; all arrays [n], not finite where it is undefined.
+  """Values of a schedule at times; all arrays [n], not finite if undefined.
 
   Attributes:
     name: for the legend.
@@ -46,7 +46,7 @@ _DASHES = ("-", "--", "-.", ":")
 
 @style.context()
 def comparison(families: Mapping[str, Sequence[Process]], text: str) -> Figure:
-  """A row of panels for each family: alpha, sigma, log-SNR and g against t.
+  """Plots a row of panels for each family: alpha, sigma, log-SNR and g against t.
 
   Args:
     families: by name, at most eight processes each. Alpha or sigma that exceeds 2, and every g,

@@ -1,4 +1,4 @@
-"""Figures of many runs: losses side by side."""
+"""Plots comparisons of losses over many runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLOURS = (style.BLACK, style.BLUE, style.GREEN, style.ORANGE, style.VERMILLION
 
 
 class Line(NamedTuple):
-  """How well one loss has learned the score in one study.
+  """Score errors of one loss in one study.
 
   Attributes:
     loss: its name.
@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 @style.context()
 def loss_comparison(lines: Mapping[int, Sequence[Line]], seeds: int) -> Figure:
-  """Every loss's score error and cost against the level, a column for each budget.
+  """Plots every loss's score error and cost against the level, a column for each budget.
 
   Args:
     lines: by training steps. In the upper row those of the study 'levels' are curves, and those of
@@ -87,13 +87,13 @@ def loss_comparison(lines: Mapping[int, Sequence[Line]], seeds: int) -> Figure:
 
 
 def _spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Over the first axis: the geometric mean, for errors span decades, the least and the largest."""
+  """Returns the geometric mean, minimum and maximum over the first axis: errors span decades."""
   positive = np.where(values > 0, values, np.nan)  # a log axis has no other
   return np.exp(np.log(positive).mean(axis=0)), positive.min(axis=0), positive.max(axis=0)
 
 
 def _band(ax: Axes, x: np.ndarray, values: np.ndarray, look: tuple[str, str]) -> None:
-  """The geometric mean of values [seeds, n] over x [n], with their range."""
+  """Draws the geometric mean of values [seeds, n] over x [n], with their range."""
   middle, low, high = _spread(values)
   ax.plot(x, middle, color=look[0], marker=look[1], ms=4)
   ax.fill_between(x, low, high, color=look[0], alpha=0.15, lw=0)

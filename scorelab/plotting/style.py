@@ -1,4 +1,4 @@
-"""What figures share: colours, sizes, captions, and small files that say their command."""
+"""Style of figures: colours, sizes, captions, and small files that contain their command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 from PIL import Image, PngImagePlugin
 
-# Okabe and Ito, "Color Universal Design", 2008: told apart by every kind of colour vision.
+# Okabe and Ito, "Color Universal Design", 2008: distinct for every kind of colour vision.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
   *("#000000", "#E69F00", "#56B4E9", "#009E73"),
   *("#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
@@ -107,26 +107,29 @@ _RC = {
 
 
 def context() -> Any:
-  """The project's look, as a context manager or a decorator: nothing is set at import."""
+  """The project's style, as a context manager or a decorator.
+
+  Importing changes no global setting.
+  """
   return matplotlib.rc_context(_RC)
 
 
 def new_figure(width: float, height: float) -> Figure:
-  """An empty figure of this many inches, apart from pyplot and its global state."""
+  """Returns an empty figure of this size in inches, independent of pyplot and its global state."""
   figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
   FigureCanvasAgg(figure)
   return figure
 
 
 def caption(figure: Figure, text: str) -> None:
-  """A line under the figure: numbers of samples, projections and keys."""
+  """Adds a line under the figure: numbers of samples, projections and keys."""
   figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color="#505050")
 
 
 def settle(figure: Figure, passes: int = 4) -> None:
-  """Repeats a figure's layout: where scales are equal, one pass lets titles and captions overlap.
+  """Repeats a figure's layout, so that titles and captions do not overlap with equal scales.
 
-  Axes of equal scales are smaller than their places, so that the margins of the next pass differ.
+  Axes with equal scales are smaller than their cells, so the next pass has other margins.
   """
   engine = figure.get_layout_engine()
   if engine is None:
@@ -138,27 +141,26 @@ def settle(figure: Figure, passes: int = 4) -> None:
 def sampler_colour(name: str) -> str:
   """Returns the sampler's own colour.
 
-  One that has none, such as a sampler of a module of one's own, has one by its name, the same in
-  every figure.
+  A sampler without one, such as a user's own, gets a colour by its name, the same in every figure.
   """
   spare = _SPARE_COLOURS[zlib.crc32(name.encode()) % len(_SPARE_COLOURS)]
   return SAMPLER_COLOURS.get(name, spare)
 
 
 def metric_label(name: str) -> str:
-  """A metric's name for people."""
+  """Returns the display name of a metric."""
   return METRIC_LABELS.get(name, name.replace("_", " "))
 
 
 def number(value: float | None) -> float:
-  """A number of evaluation.json; nan where it has null."""
+  """Returns a number of evaluation.json, with nan for null."""
   return np.nan if value is None else float(value)
 
 
 def log_scale(ax: Axes, *names: str) -> None:
-  """Makes the axes 'x' or 'y' logarithmic where anything drawn so far is positive and finite.
+  """Makes the axes 'x' or 'y' logarithmic if any drawn value is positive and finite.
 
-  An axis of other values stays linear: a logarithmic one has no place for them, and no ticks.
+  Otherwise it stays linear: a log axis would have no ticks.
   """
   for name in names:
     least = ax.dataLim.minposx if name == "x" else ax.dataLim.minposy
@@ -167,13 +169,13 @@ def log_scale(ax: Axes, *names: str) -> None:
 
 
 def finite(values: np.ndarray) -> np.ndarray:
-  """Returns those of the values that are finite numbers, [n]."""
+  """Returns the finite values, [n]."""
   values = np.asarray(values, float)
   return values[np.isfinite(values)]
 
 
 def nfe_axis(ax: Axes, counts: Sequence[int]) -> None:
-  """A log axis of network evaluations with a tick, an integer, at each count."""
+  """Sets a log axis of network evaluations with an integer tick at each count."""
   ax.set_xscale("log")
   ax.xaxis.set_major_locator(FixedLocator(sorted(set(counts))))
   ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
@@ -185,12 +187,12 @@ def nfe_axis(ax: Axes, counts: Sequence[int]) -> None:
 def save(figure: Figure, path: pathlib.Path, command: str) -> pathlib.Path:
   """Writes a PNG of at most MAX_PNG_BYTES with the command in its metadata.
 
-  One that is too large is reduced to 256 colours, then in resolution, until it fits.
+  A larger one is reduced to 256 colours, then in resolution, until it fits.
 
   Args:
-    figure: what to draw.
-    path: ends in .png; its folder is made.
-    command: what a reader types to get this figure; read back with `pillow`, as Description.
+    figure: the figure.
+    path: ends in .png; its folder is created.
+    command: the command that makes this figure; stored as Description, readable with Pillow.
 
   Returns:
     The path.
@@ -219,13 +221,13 @@ def save(figure: Figure, path: pathlib.Path, command: str) -> pathlib.Path:
 
 
 def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], command: str) -> pathlib.Path:
-  """The numbers of a figure: the command as a comment, the names, a line for each row.
+  """Writes the numbers of a figure: the command as a comment, a header, a line for each row.
 
   Args:
-    path: its folder is made.
-    rows: at least one, all with the first one's names; floats are written so that they read back
-      as the same numbers, None and nan as nothing.
-    command: what a reader types to get them.
+    path: its folder is created.
+    rows: at least one, all with the first one's names; floats are written so that they read back as
+      the same numbers, None and nan as empty cells.
+    command: the command that makes the file.
 
   Returns:
     The path.
@@ -241,7 +243,7 @@ def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]], command: st
 
 
 def read_csv(path: pathlib.Path) -> list[dict[str, Any]]:
-  """What `write_csv` wrote, numbers as floats and nothing as nan; the command is left out."""
+  """Reads a file of `write_csv`, without the command; numbers become floats and empty cells nan."""
 
   def parse(text: str) -> Any:
     try:

@@ -1,4 +1,4 @@
-"""Paths: chains in the plane with the score that drives them, and processes through the levels."""
+"""Plots paths: chains in the plane with their score, and processes through the levels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scorelab.plotting.fields import draw_arrows
 
 
 class Chains(NamedTuple):
-  """Chains that one score drives.
+  """Chains of one score.
 
   Attributes:
     path: [steps + 1, n, 2], the start first.
@@ -40,7 +40,7 @@ def chains(
   weights: np.ndarray,
   text: str,
 ) -> Figure:
-  """Where chains go and end, over data and score; below, the modes' shares of them.
+  """Plots paths and end points of chains over data and score, and below the mode shares.
 
   Args:
     panels: side by side.
@@ -95,7 +95,7 @@ class LevelPath(NamedTuple):
 def through_levels(
   paths: Sequence[LevelPath], mean: np.ndarray, std: np.ndarray, text: str
 ) -> Figure:
-  """Paths over the band of three standard deviations of their law, against the level's index.
+  """Plots paths over the band of three standard deviations of their law, by level index.
 
   The y axis is logarithmic but for values within the least positive std.
 
@@ -145,7 +145,7 @@ class ThroughTime(NamedTuple):
 
 @style.context()
 def through_time(rows: Mapping[str, ThroughTime], text: str) -> Figure:
-  """Each process in a row: the noise's density, the paths over the density, and the data's.
+  """Plots each process in a row: the noise's density, the paths over the density, the data's.
 
   Args:
     rows: by the process's name.

@@ -1,4 +1,4 @@
-"""Predictions at noisy points, in every view, and how a network's output is read as one."""
+"""Predictions at noisy points in every view, and parameterizations of networks."""
 
 from scorelab.predictions.conditioning import (
   CONDITIONINGS,

@@ -1,4 +1,4 @@
-"""x0 kept within bounds: functions from predict to predict.
+"""Clipping of x0: functions from predict to predict.
 
 References:
   Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020 (arXiv 2006.11239):
@@ -29,7 +29,7 @@ def clipped(
   clip_keep_noise: bool = False,
   event_ndim: int = 1,
 ) -> Predict:
-  """The predict function with x0 clipped to [-clip_limit, clip_limit], coordinate by coordinate.
+  """Returns the predict function with x0 clipped to [-clip_limit, clip_limit] by coordinate.
 
   Args:
     predict: any.
@@ -74,7 +74,7 @@ def thresholded(
 
 
 def _changed(predict: Predict, change: Callable[[Array], Array], keep_noise: bool) -> Predict:
-  """The predict function with another x0, of which no variance is known but a network's own."""
+  """Returns the predict function with another x0; only a network's own variance is kept."""
 
   def changed(x: Array, level: Level) -> Prediction:
     pred = predict(x, level)

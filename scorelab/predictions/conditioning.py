@@ -1,4 +1,4 @@
-"""Conditionings: the number by which a network is told the level, elementwise."""
+"""Conditionings: maps from a level to the network's conditioning input, elementwise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def signal_level(level: Level) -> Array:
 
 
 def noise_ratio(level: Level) -> Array:
-  """sigma / alpha: what NCSN++ is told."""
+  """sigma / alpha: NCSN++'s conditioning."""
   return level.sigma / level.alpha
 
 
@@ -40,7 +40,7 @@ def time_index(level: Level, *, num_train_steps: Annotated[int, AtLeast(1)] = 10
 
 
 def unconditional(level: Level) -> Array:
-  """0: the network is told nothing of the level."""
+  """0: the network does not depend on the level."""
   return jnp.zeros_like(level.sigma)
 
 

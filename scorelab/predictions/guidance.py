@@ -1,13 +1,13 @@
-"""Guidance: predictions pushed towards a class, or away from a worse model's.
+"""Guidance of predictions towards a class, or away from a weaker model.
 
-The convention of all of it, for scores and so for every view of a prediction:
+All of it follows one convention, for scores and so for every view of a prediction:
 
     guided = weak + scale (strong - weak)
 
-so that a scale of 0 is the weak prediction, 1 the strong one, and above 1 is what guides. Where the
-strong one knows the class and the weak one does not, this is the score of q_t(x) P(c | x)^scale,
-and Ho and Salimans's w is scale - 1. These laws are not those of one x_0 noised more and more, so
-that even with the exact scores the samples follow another law than the one at the data.
+so that a scale of 0 is the weak prediction, 1 the strong one, and scales above 1 guide. If the
+strong prediction is conditioned on the class and the weak one is not, this is the score of
+q_t(x) P(c | x)^scale, and Ho and Salimans's w is scale - 1. These laws are not the noised versions
+of one law of x_0, so even with exact scores the samples do not follow the guided law at the data.
 
 References:
   Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis", NeurIPS 2021
@@ -50,7 +50,7 @@ def extrapolated(
   guidance_rescale: Annotated[Array | float, Between(0, 1)] = 0.0,
   event_ndim: int = 1,
 ) -> Predict:
-  """weak + scale (strong - weak), in every view alike.
+  """Returns weak + scale (strong - weak), in every view alike.
 
   Args:
     pair: the two predictions.
@@ -91,14 +91,14 @@ def extrapolated(
 def classifier_free(
   bind: Callable[[Array], Predict], label: Array, none: int, **options: Any
 ) -> Predict:
-  """Guidance by what the label adds: the network told the class is strong, the one told none weak.
+  """Classifier-free guidance: the strong prediction has the label, the weak one has none.
 
   Both are one call of the network, on twice the batch.
 
   Args:
     bind: labels of x's batch shape -> predict.
-    label: the class asked for, of x's batch shape.
-    none: the label of no class.
+    label: the requested class, of x's batch shape.
+    none: the label that means no class.
     options: those of `extrapolated`.
   """
   told = bind(jnp.stack([label, jnp.full_like(label, none)]))
@@ -114,10 +114,10 @@ def classifier_free(
 
 
 def autoguidance(strong: Predict, weak: Predict, **options: Any) -> Predict:
-  """Guidance away from a weaker model of the same law: one trained less, or smaller.
+  """Autoguidance: away from a weaker model of the same law, trained less or smaller.
 
   Args:
-    strong, weak: both told of the same class, where they are told of any.
+    strong, weak: both with the same label, if they take one.
     options: those of `extrapolated`.
   """
   return extrapolated(lambda x, level: (strong(x, level), weak(x, level)), **options)
@@ -132,7 +132,7 @@ def classifier(
   guidance_low: Annotated[Array | float, AtLeast(0)] = 0.0,
   guidance_high: Annotated[Array | float, Above(0)] = jnp.inf,
 ) -> Predict:
-  """Guidance by a classifier's gradient: score + scale grad log P(c | x).
+  """Classifier guidance: score + scale grad log P(c | x).
 
   From the unconditional prediction, so that 0 is that one and 1, with the true classifier, the
   conditional one. Outside the interval the scale is 1. At pure noise (alpha = 0) the score is the
@@ -172,14 +172,14 @@ def classifier(
 def _within(
   value: Array | float, level: Level, low: Array | float, high: Array | float, other: float
 ) -> Array:
-  """The value where low < sigma / alpha <= high, else the other; of the level's shape."""
+  """Returns the value if low < sigma / alpha <= high, else the other; of the level's shape."""
   # Not the ratio itself, which pure noise has not.
   below = (level.sigma <= high * level.alpha) | jnp.isinf(high)
   return jnp.where((level.sigma > low * level.alpha) & below, value, other)
 
 
 def _expand(value: Array, x: Array) -> Array:
-  """A number of each level, with trailing axes added, so that it broadcasts with x."""
+  """Adds trailing axes to a number of each level, so that it broadcasts with x."""
   return value.reshape(value.shape + (1,) * (x.ndim - value.ndim)) if value.ndim else value
 
 
@@ -187,15 +187,15 @@ def _expand(value: Array, x: Array) -> Array:
 
 
 class Sources(NamedTuple):
-  """What the guidance of a row is made of: a network's predictions, or the truth's.
+  """Predictions and labels that the guidance of a row may combine.
 
   Attributes:
     bind: labels of x's batch shape, or None -> predict.
-    label: the class asked for, of x's batch shape; None for an unconditional network.
-    weak: predict of a weaker model, told of the label; None where there is none.
-    none: the label of no class.
-    log_class_prob: (x, level) -> log P(class | x) [*batch, classes]; None where it is not known.
-    event_ndim: how many trailing axes are one event.
+    label: the requested class, of x's batch shape; None for an unconditional network.
+    weak: predict of a weaker model, with the same label; None without one.
+    none: the label that means no class.
+    log_class_prob: (x, level) -> log P(class | x) [*batch, classes]; None if unknown.
+    event_ndim: number of trailing axes of one event.
   """
 
   bind: Callable[[Array | None], Predict]
@@ -213,9 +213,9 @@ class Guidance:
   Attributes:
     make: `(sources, **options) -> predict`.
     options: the function whose keyword options those are.
-    network_calls: for each call of the guided predict.
-    needs: what it cannot do without: 'classes', a network that is told them and also no class;
-      'classifier', the target's own; 'weak', a weaker model.
+    network_calls: network calls per call of the guided predict.
+    needs: its requirement: 'classes', a network trained with and without labels; 'classifier', the
+      target's own; 'weak', a weaker model.
   """
 
   make: Callable[..., Predict]

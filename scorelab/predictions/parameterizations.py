@@ -1,4 +1,4 @@
-"""Parameterizations: which view a network's output is read as, and at which scale.
+"""Parameterizations: the view and the scale of a network's output.
 
 References:
   Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
@@ -28,11 +28,11 @@ from scorelab.validation import Registry, checked
 @checked(kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class Parameterization:
-  """How a network's output is read: as the view `kind` itself.
+  """Reads a network's output as the view `kind` itself.
 
   Attributes:
     apply: a Flax module's apply, `(variables, x [b, *event], c [b], ...) -> [b, *event]`.
-    conditioning: what the network is told of the level, elementwise: one of CONDITIONINGS.
+    conditioning: maps the level to the network's input, elementwise: one of CONDITIONINGS.
     kind: 'score', 'noise', 'x0', 'v' or 'flow'.
     event_ndim: axes of one point: 1 for points [d], 3 for images [height, width, channels].
     energy: whether the output is taken to be F = -grad_u E instead of the network's f(u) itself,
@@ -62,23 +62,23 @@ class Parameterization:
       raise ValueError("energy and learned_variance exclude each other")
 
   def scale_input(self, x: Array, level: Level) -> Array:
-    """What the network sees of x; the level's fields broadcast with x."""
+    """Scales x to the network's input; the level's fields broadcast with x."""
     del level
     return x
 
   def read(self, x: Array, level: Level, output: Array) -> Prediction:
-    """The prediction that this output, of x's shape, stands for."""
+    """Converts an output of x's shape to a prediction."""
     return Prediction.of(x, level, self.kind, **{self.kind: output})
 
   def read_variance(self, x: Array, level: Level, v: Array) -> Array:
-    """The variance_fraction that a second half v, of x's shape, stands for."""
+    """Converts the second half of an output, v of x's shape, to a variance_fraction."""
     del x, level
     return (v + 1) / 2
 
   def bind(
     self, params: Params, label: Array | None = None, rngs: dict[str, Key] | None = None
   ) -> Predict:
-    """The predict function of these parameters. Call it inside the jitted function.
+    """Returns the predict function of these parameters. Call it inside the jitted function.
 
     Args:
       params: the network's parameters.
@@ -122,7 +122,7 @@ class Parameterization:
     return predict
 
   def _log_density(self, x: Array, level: Level, minus_energy: Array) -> Array:
-    """The integral of the score that `read` makes of the output -grad E(u), of the batch shape.
+    """Integral of the score that `read` makes of the output -grad E(u), of the batch shape.
 
     At one level u = a x, and the score that is read is affine in the output F:
 
@@ -139,7 +139,7 @@ class Parameterization:
 @checked(kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class EDM(Parameterization):
-  """EDM's preconditioning, for any process: the network F sees and gives unit variance.
+  """EDM's preconditioning, for any process: the network F has inputs and outputs of unit variance.
 
       x0 = c_skip x + c_out F(c_in x)             with V = sigma^2 + alpha^2 s^2
       c_in = V^-1/2    c_skip = alpha s^2 / V     c_out = sigma s V^-1/2
@@ -230,7 +230,7 @@ class ScaledScore(Parameterization):
 @checked(kind=TO_X0, conditioning=CONDITIONINGS)
 @dataclasses.dataclass(frozen=True)
 class ReverseStep(Parameterization):
-  """A reverse step of a discrete chain: the network gives the law N(m, V) of x_s given x_t.
+  """Reverse step of a discrete chain: the network gives the law N(m, V) of x_s given x_t.
 
   The chain has T levels, t = 1/T..1, and s = t - 1/T. With output (F, v), a coordinate at a time,
 
@@ -286,12 +286,12 @@ class ReverseStep(Parameterization):
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
-  """The truth in a network's place: whatever the parameters, `predict`.
+  """The exact prediction in a network's place; ignores the parameters.
 
   Attributes:
-    predict: the truth.
-    of_class: `(x, level, label) -> Prediction`, the truth given a label of x's batch shape, where
-      it is known.
+    predict: the exact predict function.
+    of_class: `(x, level, label) -> Prediction`, the exact one given a label of x's batch shape, if
+      known.
   """
 
   predict: Predict
@@ -300,7 +300,7 @@ class Exact:
   def bind(
     self, params: Params, label: Array | None = None, rngs: dict[str, Key] | None = None
   ) -> Predict:
-    """The predict function, of a class where there is a label; nothing is learned."""
+    """Returns the predict function, for a class if there is a label; nothing is learned."""
     del params, rngs
     if label is None:
       return self.predict

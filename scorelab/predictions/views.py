@@ -149,7 +149,7 @@ def x0_slope(kind: str, level: Level) -> Array:
 
 @checked
 def noised(key: Key, x0: Array, level: Level) -> tuple[Array, Prediction]:
-  """Draws x = alpha x0 + sigma eps and, in every view, what a network should say of it.
+  """Draws x = alpha x0 + sigma eps; returns it with the prediction that knows x0 and eps.
 
   Args:
     key: consumed.
@@ -157,14 +157,14 @@ def noised(key: Key, x0: Array, level: Level) -> tuple[Array, Prediction]:
     level: of shape [] or [*batch].
 
   Returns:
-    The noisy points, of x0's shape, and the prediction that knows x0 and eps.
+    The noisy points, of x0's shape, and the prediction.
   """
   return mixed(x0, jax.random.normal(key, x0.shape, x0.dtype), level)
 
 
 @checked
 def mixed(x0: Array, noise: Array, level: Level) -> tuple[Array, Prediction]:
-  """`noised` with the noise given, of x0's shape."""
+  """Like `noised`, with given noise of x0's shape."""
   at = level.like(x0)
   x = at.alpha * x0 + at.sigma * noise
   return x, Prediction.of(x, level, "x0", x0=x0, noise=noise)

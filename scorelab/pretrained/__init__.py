@@ -1,4 +1,4 @@
-"""Weights that other libraries trained, as parameters of our networks; and ours, for others."""
+"""Reads weights trained by other libraries, and writes ours for them."""
 
 from scorelab.pretrained.annotated import unet_params
 from scorelab.pretrained.diffusers import Pipeline, load_pipeline, save_pipeline

@@ -1,4 +1,4 @@
-"""Weights of the annotated diffusion model's U-Net, by their names in PyTorch.
+"""Reads weights of the annotated diffusion model's U-Net from a PyTorch state dict.
 
 Rogge and Rasul, "The Annotated Diffusion Model", Hugging Face blog, 2022.
 """
@@ -45,15 +45,15 @@ _RENAMED = (
 
 
 def unet_params(network: UNet, weights: Mapping[str, Any]) -> Params:
-  """The parameters of a U-Net from a PyTorch state dict.
+  """Converts a PyTorch state dict to the parameters of a U-Net.
 
   Args:
-    network: of the same dim, dim_mults and block, its attention linear at every stage.
-    weights: arrays by their names in PyTorch, as `safetensors.numpy.load_file` gives them, and as
-      {k: v.numpy() for k, v in model.state_dict().items()} does.
+    network: of the same dim, dim_mults and block, with linear attention at every stage.
+    weights: arrays by their names in PyTorch, from `safetensors.numpy.load_file` or from
+      {k: v.numpy() for k, v in model.state_dict().items()}.
 
   Raises:
-    ValueError: a name or a shape is not the network's.
+    ValueError: a name or a shape does not match the network.
   """
   if "final_conv.1.bias" not in weights:
     raise ValueError("there is no final_conv.1.bias: these are another model's weights")
@@ -75,14 +75,14 @@ def unet_params(network: UNet, weights: Mapping[str, Any]) -> Params:
 
 
 def _renamed(name: str, num_stages: int) -> str:
-  """The name of a weight here, but for its last part: 'weight' or 'bias'."""
+  """Returns our name of a weight, without its last part, 'weight' or 'bias'."""
   for pattern, replacement in _RENAMED:
     name = re.sub(pattern, replacement, name)
   return re.sub(r"^up_(\d+)", lambda match: f"up_{num_stages - 1 - int(match[1])}", name)
 
 
 def _converted(path: str, weight: np.ndarray) -> tuple[str, np.ndarray]:
-  """A weight under Flax's name, its axes in Flax's order: inputs before outputs."""
+  """Returns a weight under Flax's name, with Flax's order of axes: inputs before outputs."""
   if path.endswith("bias"):
     return path, weight
   if weight.ndim == 1:

@@ -1,8 +1,8 @@
-"""Image models of diffusers: a directory with a `UNet2DModel` and a scheduler, read and written.
+"""Reads and writes image models of diffusers: a directory with a `UNet2DModel` and a scheduler.
 
     pipeline layout   model_index.json   unet/config.json   unet/*.safetensors
                       scheduler/scheduler_config.json
-    averaged          the same with unet_ema/ in the place of unet/, or next to it
+    averaged          the same with unet_ema/ instead of unet/, or next to it
     flat layout       config.json   *.safetensors   scheduler_config.json
 
 Weights may also be `.bin` files, shards and variants: see `scorelab.pretrained.layout`.
@@ -43,17 +43,17 @@ _AVERAGED = "ema"  # the variant of a folder of its own, unet_ema
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pipeline:
-  """A pretrained image model: all that sampling from it needs.
+  """A pretrained image model with everything needed to sample from it.
 
   Attributes:
     network: the module.
     params: its parameters, float32.
     schedule: the process that it was trained on.
-    parameterization: how its output is read.
-    sampler: its scheduler's own sampler, grid and options, as config.sampler has them.
-    event_shape: (height, width, channels); the first two None where the files do not say.
-    bounds: of the images' values.
-    clip: what its scheduler does to x0, `(predict, keep_noise=...) -> predict`, or None.
+    parameterization: reads its output.
+    sampler: its scheduler's own sampler, grid and options, as in config.sampler.
+    event_shape: (height, width, channels); the first two are None if the files do not give them.
+    bounds: range of the images' values.
+    clip: clips x0 like its scheduler, `(predict, keep_noise=...) -> predict`, or None.
   """
 
   network: UNet2D
@@ -68,19 +68,19 @@ class Pipeline:
   def bind(
     self, params: Params, label: Array | None = None, *, clip: bool = True, keep_noise: bool = True
   ) -> Predict:
-    """The predict function of these parameters. Call it inside the jitted function.
+    """Returns the predict function of these parameters. Call it inside the jitted function.
 
     Args:
       params: the pipeline's own: an argument of the jitted function, not a constant of it.
       label: class labels of x's batch shape, for a conditional network.
-      clip: whether x0 is clipped, or thresholded, as the scheduler does.
-      keep_noise: whether the noise then stays the network's own, as DDIM's code has it.
+      clip: True to clip or threshold x0 like the scheduler.
+      keep_noise: True to keep the network's own noise next to a clipped x0, as DDIM's code does.
     """
     predict = self.parameterization.bind(params, label)
     return self.clip(predict, keep_noise=keep_noise) if clip and self.clip else predict
 
   def predict(self, x: Array, level: Level) -> Prediction:
-    """The network's prediction, x0 clipped as the scheduler does."""
+    """Returns the network's prediction, with x0 clipped like the scheduler."""
     return self.bind(self.params)(x, level)
 
   @functools.cached_property
@@ -88,12 +88,12 @@ class Pipeline:
     return jax.jit(self.network.apply)
 
   def forward(self, x: Any, t: Any, class_labels: Any = None) -> np.ndarray:
-    """The network's raw output in diffusers' own layout, to lay the two side by side.
+    """Returns the network's raw output in diffusers' own layout, for comparison.
 
     Args:
       x: [b, channels, height, width].
       t: timesteps, or sigmas, [] or [b].
-      class_labels: [b], of a conditional network.
+      class_labels: [b], for a conditional network.
 
     Returns:
       [b, out_channels, height, width].
@@ -116,17 +116,17 @@ class Pipeline:
 def load_pipeline(
   path: str | pathlib.Path, revision: str | None = None, variant: str | None = None
 ) -> Pipeline:
-  """Reads a pretrained image model; no code in its files is ever run.
+  """Reads a pretrained image model; never runs code from its files.
 
   Args:
     path: a directory in any of the layouts above, or a hub id: see `hub.resolve`.
-    revision: of a hub id.
-    variant: of the weights, such as 'fp16' or 'non_ema'; 'ema' is the folder unet_ema, if there is
-      one. None takes unet's own weights in the highest precision there is.
+    revision: revision of a hub id.
+    variant: variant of the weights, such as 'fp16' or 'non_ema'; 'ema' is the folder unet_ema, if
+      it exists. None takes the weights of unet in the highest available precision.
 
   Raises:
-    PretrainedError: the files are missing or damaged, or hold what is not known here; the message
-      is one line and names the file.
+    PretrainedError: the files are missing, damaged or not supported; the message is one line and
+      names the file.
   """
   directory = resolve(str(path), revision)
   unet = _unet_folder(directory, variant)
@@ -179,7 +179,7 @@ def _unet_folder(directory: pathlib.Path, variant: str | None) -> pathlib.Path:
 
 
 def _named(file: pathlib.Path, function: Callable[..., Any], *args: Any) -> Any:
-  """The function's result, its errors under the file's name."""
+  """Calls a function, and prefixes its errors with the file's name."""
   try:
     return function(*args)
   except PretrainedError as error:
@@ -187,7 +187,7 @@ def _named(file: pathlib.Path, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _check_index(file: pathlib.Path) -> None:
-  """Refuses a pipeline that is not an unconditional image model of the library's own classes."""
+  """Raises PretrainedError unless a pipeline is an unconditional image model of diffusers."""
   for part, entry in read_settings(file).items():
     if part.startswith("_") or entry is None or entry == [None, None]:
       continue
@@ -210,15 +210,15 @@ def save_pipeline(
   """Writes a model as a directory that diffusers loads: DDPMPipeline.from_pretrained(directory).
 
   Args:
-    directory: made where it is not there.
-    network: a `UNet2D`; other architectures are not in UNet2DModel, and `save_model` keeps them.
+    directory: created if missing.
+    network: a `UNet2D`; other architectures do not fit UNet2DModel: use `save_model`.
     params: its parameters.
     schedule: a table of betas, or the geometric variance-exploding process.
     kind: of its output, 'noise', 'x0' or 'v'; 'score' for the exploding process.
     event_shape: (height, width, channels) of its images.
 
   Raises:
-    PretrainedError: diffusers has no such network, process or reading.
+    PretrainedError: diffusers has no such network, process or output.
   """
   if not isinstance(network, UNet2D):
     raise PretrainedError(

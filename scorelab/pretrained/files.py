@@ -1,9 +1,10 @@
-"""Reads files of weights and settings, taking nothing in them on trust.
+"""Reads untrusted files of weights and settings.
 
-safetensors: 8 bytes that say how long the header is, the header, a JSON object of dtype, shape and
-place of each tensor, and the tensors end to end (https://huggingface.co/docs/safetensors). The
-header is checked here against the file before anything is allocated, and each tensor is read by
-itself: a mapped file's memory would count beside that of the tensors.
+A safetensors file starts with 8 bytes that hold the length of the header. The header is a JSON
+object with the dtype, shape and offset of each tensor; the tensors follow one after the other
+(https://huggingface.co/docs/safetensors). The header is checked against the file before anything is
+allocated. Each tensor is read separately, because the memory of a mapped file would be needed in
+addition to that of the tensors.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ _MAX_SETTINGS = 10_000_000
 
 
 class PretrainedError(ScorelabError, ValueError):
-  """Files that make no model; the message is one line."""
+  """Files that do not form a model; the message is one line."""
 
 
 def read_settings(path: pathlib.Path) -> dict[str, Any]:
-  """A file that holds a JSON object.
+  """Reads a file that holds a JSON object.
 
   Raises:
-    PretrainedError: there is none, or it holds something else.
+    PretrainedError: there is no such file, or it holds something else.
   """
   if not path.is_file():
     raise PretrainedError(f"{path}: there is no such file")
@@ -65,7 +66,7 @@ def _parse(path: pathlib.Path, text: bytes) -> dict[str, Any]:
 
 
 class Weights(Mapping[str, np.ndarray]):
-  """Tensors by name, of one safetensors file or of several, each read when it is asked for.
+  """Tensors by name, of one or several safetensors files, each read on access.
 
   A tensor is read as float32.
   """
@@ -103,16 +104,16 @@ class Weights(Mapping[str, np.ndarray]):
 
 
 class Arrays(dict[str, np.ndarray]):
-  """Tensors by name that are in memory, in the place of `Weights`."""
+  """Tensors in memory by name, with the interface of `Weights`."""
 
   @property
   def shapes(self) -> dict[str, tuple[int, ...]]:
-    """Of each tensor."""
+    """Shape of each tensor, by name."""
     return {name: array.shape for name, array in self.items()}
 
 
 def _read_header(file: pathlib.Path) -> dict[str, tuple[str, tuple[int, ...], int]]:
-  """Dtype, shape and first byte of every tensor, checked against the size of the file."""
+  """Returns dtype, shape and offset of every tensor, checked against the size of the file."""
   if not file.is_file():
     raise PretrainedError(f"{file}: there is no such file")
   total = file.stat().st_size
@@ -148,7 +149,7 @@ def _read_header(file: pathlib.Path) -> dict[str, tuple[str, tuple[int, ...], in
 def _entry(
   file: pathlib.Path, name: str, entry: Any
 ) -> tuple[str, tuple[int, ...], tuple[int, int]]:
-  """A header's entry, its types checked."""
+  """Returns a header's entry, after checking its types."""
 
   def whole(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
@@ -163,7 +164,7 @@ def _entry(
 
 
 def shown(value: Any, most: int = 120) -> str:
-  """What came from a file, on one line and short."""
+  """Formats untrusted text on one short line."""
   try:
     text = value if isinstance(value, str) else repr(value)
   except (RecursionError, ValueError):  # deeper, or with more digits, than Python prints

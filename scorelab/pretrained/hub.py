@@ -13,20 +13,22 @@ from scorelab.pretrained.pickled import PICKLES, refuse_pickle
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _WANTED = ["*.json", "*.safetensors"]
-_PICKLED = ["*diffusion_pytorch_model*.bin"]  # fetched only from repositories without safetensors
+_PICKLED = [
+  "*diffusion_pytorch_model*.bin"
+]  # downloaded only from repositories without safetensors
 
 
 def resolve(path: str, revision: str | None = None) -> pathlib.Path:
   """Returns the directory of a model's files.
 
   Args:
-    path: a directory; or if there is none, a hub id such as 'google/ddpm-ema-celebahq-256', whose
-      files are fetched by `huggingface_hub`, or found in its cache: JSON and safetensors, and
-      `.bin` if there are no safetensors.
+    path: a directory. If it does not exist, a hub id such as 'google/ddpm-ema-celebahq-256':
+      `huggingface_hub` downloads its JSON and safetensors files, and `.bin` if there are no
+      safetensors, or finds them in its cache.
     revision: of a hub id, a branch, tag or commit.
 
   Raises:
-    PretrainedError: there is no such directory, and nothing could be fetched.
+    PretrainedError: there is no such directory, and nothing could be downloaded.
   """
   directory = pathlib.Path(path).expanduser()
   if directory.is_dir():
@@ -53,7 +55,7 @@ def resolve(path: str, revision: str | None = None) -> pathlib.Path:
     fetched = pathlib.Path(hub.snapshot_download(path, revision=revision, allow_patterns=_WANTED))
     if not has_safetensors(fetched):
       hub.snapshot_download(path, revision=revision, allow_patterns=_PICKLED)
-  except Exception as error:  # whatever the hub's client or the network raises
+  except Exception as error:  # the hub's client may raise anything
     why = str(error).strip().splitlines() or [type(error).__name__]
     raise PretrainedError(f"{path}: could not be fetched ({why[0][:160]}); {by_hand}") from None
   return fetched

@@ -1,4 +1,4 @@
-"""Inception's features, whose Frechet distance is FID, with weights from a file.
+"""Inception features for FID, with weights from a file.
 
 The weights are those of TensorFlow's graph of 2015 (Heusel et al., arXiv 1706.08500, appendix), as
 pytorch-fid ported them, by torchvision's names, in safetensors or NPZ:
@@ -32,7 +32,7 @@ _BATCH = 32
 
 
 def read_inception(path: str) -> Params:
-  """The variables of `Inception`, of a file of its weights.
+  """Reads the variables of `Inception` from a file of its weights.
 
   Raises:
     PretrainedError: there is no such file, it is a pickle, or it holds another network's; one line.
@@ -65,7 +65,7 @@ def read_inception(path: str) -> Params:
 
 
 def _merged(variables: Params) -> Params:
-  """Parameters and stored moments in one tree, as PyTorch has them."""
+  """Merges parameters and stored moments into one tree, as in PyTorch."""
   flat = {
     path: leaf
     for collection in ("params", "batch_stats")
@@ -83,10 +83,10 @@ def _read_npz(file: pathlib.Path) -> Arrays:
 
 
 def prepared(x: Array) -> Array:
-  """Images [n, h, w, 1 or 3] in [-1, 1] as the network takes them: [n, 299, 299, 3].
+  """Prepares images [n, h, w, 1 or 3] in [-1, 1] for the network: [n, 299, 299, 3].
 
-  Of 256 values each, as in a file; grey ones thrice; resized linearly, by two pixels a direction
-  also where they shrink.
+  Images are quantised to 256 values as in a file; grey ones get three channels. Resizing is
+  bilinear without antialiasing.
   """
   x = jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5) / 127.5 - 1
   x = jnp.broadcast_to(x, (*x.shape[:3], 3))
@@ -95,7 +95,7 @@ def prepared(x: Array) -> Array:
 
 @functools.lru_cache(maxsize=1)
 def inception_features(path: str | None) -> Extractor:
-  """The extractor of Inception's 2048 features, of a file of its weights.
+  """Returns the extractor of Inception's 2048 features, with weights from a file.
 
   Raises:
     PretrainedError: as for `read_inception`, or path is None.

@@ -1,4 +1,4 @@
-"""Finds the weights of a model in a directory, in every layout that the hub has.
+"""Finds the weights of a model in a directory, in every layout used on the hub.
 
 One file, or shards named by an index; in full precision or as a variant; safetensors before
 PyTorch's `.bin`:
@@ -17,7 +17,7 @@ import re
 from scorelab.pretrained.files import Arrays, PretrainedError, Weights, read_settings, shown
 from scorelab.pretrained.pickled import PICKLES, read_bin, refuse_pickle
 
-_HALF = ("fp16", "bf16")  # variants that are the same model with fewer digits
+_HALF = ("fp16", "bf16")  # variants that are the same model in lower precision
 _SUFFIXES = (".safetensors", ".bin")
 
 
@@ -48,7 +48,7 @@ def find_weights(
 
 
 def has_safetensors(directory: pathlib.Path) -> bool:
-  """Whether a directory, or a folder in it, holds safetensors files."""
+  """Returns True if a directory, or a folder in it, holds safetensors files."""
   return next(directory.rglob("*.safetensors"), None) is not None
 
 
@@ -57,7 +57,7 @@ def _file_name(stem: str, variant: str | None, suffix: str) -> str:
 
 
 def _index_names(stem: str, variant: str | None, suffix: str) -> tuple[str, ...]:
-  """Names of an index: diffusers', and transformers' for a variant."""
+  """Returns the names of an index: diffusers', and transformers' for a variant."""
   if variant is None:
     return (f"{stem}{suffix}.index.json",)
   return (f"{stem}{suffix}.index.{variant}.json", f"{stem}.{variant}{suffix}.index.json")
@@ -66,7 +66,7 @@ def _index_names(stem: str, variant: str | None, suffix: str) -> tuple[str, ...]
 def _not_found(
   directory: pathlib.Path, stems: tuple[str, ...], variant: str | None
 ) -> PretrainedError:
-  """The error for missing weights; says which files there are instead."""
+  """Returns the error for missing weights; it names the files that exist instead."""
   files = sorted(directory.iterdir()) if directory.is_dir() else []
   stem = "|".join(map(re.escape, stems))
   pattern = re.compile(
@@ -89,7 +89,7 @@ def _not_found(
 
 
 def _sharded(index: pathlib.Path, suffix: str) -> Weights | Arrays:
-  """The weights of the files that an index names."""
+  """Returns the weights of the files that an index names."""
   places = read_settings(index).get("weight_map")
   if not isinstance(places, dict) or not places:
     raise PretrainedError(f"{index}: there is no weight_map")

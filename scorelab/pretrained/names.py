@@ -1,4 +1,4 @@
-"""Names and axes of PyTorch's weights, and those of Flax's, for networks that share their layers.
+"""Maps names and axes of weights between PyTorch and Flax, for networks with the same layers.
 
 down_blocks.0.resnets.1.conv1.weight  [out, in, h, w]     PyTorch
 down_blocks_0.resnets_1.conv1.kernel  [h, w, in, out]     Flax
@@ -18,36 +18,36 @@ from scorelab.pretrained.files import Arrays, PretrainedError, Weights
 from scorelab.typing import Params
 
 _LISTS = "down_blocks|up_blocks|resnets|attentions|downsamplers|upsamplers|to_out"
-# How attentions were called before diffusers 0.17.
+# Names of attentions before diffusers 0.17.
 _OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 def torch_name(path: str) -> str:
-  """A parameter's name in PyTorch, of its dotted path in Flax."""
+  """Returns the PyTorch name of a parameter, from its dotted path in Flax."""
   name = re.sub(rf"\b({_LISTS})_(\d+)\b", r"\1.\2", path)
   name = re.sub(r"\.(mean|var)$", r".running_\1", name)  # of a batch normalisation
   return re.sub(r"\.(kernel|scale|embedding)$", ".weight", name)
 
 
 def old_name(name: str) -> str:
-  """The same parameter's name before attentions were renamed."""
+  """Returns a parameter's name from before attentions were renamed."""
   return re.sub(
     r"(attentions\.\d+\.)(to_q|to_k|to_v|to_out\.0)\.", lambda m: f"{m[1]}{_OLD[m[2]]}.", name
   )
 
 
 def to_torch(path: str, array: np.ndarray) -> np.ndarray:
-  """A parameter, its axes in PyTorch's order: a kernel's outputs, inputs, height, width."""
+  """Returns a parameter with PyTorch's order of axes: a kernel's outputs, inputs, height, width."""
   return np.moveaxis(array, (-1, -2), (0, 1)) if path.endswith("kernel") else array
 
 
 def from_torch(path: str, array: np.ndarray) -> np.ndarray:
-  """A weight, its axes in Flax's order: a kernel's height, width, inputs, outputs."""
+  """Returns a weight with Flax's order of axes: a kernel's height, width, inputs, outputs."""
   return np.moveaxis(array, (0, 1), (-1, -2)) if path.endswith("kernel") else array
 
 
 def torch_weights(params: Params) -> dict[str, np.ndarray]:
-  """All parameters by their names in PyTorch, contiguous."""
+  """Returns all parameters by their names in PyTorch, contiguous."""
   leaves: Mapping[str, Any] = flax.traverse_util.flatten_dict(params, sep=".")
   return {
     torch_name(path): np.ascontiguousarray(to_torch(path, np.asarray(leaf)))
@@ -56,14 +56,14 @@ def torch_weights(params: Params) -> dict[str, np.ndarray]:
 
 
 def params_from(weights: Weights | Arrays, template: Params) -> Params:
-  """Parameters from weights by their names in PyTorch, new or old.
+  """Returns parameters from weights by their names in PyTorch, new or old.
 
   Args:
     weights: as in a file.
-    template: the parameters' shapes, as `jax.eval_shape` gives them.
+    template: the parameters' shapes, from `jax.eval_shape`.
 
   Raises:
-    PretrainedError: a weight is missing, left over or of another shape.
+    PretrainedError: a weight is missing, unexpected or of another shape.
   """
   leaves: Mapping[str, Any] = flax.traverse_util.flatten_dict(template, sep=".")
   found = {}
@@ -87,9 +87,9 @@ def params_from(weights: Weights | Arrays, template: Params) -> Params:
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:
-  """A contiguous copy at a multiple of 64 bytes, where JAX on a CPU takes memory as it is.
+  """Returns a contiguous copy aligned to 64 bytes, which JAX on a CPU uses without another copy.
 
-  Its own copies of many arrays one after the other leave some 50 MB beside them.
+  JAX's own copies of many arrays in sequence use some 50 MB more.
   """
   room = np.empty(array.nbytes + 64, np.uint8)
   start = -room.ctypes.data % 64
@@ -99,7 +99,7 @@ def _aligned(array: np.ndarray) -> np.ndarray:
 
 
 def listed(names: list[str]) -> str:
-  """The first few of them."""
+  """Formats the first few names."""
   names = [name.encode("unicode_escape").decode()[:120] for name in names]
   more = f" and {len(names) - 3} more" if len(names) > 3 else ""
   return ", ".join(names[:3]) + more

@@ -1,7 +1,7 @@
-"""Reads PyTorch's `.bin` files: pickles, which can run any code, so only by torch's safe reader.
+"""Reads PyTorch's `.bin` files with torch's safe reader. They are pickles, which can run any code.
 
-`torch.load(weights_only=True)` runs no code of the file: its unpickler knows tensors and containers
-only. What it cannot bound is memory, so the archive's sizes are checked first.
+`torch.load(weights_only=True)` runs no code of the file: its unpickler knows only tensors and
+containers. It does not bound memory, so the archive's sizes are checked first.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 from scorelab.pretrained.files import Arrays, PretrainedError, shown
 
 PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".pickle")
-_MAX_PICKLE = 100_000_000  # bytes of names and shapes, beside the numbers themselves
+_MAX_PICKLE = 100_000_000  # bytes of names and shapes, in addition to the numbers
 
 
 def refuse_pickle(file: pathlib.Path) -> PretrainedError:
-  """The error for a pickle that is not read: what it is, and the command that converts it."""
+  """Returns the error for a pickle that is not read, with the command that converts it."""
   target = file.with_suffix(".safetensors")
   code = (
     "import sys, torch, safetensors.torch as s; "
@@ -41,7 +41,7 @@ def read_bin(file: pathlib.Path) -> Arrays:
 
   Raises:
     PretrainedError: torch is not installed (the message has the command that converts the file), or
-      the file is no state dict of floating-point tensors in PyTorch's archive format.
+      the file is not a state dict of floating-point tensors in PyTorch's archive format.
   """
   if importlib.util.find_spec("torch") is None:
     error = refuse_pickle(file)
@@ -50,7 +50,7 @@ def read_bin(file: pathlib.Path) -> Arrays:
   torch: Any = importlib.import_module("torch")
   try:
     state = torch.load(file, map_location="cpu", weights_only=True)
-  except Exception as error:  # whatever torch raises at a damaged or hostile file
+  except Exception as error:  # torch may raise anything at a damaged or hostile file
     why = (str(error).strip().splitlines() or [type(error).__name__])[0]
     raise PretrainedError(f"{file}: torch cannot read it safely ({shown(why)})") from None
   if not isinstance(state, dict) or not state:
@@ -70,7 +70,7 @@ def read_bin(file: pathlib.Path) -> Arrays:
 
 
 def _check_archive(file: pathlib.Path) -> None:
-  """Refuses what is no archive of PyTorch 1.6 or later, or would unpack to more than it holds."""
+  """Raises PretrainedError unless the file is an archive of PyTorch >= 1.6 of plausible size."""
   try:
     with zipfile.ZipFile(file) as archive:
       entries = archive.infolist()

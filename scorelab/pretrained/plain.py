@@ -1,6 +1,6 @@
-"""Any of our networks as a directory: model.safetensors, and a config.json that says which it is.
+"""Saves and loads any of our networks: a directory with model.safetensors and config.json.
 
-Weights are by their paths in Flax, 'layers_0.kernel', in Flax's own order of axes.
+Weights are named by their paths in Flax, 'layers_0.kernel', with Flax's own order of axes.
 """
 
 from __future__ import annotations
@@ -36,15 +36,14 @@ def save_model(
   event_shape: tuple[int, ...],
   about: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes a network of ours and its parameters.
+  """Writes one of our networks and its parameters.
 
   Args:
-    directory: made where it is not there.
+    directory: created if missing.
     network: of a class in NETWORKS.
     params: its parameters.
-    event_shape: of one point.
-    about: what else a reader should know, as JSON values: the schedule, say, and how the output is
-      read.
+    event_shape: shape of one point.
+    about: further JSON values for the reader, such as the schedule and the parameterization.
 
   Raises:
     PretrainedError: the network is of another class.
@@ -66,13 +65,13 @@ def save_model(
 def load_model(
   directory: str | pathlib.Path,
 ) -> tuple[nn.Module, Params, tuple[int, ...], dict[str, Any]]:
-  """Reads what `save_model` wrote; nothing in its files is ever run.
+  """Reads a directory written by `save_model`; never runs code from its files.
 
   Returns:
     The network, its parameters, the shape of one point, and `about`.
 
   Raises:
-    PretrainedError: the files are missing or damaged, or hold no network of ours.
+    PretrainedError: the files are missing or damaged, or do not hold one of our networks.
   """
   root = pathlib.Path(directory)
   file = root / "config.json"
@@ -94,7 +93,7 @@ def load_model(
   c = jax.ShapeDtypeStruct((1,), jnp.float32)
   try:
     template = jax.eval_shape(network.init, jax.random.key(0), x, c)["params"]
-  except Exception as error:  # whatever options of the wrong type make the module raise
+  except Exception as error:  # options of the wrong type may raise anything
     raise PretrainedError(f"{file}: {name}: {str(error).strip().splitlines()[0]}") from None
   weights = find_weights(root, ("model",))
   leaves: Mapping[str, Any] = flax.traverse_util.flatten_dict(template, sep=".")
@@ -108,13 +107,13 @@ def load_model(
 
 
 def _classes() -> dict[str, type[nn.Module]]:
-  """The modules of NETWORKS by the names of their classes."""
+  """Returns the modules of NETWORKS by the names of their classes."""
   functions = (f.func if isinstance(f, functools.partial) else f for f in NETWORKS.values())
   return {f.__name__: f for f in functions if isinstance(f, type)}
 
 
 def _tupled(value: Any) -> Any:
-  """JSON's lists as tuples."""
+  """Converts JSON's lists to tuples."""
   return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
@@ -123,7 +122,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _is_small(value: Any) -> bool:
-  """Whether numbers are such as a network may have, lists' too: nothing is built that is huge."""
+  """Returns True if numbers, also those in lists, are small enough to build a network from."""
   if isinstance(value, list):
     return len(value) <= 64 and all(map(_is_small, value))
   return not isinstance(value, (int, float)) or abs(value) <= _MAX_NUMBER

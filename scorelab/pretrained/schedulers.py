@@ -1,7 +1,7 @@
-"""scheduler_config.json of diffusers, to and from our schedules, parameterizations and samplers.
+"""Converts diffusers' scheduler_config.json to and from schedules, parameterizations and samplers.
 
-A scheduler there is a process, a reading of the network's output, a grid and a sampler in one. Each
-of its fields is read, or listed as one that is of no consequence here, or refused.
+A scheduler of diffusers combines a process, a parameterization, a grid and a sampler. Each of its
+fields is read, listed as irrelevant, or refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _VARIANCES = {
   "fixed_large_log": "large",
   "learned_range": "learned",
 }
-# The sampler of ours that each of their schedulers is, with a usual number of steps.
+# Our sampler for each of their schedulers, with a usual number of steps.
 _SAMPLERS: dict[str, dict[str, Any]] = {
   "DDIMScheduler": {"name": "ddim", "num_steps": 50},
   "DDPMScheduler": {"name": "ancestral", "num_steps": 1000},
@@ -65,7 +65,7 @@ _SIGMAS = {
   "use_lu_lambdas": "geometric",
 }
 _EXPLODING = "ScoreSdeVeScheduler"
-# Fields by older names: diffusers renames them when it loads a file, too.
+# Old names of fields, which diffusers renames as well when it loads a file.
 _RENAMED = {"clip_predicted_image": "clip_sample"}
 _PREDICT_EPSILON = "predict_epsilon"  # before prediction_type: whether it is 'epsilon' or 'sample'
 _KNOWN = {
@@ -78,7 +78,7 @@ _KNOWN = {
   *("algorithm_type", "solver_order", "solver_type", "predict_x0", "lower_order_final"),
   *("skip_prk_steps", "interpolation_type"),
 }
-# Fields of no consequence here: a run's own numbers, and guards of another arithmetic.
+# Irrelevant fields: numbers of a run, and guards for another arithmetic.
 _WITHOUT_EFFECT = {
   *("tensor_format", "timestep_values", "timesteps", "timestep_type", "flow_shift"),
   *("lambda_min_clipped", "euler_at_final", "disable_corrector", "solver_p", "sampling_eps"),
@@ -88,16 +88,16 @@ _WITHOUT_EFFECT = {
 
 @dataclasses.dataclass(frozen=True)
 class Scheduler:
-  """What a scheduler_config.json says.
+  """Contents of a scheduler_config.json.
 
   Attributes:
     schedule: the process.
     kind: of the network's output, 'noise', 'x0', 'v' or 'score'.
-    num_train_steps: T of a discrete process; None where the network is told sigma.
-    learned_variance: whether the network gives a variance beside it.
+    num_train_steps: T of a discrete process; None if the network is conditioned on sigma.
+    learned_variance: True if the network also outputs a variance.
     sampler: name, num_steps, grid and options, as in config.sampler.
-    clip: what is done to x0, `(predict, keep_noise=...) -> predict`; None for nothing.
-    bounds: of the images' values.
+    clip: changes x0, `(predict, keep_noise=...) -> predict`; None for no change.
+    bounds: range of the images' values.
   """
 
   schedule: Schedule
@@ -110,10 +110,10 @@ class Scheduler:
 
 
 def read_scheduler(config: Mapping[str, Any]) -> Scheduler:
-  """The scheduler that a scheduler_config.json describes.
+  """Reads the scheduler that a scheduler_config.json describes.
 
   Raises:
-    PretrainedError: its class, or an option, is not known here.
+    PretrainedError: its class, or an option, is not supported.
   """
   name = config.get("_class_name")
   config = _current_fields(config)
@@ -148,10 +148,10 @@ def read_scheduler(config: Mapping[str, Any]) -> Scheduler:
 
 
 def _current_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The config with old fields by their present names.
+  """Returns the config with old fields renamed.
 
   Raises:
-    PretrainedError: a field is not known here, or an old one contradicts its present one.
+    PretrainedError: a field is not supported, or an old one contradicts its current one.
   """
   fields: dict[str, Any] = {}
   for field, value in config.items():
@@ -178,7 +178,7 @@ def _current_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _solver(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-  """The sampler of a scheduler that is several solvers by its options: its name and options."""
+  """Returns the name and options of the sampler that a scheduler's options select."""
   if name == "PNDMScheduler":
     return {"warm_up": "heun" if config.get("skip_prk_steps") else "runge_kutta"}
   if name not in _MULTISTEP:
@@ -211,16 +211,15 @@ def _solver(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _only(config: Mapping[str, Any], field: str, known: Any) -> None:
-  """Refuses a field's values but one, which is its default too."""
+  """Raises PretrainedError if a field differs from its single supported value, the default."""
   if (value := config.get(field, known)) != known:
     raise PretrainedError(f"{field} = {shown(value)} is not known here (known: {known})")
 
 
 def _grid(config: Mapping[str, Any], name: str, steps: int) -> dict[str, Any]:
-  """The grid of a scheduler's options, as config.sampler has it.
+  """Returns the grid of a scheduler's options, as in config.sampler.
 
-  Where the last step has no width, because the process's cleanest step has been taken before it,
-  there is no such step here.
+  A last step of zero width, after the process's cleanest step, is left out.
   """
   linspace, multistep = name not in _LEADING, name in _MULTISTEP
   spacing = _choice(config, "timestep_spacing", "linspace" if linspace else "leading", _SPACINGS)
@@ -265,7 +264,7 @@ def _exploding(config: Mapping[str, Any]) -> Scheduler:
 
 
 def _betas(config: Mapping[str, Any], steps: int) -> np.ndarray:
-  """The table, [T]."""
+  """Returns the table of betas, [T]."""
   if (trained := config.get("trained_betas")) is not None:
     numbers = isinstance(trained, (list, tuple)) and all(type(b) in (int, float) for b in trained)
     if not numbers or len(trained) != steps:
@@ -286,7 +285,7 @@ def _betas(config: Mapping[str, Any], steps: int) -> np.ndarray:
 
 
 def _clip(config: Mapping[str, Any], name: str) -> Callable[..., Predict] | None:
-  """What is done to x0: of DDIM and DDPM clipping is the default, of the others it is not."""
+  """Returns the clipping of x0: on by default for DDIM and DDPM, off for other schedulers."""
   by_default = name in ("DDIMScheduler", "DDPMScheduler")
   if config.get("thresholding", False):
     quantile = _number(config, "dynamic_thresholding_ratio", 0.995, 0, 1)
@@ -337,15 +336,15 @@ def _number(
 
 
 def write_scheduler(schedule: Schedule, kind: str, *, learned_variance: bool) -> dict[str, Any]:
-  """The scheduler_config.json of a discrete or a geometric variance-exploding process.
+  """Returns the scheduler_config.json of a discrete or a geometric variance-exploding process.
 
   Args:
-    schedule: of the two.
+    schedule: one of these two.
     kind: of the network's output.
-    learned_variance: whether it gives a variance beside it.
+    learned_variance: True if the network also outputs a variance.
 
   Raises:
-    PretrainedError: their schedulers have no such process, or no such reading.
+    PretrainedError: diffusers has no such process or output.
   """
   version = {"_diffusers_version": "0.35.0"}
   if isinstance(schedule, GeometricVarianceExploding) and kind == "score":
@@ -372,7 +371,7 @@ def write_scheduler(schedule: Schedule, kind: str, *, learned_variance: bool) ->
 
 
 def betas_of(schedule: Discrete) -> np.ndarray:
-  """The table of betas, [T], that a discrete process stands for."""
+  """Returns the table of betas, [T], of a discrete process."""
   log_snrs = np.asarray(jax.device_get(schedule.log_snrs), float)
   log_alphas = -np.logaddexp(0, -2 * log_snrs) / 2
   betas = -np.expm1(2 * np.diff(log_alphas, prepend=0.0))

@@ -1,8 +1,8 @@
-"""Checkpoints of score_sde: NCSN++ and DDPM++ as Flax wrote them, into `UNet2D`.
+"""Reads checkpoints of score_sde: NCSN++ and DDPM++ as Flax wrote them, for `UNet2D`.
 
 Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", ICLR 2021
-(arXiv 2011.13456), https://github.com/yang-song/score_sde. A checkpoint is a msgpack of the state
-of training; its modules are named by their class and the order in which they are called:
+(arXiv 2011.13456), https://github.com/yang-song/score_sde. A checkpoint is a msgpack of the
+training state; its modules are named by their class and the order of their calls:
 
     ResnetBlockBigGANpp_3   AttnBlockpp_0   Combine_1   GroupNorm_0   Conv_2   Dense_1
 """
@@ -54,7 +54,7 @@ def score_sde_unet(
   fourier: bool = True,
   centered: bool = False,
 ) -> UNet2D:
-  """The network of a config of score_sde with BigGAN blocks and rescaled skips, by its options.
+  """Returns the network of a score_sde config with BigGAN blocks and rescaled skips.
 
   The defaults are those of NCSN++ on 256 x 256 images, VE. DDPM++ on CIFAR-10, VP, has images of
   32, ch_mult (1, 2, 2, 2), 4 num_res_blocks, no skips, no fourier, and is centered.
@@ -86,22 +86,22 @@ def score_sde_unet(
 
 
 def load_score_sde(file: str | pathlib.Path, network: UNet2D, *, channels: int = 3) -> Params:
-  """A network's parameters from a checkpoint, averaged ones where it has them.
+  """Reads a network's parameters from a checkpoint, the averaged ones if it has them.
 
   Args:
     file: the checkpoint, a msgpack.
-    network: as `score_sde_unet` makes it.
+    network: from `score_sde_unet`.
     channels: of the images.
 
   Raises:
-    PretrainedError: the file is none, or holds another network's parameters.
+    PretrainedError: the file is not a checkpoint, or holds another network's parameters.
   """
   path = pathlib.Path(file)
   if not path.is_file():
     raise PretrainedError(f"{path}: there is no such file")
   try:
     state = serialization.msgpack_restore(path.read_bytes())
-  except Exception as error:  # whatever msgpack raises at what is none
+  except Exception as error:  # msgpack may raise anything at another file
     raise PretrainedError(f"{path}: no msgpack ({shown(str(error))})") from None
   state = state.get("params_ema", state) if isinstance(state, dict) else None
   if not isinstance(state, dict):
@@ -111,7 +111,7 @@ def load_score_sde(file: str | pathlib.Path, network: UNet2D, *, channels: int =
 
 
 def _texts(tree: Any) -> Any:
-  """The tree with every key as text."""
+  """Returns the tree with every key as text."""
   return {str(k): _texts(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
 
 
@@ -144,7 +144,7 @@ def _placed(path: pathlib.Path, given: dict[str, Any], network: UNet2D, channels
 
 
 def _names(network: UNet2D, leaves: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-  """(path here, path there) of every parameter."""
+  """Yields (our path, their path) of every parameter."""
   modules = dict(_modules(network))
   for path in leaves:
     module, _, leaf = path.rpartition(".")
@@ -155,7 +155,7 @@ def _names(network: UNet2D, leaves: Mapping[str, Any]) -> Iterator[tuple[str, st
 
 
 def _modules(network: UNet2D) -> Iterator[tuple[str, str]]:
-  """(module here, module there) of every layer with parameters, in the order of their calls."""
+  """Yields (our module, their module) of every layer with parameters, in call order."""
   count: collections.Counter[str] = collections.Counter()
 
   def call(name: str) -> str:

@@ -1,4 +1,4 @@
-"""config.json of diffusers' `UNet2DModel`, to and from our `UNet2D`."""
+"""Converts config.json of diffusers' `UNet2DModel` to and from `UNet2D`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _DOWNSAMPLE_PADDING = "downsample_padding"  # the one whole number that may be 0
 
 
 def read_unet2d(config: Mapping[str, Any]) -> tuple[UNet2D, tuple[int | None, int | None, int]]:
-  """The network that a config.json describes, and the shape of its images.
+  """Returns the network that a config.json describes, and the shape of its images.
 
   Returns:
-    The network, and (height, width, channels), the first two None where the config does not say.
+    The network, and (height, width, channels), the first two None if the config does not give them.
 
   Raises:
-    PretrainedError: an option is not known here, or has a value that is none of its values.
+    PretrainedError: an option is not supported, or has an invalid value.
   """
   if (name := config.get("_class_name", "UNet2DModel")) != "UNet2DModel":
     raise PretrainedError(f"_class_name = {shown(name)} is not read here: UNet2DModel is")
@@ -72,7 +72,7 @@ def _whole(value: Any, least: int = 1) -> bool:
 
 
 def _checked(field: str, value: Any) -> Any:
-  """An option's value as UNet2D takes it; names and combinations are the network's to check."""
+  """Returns an option's value for UNet2D; names and combinations are checked by the network."""
   default = getattr(UNet2D, field, 3)
   if value is None and (default is None or field in ("norm_num_groups", "attention_head_dim")):
     return None
@@ -97,12 +97,12 @@ def _checked(field: str, value: Any) -> Any:
 
 
 def _plain(names: tuple[str, ...]) -> tuple[str, ...]:
-  """Block types without the prefix that the first ones had."""
+  """Returns block types without the prefix of the first versions."""
   return tuple(name.removeprefix("UNetRes") for name in names)
 
 
 def write_unet2d(network: UNet2D, event_shape: tuple[int, int, int]) -> dict[str, Any]:
-  """The config.json of a network on such images.
+  """Returns the config.json of a network on such images.
 
   Raises:
     PretrainedError: it has blocks that diffusers lacks.
@@ -126,10 +126,10 @@ def write_unet2d(network: UNet2D, event_shape: tuple[int, int, int]) -> dict[str
 
 
 def read_params(network: UNet2D, channels: int, weights: Weights | Arrays) -> Params:
-  """The network's parameters from weights by their names in PyTorch.
+  """Returns the network's parameters from weights by their names in PyTorch.
 
   Raises:
-    PretrainedError: a weight is missing, left over, of another shape or no floating point.
+    PretrainedError: a weight is missing, unexpected, of another shape or not floating point.
   """
   side = 2 ** (len(network.block_out_channels) - 1)
   x = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)

@@ -37,7 +37,7 @@ class Layout:
 
   @property
   def shared(self) -> bool:
-    """Whether the mesh spans several processes: then all must call the methods that move arrays."""
+    """True if the mesh spans several processes: then all must call the methods that move arrays."""
     return self.mesh is not None and self.mesh.is_multi_process
 
   @property
