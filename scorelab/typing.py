@@ -152,13 +152,18 @@ class ExactTarget(Target, Protocol):
 
 
 @runtime_checkable
-class LabelledTarget(Target, Protocol):
-  """A target of points with classes; `num_classes` is 0 if there are none."""
+class ClassedTarget(Protocol):
+  """A target that may have classes."""
 
   @property
   def num_classes(self) -> int:
-    """Number of classes; the label `num_classes` means no class."""
+    """Number of classes, 0 for none; the label `num_classes` means no class."""
     ...
+
+
+@runtime_checkable
+class LabelledTarget(ClassedTarget, Target, Protocol):
+  """A target that draws points with their classes."""
 
   def sample_with_labels(self, key: Key, n: int, /) -> tuple[Array, Array]:
     """Returns the draws of `sample` and their labels [n]."""
@@ -218,13 +223,18 @@ class AugmentedTarget(Protocol):
 
 
 @runtime_checkable
-class StreamedTarget(SplitTarget, Protocol):
-  """A target whose training points can be read from files, in epochs."""
+class StreamedTarget(Protocol):
+  """A target whose training points may be read from files, in epochs."""
 
   @property
   def stream(self) -> Any:
     """The training points in files, or None if `splits` has them all."""
     ...
+
+
+@runtime_checkable
+class DecodedTarget(StreamedTarget, Target, Protocol):
+  """A target of images that processes read from files and decode."""
 
   @property
   def num_workers(self) -> int:
@@ -233,6 +243,26 @@ class StreamedTarget(SplitTarget, Protocol):
 
   def scaled(self, pixels: Array, /) -> Array:
     """Converts bytes that were read to points."""
+    ...
+
+
+@runtime_checkable
+class FileTarget(Protocol):
+  """A target whose points may come from files."""
+
+  @property
+  def fingerprint(self) -> Mapping[str, Any] | None:
+    """Identifies the contents of the files; None without files."""
+    ...
+
+
+@runtime_checkable
+class LatticeTarget(DequantisedTarget, Protocol):
+  """A dequantised target whose bins are of one known width: log-densities are bits."""
+
+  @property
+  def bin_width(self) -> float:
+    """Width of a bin, in units of the data."""
     ...
 
 

@@ -55,7 +55,7 @@ def export(experiment: Experiment, params: Params, directory: pathlib.Path, form
       "network the index of each of the schedule's own steps: use --format=plain"
     )
   kind = config["name"]
-  save_pipeline(directory, network, params, experiment.schedule, kind, shape)
+  save_pipeline(directory, network, params, experiment.schedule, kind, shape)  # pyrefly: ignore
 
 
 def _set(section: dict[str, object]) -> dict[str, object]:

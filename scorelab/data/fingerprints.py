@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from scorelab.data.image_files import Folder, Table
-from scorelab.targets import splits_of
+from scorelab.targets import is_streamed, num_classes_of, splits_of
+from scorelab.typing import FileTarget, Target
 
 _MOST_BYTES = 2**30
 _MOST_IMAGES = 20_000
@@ -81,21 +82,21 @@ def of_images(images: Folder | Table) -> dict[str, Any]:
   return found | {"sha256": digest.hexdigest()}
 
 
-def record(target: Any) -> dict[str, Any]:
+def record(target: Target) -> dict[str, Any]:
   """Returns the record of data in files for config.json; {} for a target that reads none.
 
   It holds the target's fingerprint, of which only `sha256` belongs to the run id, and the values
   that building a network and its loss needs.
   """
-  fingerprint = getattr(target, "fingerprint", None)
+  fingerprint = target.fingerprint if isinstance(target, FileTarget) else None
   if fingerprint is None:
     return {}
   built_from = {
     "event_shape": list(target.event_shape),
     "scale": float(target.scale),
-    "num_classes": getattr(target, "num_classes", 0),
+    "num_classes": num_classes_of(target),
     "num_train": len(splits_of(target)["train"]),
-    "streamed": getattr(target, "stream", None) is not None,
+    "streamed": is_streamed(target),
   }
   return {**fingerprint, "built_from": built_from}
 

@@ -18,8 +18,8 @@ from scorelab.experiment.spec import Experiment
 from scorelab.runs.distributed import any_process
 from scorelab.runs.sharding import Layout, make_layout
 from scorelab.runs.signals import Preempted, StopFlag
-from scorelab.targets import splits_of, truth_of
-from scorelab.typing import Array, Batch, Key, Params, Predict
+from scorelab.targets import num_classes_of, splits_of, truth_of
+from scorelab.typing import Array, Batch, Key, LabelledTarget, Params, Predict, Target
 
 Programs: TypeAlias = dict[str, Any]
 """Jitted functions by name, which take an experiment's keys and numbers: experiments of an ensemble
@@ -27,7 +27,7 @@ share them, so that each is compiled once."""
 
 
 def sample_row(
-  row: Row, bind: Callable[..., Predict], target: Any = None
+  row: Row, bind: Callable[..., Predict], target: Target | None = None
 ) -> Callable[..., tuple[Array, Array]]:
   """Returns a jitted sampler: `(params, keys [k], starts [k, n, *event]) -> (samples, nfe [])`.
 
@@ -41,7 +41,7 @@ def sample_row(
 def _sample_row(
   row: Row,
   bind: Callable[..., Predict],
-  target: Any,
+  target: Target | None,
   params: Params,
   keys: Key,
   starts: Array,
@@ -217,7 +217,8 @@ def _draw_asked(experiment: Experiment, key: Key, size: int) -> Batch:
     return experiment.draw_data(key, size)
   label_key, key = jax.random.split(key)
   if asked == "uniform":
-    label = jax.random.randint(label_key, (size,), 0, experiment.target.num_classes)
+    label = jax.random.randint(label_key, (size,), 0, num_classes_of(experiment.target))
   else:
     label = jnp.full((size,), int(asked))
+  assert isinstance(experiment.target, LabelledTarget)  # checked at build
   return {"x": experiment.target.sample_of_class(key, label), "label": label}

@@ -26,6 +26,7 @@ from scorelab.predictions import Exact
 from scorelab.runs.files import read_jsonl
 from scorelab.runs.signals import StopFlag
 from scorelab.runs.workdir import Workdir
+from scorelab.targets import truth_of
 from scorelab.typing import Array, Params
 
 _MAX_POINTS = 2000
@@ -216,7 +217,7 @@ def run_clouds(experiment: Experiment, workdir: Workdir) -> list[Cloud]:
   return clouds
 
 
-def off_mode(target: Any, points: np.ndarray) -> np.ndarray | None:
+def off_mode(target: object, points: np.ndarray) -> np.ndarray | None:
   """Returns a mask [n] of the points [n, d] that belong to no mode; None without modes."""
   return beyond_modes(points, target) if has_modes(target) else None
 
@@ -234,12 +235,13 @@ def middle_field(
   level = experiment.schedule.at_ratio(ratio)
   low, high = fields.box(points)
   x = fields.lattice(low, high, num if points.shape[1] == 2 else 200)
+  truth = truth_of(target)
 
   @jax.jit
   def scores(params: Params, x: Array) -> tuple[Array, Array]:
     at = level.alpha * x
     predict = experiment.parameterization.bind(params)
-    return predict(at, level).score, target.predict(at, level).score
+    return predict(at, level).score, truth.predict(at, level).score
 
   network, exact = scores(params, jnp.asarray(x, jnp.float32))
   return ScoreField(x, np.asarray(network), np.asarray(exact), ratio)

@@ -30,7 +30,7 @@ from scorelab.predictions import noised
 from scorelab.runs.signals import StopFlag
 from scorelab.schedules import Grid, uniform_log_snr
 from scorelab.targets import splits_of
-from scorelab.typing import Array, Key, Params, Predict
+from scorelab.typing import Array, DensityTarget, Key, LatticeTarget, MixtureTarget, Params, Predict
 
 
 def held_out(experiment: Experiment, key: Key, num_points: int) -> tuple[Array, str]:
@@ -67,10 +67,11 @@ def measure_likelihood(
   """
   key = experiment.key(Stream.LIKELIHOOD, 0)
   point_key, noise_key, flow_key, bound_key = jax.random.split(key, 4)
-  target, bin_width = experiment.target, getattr(experiment.target, "bin_width", None)
+  target = experiment.target
+  bin_width = target.bin_width if isinstance(target, LatticeTarget) else None
   x0, source = held_out(experiment, point_key, protocol.num_points)
   dim, scale = x0[0].size, float(target.scale)
-  if bin_width is not None:
+  if isinstance(target, LatticeTarget):
     x0 = target.dequantise(noise_key, x0)
 
   @jax.jit
@@ -85,7 +86,7 @@ def measure_likelihood(
     values = _flow(flow_key, predict, x, grid, protocol, scale)
     values["flow"] += unit
     values["sigma"] = clean.sigma / clean.alpha
-    if bin_width is None and hasattr(target, "perturbed"):
+    if bin_width is None and isinstance(target, MixtureTarget):
       values["truth"] = target.perturbed(clean.alpha, clean.sigma).log_prob(x) + unit
     return values
 
@@ -97,7 +98,7 @@ def measure_likelihood(
     grid = uniform_log_snr(here.schedule, protocol.bound_steps)
     predict = here.parameterization.bind(params)
     bound = -bound_terms(bound_key, predict, x0, grid, variance=protocol.variance).total
-    if bin_width is None and hasattr(target, "log_prob"):
+    if bin_width is None and isinstance(target, DensityTarget):
       return {"bound": bound, "bound_kl": target.log_prob(x0) - bound}
     return {"bound": bound}
 

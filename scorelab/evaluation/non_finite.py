@@ -17,7 +17,7 @@ from scorelab.experiment.spec import Experiment
 from scorelab.predictions import noised
 from scorelab.schedules import Level, uniform_log_snr
 from scorelab.targets import truth_of
-from scorelab.typing import Array, Key, Params, Predict
+from scorelab.typing import Array, Key, MixtureTarget, Params, Predict
 
 # Of finite samples: none on a mode, or none of some class, which is infinitely unbalanced.
 _MAY_LACK_A_VALUE = {"within_mode_std", "class_imbalance"}
@@ -89,7 +89,7 @@ def find_in_tables(experiment: Experiment, params: Params, result: Mapping[str, 
     at = f" at sigma / alpha = {_some(bad)}" if bad else ""
     found.append(f"Girsanov's bound: {', '.join(names or ['density'])}{at}")
   if "likelihood" in result:
-    known = hasattr(experiment.target, "perturbed")
+    known = isinstance(experiment.target, MixtureTarget)
     found += [f"log-likelihood by the {fault}" for fault in _faults(result["likelihood"], known)]
   if not found:
     return []

@@ -14,7 +14,7 @@ from scorelab.experiment.keys import Stream
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics import girsanov, mode_score_error
 from scorelab.schedules import uniform_log_snr
-from scorelab.typing import Array, Key, Params
+from scorelab.typing import Array, ExactTarget, Key, MixtureTarget, Params
 
 _GIRSANOV_STEPS = 48  # between the schedule's ends
 
@@ -36,7 +36,7 @@ def measure_scores(
     levels = here.schedule.at_ratio(jnp.asarray(protocol.score_levels))
     key, mode_key = jax.random.split(root)
     errors = here.score_error(key, params, levels, protocol.score_samples)._asdict()
-    if hasattr(target, "sample_with_components") and not experiment.conditional:
+    if isinstance(target, MixtureTarget) and not experiment.conditional:
       predict = here.parameterization.bind(params)
       first = jax.tree.map(lambda a: a[0], levels)
       size = 10 * protocol.score_samples
@@ -56,6 +56,8 @@ def measure_girsanov(experiment: Experiment, params: Params, programs: Programs)
   Levels are sigma / alpha, noisiest first. Numbers and lists by name; entries that are not finite
   are None.
   """
+  target = experiment.target
+  assert isinstance(target, ExactTarget)  # measured where there is a truth
 
   @jax.jit
   def run(numbers: Mapping[str, Array], params: Params, key: Key) -> dict[str, Array]:
@@ -63,7 +65,7 @@ def measure_girsanov(experiment: Experiment, params: Params, programs: Programs)
     grid = uniform_log_snr(here.schedule, _GIRSANOV_STEPS, to_data=False)
     found = girsanov(
       key,
-      experiment.target,
+      target,
       here.parameterization.bind(params),
       grid.levels,
       here.schedule.prior_std(grid[0]),

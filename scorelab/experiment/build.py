@@ -23,7 +23,7 @@ from scorelab.experiment.keys import Stream
 from scorelab.experiment.spec import Experiment
 from scorelab.runs.sharding import SHARDINGS
 from scorelab.targets import TARGETS, labelled_splits_of, splits_of
-from scorelab.typing import Array, Batch, Key
+from scorelab.typing import Array, Batch, DequantisedTarget, Key, Target
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -49,7 +49,7 @@ def build(config: ConfigDict) -> Experiment:
 
 
 def assemble(
-  config: ConfigDict, target: Any, numbers: Mapping[str, float] = MappingProxyType({})
+  config: ConfigDict, target: Target, numbers: Mapping[str, float] = MappingProxyType({})
 ) -> Experiment:
   """Like `build`, for an existing target; does not draw the train and validation sets.
 
@@ -144,7 +144,7 @@ def _validation_set(experiment: Experiment, draw: Callable[[Key, int], Batch]) -
     batch = draw(key, training["num_validation"])
   repeats = training["validation_repeats"] or 1
   batch = jax.tree.map(lambda a: jnp.concatenate([a] * repeats), batch)
-  if hasattr(target, "dequantise"):
+  if isinstance(target, DequantisedTarget):
     batch |= {"x": target.dequantise(key, batch["x"])}
   return batch
 

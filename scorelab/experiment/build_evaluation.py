@@ -41,6 +41,7 @@ from scorelab.pretrained.files import PretrainedError
 from scorelab.pretrained.inception import inception_features
 from scorelab.schedules import Schedule
 from scorelab.targets import has_truth
+from scorelab.typing import Target
 
 
 def make_rows(
@@ -61,7 +62,7 @@ def make_rows(
 
 
 def make_evaluation(
-  config: ConfigDict, target: Any, parts: Mapping[str, Any], numbers: Collection[str] = ()
+  config: ConfigDict, target: Target, parts: Mapping[str, Any], numbers: Collection[str] = ()
 ) -> Evaluation:
   """Builds the evaluation of a config.
 
@@ -139,7 +140,7 @@ def make_evaluation(
 
 
 def _in_features(
-  metric: Callable[..., float], name: str, path: str, target: Any, inception_path: str | None
+  metric: Callable[..., float], name: str, path: str, target: Target, inception_path: str | None
 ) -> Callable[..., float]:
   """Returns the metric on the features of this name, or of a function by its dotted name."""
   if "." in name:
@@ -160,7 +161,7 @@ def _in_features(
   return in_features(metric, name, make_extractor)
 
 
-def _asked_labels(config: ConfigDict, target: Any) -> str | None:
+def _asked_labels(config: ConfigDict, target: Target) -> str | None:
   """Returns config.evaluation.labels, by default 'data' for a conditional network."""
   num_classes, asked = config.network.num_classes, config.evaluation.labels
   if not num_classes:

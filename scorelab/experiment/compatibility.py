@@ -21,14 +21,14 @@ from scorelab.experiment.sampler_spec import Row
 from scorelab.metrics import CLASS_METRICS, LABEL_METRICS, Reference
 from scorelab.metrics.wasserstein import MAX_EXACT_POINTS
 from scorelab.predictions import Exact
-from scorelab.targets import has_truth, splits_of, truth_of
-from scorelab.typing import Array, Predict
+from scorelab.targets import has_truth, is_streamed, num_classes_of, splits_of, truth_of
+from scorelab.typing import Array, ClassifiedTarget, EventNetwork, FileTarget, Predict, Target
 
 if TYPE_CHECKING:
   from scorelab.experiment.spec import Experiment
 
 
-def check_target(config: ConfigDict, target: Any) -> None:
+def check_target(config: ConfigDict, target: Target) -> None:
   """Raises ConfigError if a config needs an exact score, or points, that its target lacks."""
   name = f"target.name = {config.target.name!r}"
   for path, given, refused, instead in (
@@ -52,24 +52,24 @@ def check_target(config: ConfigDict, target: Any) -> None:
       )
     if config.evaluation.reference == "train":
       raise ConfigError("evaluation.reference = 'train' needs target.num_train > 0")
-  if config.training.batch_size == 0 and getattr(target, "stream", None) is not None:
+  if config.training.batch_size == 0 and is_streamed(target):
     raise ConfigError("training.batch_size = 0 needs all images in memory: raise target.cache_gib")
   if config.evaluation.reference == "test" and "test" not in splits:
     raise ConfigError(f"evaluation.reference = 'test', and {name} has no test points: use 'fresh'")
 
 
-def check_network(network: Any, target: Any) -> None:
+def check_network(network: Any, target: Target) -> None:
   """Raises ConfigError if a network does not take the target's event shape."""
-  if hasattr(network, "check_event"):
+  if isinstance(network, EventNetwork):
     try:
       network.check_event(target.event_shape)
     except ValueError as error:
       raise ConfigError(f"network: {error}") from error
 
 
-def check_labels(config: ConfigDict, target: Any) -> None:
+def check_labels(config: ConfigDict, target: Target) -> None:
   """Raises ConfigError if a network has other classes than the target."""
-  asked, known = config.network.num_classes, getattr(target, "num_classes", 0)
+  asked, known = config.network.num_classes, num_classes_of(target)
   if asked and asked != known:
     has = f"{known} classes" if known else "no classes"
     if names := getattr(target, "class_names", ()):
@@ -82,7 +82,7 @@ def check_labels(config: ConfigDict, target: Any) -> None:
 
 
 def check_guidance(
-  config: ConfigDict, rows: Sequence[Row], target: Any, label_dropout: float
+  config: ConfigDict, rows: Sequence[Row], target: Target, label_dropout: float
 ) -> None:
   """Raises ConfigError if a row's guidance lacks a model or score that it combines."""
   exact = config.parameterization.name == "exact"
@@ -93,7 +93,7 @@ def check_guidance(
       raise ConfigError(f"{named} needs a network of classes: set network.num_classes")
     if "classes" in needs and not (exact or label_dropout):
       raise ConfigError(f"{named} needs a network that is also told no class: label_dropout > 0")
-    if "classifier" in needs and not hasattr(target, "log_class_prob"):
+    if "classifier" in needs and not isinstance(target, ClassifiedTarget):
       raise ConfigError(
         f"{named} needs a classifier, and target.name = {config.target.name!r} has none: use "
         "'classifier_free'"
@@ -206,7 +206,8 @@ def check_metrics(experiment: Experiment) -> None:
         metric(experiment.root, x, reference)
     except (TypeError, ValueError) as error:
       few = f" (the {protocol.reference} split has {against})" if given else ""
-      if given and protocol.reference == "test" and getattr(target, "fingerprint", None):
+      of_files = isinstance(target, FileTarget) and target.fingerprint
+      if given and protocol.reference == "test" and of_files:
         few += ": raise target.test_fraction"
       raise ConfigError(f"evaluation.metrics, {spec!r}: {error}{few}") from error
 

@@ -40,10 +40,10 @@ from scorelab.predictions import (
 )
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
 from scorelab.targets import splits_of, truth_of
-from scorelab.typing import Array, Key, Loss, Params
+from scorelab.typing import Array, Key, Loss, Params, Target
 
 
-def make_parts(config: ConfigDict, target: Any) -> dict[str, Any]:
+def make_parts(config: ConfigDict, target: Target) -> dict[str, Any]:
   """Builds the components that depend on numbers of the config, which may be traced."""
   schedule = make(SCHEDULES, config.schedule, "schedule", "schedule", also=("shift",))
   if config.schedule.shift is not None:
@@ -83,7 +83,7 @@ def make_parts(config: ConfigDict, target: Any) -> dict[str, Any]:
   }
 
 
-def _std_of(target: Any) -> float:
+def _std_of(target: Target) -> float:
   """Returns the target's std as a number, even if numbers of the config are traced."""
   with jax.ensure_compile_time_eval():
     std = float(target.scale)
@@ -108,7 +108,7 @@ def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
 
 
 def _make_parameterization(
-  section: ConfigDict, apply: Callable[..., Any], target: Any, schedule: Schedule
+  section: ConfigDict, apply: Callable[..., Any], target: Target, schedule: Schedule
 ) -> Parameterization | Exact:
   if section.name == "exact":
     return truth_of(target)
@@ -134,7 +134,7 @@ def _make_parameterization(
 
 
 def _make_loss(
-  config: ConfigDict, parameterization: Parameterization | Exact, schedule: Schedule, target: Any
+  config: ConfigDict, parameterization: Parameterization | Exact, schedule: Schedule, target: Target
 ) -> tuple[Loss, Callable[[Array], Level] | None]:
   """Builds the loss, and the quantile function of its levels."""
   section = config.loss

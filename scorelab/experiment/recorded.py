@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from scorelab.experiment.build import assemble
 from scorelab.experiment.spec import Experiment
+from scorelab.typing import Array, Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,10 @@ class RecordedTarget:
   def dim(self) -> int:
     """Number of coordinates of one point."""
     return math.prod(self.event_shape)
+
+  def sample(self, key: Key, n: int) -> Array:
+    """Raises ValueError: there are no data."""
+    raise ValueError("the data of this run are not there: nothing can be drawn from them")
 
   @property
   def splits(self) -> dict[str, np.ndarray]:

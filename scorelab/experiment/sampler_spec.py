@@ -28,7 +28,8 @@ from scorelab.predictions.clipping import CLIPPINGS
 from scorelab.predictions.guidance import GUIDANCES, Guidance, Sources
 from scorelab.samplers import KERNELS, SAMPLERS
 from scorelab.schedules import GRIDS, Grid, Schedule
-from scorelab.typing import Array, Key, Params, Predict, Samples
+from scorelab.targets import num_classes_of
+from scorelab.typing import Array, ClassifiedTarget, Key, Params, Predict, Samples, Target
 
 _PREDICTION_FIELDS = {"guidance", "guidance_weak", "clipping"} | accepted_options(
   *(guidance.options for guidance in GUIDANCES.values()), *CLIPPINGS.values()
@@ -78,7 +79,7 @@ class Row:
     params: Params,
     label: Array | None = None,
     weak: Params = None,
-    target: Any = None,
+    target: Target | None = None,
   ) -> Predict:
     """Returns the predict function of this row, with guidance and clipping applied.
 
@@ -99,9 +100,9 @@ class Row:
       functools.partial(told, params),
       label,
       None if self.weak is None else told(weak, label),
-      getattr(target, "num_classes", 0),
-      getattr(target, "log_class_prob", None),
-      len(target.event_shape),
+      num_classes_of(target),
+      target.log_class_prob if isinstance(target, ClassifiedTarget) else None,
+      0 if target is None else len(target.event_shape),
     )
     return self.guidance.make(sources, **self.guidance_options)
 

@@ -17,8 +17,22 @@ from scorelab.experiment.sampler_spec import Row
 from scorelab.metrics import SPREAD, ScoreError, class_score_error, score_error
 from scorelab.predictions import Exact, Parameterization
 from scorelab.schedules import Level, Schedule
-from scorelab.targets import has_truth
-from scorelab.typing import Array, Batch, Context, Key, Loss, Params
+from scorelab.targets import has_truth, num_classes_of
+from scorelab.typing import (
+  Array,
+  AugmentedTarget,
+  Batch,
+  Context,
+  DecodedTarget,
+  DequantisedTarget,
+  ExactLabelledTarget,
+  ExactTarget,
+  Key,
+  LabelledTarget,
+  Loss,
+  Params,
+  Target,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +122,7 @@ class Experiment:
   """
 
   config: dict[str, Any]
-  target: Any
+  target: Target
   schedule: Schedule
   parameterization: Parameterization | Exact
   init_params: Callable[[Key], Params]
@@ -218,16 +232,17 @@ class Experiment:
 
   def _drop_labels(self, key: Key, batch: Batch) -> Batch:
     dropped = jax.random.bernoulli(key, self.label_dropout, batch["label"].shape)
-    return batch | {"label": jnp.where(dropped, self.target.num_classes, batch["label"])}
+    return batch | {"label": jnp.where(dropped, num_classes_of(self.target), batch["label"])}
 
   def _draw_batch(self, key: Key, data: Batch) -> Batch:
-    if not (hasattr(self.target, "dequantise") or hasattr(self.target, "augment")):
+    if not isinstance(self.target, (DequantisedTarget, AugmentedTarget)):
       return self._draw_points(key, data)
     key, change_key = jax.random.split(key)
     return self._changed(change_key, self._draw_points(key, data))
 
   def read_batch(self, key: Key, read: Batch) -> Batch:
     """Makes a training batch from streamed bytes `x` [n, *event] and, if present, `label` [n]."""
+    assert isinstance(self.target, DecodedTarget)  # a stream is one's
     batch = read | {"x": self.target.scaled(read["x"])}
     if not self.conditional:
       return self._changed(key, batch)
@@ -237,10 +252,10 @@ class Experiment:
   def _changed(self, key: Key, batch: Batch) -> Batch:
     """Augments and dequantises a batch."""
     x = batch["x"]
-    if hasattr(self.target, "augment"):
+    if isinstance(self.target, AugmentedTarget):
       key, augment_key = jax.random.split(key)
       x = self.target.augment(augment_key, x)
-    if hasattr(self.target, "dequantise"):
+    if isinstance(self.target, DequantisedTarget):
       x = self.target.dequantise(key, x)
     return batch | {"x": x}
 
@@ -257,6 +272,7 @@ class Experiment:
     """Draws new points {x [n, *event]}, and `label` [n] if the network takes it; n is static."""
     if not self.conditional:
       return {"x": self.target.sample(key, n)}
+    assert isinstance(self.target, LabelledTarget)  # checked at build
     x, label = self.target.sample_with_labels(key, n)
     return {"x": x, "label": label}
 
@@ -281,7 +297,9 @@ class Experiment:
   ) -> ScoreError:
     """Returns `metrics.score_error` of the network, with each draw's label if it takes one."""
     bind, target = self.parameterization.bind, self.target
+    assert isinstance(target, ExactTarget)  # asked for where there is a truth
     if not self.conditional:
       return score_error(key, target, bind(params), levels, num_samples, spread=spread)
+    assert isinstance(target, ExactLabelledTarget)  # checked at build
     bound = functools.partial(bind, params)
     return class_score_error(key, target, bound, levels, num_samples, spread=spread)

@@ -22,11 +22,10 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from scorelab.metrics.score_error import ExactTarget
 from scorelab.predictions import noised
 from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Level
-from scorelab.typing import Array, Key, Predict
+from scorelab.typing import Array, ExactTarget, Key, Predict
 from scorelab.validation import checked
 
 

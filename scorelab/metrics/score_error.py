@@ -10,7 +10,7 @@ variance is at worst that of half as many draws.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple, Protocol, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from scorelab import predictions
 from scorelab.ranges import AtLeast
 from scorelab.schedules import Level
-from scorelab.typing import Array, Key, Predict
+from scorelab.typing import Array, ExactLabelledTarget, ExactTarget, Key, MixtureTarget, Predict
 from scorelab.validation import checked
 
 SPREAD = 3.0
@@ -42,14 +42,6 @@ class ScoreError(NamedTuple):
   relative: Array
   absolute_sem: Array
   relative_sem: Array
-
-
-class ExactTarget(Protocol):
-  """A distribution that can be sampled and knows its score at every level."""
-
-  def sample(self, key: Key, n: int, /) -> Array: ...
-
-  def predict(self, x: Array, level: Level, /) -> predictions.Prediction: ...
 
 
 _Drawn: TypeAlias = tuple[Array, Predict, Predict]
@@ -89,18 +81,10 @@ def score_error(
   return _error_by_level(key, draw, levels, num_samples, spread)
 
 
-class ExactClasses(Protocol):
-  """An exact target with classes."""
-
-  def sample_with_labels(self, key: Key, n: int, /) -> tuple[Array, Array]: ...
-
-  def predict_of_class(self, x: Array, level: Level, label: Array, /) -> predictions.Prediction: ...
-
-
 @checked
 def class_score_error(
   key: Key,
-  target: ExactClasses,
+  target: ExactLabelledTarget,
   bind: Callable[[Array], Predict],
   levels: Level,
   num_samples: Annotated[int, AtLeast(1)],
@@ -194,18 +178,10 @@ def _errors(error: Array, exact: Array, weights: Array | None, level: Level) -> 
   )
 
 
-class ExactMixture(ExactTarget, ExactClasses, Protocol):
-  """An exact target of k modes, which are its classes."""
-
-  weights: Array  # [k]
-
-  def sample_of_class(self, key: Key, label: Array, /) -> Array: ...
-
-
 @checked
 def mode_score_error(
   key: Key,
-  target: ExactMixture,
+  target: MixtureTarget,
   predict: Predict,
   level: Level,
   num_samples: Annotated[int, AtLeast(1)],

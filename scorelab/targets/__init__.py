@@ -26,10 +26,12 @@ from scorelab.targets.patches import DequantisedPatches, Patches
 from scorelab.targets.points import Points, checkerboard, moons, pinwheel, spirals, swiss_roll
 from scorelab.typing import (
   Array,
+  ClassedTarget,
   ExactLabelledTarget,
   ExactTarget,
   LabelledSplitTarget,
   SplitTarget,
+  StreamedTarget,
   Target,
 )
 from scorelab.validation import Registry
@@ -56,8 +58,14 @@ def has_truth(target: object) -> TypeIs[ExactTarget]:
   return isinstance(target, ExactTarget)
 
 
-def truth_of(target: ExactTarget) -> Exact:
-  """Returns the exact score of a target, in a network's place."""
+def truth_of(target: object) -> Exact:
+  """Returns the exact score of a target, in a network's place.
+
+  Raises:
+    ValueError: the target does not know its exact score.
+  """
+  if not has_truth(target):
+    raise ValueError(f"target = {type(target).__name__} has no exact score: no predict()")
   labelled = isinstance(target, ExactLabelledTarget)
   return Exact(target.predict, target.predict_of_class if labelled else None)
 
@@ -66,6 +74,16 @@ def labelled_splits_of(target: object) -> Mapping[str, tuple[Array, Array]]:
   """Returns the fixed points of a target by split, each with its labels [n]."""
   labels = target.labels if isinstance(target, LabelledSplitTarget) else {}
   return {name: (x, jnp.asarray(labels[name])) for name, x in splits_of(target).items()}
+
+
+def num_classes_of(target: object) -> int:
+  """Returns the number of a target's classes; 0 without classes."""
+  return target.num_classes if isinstance(target, ClassedTarget) else 0
+
+
+def is_streamed(target: object) -> bool:
+  """Returns whether a target's training points are read from files, in epochs."""
+  return isinstance(target, StreamedTarget) and target.stream is not None
 
 
 def splits_of(target: object) -> Mapping[str, Array]:
@@ -88,9 +106,11 @@ __all__ = [
   "checkerboard",
   "grid25",
   "has_truth",
+  "is_streamed",
   "labelled_splits_of",
   "moons",
   "nine_modes",
+  "num_classes_of",
   "pinwheel",
   "ring",
   "spirals",

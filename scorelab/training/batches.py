@@ -16,7 +16,7 @@ from scorelab.data.image_files import Batches
 from scorelab.errors import RunError
 from scorelab.experiment.spec import Experiment
 from scorelab.runs.sharding import Layout
-from scorelab.typing import Array, Batch
+from scorelab.typing import Array, Batch, DecodedTarget
 
 _MOST_BYTES = 2**26
 """Of images that are sent to the devices at once."""
@@ -102,6 +102,7 @@ def make_feed(experiment: Experiment, layout: Layout, read: Array | None) -> Fee
   if read is None:
     return Feed(layout.place(experiment.data))
   target, rank = experiment.target, jax.process_index()
+  assert isinstance(target, DecodedTarget)
   position, damaged = map(_joined, np.asarray(read)[rank])
   stream = dataclasses.replace(
     target.stream,

@@ -38,13 +38,13 @@ from scorelab.experiment.build import build as build_single
 from scorelab.experiment.keys import Stream, stream_key
 from scorelab.experiment.spec import Experiment
 from scorelab.runs.sharding import Layout
-from scorelab.targets import splits_of
+from scorelab.targets import is_streamed, splits_of
 from scorelab.training.batches import Feed
 from scorelab.training.loop import Program
 from scorelab.training.progress import check_finite, summarise
 from scorelab.training.state import TrainState, evaluated_params, init_state
 from scorelab.training.step import repeated, train_step
-from scorelab.typing import Array, Batch, Context, Key, Metrics
+from scorelab.typing import Array, Batch, Context, DequantisedTarget, Key, Metrics
 
 _SECTIONS = ("optimizer", "schedule", "loss", "parameterization", "sampler")
 _SWEEP = "sweep it with scripts/sweep.py"
@@ -144,7 +144,7 @@ def build(config: ConfigDict) -> Ensemble:
   single.ensemble.update(seeds=None, over=None)
   _refuse(single)
   shared = build_single(single)
-  if getattr(shared.target, "stream", None) is not None:
+  if is_streamed(shared.target):
     raise ConfigError(
       f"ensemble: images are streamed in an order of each seed's own; {_SWEEP}, or raise "
       "target.cache_gib"
@@ -249,7 +249,7 @@ def make_program(ensemble: Ensemble, layout: Layout) -> Program:
   data = _stacked([member.experiment.data for member in trained], _shared(experiment, "train"))
   held_out = _stacked(
     [member.experiment.validation for member in trained],
-    _shared(experiment, "validation") and not hasattr(experiment.target, "dequantise"),
+    _shared(experiment, "validation") and not isinstance(experiment.target, DequantisedTarget),
   )
   data, data_axis = layout.place(data[0], split=divides and data[1] == 0), data[1]
   validation = layout.place(held_out[0], split=divides and held_out[1] == 0)

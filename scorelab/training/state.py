@@ -14,6 +14,7 @@ from flax import struct
 from scorelab.experiment.keys import Stream, stream_key
 from scorelab.experiment.spec import Experiment
 from scorelab.runs.sharding import ONE_DEVICE, Layout
+from scorelab.targets import is_streamed
 from scorelab.training.batches import nothing_read
 from scorelab.typing import Array, Key, Params
 
@@ -53,7 +54,7 @@ def init_state(
   extra = {}
   if experiment.patience:
     extra = {"best": jnp.asarray(jnp.inf), "waited": jnp.zeros((), jnp.int32)}
-  if getattr(experiment.target, "stream", None) is not None:
+  if is_streamed(experiment.target):
     extra["read"] = nothing_read()
   return TrainState(jnp.zeros((), jnp.int32), params, ema, experiment.optimizer.init(params), extra)
 

@@ -18,7 +18,7 @@ import numpy as np
 from scorelab.experiment.optimizers import learning_rate_shape
 from scorelab.experiment.spec import Experiment
 from scorelab.schedules import Level
-from scorelab.typing import Array, Params
+from scorelab.typing import Array, DequantisedTarget, Params
 
 _LEVELS = 4096  # quantiles of the levels' distribution that are kept
 
@@ -143,7 +143,7 @@ def sampler_of(experiment: Experiment, rows: int, where: str) -> Callable[[], An
   if experiment.data:
     x = np.asarray(experiment.data["x"])
     points = torch.tensor(x.reshape(len(x), -1), dtype=torch.float32, device=where)
-    dequantised = hasattr(experiment.target, "dequantise")
+    dequantised = isinstance(experiment.target, DequantisedTarget)
 
     def of_data() -> Any:
       size = rows // copies

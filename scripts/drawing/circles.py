@@ -48,7 +48,8 @@ def signal_and_noise(source: Source) -> None:
 
 def loss(source: Source) -> None:
   """The training loss beside the published one and the least that any network can have."""
-  history, dim = read_jsonl(source.workdir.metrics), source.experiment.target.dim
+  history = read_jsonl(source.workdir.metrics)
+  (dim,) = source.experiment.target.event_shape
   steps = [line["step"] for line in history]
   values = [line["loss"] / dim for line in history]
   known, floor = PUBLISHED_LOSS.get(source.name, {}), least_loss(source.experiment, source.key(0))
@@ -112,7 +113,7 @@ def film(source: Source, num_points: int = 1000) -> None:
   experiment = source.experiment
   row = experiment.evaluation.rows[0]
   start_key, key = jax.random.split(source.key(1))
-  start = row.prior(start_key, (num_points, experiment.target.dim))
+  start = row.prior(start_key, (num_points, *experiment.target.event_shape))
   dense = _dense(source)
   binds: dict[str, Callable[[Params], Predict]] = {
     "network": experiment.parameterization.bind,

@@ -21,10 +21,11 @@ from scorelab.metrics import class_probabilities
 from scorelab.plotting import comparisons, curves, images, read_csv, save, write_csv
 from scorelab.runs.files import read_jsonl
 from scorelab.schedules import SigmaPower, karras, uniform_log_snr
+from scorelab.targets import DequantisedDigits, Digits
 from scorelab.typing import Array, Key, Params
 from scripts.drawing import nine_modes
 from scripts.drawing.images import draw_neighbours
-from scripts.drawing.source import Sheet, Source
+from scripts.drawing.source import Sheet, Source, target_of
 
 CONFIGS = (
   *("sbgm_digits_published", "sbgm_digits", "sbgm_digits_sigma25"),
@@ -50,7 +51,7 @@ def stopping(source: Source) -> None:
 def samples(source: Source) -> None:
   """Real digits beside those of each row, and what a classifier makes of them."""
   save(summary.albums_figure(source.workdir), source.out / "samples.png", source.command)
-  target = source.experiment.target
+  target = target_of(source.experiment, Digits)
   rows = []
   for name, x in _sets(source).items():
     probabilities = class_probabilities(x, target)
@@ -71,7 +72,7 @@ def memorisation(source: Source) -> None:
 
 def _sets(source: Source) -> dict[str, np.ndarray]:
   """Test digits and each row's samples, rounded to the lattice of pixel values; [n, 8, 8, 1]."""
-  target = source.experiment.target
+  target = target_of(source.experiment, Digits)
   width, test = target.spacing, np.asarray(target.splits["test"])
   with np.load(source.workdir.samples) as arrays:
     drawn = {name: arrays[name] for name in summary.kept_rows(source.workdir)}
@@ -87,7 +88,7 @@ def guided(source: Source, number: int = 6) -> None:
   with np.load(source.workdir.samples) as arrays:
     asked = arrays["labels"]
     drawn = {name: arrays[name] for name in summary.kept_rows(source.workdir)}
-  target = source.experiment.target
+  target = target_of(source.experiment, Digits)
   number = min(number, *np.bincount(asked, minlength=target.num_classes))
   pages, rows = [], []
   for row, (name, x) in zip(source.experiment.evaluation.rows, drawn.items(), strict=True):
@@ -122,7 +123,7 @@ class Likelihood(NamedTuple):
 
 def likelihood(source: Source, num_steps: int = 24, num_terms: int = 400) -> None:
   """Bits a dimension of test digits: exact on the probability flow, and the variational bound."""
-  target = source.experiment.target
+  target = target_of(source.experiment, DequantisedDigits)
   found = bits_of(source, num_steps, num_terms)
   text = (
     f"{len(found[0].bits)} test digits, each pixel spread once over its bin of width "
@@ -152,7 +153,8 @@ def bits_of(source: Source, num_steps: int, num_terms: int) -> list[Likelihood]:
 
   And, to compare, of the Gaussian with the moments of the dequantised training digits.
   """
-  target, schedule = source.experiment.target, source.experiment.schedule
+  target = target_of(source.experiment, DequantisedDigits)
+  schedule = source.experiment.schedule
   noise_key, probe_key, bound_key, fit_key = jax.random.split(source.key(20), 4)
   x = target.dequantise(noise_key, target.splits["test"])
   to_bits = functools.partial(bits_per_dim, dim=target.dim, bin_width=target.bin_width)

@@ -14,6 +14,7 @@ from scorelab.plotting import images, save, style, write_csv
 from scorelab.predictions import noised
 from scorelab.runs.checkpoints import Checkpoints
 from scorelab.runs.signals import StopFlag
+from scorelab.targets import splits_of
 from scorelab.typing import Array, Key, Params
 from scripts.drawing import nine_modes
 from scripts.drawing.source import Source
@@ -24,7 +25,7 @@ _DISTANCES = ("frechet", "kernel_distance", "sliced_wasserstein")
 
 def noising(source: Source, number: int = 5) -> None:
   """Test images and their noise forwards in time: 5 images at 5 times."""
-  x = jnp.asarray(source.experiment.target.splits["test"][:number])
+  x = jnp.asarray(splits_of(source.experiment.target)["test"][:number])
   times = np.linspace(0, 1, 5)
   columns = [x]
   for i, t in enumerate(times[1:]):
@@ -64,7 +65,7 @@ def training_history(source: Source, number: int = 500) -> None:
   sample = evaluation.sample_row(row, experiment.parameterization.bind)
   start = row.prior(key, (number, *experiment.target.event_shape))[None]
   target = experiment.target
-  test = np.asarray(target.splits["test"])
+  test = np.asarray(splits_of(target)["test"])
   reference = Reference(test, target)
   wanted = {name: m for name, m in protocol.metrics.items() if name.split(":")[0] in _DISTANCES}
   pages, records = [], []
@@ -78,7 +79,7 @@ def training_history(source: Source, number: int = 500) -> None:
   write_csv(source.out / "training.csv", records, source.command)
   text = f"{row.sampler}, {row.num_steps} steps, from the same noise"
   save(images.albums(pages, text, num_columns=4), source.out / "training.png", source.command)
-  real = np.asarray(target.splits["train"])
+  real = np.asarray(splits_of(target)["train"])
   real = real[np.random.default_rng(0).permutation(len(real))[:number]]
   floors = {name: m(key, real, reference) for name, m in wanted.items()}
   panels = {
@@ -113,7 +114,7 @@ def neighbours(source: Source) -> None:
   """How far samples are from the nearest training image, against test images; and some pairs."""
   with np.load(source.workdir.samples) as arrays:
     drawn = {name: arrays[name] for name in summary.kept_rows(source.workdir)}
-  test = np.asarray(source.experiment.target.splits["test"])
+  test = np.asarray(splits_of(source.experiment.target)["test"])
   text = "training images, Euclidean distance of pixels"
   draw_neighbours(source, {"test images": test, **drawn}, "neighbours", text)
 
@@ -130,7 +131,7 @@ def draw_neighbours(
     text: of the caption, after the number of training images.
     number: of pairs.
   """
-  train = np.asarray(source.experiment.target.splits["train"])
+  train = np.asarray(splits_of(source.experiment.target)["train"])
   tree = scipy.spatial.KDTree(train.reshape(len(train), -1))
   found = {name: tree.query(x.reshape(len(x), -1)) for name, x in sets.items()}
   main = list(sets)[1]

@@ -22,10 +22,11 @@ from scorelab.plotting import animations, fields, save, style, trajectories, wri
 from scorelab.runs.files import read_jsonl
 from scorelab.runs.signals import StopFlag
 from scorelab.samplers.ddim import ddim_inference
+from scorelab.targets import GaussianMixture, truth_of
 from scorelab.typing import Array, Params
 from scripts import published
 from scripts.drawing import steps
-from scripts.drawing.source import Source
+from scripts.drawing.source import Source, target_of
 
 # The mean loss of the published notebook's code over its last 100 steps, and the least possible one
 # by quadrature (the notebook's own estimate is 0.8126).
@@ -172,7 +173,7 @@ def ddim(source: Source, num_steps: int = 100, num_points: int = 1500) -> None:
   paths, sigmas = [], np.zeros(0)
   for eta in etas:
     row, grid = source.sampler(f"ddim:{num_steps}:eta={eta}")
-    start = row.prior(keys[0], (num_points, source.experiment.target.dim))
+    start = row.prior(keys[0], (num_points, *source.experiment.target.event_shape))
     sample = jax.jit(lambda p, k, x, row=row: row.run(k, bind(p), x).path)
     paths.append(np.concatenate([start[None], sample(source.params, keys[1], start)])[::2])
     sigmas = np.asarray(grid.levels.sigma)[::2]
@@ -198,14 +199,14 @@ def langevin(source: Source, num_levels: int = 100, num_chains: int = 20) -> Non
     ":steps_per_level=5:step_size=1e-4"
   )
   start_key, key = jax.random.split(source.key(2))
-  start = row.prior(start_key, (num_chains, experiment.target.dim))
+  start = row.prior(start_key, (num_chains, *experiment.target.event_shape))
   levels = jax.tree.map(lambda a: a[:-1:2], grid.levels)
   lattice = fields.lattice(np.full(2, -reach), np.full(2, reach), 24).astype(np.float32)
 
   @jax.jit
   def simulate(params: Params, x: Array) -> list[tuple[Array, Array]]:
     results = []
-    for predict in (experiment.parameterization.bind(params), experiment.target.predict):
+    for predict in (experiment.parameterization.bind(params), truth_of(experiment.target).predict):
       scores = jax.lax.map(lambda level, p=predict: p(jnp.asarray(lattice), level).score, levels)
       results.append((row.run(key, predict, x).path[::2], scores))
     return results
@@ -260,7 +261,7 @@ def inference(source: Source, num_steps: int = 100) -> None:
 
 def _reaches(source: Source, sigmas: np.ndarray) -> np.ndarray:
   """Half the axes' width at each level: all modes and three std of the noise."""
-  low, high = source.experiment.target.bounds
+  low, high = target_of(source.experiment, GaussianMixture).bounds
   data = float(jnp.maximum(jnp.abs(low), jnp.abs(high)).max())
   return np.hypot(1.1 * data, 3 * sigmas)
 

@@ -21,10 +21,11 @@ from scorelab.predictions import Exact, noised
 from scorelab.runs.files import read_jsonl
 from scorelab.samplers.diagnostics import effective_sample_size, split_rhat
 from scorelab.schedules import Level
+from scorelab.targets import GaussianMixture, truth_of
 from scorelab.typing import Array, Key, Params
 from scripts import published
 from scripts.drawing import nine_modes
-from scripts.drawing.source import Source
+from scripts.drawing.source import Source, target_of
 
 # The mean loss of the published notebook's code over its last 100 steps.
 _PUBLISHED_LOSS = {
@@ -60,7 +61,10 @@ def optimum(experiment: Experiment, key: Key, num_points: int = 100_000) -> floa
   (Hyvarinen 2005, eq. 4, and Vincent 2011, section 4.2). Monte Carlo over points of the noised
   target.
   """
-  target, level = experiment.target, _level(experiment, experiment.config["loss"])
+  target, level = (
+    target_of(experiment, GaussianMixture),
+    _level(experiment, experiment.config["loss"]),
+  )
 
   @jax.jit
   def information(key: Key) -> Array:
@@ -111,12 +115,12 @@ def score_map(source: Source, num: int = 24, stride: int = 5) -> None:
   at = jnp.asarray(level.alpha * x, jnp.float32)
   network, exact = (
     np.asarray(jax.jit(lambda p, bind=bind: bind(p)(at, level).score)(source.params))
-    for bind in (experiment.parameterization.bind, lambda _: experiment.target.predict)
+    for bind in (experiment.parameterization.bind, lambda _: truth_of(experiment.target).predict)
   )
   field = fields.ScoreField(x, network, exact, float(level.sigma / level.alpha))
   data, _ = noised(source.key(12), experiment.target.sample(source.key(13), 1000), level)
   found = json.loads(source.workdir.evaluation.read_text())["score_error"]["relative_by_mode"]
-  means = level.alpha * experiment.target.means
+  means = level.alpha * target_of(experiment, GaussianMixture).means
   errors = {(float(m[0]), float(m[1]) + 2.2): e for m, e in zip(means, found, strict=True)}
   text = "white: points of the law whose score it is, and its relative error E|s - s*|^2 / E|s*|^2 "
   text += "over each mode"
@@ -163,7 +167,7 @@ def chains(source: Source, num_chains: int = 20, num_frames: int = 70) -> None:
     drawn,
     lattice,
     np.asarray(data),
-    np.asarray(experiment.target.weights),
+    np.asarray(target_of(experiment, GaussianMixture).weights),
     f"{same}; open: the start; R-hat and ESS of the worst\ncoordinate, last "
     f"{len(drawn[0].path) // 2} steps, of points and of differences to the nearest mode's mean; "
     "grey: the law sampled",
@@ -208,7 +212,7 @@ def _run(
     at = panel.level.alpha * jnp.asarray(lattice)
     return jnp.concatenate([x[None], path]), predict(at, panel.level).score
 
-  start = panel.row.prior(start_key, (num_chains, source.experiment.target.dim))
+  start = panel.row.prior(start_key, (num_chains, *source.experiment.target.event_shape))
   path, score = run(source.params, start)
   return np.asarray(path), np.asarray(score)
 
@@ -266,12 +270,12 @@ def _panels(experiment: Experiment) -> list[_Panel]:
 
   def panel(row: Row, of: str, bind: Callable[[Params], Any]) -> _Panel:
     level = _level(experiment, row.options)
-    law = experiment.target.perturbed(level.alpha, level.sigma)
+    law = target_of(experiment, GaussianMixture).perturbed(level.alpha, level.sigma)
     title = f"{_NAMES.get(row.sampler, row.sampler)}, h = {row.options['step_size']:g}, {of}"
     return _Panel(title, row, level, law, bind)
 
   def truth(params: Params) -> Any:
-    return experiment.target.predict
+    return truth_of(experiment.target).predict
 
   rows = experiment.evaluation.rows
   if isinstance(experiment.parameterization, Exact):
@@ -287,7 +291,7 @@ def _level(experiment: Experiment, options: dict[str, Any]) -> Level:
 
 def _reach(experiment: Experiment) -> float:
   """How far from 0 a coordinate of the data goes."""
-  return max(float(jnp.abs(bound).max()) for bound in experiment.target.bounds)
+  return max(float(jnp.abs(bound).max()) for bound in target_of(experiment, GaussianMixture).bounds)
 
 
 EXACT_FIGURES: dict[str, Callable[[Source], None]] = {

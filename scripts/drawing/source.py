@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from ml_collections import ConfigDict
@@ -19,6 +19,8 @@ from scorelab.runs.identity import run_id, without_data
 from scorelab.runs.workdir import Workdir, check_data
 from scorelab.schedules import Grid
 from scorelab.typing import Params
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,3 +153,15 @@ def _tuples(value: Any) -> Any:
   if isinstance(value, dict):
     return {name: _tuples(item) for name, item in value.items()}
   return tuple(value) if isinstance(value, list) else value
+
+
+def target_of(experiment: Experiment, kind: type[_T]) -> _T:
+  """Returns the experiment's target, which must be of this kind.
+
+  Raises:
+    TypeError: it is of another one.
+  """
+  target = experiment.target
+  if not isinstance(target, kind):
+    raise TypeError(f"target = {type(target).__name__} must be a {kind.__name__}")
+  return target

@@ -12,8 +12,8 @@ from scorelab import evaluation
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics.budget import budget
 from scorelab.plotting import budgets, curves, save, style, write_csv
-from scorelab.predictions import Exact
 from scorelab.runs.signals import StopFlag
+from scorelab.targets import truth_of
 from scripts.drawing.source import Source
 from scripts.published import Entry, Found, judge, select
 
@@ -125,7 +125,7 @@ def _measure_wide(source: Source) -> tuple[Experiment, np.ndarray]:
   rows = source.rows(*_specs((0.0,)), sigma_max=80.0)
   experiment = source.evaluating(rows, METRICS[:1])
   # The truth in the network's place: the network knows no such level.
-  truth = Exact(experiment.target.predict)
+  truth = truth_of(experiment.target)
   experiment = dataclasses.replace(experiment, parameterization=truth)
   return experiment, measure(source, experiment)
 
