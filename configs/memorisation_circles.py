@@ -1,4 +1,4 @@
-"""How far a network is from memorising the twenty points that it was trained on.
+"""Memorisation of the twenty training points by a network.
 
   python main.py --config=configs/memorisation_circles.py
   python main.py --config=configs/memorisation_circles.py:fast    # seconds, for tests

@@ -1,4 +1,4 @@
-"""Timings of ours beside other ways to do the same, side by side.
+"""Times scorelab side by side with other libraries and with hand-written loops.
 
   python scripts/benchmark.py --list
   python scripts/benchmark.py                        # all cases, about two hours on two idle cores
@@ -7,16 +7,16 @@
   python scripts/benchmark.py --table --reference    # prints the table of docs/speed.md
 
 JSON goes to results/benchmarks/, or to --out; --reference writes the committed one,
-results/reference/benchmarks/, which scripts/tables.py puts into docs/speed.md.
+results/reference/benchmarks/, from which scripts/tables.py makes the table in docs/speed.md.
 
-Absolute times depend on the machine and on what else it does; ratios of times taken in turn hardly
-do. Each side of a match has its own process, which is built and called once before anything counts;
-then the sides take turns, with a pause between, and each round gives one ratio. Printed is the
-median over the rounds with its quartiles. Shares are of what the machine can do at best (a matrix
-product, memory traffic, a sort), timed in the same rounds.
+Absolute times depend on the machine and its load; ratios of times measured in turn hardly do. Each
+side of a match has its own process, which is built and called once before the measurement. Then the
+sides take turns, with a pause between, and each round gives one ratio. The output is the median
+over the rounds with its quartiles. Shares are fractions of the machine's limits (a matrix product,
+memory traffic, a sort), timed in the same rounds.
 
-Sides that need other libraries are left out where these are not installed. One requirement of
-k-diffusion asks for NumPy 1, which it does without, so that it is installed apart:
+Sides that need missing libraries are skipped. One requirement of k-diffusion needs NumPy 1, but
+k-diffusion itself does not, so it is installed separately:
 
   pip install -e '.[parity]' && pip install --no-deps clip-anytorch dctorch k-diffusion
 """
@@ -71,12 +71,12 @@ LIBRARIES = (
 
 
 def case(name: str) -> Any:
-  """The function of a case."""
+  """Returns the function of a case."""
   return getattr(importlib.import_module(f"scripts.benchmarks.{CASES[name]}"), name)
 
 
 def versions() -> dict[str, str]:
-  """Of Python and of the libraries that are installed."""
+  """Returns the versions of Python and of the installed libraries."""
 
   def installed() -> Iterator[tuple[str, str]]:
     for name in LIBRARIES:
@@ -89,7 +89,7 @@ def versions() -> dict[str, str]:
 
 
 def tell(name: str, result: Mapping[str, Any]) -> None:
-  """Prints what a match found; seconds here alone, for whoever watches."""
+  """Prints the results of a match, including seconds, which are not stored."""
 
   def shown(value: Mapping[str, Any], unit: str = "") -> str:
     low, high = value["quartiles"]
@@ -115,7 +115,7 @@ def tell(name: str, result: Mapping[str, Any]) -> None:
 
 
 def measure(name: str, matches: list[Match], repeats: int) -> tuple[list[dict[str, Any]], bool]:
-  """The results of a case's matches that ran, and whether all did."""
+  """Returns the results of the matches of a case that ran, and whether all did."""
   results, sound = [], True
   for match in matches:
     try:
@@ -134,9 +134,9 @@ def measure(name: str, matches: list[Match], repeats: int) -> tuple[list[dict[st
 def record(
   name: str, results: list[dict[str, Any]], command: str, before: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-  """What the JSON of a case holds; of a CPU no seconds, which mean nothing elsewhere.
+  """Returns the JSON of a case; without seconds on a CPU, which depend on the machine.
 
-  Matches that were measured before, and not now, stay where the machine and the libraries are the
+  Earlier results of matches that were not measured now are kept if machine and libraries are the
   same.
   """
   on_cpu = results[0]["device"].startswith("cpu")
@@ -156,7 +156,7 @@ def record(
 
 
 def main() -> int:
-  """Runs the cases asked for; 1 where one failed."""
+  """Runs the requested cases; returns 1 if one failed."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

@@ -49,7 +49,7 @@ NEW = "optimised"
 
 
 class Problem(NamedTuple):
-  """What a grid is tried on: a target, and a score of it.
+  """Test problem for a grid: a target, and a score of it.
 
   Attributes:
     name: for the table.

@@ -1,9 +1,9 @@
-"""Which sampler at which price: quality against NFE for every sampler, target and score.
+"""Measures quality against NFE for every sampler, target and score.
 
   python scripts/pareto.py                              # all of it, then the table and the figure
   python scripts/pareto.py --targets nine_modes ring    # of these targets
   python scripts/pareto.py --report                     # the table and the figure of what is there
-  python scripts/pareto.py --fast                       # a small part of it, to try it
+  python scripts/pareto.py --fast                       # a small part of it, as a test
 
 A cell is a sampler at a budget of network evaluations, on a target, with the exact score or a
 learned one: the grid with most steps within the budget, from ten standard deviations of the target

@@ -1,4 +1,4 @@
-"""What scripts/pareto.py measures: targets, samplers, budgets, grids, and what is kept of them."""
+"""Study of scripts/pareto.py: targets, samplers, budgets, grids, and stored results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from scripts import studies
 
 
 class Protocol(NamedTuple):
-  """How cells are measured: sizes, disjoint keys, budgets, and the adaptive solver's tolerances."""
+  """Protocol of the study: sizes, disjoint keys, budgets, and the adaptive solver's tolerances."""
 
   num_samples: int = 2000
   num_reference: int = 10_000
@@ -43,7 +43,7 @@ FAST = Protocol(200, 400, 50, range(1000, 1001), range(2), range(100, 103), (5, 
 
 
 class Target(NamedTuple):
-  """A target, with what its grids and its network are told of it.
+  """A target, with settings of its grids and its network.
 
   Attributes:
     settings: config.target.
@@ -125,7 +125,7 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    """What tells it from others in the rows that are kept."""
+    """Name that identifies it in the stored rows."""
     return " ".join([self.entry.label, str(self.budget), *map(str, self.options.values())])
 
 
@@ -189,14 +189,14 @@ class Subject:
 
   @functools.cached_property
   def rows(self) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """What is kept, by score, cell and number of keys."""
+    """Stored rows, by score, cell and number of keys."""
     found = read_jsonl(self.path) if self.path.exists() else []
     return {(row["score"], row["cell"], row["num_keys"]): row for row in found}
 
   # All subjects share it: with fewer places than keys in turn, 5 * 13, none would ever be found.
   @functools.lru_cache(maxsize=80)  # noqa: B019 (a subject lives as long as the script)
   def draw(self, number: int) -> tuple[Key, Array, Reference, np.ndarray]:
-    """Of a key: the sampler's key, the start's unit noise, the reference, and exact samples."""
+    """Returns a key's sampler key, the start's unit noise, the reference, and exact samples."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(1), number), 5)
     law = self.experiment.target
     start = jax.random.normal(keys[0], (self.protocol.num_samples, *law.event_shape))

@@ -70,12 +70,12 @@ class Entry:
 
   @property
   def mean(self) -> float:
-    """Of the published draws."""
+    """Mean of the published draws."""
     return statistics.mean(self.published)
 
   @property
   def tells_nothing(self) -> bool:
-    """Whether a network that is zero everywhere is within the tolerance."""
+    """Returns True if a network that is zero everywhere is within the tolerance."""
     allowed = self.allowed
     return bool(self.zero and allowed) and abs(float(self.zero) - self.mean) <= (allowed or 0.0)
 
@@ -137,7 +137,7 @@ def get(config: str, quantity: str) -> float:
 
 
 def locate(entry: Entry, reference: pathlib.Path) -> Found | None:
-  """Our number; None where there is no such file or no such row of it.
+  """Our number; None if there is no such file or no such row of it.
 
   Args:
     entry: which.
@@ -162,7 +162,7 @@ def locate(entry: Entry, reference: pathlib.Path) -> Found | None:
 
 
 def _fits(row: dict[str, Any], where: dict[str, str]) -> bool:
-  """Whether a row has these values; numbers are the same however they are written."""
+  """Returns True if a row has these values; numbers are equal however they are written."""
   return all(_text(row[name]) == _text(literal(value)) for name, value in where.items())
 
 

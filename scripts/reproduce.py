@@ -40,14 +40,14 @@ from scripts.sweeping.tasks import Signals, make_slots, run_task
 
 @dataclasses.dataclass(frozen=True)
 class System:
-  """What was published together.
+  """Figures and numbers that were published together.
 
   Attributes:
-    title: what it is, and where it was published.
-    configs: that are run and drawn.
-    studies: scripts that run what they need on their own.
-    sheets: of scripts/figures.py that need no run of their own.
-    missing: what is not reproduced here, and how to; or ''.
+    title: title and source of the publication.
+    configs: configs to run and draw.
+    studies: scripts that start their own runs.
+    sheets: figures of scripts/figures.py that need no run.
+    missing: parts that are not reproduced here, and how to; or ''.
   """
 
   title: str
@@ -148,12 +148,12 @@ class Step:
 
   @property
   def command(self) -> str:
-    """As a person would type it."""
+    """The command as a person would type it."""
     return shlex.join(["python", *self.task.arguments])
 
   @property
   def done(self) -> bool:
-    """Whether there is nothing left to do."""
+    """True if nothing is left to do."""
     if self.run is not None:
       return self.run.done
     if not self.stamp.exists() or self.stamp.read_text().strip() != self.command:
@@ -164,7 +164,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-  """Where things go, and how much is done.
+  """Output folders, and the size of the runs.
 
   Attributes:
     runs: folder of the runs.
@@ -266,7 +266,7 @@ def report(out: pathlib.Path, systems: Sequence[str]) -> None:
 
 
 def show(places: Places, systems: Sequence[str]) -> None:
-  """What each system is, its commands, and how far they are."""
+  """Prints each system, its commands, and their progress."""
   for name in systems:
     system = SYSTEMS[name]
     numbers = sum(entry.system == name for entry in published.entries())

@@ -1,4 +1,4 @@
-"""What scripts of many runs share."""
+"""Shared code of scripts that train many runs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from scorelab.runs.workdir import Workdir, open_workdir
 
 @contextlib.contextmanager
 def opened(config: ConfigDict, path: pathlib.Path) -> Iterator[tuple[Experiment, Workdir]]:
-  """The experiment and its folder, which other processes are kept out of within the `with` block.
+  """Opens a run's folder, locked within the `with` block; yields the experiment and the folder.
 
   Raises:
-    RefusedError: another process is at work there, or it holds another run.
+    RefusedError: another process holds the folder, or it contains another run.
   """
   experiment = build(config)
   with lock.hold(path):
@@ -29,7 +29,7 @@ def opened(config: ConfigDict, path: pathlib.Path) -> Iterator[tuple[Experiment,
 
 
 def run(config: ConfigDict, path: pathlib.Path) -> None:
-  """Trains and measures in this folder, unless that is done; goes on where it was stopped."""
+  """Trains and evaluates in this folder, unless done; resumes a stopped run."""
   with opened(config, path) as (experiment, workdir), StopFlag() as stop:
     if workdir.done.exists():
       return

@@ -20,7 +20,7 @@ from scorelab.errors import ConfigError, did_you_mean
 from scorelab.signatures import option_defaults
 
 Section: TypeAlias = Mapping[str, Any] | ConfigDict
-"""A sub-config: options by name, None where the named function's own default holds."""
+"""A sub-config: options by name, None if the named function's own default holds."""
 
 
 def choose(known: Mapping[str, Any], name: Any, path: str, what: str, own: bool = True) -> Any:
@@ -67,7 +67,7 @@ def literal(text: str) -> Any:
 
 def is_traced(value: Any) -> bool:
   """Returns True if a number is a traced argument of a program: it has no value yet."""
-  import jax  # not above: what is wrong with a command line is said before it is there
+  import jax  # not at the top: mistakes of a command line are reported before JAX is imported
 
   return isinstance(value, jax.core.Tracer)
 

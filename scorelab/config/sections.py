@@ -101,7 +101,7 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Parameterization:
-  """How the network's output is read.
+  """Reading of the network's output.
 
   Attributes:
     name: a parameterization of the registry; 'exact' puts the truth in the network's place.
@@ -207,7 +207,7 @@ class Sampler:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """What is measured of a trained network.
+  """Settings of an evaluation.
 
   Attributes:
     checkpoint: 'last' or 'best'.

@@ -23,7 +23,7 @@ from scorelab.targets.data_set import index_of_class
 from scorelab.typing import Array, Key
 
 SPACING = 2 / 255
-"""Of neighbouring pixel values, 0 to 255, in [-1, 1]."""
+"""Distance of neighbouring pixel values, 0 to 255, in [-1, 1]."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

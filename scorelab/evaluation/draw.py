@@ -22,8 +22,9 @@ from scorelab.targets import num_classes_of, splits_of, truth_of
 from scorelab.typing import Array, Batch, Key, LabelledTarget, Params, Predict, Target
 
 Programs: TypeAlias = dict[str, Any]
-"""Jitted functions by name, which take an experiment's keys and numbers: experiments of an ensemble
-share them, so that each is compiled once."""
+"""Jitted functions by name, which take an experiment's keys and numbers.
+
+Experiments of an ensemble share them, so that each is compiled once."""
 
 
 def sample_row(

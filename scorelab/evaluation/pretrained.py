@@ -34,7 +34,7 @@ from scorelab.runs.signals import StopFlag
 from scorelab.runs.workdir import Workdir
 from scorelab.typing import Array, Params, Predict
 
-_ZERO_ALPHA_KINDS = ("noise", "score")  # what says no x0 where alpha = 0
+_ZERO_ALPHA_KINDS = ("noise", "score")  # views that do not determine x0 at alpha = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

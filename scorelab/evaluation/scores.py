@@ -79,6 +79,6 @@ def measure_girsanov(experiment: Experiment, params: Params, programs: Programs)
 
 
 def _as_json(found: Mapping[str, Array]) -> dict[str, Any]:
-  """Returns numbers and lists by name; None where a number is not finite."""
+  """Returns numbers and lists by name; None if a number is not finite."""
   values = jax.tree.map(lambda a: np.asarray(a).tolist(), dict(found))
   return jax.tree.map(lambda number: number if np.isfinite(number) else None, values)

@@ -111,7 +111,7 @@ class Experiment:
       where it has none.
     optimizer: optax's.
     data: the fixed training set {x [n, *event]}, drawn once or the target's own, or {} where the
-      target is sampled afresh.
+      target is sampled at every step.
     validation: held-out points, {x [n, *event]}. Both have `label` [n] where the network takes it.
     label_dropout: share of a batch's labels that training replaces by none.
     evaluation: what is measured.

@@ -79,7 +79,7 @@ def drop_old_options(config: ConfigDict, replaced: Mapping[str, Any]) -> str | N
     try:
       kept = path == "loss" and "name" in swapped and _keep_levels(config, before)
       old, new = options_taken(path, before), options_taken(path, section)
-    except ConfigError:  # said by what makes the part
+    except ConfigError:  # reported when the component is built
       continue
     if path == "schedule" and (before["name"] in _RATES) != (section.name in _RATES):
       new -= {"beta_min", "beta_max"}

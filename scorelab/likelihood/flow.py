@@ -5,8 +5,8 @@ needs at each point.
 
 The flow carries a point from little noise to the noisiest level, whose law is taken to be the
 prior, and log-density changes on the way by minus the divergence. A noise-to-signal ratio
-r = sigma / alpha that runs from 0 to infinity becomes an angle a from 0 to pi / 2, and x is brought
-to unit variance; s is the std of the data, or any other positive number:
+r = sigma / alpha from 0 to infinity becomes an angle a from 0 to pi / 2, and x is scaled to unit
+variance; s is the std of the data, or any other positive number:
 
     z = x / S            S = sqrt(alpha^2 s^2 + sigma^2)    cos a = alpha s / S    sin a = sigma / S
     dz / da            = cos a noise - sin a x0 / s

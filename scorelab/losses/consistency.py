@@ -46,7 +46,7 @@ def consistency(
 
   x_t and x_s are made of one x_0 and one noise. The levels are those of a grid of n intervals
   between the schedule's ends, equally spaced in (sigma / alpha)^(1 / rho); n doubles as training
-  goes on. Which two: those about a log-normal level. w is 1 over their distance in sigma / alpha.
+  proceeds. The two levels enclose a log-normal one. w is 1 over their distance in sigma / alpha.
   As n grows, minimised by the flow's end point.
 
   Args:

@@ -78,7 +78,7 @@ def hyvarinen(
     score_weighting: w >= 0 on the score's squared error, elementwise.
     uniforms: draws the u, `(key, n) -> [n]`.
     divergence: mode of the derivatives, 'forward' or 'reverse'.
-    max_unrolled: up to so many axes, >= 1, are unrolled; more are taken by a loop, and again for
+    max_unrolled: up to this number of axes, >= 1, are unrolled; more run in a loop, and again for
       the gradient, so that memory does not grow with d.
 
   Returns:

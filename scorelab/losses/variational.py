@@ -14,7 +14,7 @@ costs, whatever the process,
     KL      = ( f gap + e^(-f gap) - 1 + e^(-f gap) (SNR_s - SNR_t) error_x0^2 ) / 2
 
 where f = 0 is the 'small' variance (the posterior's own), f = 1 the 'large' one (beta, the forward
-step's), and a network may say f itself ('learned': the prediction's variance_fraction). The decoder
+step's), and a network may predict f ('learned': the prediction's variance_fraction). The decoder
 has the same form with gap 0, SNR_s - SNR_t -> SNR_t and the constant log(2 pi / SNR_t) / 2 added.
 
 References:
@@ -147,7 +147,7 @@ def stepwise_kl(
     schedule: the forward process.
     num_levels: noisy levels of the chain, >= 2.
     spacing: where they are, a name of GRIDS. At pure noise (`uniform` on `linear_flow`) a noise or
-      a score says nothing of x0, and is refused.
+      a score does not determine x0, and is refused.
     uniforms: draws the steps, `(key, n) -> [n]`.
     variance: of the steps, 'small', 'large' or 'learned'.
 

@@ -108,7 +108,7 @@ def confident_share(
     threshold: the probability of the likeliest class from which on it is confident, in (0, 1).
 
   Returns:
-    The ratio of the shares, at least 0; nan where a sample is not finite.
+    The ratio of the shares, at least 0; nan if a sample is not finite.
 
   Raises:
     ValueError: the target has no labels.
@@ -139,7 +139,7 @@ def class_accuracy(key: Key | None, x: ArrayLike, y: Reference) -> float:
     y: a Reference with labels [n], whose target is a mixture or has labels.
 
   Returns:
-    A share in [0, 1]; nan where a sample is not finite.
+    A share in [0, 1]; nan if a sample is not finite.
 
   Raises:
     ValueError: there are no labels, or nothing that knows classes.

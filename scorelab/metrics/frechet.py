@@ -39,7 +39,7 @@ def gaussian_frechet(a: Moments, b: Moments) -> float:
   """Squared Wasserstein-2 distance of two Gaussians: |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)).
 
   With C = R^T R the eigenvalues of C C' are the squared singular values of R R'^T, so that no
-  matrix is squared or brought to a root.
+  square or square root of a matrix is formed.
   """
   import scipy.linalg  # here: most runs need no SciPy
 
@@ -60,7 +60,7 @@ def frechet(key: Key | None, x: ArrayLike, y: ArrayLike | Reference) -> float:
     y: the reference points [m, ...], m >= 2, or a Reference, which remembers their moments.
 
   Returns:
-    The squared distance, in the data's units squared; nan where a sample is not finite.
+    The squared distance, in the data's units squared; nan if a sample is not finite.
 
   Raises:
     ValueError: the dimensions differ, a set has fewer than 2 points, or the reference has none.

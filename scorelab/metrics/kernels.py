@@ -107,7 +107,7 @@ def energy_distance(
     unbiased: the U-statistic instead of the V-statistic; needs n, m >= 2.
 
   Returns:
-    The distance; nan where a sample is not finite.
+    The distance; nan if a sample is not finite.
 
   Raises:
     ValueError: the dimensions differ, a set is empty or too small, or the reference has no points.
@@ -152,7 +152,7 @@ def kernel_distance(
       count, and the distance is that of the two empirical distributions, never negative.
 
   Returns:
-    The distance; nan where a sample is not finite.
+    The distance; nan if a sample is not finite.
 
   Raises:
     ValueError: the dimensions differ, the degree is none, a set is too small, or there are no

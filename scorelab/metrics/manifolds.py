@@ -32,7 +32,7 @@ def precision(
     num_neighbours: k, below the size of either set.
 
   Returns:
-    The share; nan where a sample is not finite.
+    The share; nan if a sample is not finite.
 
   Raises:
     ValueError: the dimensions differ, a set is too small, or the reference has no points.

@@ -93,7 +93,7 @@ def off_mode(x: ArrayLike, target: ModedTarget | Reference, *, num_std: float = 
 def mode_weights(x: ArrayLike, target: ModedTarget | Reference) -> np.ndarray:
   """Returns the share of the samples that belongs to each mode, [k], summing to 1.
 
-  Args and errors: those of `mode_distances`. All nan where a sample is not finite.
+  Args and errors: those of `mode_distances`. All nan if a sample is not finite.
   """
   modes, distances = nearest_modes(x, target)
   num_modes = len(np.asarray(_mixture(target).weights))
@@ -113,7 +113,7 @@ def mode_weight_tv(key: Key | None, x: ArrayLike, target: ModedTarget | Referenc
     target: the mixture, or a Reference that has it.
 
   Returns:
-    The distance; nan where a sample is not finite.
+    The distance; nan if a sample is not finite.
 
   Raises:
     ValueError: the dimensions differ, or the reference has no mixture.

@@ -136,7 +136,7 @@ def _weighted_draws(
 ) -> tuple[Array, Array, Array | None]:
   """Returns noisy points x of x0's shape, the exact score there, and the weights [n] of draws.
 
-  The weights have mean 1; they are None where all draws are from q_t itself.
+  The weights have mean 1; they are None if all draws are from q_t itself.
   """
   n = len(x0)
   if num_wide := _num_wide(n, spread):

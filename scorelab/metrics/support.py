@@ -31,7 +31,7 @@ def support_distance(key: Key | None, x: ArrayLike, target: SupportedTarget | Re
     target: has `distance`; or a Reference that has such a target.
 
   Returns:
-    The distance; nan where a sample is not finite.
+    The distance; nan if a sample is not finite.
 
   Raises:
     ValueError: the target has no `distance`.
@@ -71,7 +71,7 @@ def nearest_point_distance(key: Key | None, x: ArrayLike, y: ArrayLike | Referen
     y: the points, or a Reference that has some.
 
   Returns:
-    The distance; nan where a sample is not finite.
+    The distance; nan if a sample is not finite.
 
   Raises:
     ValueError: the dimensions differ, or there are no points.

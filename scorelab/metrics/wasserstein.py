@@ -75,7 +75,7 @@ def sliced_wasserstein(
     engine: 'numpy' or 'jax'; by default NumPy on the CPU, where XLA's sort is many times slower.
 
   Returns:
-    The distance; nan where a point is not finite.
+    The distance; nan if a point is not finite.
 
   Raises:
     ValueError: an argument is out of range, or shapes do not match.
@@ -118,7 +118,7 @@ def wasserstein(key: Key | None, x: ArrayLike, y: ArrayLike | Reference, *, p: i
     p: 1 or 2.
 
   Returns:
-    The distance; nan where a point is not finite.
+    The distance; nan if a point is not finite.
 
   Raises:
     ValueError: an argument is out of range, shapes do not match, or there are too many points.
@@ -177,7 +177,7 @@ def _projected_costs(
   y_weights: ArrayLike | None,
   engine: str | None,
 ) -> np.ndarray:
-  """W_p^p in each projection, [num_projections], float64; all nan where a point is not finite."""
+  """W_p^p in each projection, [num_projections], float64; all nan if a point is not finite."""
   _check_order(p)
   engine = engine or ("numpy" if jax.default_backend() == "cpu" else "jax")
   if engine not in transport.ENGINES:

@@ -16,7 +16,7 @@ from scorelab.typing import Array
 
 KEY_SOFTMAXES = ("channels", "positions")
 DTYPES = (None, "bfloat16", "float32")
-"""Of a computation; None is that of the input and parameters, which are float32."""
+"""Dtypes of a computation; None is that of the input and parameters, which are float32."""
 
 
 class Attention(nn.Module):

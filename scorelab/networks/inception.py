@@ -45,7 +45,7 @@ class Block(nn.Module):
   Attributes:
     branches: each a chain of (name, *arguments of ConvNorm), or of tuples of these, whose inputs
       are the same.
-    pooled: what of a pool of 3 x 3 goes beside them: 'average' and 'maximum' of stride 1 through a
+    pooled: a further branch with a pool of 3 x 3: 'average' and 'maximum' of stride 1 through a
       convolution, 'halved' the maximum of stride 2 as it is.
     pool_width: channels of that convolution.
   """

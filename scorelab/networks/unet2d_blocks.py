@@ -48,7 +48,7 @@ class Kind:
       downsample_type and upsample_type say.
     plus: whether blocks are NCSN++'s: sums divided by sqrt 2, groups by the width, and upwards one
       attention after all of them.
-    image: whether a small image is carried beside the features; resampling is then by FIR.
+    image: whether a small image accompanies the features; resampling is then by FIR.
   """
 
   attention: bool
@@ -305,5 +305,5 @@ def plus_groups(channels: int) -> int:
 
 
 IMAGE_ATTENTION_GROUPS = 32
-"""Of the attentions' normalisations in diffusers' blocks with an image, whatever the width."""
+"""Groups of the attentions' normalisations in diffusers' blocks with an image, at any width."""
 PLUS_DIVISOR = 2**0.5

@@ -176,7 +176,7 @@ def memorisation(
       ax.plot(values, shares, dashes, color=colour, label=name)
     ax.set(xlabel=f"distance to the nearest {what} point", ylabel="share of samples below")
     ax.set(xscale="log", xlim=(1e-5, 1))
-  # Beside the panels: a curve may be anywhere in them.
+  # Next to the panels: a curve may be anywhere in them.
   to_held_out.legend(loc="center left", bbox_to_anchor=(1, 0.5))
   style.caption(figure, text)
   return figure

@@ -28,7 +28,7 @@ class Cloud(NamedTuple):
     points: [n, d]; of d > 2 the first two coordinates are shown, of d = 1 a histogram.
     title: what it is.
     colour: of the points.
-    off: [n], the points that belong to no mode, shown in black; None where there are no modes.
+    off: [n], the points that belong to no mode, shown in black; None if there are no modes.
   """
 
   points: np.ndarray

@@ -54,7 +54,7 @@ def thresholded(
   """The predict function with x0 clipped where few of its coordinates are, and then shrunk.
 
   With q the quantile of an event's |x0|, held between 1 and `clip_limit`: x0 is clipped to [-q, q]
-  and divided by q, so that what is far out comes back without saturating.
+  and divided by q, so that values far out return into the range without saturating.
 
   Args:
     predict: any.

@@ -36,7 +36,7 @@ def ncsnv2_step_size(
 
       (1 - e)^(2 T) (gamma^2 - 2 / (2 - e)) + 2 / (2 - e)        gamma = sigma_{i-1} / sigma_i
 
-  (proposition 3, eq. 4). Technique 4 takes the e that brings it closest to 1. It is above 1 for
+  (proposition 3, eq. 4). Technique 4 takes the e that makes it closest to 1. It is above 1 for
   every e, because ULA's own bias is, and falls before it rises: e is where its slope is zero.
 
   Args:

@@ -25,7 +25,7 @@ _LEAST_WIDTH = 1e-2  # of a step in log-SNR
 
 
 class Found(NamedTuple):
-  """What a search leads to.
+  """Result of a search.
 
   Attributes:
     log_snrs: [N], increasing, of the best grid seen: of `schedules.given_log_snrs`.

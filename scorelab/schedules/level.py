@@ -55,7 +55,7 @@ def require_time(level: Level) -> Array:
 
 
 # What distinguishes the processes: a norm of (alpha, sigma) that is 1 at every level. All of them
-# are one process, rescaled. Taking sigma^2 beside sigma, each is smooth where either is.
+# are one process, rescaled. Taking sigma^2 as well as sigma, each is smooth where either is.
 PROCESSES: dict[str, Callable[[Array, Array, Array], Array]] = Registry("process") | {
   "ve": lambda alpha, sigma, variance: alpha,
   "vp": lambda alpha, sigma, variance: jnp.sqrt(alpha**2 + variance),

@@ -60,7 +60,7 @@ class _Traits:
   _make_grid: ClassVar[Callable[..., Any]]
   """The class Grid, which has a schedule: scorelab.schedules.grid sets it, as it imports this."""
   process: ClassVar[str | None] = None
-  """A name of PROCESSES, which says how alpha and sigma go on beyond the ends; None: its own."""
+  """A name of PROCESSES, which extrapolates alpha and sigma beyond the ends; None: its own."""
   timed: ClassVar[bool] = True
   """True if t is meaningful to a network; otherwise levels have no t."""
   t_min: ClassVar[Any] = _default_end(0.0, -_END)

@@ -144,7 +144,7 @@ def two_circles_points(
 ) -> Empirical:
   """`num_points` equidistant points on each of the two circles: a data set, with its exact predict.
 
-  Its optimal denoiser is the softmax-weighted mean of the points: whatever follows it memorises.
+  Its optimal denoiser is the softmax-weighted mean of the points: a sampler with it memorises.
   """
   return Empirical(equidistant(num_points, radius, offset).astype(np.float32))
 

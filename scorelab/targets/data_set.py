@@ -59,7 +59,7 @@ class DataSet:
 
   @property
   def splits(self) -> dict[str, Array]:
-    """The points by 'train', and 'validation' and 'test' where there are such."""
+    """The points by split: 'train' and, if present, 'validation' and 'test'."""
     named = {"train": self.train, "validation": self.validation, "test": self.test}
     return {name: points for name, points in named.items() if points is not None}
 
@@ -84,16 +84,16 @@ def split(
     points: [n, *event_shape].
     validation_fraction, test_fraction: of the points, in [0, 1), together below 1; each rounded
       up to whole points, and 0 for no such set.
-    split_seed: of the order: the same points are dealt out alike.
-    standardise: whether each coordinate is brought to mean 0 and std 1 over the training points,
+    split_seed: seed of the split: the same points are always split alike.
+    standardise: whether each coordinate is scaled to mean 0 and std 1 over the training points,
       in float64.
     names: of the coordinates, for messages; None for their positions.
     fingerprint: of the points' file.
 
   Raises:
     ValueError: a fraction is not allowed, no training point would be left, a coordinate that is to
-      be standardised is the same in all of them, or the points of a coordinate cannot be told apart
-      in float32.
+      be standardised is the same in all of them, or float32 cannot distinguish the points of a
+      coordinate.
   """
   if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
     raise ValueError(

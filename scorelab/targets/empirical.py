@@ -5,8 +5,8 @@ With x_t = alpha x_0 + sigma eps and x_0 one of the points p_1, ..., p_n, each a
     x_0 | x_t = x    p_k with probability r_k, the softmax over k of -|x - alpha p_k|^2 / 2 sigma^2
     score            sum_k r_k (alpha p_k - x) / sigma^2
 
-so that whatever follows the exact score memorises: its samples are the points themselves. A network
-that was trained on the points is told apart from that optimum by how far it is from memorising.
+so a sampler with the exact score memorises: its samples are the points themselves. A network that
+was trained on the points differs from that optimum by how far it is from memorising.
 
 Reference: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
 NeurIPS 2022 (arXiv 2206.00364), appendix B.3, eq. 57: the ideal denoiser of a finite data set.
@@ -38,7 +38,7 @@ class Empirical(Pytree, static=("chunk_size",), eq=False):
 
   Attributes:
     points: [n, *event].
-    chunk_size: number of points summed at a time: besides the points a prediction needs about
+    chunk_size: number of points summed at a time: in addition to them a prediction needs about
       20 MB, whatever n and d, or twice a chunk's size. Static.
   """
 

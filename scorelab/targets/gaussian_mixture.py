@@ -49,7 +49,7 @@ class GaussianMixture(Pytree, eq=False):
     log_weights: [k], normalised; -inf for a component without weight.
     means: [k, d].
     variances: of the components along their axes: [k, 1] if isotropic, else [k, d].
-    basis: [k, d, d], the axes as columns; None where they are the coordinates.
+    basis: [k, d, d], the axes as columns; None if they are the coordinates.
   """
 
   log_weights: Float[Array, " k"]

@@ -28,7 +28,7 @@ def diagonalised(
 
   Returns:
     log_weights [k], means [k, d], variances [k, 1] or [k, d], and the axes [k, d, d] as columns,
-    None where they are the coordinates: the fields of a `GaussianMixture`.
+    None if they are the coordinates: the fields of a `GaussianMixture`.
 
   Raises:
     ValueError: for shapes, weights or covariances other than these.

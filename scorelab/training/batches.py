@@ -19,7 +19,7 @@ from scorelab.runs.sharding import Layout
 from scorelab.typing import Array, Batch, DecodedTarget
 
 _MOST_BYTES = 2**26
-"""Of images that are sent to the devices at once."""
+"""Largest number of bytes of images that are sent to the devices at once."""
 
 
 class Feed:

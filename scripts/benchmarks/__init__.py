@@ -1,5 +1,5 @@
-"""What scripts/benchmark.py times: a file for each group of cases, and what times them.
+"""Cases of scripts/benchmark.py: a module per group of cases, and the timing code.
 
-`sides` are built in processes of their own (`worker`), `matches` time them in turn, beside `limits`
-of the machine; `table` is the table of it in docs/speed.md.
+`sides` are built in processes of their own (`worker`), `matches` time them in turn, next to
+`limits` of the machine; `table` writes the table of docs/speed.md.
 """

@@ -1,4 +1,4 @@
-"""What the machine can do at best, timed in the same rounds as what is held against it."""
+"""Limits of the machine, timed in the same rounds as the sides that are compared with them."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def sorting(rows: int, columns: int) -> Task:
 
 
 def products(quick: bool) -> dict[str, Side]:
-  """The limit of what is matrix products."""
+  """Returns the limit for work dominated by matrix products."""
   return {"matrix products": Side(matrix_products, {"quick": quick})}
 
 
 def traffic(quick: bool) -> dict[str, Side]:
-  """The limit of what reads and writes much and computes little."""
+  """Returns the limit for work dominated by memory traffic."""
   return {"memory traffic": Side(memory_traffic, {"quick": quick})}

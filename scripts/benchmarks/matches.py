@@ -1,4 +1,4 @@
-"""Sides timed in turn, and what is made of the times: ratios, shares of limits, exponents, bars."""
+"""Times sides in turn, and computes ratios, shares of limits, exponents and targets."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PAUSE = 0.1  # seconds between turns: spinning threads of the side before have g
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-  """What a median must reach: a 'ratio' or 'share' at least, 'memory' or 'seconds' at most.
+  """Target for a median: a 'ratio' or 'share' at least, 'memory' or 'seconds' at most.
 
   Attributes:
     kind: one of these four; memory in bytes.
-    side: whose; of a ratio the other side's.
+    side: label of the side; for a ratio, the other side.
     bound: the number.
   """
 
@@ -30,22 +30,22 @@ class Bar:
   bound: float
 
   def met(self, value: float) -> bool:
-    """Whether this value is good enough."""
+    """Returns True if this value reaches the target."""
     return value >= self.bound if self.kind in ("ratio", "share") else value <= self.bound
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-  """What is timed in turn, round after round.
+  """Sides that are timed in turn, round after round.
 
   Attributes:
     name: unique within its case.
     sides: by label. The time of each is divided by that of the first, which is ours.
-    limits: by label, sides that do nothing but what cannot be left out, each of one unit.
-    rtol, atol: within which outputs must be the first's; None compares none.
-    rounds: the most rounds, where one takes long.
-    sizes: of the sides of a scaling, in their order; then its exponent is fitted.
-    bars: what is asked.
+    limits: by label, sides that do only the unavoidable work, each of one unit.
+    rtol, atol: tolerance for outputs against the first side's; None compares none.
+    rounds: maximum number of rounds, for slow sides.
+    sizes: sizes of the sides of a scaling, in order; then an exponent is fitted.
+    bars: targets.
   """
 
   name: str
@@ -59,7 +59,7 @@ class Match:
 
 
 class ValuesError(Exception):
-  """Sides that should find the same do not."""
+  """Sides that should have equal outputs differ."""
 
 
 def run(match: Match, repeats: int, pause: float = PAUSE) -> dict[str, Any]:
@@ -118,13 +118,13 @@ def run(match: Match, repeats: int, pause: float = PAUSE) -> dict[str, Any]:
 
 
 def quartiles(values: np.ndarray) -> dict[str, Any]:
-  """The median of values [n] and its quartiles."""
+  """Returns the median of values [n] and its quartiles."""
   low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
   return {"median": float(median), "quartiles": [float(low), float(high)]}
 
 
 def _compare(match: Match, workers: Mapping[str, Worker]) -> dict[str, float]:
-  """The largest differences of outputs from the first side's.
+  """Returns the largest differences of outputs from the first side's.
 
   Raises:
     ValuesError: one is beyond the match's tolerance.
@@ -148,7 +148,7 @@ def _compare(match: Match, workers: Mapping[str, Worker]) -> dict[str, float]:
 def _shares(
   match: Match, workers: Mapping[str, Worker], taken: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-  """By side, the limit that it is nearest to and the share of it that is reached."""
+  """Returns by side the limit that it is nearest to and the share of it that it reaches."""
   shares: dict[str, Any] = {}
   for side in match.sides:
     for limit in match.limits:
@@ -165,7 +165,7 @@ def _shares(
 
 
 def _exponent(sizes: tuple[float, ...], times: np.ndarray) -> dict[str, Any]:
-  """Of cost ~ size^exponent, fitted to times [sizes, rounds]; `last` between the last two sizes."""
+  """Fits cost ~ size^exponent to times [sizes, rounds]; `last` is between the last two sizes."""
   logs = np.log(np.asarray(sizes))
   fitted = np.polyfit(logs, np.log(times), 1)[0]
   last = np.log(times[-1] / times[-2]) / (logs[-1] - logs[-2])

@@ -1,4 +1,4 @@
-"""What is sampled side by side: a network, a grid and a start, the same in every process."""
+"""Shared inputs of sampling benchmarks: a network, a grid and a start, equal in every process."""
 
 from __future__ import annotations
 

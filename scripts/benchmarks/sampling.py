@@ -40,18 +40,18 @@ _CHAIN_STEP = 1e-2
 
 
 def sizes(quick: bool) -> tuple[int, ...]:
-  """Points that are sampled."""
+  """Returns the numbers of points to sample."""
   return SIZES[:1] if quick else SIZES
 
 
 def flops(params: Params, size: int, calls: int) -> dict[str, float]:
-  """Of the network's matrix products."""
+  """Returns the FLOPs of the network's matrix products."""
   weights = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
   return {"FLOP": 2.0 * weights * size * calls}
 
 
 def calls_of(sampler: str, steps: int) -> int:
-  """Calls of the network."""
+  """Returns the number of calls of the network."""
   return 2 * steps - 1 if sampler == "heun" else steps
 
 
@@ -217,7 +217,7 @@ def chains(size: int, steps: int, loop: bool = False) -> Task:
 
 
 def match(sampler: str, size: int, quick: bool, bars: tuple[Bar, ...] = ()) -> Match:
-  """A sampler from so many points, against all that has it."""
+  """Times one sampler at several batch sizes against every library that implements it."""
   steps = 4 if quick else 100 if size <= 2000 else 10
   options = {"sampler": sampler, "size": size, "steps": steps}
   options["quick"] = quick

@@ -1,8 +1,8 @@
-"""A side of a comparison: built once in a process of its own, and called whenever it is its turn.
+"""One side of a comparison: built once in its own process, and called in turn.
 
-Two libraries in one process distort each other's times: PyTorch's OpenMP workers spin for some
-10 ms after its call and take the cores from what comes next. Here each side has its own process,
-and between turns there is a pause.
+Two libraries in one process distort each other's times: PyTorch's OpenMP workers spin for some 10
+ms after a call and occupy the cores. Here each side has its own process, and there is a pause
+between turns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SideError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What a side's process does.
+  """Work of a side's process.
 
   Attributes:
     call: the work, which waits for its result. Where it returns a float, that is how many seconds
@@ -53,7 +53,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-  """How a process makes its task.
+  """Recipe for a side: a function that a process calls to build its task.
 
   Attributes:
     make: a function at the top of a module, `(**options) -> Task`; an ImportError leaves the side
@@ -108,12 +108,12 @@ class Worker(contextlib.AbstractContextManager):
     self._process.wait()
 
   def turn(self) -> float:
-    """Seconds of a call; of a short one the mean over a twentieth of a second."""
+    """Returns the seconds of a call; for short calls the mean over a twentieth of a second."""
     self._ask({"do": "turn"})
     return self._answer()["seconds"]
 
   def output(self) -> np.ndarray | None:
-    """What the task found, or None."""
+    """Returns the task's output, or None."""
     with tempfile.TemporaryDirectory() as folder:
       path = pathlib.Path(folder, "output.npy")
       self._ask({"do": "output", "path": str(path)})

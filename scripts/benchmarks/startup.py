@@ -1,4 +1,4 @@
-"""From the start of a process to what it was started for, and what a checkpoint costs.
+"""Startup times of a process, and the cost of a checkpoint.
 
 Each call starts a process of its own. The persistent compilation cache is JAX's own, set by
 JAX_COMPILATION_CACHE_DIR as a user would.
@@ -50,13 +50,13 @@ sample(jax.random.key(0)).block_until_ready()
 
 
 def importing(first: str, then: str = "") -> Task:
-  """How long `first` takes to import, or what `then` takes beyond it."""
+  """Times importing `first`, or the additional time for `then`."""
   code = _IMPORTS.format(first=first, beyond=bool(then), then=then or "pass")
   return Task(lambda: float(_run(code)))
 
 
 def _run(code: str, cache: str | None = None) -> str:
-  """What a fresh process prints; with a compilation cache where a folder is given."""
+  """Returns the output of a new process, with a compilation cache if a folder is given."""
   environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
   if cache:
     environment |= {"JAX_COMPILATION_CACHE_DIR": cache}
@@ -73,7 +73,7 @@ def _run(code: str, cache: str | None = None) -> str:
 
 
 def first_step(config: str, quick: bool) -> None:
-  """What main.py does until a first step is taken."""
+  """Runs main.py's work up to and including the first training step."""
   from scorelab import training
   from scorelab.experiment.build import build
 
@@ -84,7 +84,7 @@ def first_step(config: str, quick: bool) -> None:
 
 
 def starting(code: str, cached: bool) -> Task:
-  """A whole process; with a cache that the first call has filled, or without."""
+  """Starts a whole process, with a compilation cache filled by the first call, or without."""
   if not cached:
     return Task(lambda: _run(code) and None)
   folder = tempfile.mkdtemp()
@@ -93,7 +93,7 @@ def starting(code: str, cached: bool) -> Task:
 
 
 def import_time(quick: bool) -> list[Match]:
-  """What importing scorelab adds to importing JAX."""
+  """Time of importing scorelab in addition to JAX."""
   del quick
   sides = {
     "JAX": Side(importing, {"first": "import jax"}),

@@ -31,7 +31,7 @@ def use_all_cores() -> None:
 
 
 def device() -> str:
-  """Where PyTorch computes."""
+  """Returns PyTorch's device."""
   import torch
 
   return "cuda" if torch.cuda.is_available() else "cpu"

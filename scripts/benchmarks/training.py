@@ -59,7 +59,7 @@ def probe(experiment: Experiment, n: int = 64) -> tuple[jax.Array, Level]:
 
 
 def flops_of_step(experiment: Experiment) -> float:
-  """Of a step's matrix products: 2 forwards and 4 backwards for each weight and row."""
+  """FLOPs of a step's matrix products: 2 forwards and 4 backwards for each weight and row."""
   params = jax.eval_shape(experiment.init_params, jax.random.key(0))
   weights = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
   return 6.0 * weights * rows_of_step(experiment)

@@ -26,7 +26,7 @@ _STATUS = pathlib.Path("/proc/self/status")
 
 
 def seconds(task: Task) -> float:
-  """How long one call takes."""
+  """Times one call."""
   begun = time.perf_counter()
   measured = task.call()
   taken = time.perf_counter() - begun
@@ -54,7 +54,7 @@ def resident(name: str) -> int:
 
 
 def device() -> str:
-  """What JAX computes on, and how many there are; of a side without JAX nothing is asked."""
+  """Returns the kind and number of JAX's devices; a side without JAX is not asked."""
   if "jax" not in sys.modules:
     return "cpu"
   import jax

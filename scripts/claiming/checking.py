@@ -66,7 +66,7 @@ def prose(path: pathlib.Path) -> str:
 
 
 def agrees(printed: str, number: float | AtMost | AtLeast) -> bool:
-  """Whether the number is printed so, at the precision of the print."""
+  """Returns True if the number is printed like this, at the precision of the print."""
   mantissa, _, exponent = printed.replace(",", "").partition("e")
   unit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
   found = round(float(printed.replace(",", "")) / unit)

@@ -1,4 +1,4 @@
-"""What in the prose is a number and not a claim: patterns by page, short and with a reason each."""
+"""Numbers in prose that are not claims: short patterns by page, each with a reason."""
 
 from __future__ import annotations
 

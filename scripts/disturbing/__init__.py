@@ -1,1 +1,1 @@
-"""What scripts/chaos.py is made of."""
+"""Trials of scripts/chaos.py."""

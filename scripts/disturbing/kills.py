@@ -1,4 +1,4 @@
-"""Where kills fall, and a run that is killed again and again."""
+"""Plans moments for kills, and kills a run repeatedly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AFTER = ("sampling", "evaluating", "drawing")
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-  """The moment of a kill.
+  """Moment of a kill.
 
   Attributes:
     phase: what the run is to be at.
@@ -33,9 +33,9 @@ class Kill:
 
 
 def plan(number: int, times: Timetable, rng: random.Random) -> list[Kill]:
-  """Random moments in all phases: three in five while it trains, each further on, then the others.
+  """Draws random moments in all phases: three in five during training, each later than the last.
 
-  So the run gets on, however often it is killed and however rarely it saves.
+  So the run makes progress, however often it is killed and however rarely it saves.
   """
   early, late = ([p for p in phases if p in times.seconds] for phases in (_TRAINING, _AFTER))
   training = -(-3 * number // 5) if late else number
@@ -49,7 +49,7 @@ def plan(number: int, times: Timetable, rng: random.Random) -> list[Kill]:
 
 
 def strike(process: Process, kill: Kill, times: Timetable, number: signal.Signals) -> str | None:
-  """Kills a process as planned; the phase that it was at, None where it ended before."""
+  """Kills a process as planned; returns its phase at that moment, or None if it had ended."""
   due = int(kill.progress * times.lines) if kill.phase in ("training", "saving") else 0
   if not process.reaches(kill.phase, due):
     return None
@@ -67,7 +67,7 @@ def strike(process: Process, kill: Kill, times: Timetable, number: signal.Signal
 def kill_again_and_again(
   trial: Trial, folder: pathlib.Path, due: list[Kill], number: signal.Signals, ahead: int = 0
 ) -> list[str]:
-  """Starts a run and kills it, as often as is due, and lets it end.
+  """Starts a run and kills it at each due moment, then lets it finish.
 
   Args:
     trial: of which this is a run.
@@ -104,7 +104,7 @@ def kill_again_and_again(
 def kill_runs(
   trial: Trial, name: str, kills: int, number: signal.Signals, rng: random.Random, ahead: int = 0
 ) -> None:
-  """Kills so often; what a run that ends too early leaves undone falls into the next one."""
+  """Kills `kills` times; if a run ends too early, the remaining kills go to the next run."""
   due, phases, rounds = plan(kills, trial.times, rng), [], 0
   while due:
     rounds += 1

@@ -1,4 +1,4 @@
-"""Other disturbances than kills: a disk that is full, a folder that is read-only, two at once."""
+"""Faults other than kills: a full disk, a read-only folder, two starts at once."""
 
 from __future__ import annotations
 

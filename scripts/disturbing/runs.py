@@ -28,7 +28,7 @@ class BrokenError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Lab:
-  """How runs are started.
+  """Starts runs of main.py.
 
   Attributes:
     arguments: main.py's, without --workdir.
@@ -89,7 +89,7 @@ class Process:
   _begun: float
 
   def phase(self) -> str:
-    """What it is at now."""
+    """Returns the current phase."""
     word = self._phase.read_text().strip() if self._phase.exists() else ""
     if word == "training":  # Orbax writes while training goes on
       for path in (self.workdir / "checkpoints").glob("*tmp*"):
@@ -127,7 +127,7 @@ class Process:
       raise BrokenError(f"it does not end within {_PATIENCE:.0f} s") from None
 
   def must_end_well(self) -> None:
-    """Waits for the end; BrokenError where the exit code is not 0."""
+    """Waits for the end; raises BrokenError if the exit code is not 0."""
     if code := self.wait():
       raise BrokenError(f"exit code {code}; it said: {' | '.join(self.said()[-3:])}")
 
@@ -136,12 +136,12 @@ class Process:
     return self._said.read_text(errors="replace").splitlines()
 
   def went_on_from(self) -> int | None:
-    """The step that it says it has started from; None where it has not said one."""
+    """Returns the step that it reports to resume from; None if it has not reported one."""
     found = [re.search(r"going on from step (\d+)", line) for line in self.said()]
     return next((int(match[1]) for match in found if match), None)
 
   def must_have_gone_on_from(self, saved: int | None) -> None:
-    """Raises BrokenError where it began anywhere but at the newest checkpoint there was."""
+    """Raises BrokenError unless it resumed from the newest checkpoint."""
     step = self.went_on_from()
     if step is not None and step != saved:
       raise BrokenError(f"it went on from step {step}, where {saved} was the newest checkpoint")

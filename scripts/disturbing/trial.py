@@ -31,7 +31,7 @@ def say(text: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Timetable:
-  """What an undisturbed run takes.
+  """Durations of the phases of an undisturbed run.
 
   Attributes:
     seconds: that each phase takes; of training, a line, and of saving, a checkpoint.
@@ -44,13 +44,13 @@ class Timetable:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """What disturbed runs are compared with.
+  """The undisturbed run that disturbed runs are compared with.
 
   Attributes:
-    lab: how runs are started.
-    root: the folder of all of them.
-    times: what an undisturbed run takes.
-    state: with which it ends.
+    lab: starts runs.
+    root: the folder of all runs.
+    times: durations of the undisturbed run.
+    state: its final state.
   """
 
   lab: Lab
@@ -65,7 +65,7 @@ class Trial:
     return folder
 
   def compare(self, folder: pathlib.Path) -> None:
-    """Raises BrokenError where the run in a folder does not have the undisturbed one's bits."""
+    """Raises BrokenError unless the run in a folder has the bits of the undisturbed one."""
     found = differences(self.root / "undisturbed" / RUN, folder / RUN)
     found += state_differences(self.state, final_state(self.lab.arguments, folder / RUN))
     if found:
@@ -87,7 +87,7 @@ def make_trial(lab: Lab, root: pathlib.Path) -> Trial:
 
 
 def watch(process: Process) -> Timetable:
-  """Waits for a run that nobody disturbs."""
+  """Waits for an undisturbed run."""
   seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
   last, saves, before = time.monotonic(), 0, ""
   while process.popen.poll() is None:
@@ -134,7 +134,7 @@ def state_differences(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarra
 
 
 def differences(straight: pathlib.Path, disturbed: pathlib.Path) -> list[str]:
-  """What a run's folder has other than the undisturbed run's, but for its checkpoints.
+  """Returns differences between a run's folder and the undisturbed run's, except checkpoints.
 
   Every file has the same bytes, except for timings.jsonl, the lock and the git revision.
   """
@@ -153,7 +153,7 @@ def differences(straight: pathlib.Path, disturbed: pathlib.Path) -> list[str]:
 
 
 def _comparable(name: str, content: bytes) -> Any:
-  """What of a file must be the same."""
+  """Returns the part of a file that must be equal."""
   return {**json.loads(content), "git": None} if name == "environment.json" else content
 
 

@@ -1,1 +1,1 @@
-"""What scripts/figures.py draws: one file for each reproduced system, and what they share."""
+"""Figures of scripts/figures.py: a module per reproduced system, and shared code."""

@@ -64,7 +64,7 @@ def samples(source: Source) -> None:
 
 
 def memorisation(source: Source) -> None:
-  """How far samples are from the nearest training digit, against test digits; and some pairs."""
+  """Plots distances of samples to the nearest training digit, against test digits; and pairs."""
   # Pixel noise within a bin sets samples of a dequantised model apart from every image.
   text = "training digits; samples rounded to the 17 pixel values"
   draw_neighbours(source, _sets(source), "memorisation", text)
@@ -149,9 +149,10 @@ def likelihood(source: Source, num_steps: int = 24, num_terms: int = 400) -> Non
 
 
 def bits_of(source: Source, num_steps: int, num_terms: int) -> list[Likelihood]:
-  """Of all test digits, dequantised once: exact, the same by probes and more steps, the bound.
+  """Bits per dimension of all test digits, dequantised once: several estimates and the bound.
 
-  And, to compare, of the Gaussian with the moments of the dequantised training digits.
+  They are exact, by probes and with more steps, the bound, and, for comparison, that of the
+  Gaussian with the moments of the dequantised training digits.
   """
   target = target_of(source.experiment, DequantisedDigits)
   schedule = source.experiment.schedule

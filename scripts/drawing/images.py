@@ -111,7 +111,7 @@ def kept(source: Source, most: int = 8) -> list[tuple[int, Params]]:
 
 
 def neighbours(source: Source) -> None:
-  """How far samples are from the nearest training image, against test images; and some pairs."""
+  """Plots distances of samples to the nearest training image, against test images; and pairs."""
   with np.load(source.workdir.samples) as arrays:
     drawn = {name: arrays[name] for name in summary.kept_rows(source.workdir)}
   test = np.asarray(splits_of(source.experiment.target)["test"])

@@ -135,7 +135,7 @@ def score_map(source: Source, num: int = 24, stride: int = 5) -> None:
 
 
 class _Panel(NamedTuple):
-  """What drives chains: a row of the evaluation with a score, and the law that it samples."""
+  """One panel of `chains`: a row of the evaluation with a score, and the law that it samples."""
 
   title: str
   row: Row
@@ -233,7 +233,7 @@ def _findings(found: dict[str, Any]) -> str:
 
 
 def diagnose(path: np.ndarray, law: Any) -> dict[str, Any]:
-  """How far chains can be trusted.
+  """Computes convergence diagnostics of chains.
 
   Args:
     path: [steps + 1, n, d], the start first.
@@ -290,7 +290,7 @@ def _level(experiment: Experiment, options: dict[str, Any]) -> Level:
 
 
 def _reach(experiment: Experiment) -> float:
-  """How far from 0 a coordinate of the data goes."""
+  """Returns the largest distance from 0 of a coordinate of the data."""
   return max(float(jnp.abs(bound).max()) for bound in target_of(experiment, GaussianMixture).bounds)
 
 

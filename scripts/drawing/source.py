@@ -1,4 +1,4 @@
-"""Where figures go, and a finished run, opened for reading."""
+"""Opens finished runs for figures, and the folders that figures go to."""
 
 import dataclasses
 import json

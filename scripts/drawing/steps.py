@@ -39,7 +39,7 @@ Published: TypeAlias = dict[Place, Entry]
 
 
 def place(entry: Entry) -> Place:
-  """Which row of `compare` a published number is held to."""
+  """Returns the row of `compare` that a published number is compared with."""
   where = entry.where
   if where["row"] == FLOOR:
     return FLOOR, None, None
@@ -199,7 +199,7 @@ def compare(
 
 
 def _as_text(table: list[Record]) -> str:
-  """What matters of `compare`'s rows, aligned."""
+  """Formats the main columns of `compare`'s rows, aligned."""
   lines = [f"{'max-sliced W2':40}  eta    N  published   ours (sem)  verdict"]
   for row in table:
     eta, num_steps = (

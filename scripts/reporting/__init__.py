@@ -1,1 +1,1 @@
-"""What scripts/report.py is made of."""
+"""Collects runs and renders them as the page of scripts/report.py."""

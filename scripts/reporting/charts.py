@@ -47,7 +47,7 @@ class Axis:
   end: float
 
   def at(self, value: float) -> float:
-    """Where a number is, in pixels; one beyond an end is at it."""
+    """Returns the position of a number in pixels, clipped to the ends."""
     low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
     if self.log:
       value = math.log(max(value, self.low))

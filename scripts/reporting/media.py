@@ -49,7 +49,7 @@ def embed(paths: Sequence[pathlib.Path], budget: int) -> list[Picture]:
 
 
 def shares(sizes: Sequence[int], weights: Sequence[int], budget: int) -> list[int]:
-  """What each may take: all that it wants, or a share by weight of what the small ones leave."""
+  """Divides a budget: small requests are met, the rest is shared by weight."""
   limits = [0] * len(sizes)
   order = sorted(range(len(sizes)), key=lambda i: sizes[i] / weights[i])
   left, weight = budget, sum(weights)

@@ -157,7 +157,7 @@ def metric_cell(numbers: Numbers, scale: float) -> Markup:
 
 
 def scales(runs: Sequence[Run]) -> dict[str, float]:
-  """What a full bar means, by metric: the largest end of any part, but that of what is far off."""
+  """Returns the value of a full bar by metric: the largest end of any part, without outliers."""
   ends: dict[str, list[float]] = {}
   for run in runs:
     for row in run.rows:

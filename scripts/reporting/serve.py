@@ -1,4 +1,4 @@
-"""A page that is made anew when its runs have changed, served to this machine alone."""
+"""Serves a page of runs to this machine alone; renders it again when files have changed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Page:
     self._lock, self._made = threading.Lock(), ("", b"")
 
   def version(self) -> str:
-    """Of what is there now."""
+    """Returns the version of the current files."""
     return version(self._places)
 
   def get(self) -> bytes:

@@ -1,1 +1,1 @@
-"""What scripts/sweep.py is made of."""
+"""Plans, runs and reports the sweeps of scripts/sweep.py."""

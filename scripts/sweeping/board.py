@@ -1,4 +1,4 @@
-"""How far a sweep is: a live table on a terminal, a line for each run that ends elsewhere."""
+"""Progress of a sweep: a live table on a terminal, elsewhere a line for each finished run."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def tasks_of(rows: Sequence[Row]) -> list[Task]:
 
 
 def is_trained(training: Task) -> bool:
-  """Whether a shared training need not be asked for again."""
+  """Returns True if a shared training is complete."""
   return (training.workdir / "DONE").exists() or _step(training) >= training.num_steps
 
 
@@ -104,7 +104,7 @@ def run_rows(
 
 
 def _outcome(handle: Handle, stop: threading.Event) -> Outcome:
-  """What a handle says; an engine that lost or cancelled a task says it by an exception."""
+  """Returns a handle's outcome; an exception means that the engine lost or cancelled the task."""
   try:
     return handle.result()
   except Exception as error:

@@ -1,4 +1,4 @@
-"""Where a sweep's processes run: on this machine, on Slurm by submitit, or on Ray."""
+"""Engines that run a sweep's processes: this machine, Slurm through submitit, or Ray."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Handle(Protocol):
   """A task that was submitted."""
 
   def done(self) -> bool:
-    """Whether it has ended."""
+    """Returns True if it has ended."""
     ...
 
   def result(self) -> Outcome:
-    """How; raises what the engine raises where the task's own process was lost."""
+    """Returns its outcome; raises the engine's error if the task's own process was lost."""
     ...
 
 
@@ -75,7 +75,7 @@ class Local:
 
 
 class Requeued:
-  """`run_task`, as submitit calls it: a job that Slurm preempts is queued again, and goes on."""
+  """Callable for submitit that runs `run_task`; a job preempted by Slurm is queued again."""
 
   def __init__(self, program: Sequence[str]) -> None:
     self._program = tuple(program)
@@ -84,7 +84,7 @@ class Requeued:
     return run_task(task, program=self._program)
 
   def checkpoint(self, task: Task) -> Any:
-    """What submitit queues; main.py has been told to save by the same signal."""
+    """Returns the job to queue again; main.py has received the same signal and saves."""
     from submitit.helpers import DelayedSubmission
 
     return DelayedSubmission(self, task)

@@ -1,4 +1,4 @@
-"""Which runs a sweep has: fields and values to points, points to commands and folders."""
+"""Plans the runs of a sweep: points from fields and values, commands and folders from points."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from scorelab.runs.identity import EVALUATION_FIELDS
 from scorelab.runs.workdir import find, is_done
 
 Point: TypeAlias = dict[str, str]
-"""What one run sets, as it is typed: value by field."""
+"""Settings of one run as typed: value by field."""
 
 
 class SweepError(ValueError):
@@ -136,10 +136,10 @@ def random_points(
 
 
 def points_of_config(config: str) -> list[Point] | None:
-  """What `sweep()` of a config file says; None where it has none.
+  """Returns the points of a config file's `sweep()`; None if it has none.
 
-  It returns a dict by field, or several: a list is values to be combined with the other fields',
-  anything else one value.
+  It returns a dict by field, or several. A list stands for values to be combined with the other
+  fields'; anything else is a single value.
   """
   if message := missing_file(config):
     raise SweepError(message)
@@ -206,7 +206,7 @@ class Row:
 
   @property
   def done(self) -> bool:
-    """Whether its folder holds all that is asked for."""
+    """True if its folder holds all requested results."""
     try:
       return is_done(self.task.workdir, self.config)
     except (OSError, ValueError, KeyError):  # half written
@@ -236,7 +236,7 @@ def _say_once(line: str) -> None:
 
 
 def of_evaluation(field: str) -> bool:
-  """Whether training does not depend on a field."""
+  """Returns True if training does not depend on a field."""
   return field.partition(".")[0] in EVALUATION_FIELDS
 
 

@@ -1,4 +1,4 @@
-"""What a sweep found: metrics of its runs as a table for people, and as CSV."""
+"""Results of a sweep: metrics of its runs as a text table and as CSV."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_evaluation(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def metric_of(result: Mapping[str, Any], spec: str) -> tuple[float, float]:
-  """A number of evaluation.json and its standard error; nan where there is none.
+  """A number of evaluation.json and its standard error; nan if there is none.
 
   Args:
     result: what the file holds.

@@ -10,7 +10,7 @@ from typing import Any
 from scripts.sweeping.plan import Point, Range, SweepError
 
 Measure = Callable[[Sequence[Point]], list[float | None]]
-"""Runs points; their objectives, nan where one failed and None where one was stopped."""
+"""Runs points; their objectives, nan if one failed and None if one was stopped."""
 
 
 def open_study(root: pathlib.Path, name: str, maximise: bool, seed: int) -> Any:
@@ -82,7 +82,7 @@ def search(
 
 
 def _point(trial: Any, grid: Mapping[str, Sequence[str]], ranges: Mapping[str, Range]) -> Point:
-  """What a trial suggests."""
+  """Returns the point that a trial suggests."""
   for field, values in grid.items():
     trial.suggest_categorical(field, list(values))
   for field, r in ranges.items():

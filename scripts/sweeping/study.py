@@ -84,7 +84,7 @@ def first_points(
 
 
 class Sweep:
-  """What the ways to sweep have in common: rows are run, and their table is shown."""
+  """Runs rows and shows their table; shared by all kinds of sweeps."""
 
   def __init__(
     self,
@@ -149,7 +149,7 @@ class Sweep:
   def _known(
     self, rows: Sequence[Row], found: dict[pathlib.Path, Outcome]
   ) -> dict[pathlib.Path, Outcome]:
-    """How rows of earlier sweeps ended."""
+    """Returns the outcomes of rows of earlier sweeps."""
     known = {}
     for row in rows:
       if row.task.workdir not in found:
@@ -161,7 +161,7 @@ class Sweep:
   def _objective(
     self, rows: Sequence[Row], outcomes: dict[pathlib.Path, Outcome], metric: str
   ) -> float | None:
-    """The mean over a point's seeds; None where one was stopped, nan where one failed."""
+    """The mean over a point's seeds; None if one was stopped, nan if one failed."""
     states = {outcomes[row.task.workdir].state for row in rows}
     if states != {"done"}:
       return None if "stopped" in states else math.nan

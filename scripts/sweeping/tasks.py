@@ -30,7 +30,7 @@ _POLL = 0.1  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a task ended.
+  """Outcome of a task.
 
   Attributes:
     state: 'done', 'stopped' (it has saved, or can go on from its last checkpoint) or 'failed'.
@@ -104,7 +104,7 @@ def make_slots(jobs: int, cache: pathlib.Path) -> list[Slot]:
 
 
 def shell_lines(task: Task) -> list[str]:
-  """What `run_task` does, as a person would type it."""
+  """Returns the shell commands equivalent to `run_task`."""
   lines = []
   if task.source is not None:
     copied = [task.shown(task.source / name) for name in ("checkpoints", *_COPIED)]
@@ -114,7 +114,7 @@ def shell_lines(task: Task) -> list[str]:
 
 
 def failure(workdir: pathlib.Path) -> str | None:
-  """What the last process of this folder said before it failed; None where none has."""
+  """Returns the last message of a failed process in this folder; None if none has failed."""
   file = workdir / FAILED
   return file.read_text().strip() if file.exists() else None
 
@@ -164,7 +164,7 @@ def locked_log(workdir: pathlib.Path, stop: threading.Event) -> Iterator[IO[str]
 
 
 def is_locked(workdir: pathlib.Path) -> bool:
-  """Whether a task of some sweep runs in the folder."""
+  """Returns True if a task of some sweep runs in the folder."""
   try:
     with (workdir / LOG).open() as log:
       fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
