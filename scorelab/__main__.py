@@ -1,6 +1,7 @@
 """Entry point of `scorelab` and `python -m scorelab`: the program of main.py, from any directory.
 
 scorelab --config=configs/ncsn_gmm.py    # results/ is created in the current directory
+scorelab options sampler.dpmpp_2m        # lists the options of a part
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ def main() -> None:
   from scorelab.config.importing import make_importable
   from scorelab.config.shipped import root, with_shipped_configs
 
+  if sys.argv[1:2] == ["options"]:
+    from scorelab.cli import options
+
+    sys.exit(options.main(sys.argv[1:]))
   make_importable(root())  # configs import each other
   from scorelab.cli import train
 

@@ -31,7 +31,7 @@ class Option(NamedTuple):
       None for what a config cannot hold.
     range: the numbers that it allows; None for any.
     choices: the names that it allows, if it takes one of a few.
-    default: its default.
+    default: its default; of a function its name in the registry.
     help: one paragraph of the docstring; '' if there is none.
   """
 
@@ -72,11 +72,18 @@ def _read(part: Callable[..., Any]) -> Mapping[str, Option]:
       _kind(hints.get(name), default),
       range_in(hints.get(name)),
       tuple(choices.get(name, ())),
-      default,
+      _named(default, choices.get(name, ())),
       helps.get(name, ""),
     )
     for name, default in option_defaults(part).items()
   }
+
+
+def _named(default: Any, known: Any) -> Any:
+  """Returns the name of a default that is a part of a registry, or the default itself."""
+  if callable(default) and isinstance(known, Mapping):
+    return next((name for name, part in known.items() if part is default), default)
+  return default
 
 
 _read_once = functools.cache(_read)

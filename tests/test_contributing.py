@@ -13,10 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import ncsn_gmm
+from configs import base, ncsn_gmm
 from scorelab import training
+from scorelab.config.command_line import read_config
 from scorelab.config.importing import import_attribute
+from scorelab.config.options import check_bounds, check_fields
+from scorelab.errors import ConfigError
 from scorelab.experiment.build import build
+from scorelab.predictions import PARAMETERIZATIONS
 from scorelab.samplers import RecordedNoise, ZeroNoise
 from scorelab.schedules import VariancePreserving, uniform, uniform_log_snr
 from scorelab.targets.gaussian_mixture import GaussianMixture
@@ -34,11 +38,16 @@ class Recipe(NamedTuple):
   name: str
   attribute: str
   field: str
+  option: str = ""
 
 
 RECIPES = {
-  "scorelab/samplers/ralston.py": Recipe("SAMPLERS", "ralston", "ralston", "sampler.name"),
-  "scorelab/losses/absolute.py": Recipe("LOSSES", *["absolute_noise"] * 2, "loss.name"),
+  "scorelab/samplers/ralston.py": Recipe(
+    "SAMPLERS", "ralston", "ralston", "sampler.name", "sampler.node=0.5"
+  ),
+  "scorelab/losses/absolute.py": Recipe(
+    "LOSSES", *["absolute_noise"] * 2, "loss.name", "loss.power=1.5"
+  ),
   "scorelab/schedules/linear_variance.py": Recipe(
     "SCHEDULES", "linear_variance", "LinearVariance", "schedule.name"
   ),
@@ -54,6 +63,11 @@ SMALL += ["--config.training.batch_size=32", "--config.network.width=16"]
 def typed(recipe, name):
   value = f"('{name}',)" if recipe.field.endswith("metrics") else name
   return f"--config.{recipe.field}={value}"
+
+
+def with_option(recipe, name):
+  """The arguments that name a part and set its new option."""
+  return [typed(recipe, name), *([f"--config.{recipe.option}"] if recipe.option else [])]
 
 
 def test_every_recipe_is_there_with_its_command():
@@ -77,14 +91,15 @@ def part(tmp_path, monkeypatch):
     sys.modules.pop(f"own_{pathlib.Path(file).stem}", None)
 
 
-def test_the_sampler_is_of_second_order(part, x64):
+@pytest.mark.parametrize("options", [{}, {"node": 0.9}], ids=["ralston", "late"])
+def test_the_sampler_is_of_second_order(options, part, x64):
   """On N(0, s^2) x / alpha goes as sqrt(s^2 + r^2), in closed form."""
   ralston = part("ralston.ralston")
   target, schedule = GaussianMixture([1.0], [[0.0, 0.0]], [4.0]), VariancePreserving(0.1, 20.0)
   errors = []
   for num_steps in (20, 40, 80):
     grid = uniform_log_snr(schedule, num_steps, sigma_max=30.0, sigma_min=0.1, to_data=False)
-    samples = ralston(ZeroNoise(), target.predict, jnp.ones(2), grid)
+    samples = ralston(ZeroNoise(), target.predict, jnp.ones(2), grid, **options)
     assert samples.nfe == 2 * num_steps
     begun, ended = (level.sigma / level.alpha for level in (grid[0], grid[num_steps]))
     exact = jnp.sqrt((4 + ended**2) / (4 + begun**2)) / grid[0].alpha * grid[num_steps].alpha
@@ -119,6 +134,56 @@ def test_the_loss_trains_by_its_name(part):
   assert not np.allclose(
     jax.tree.leaves(state.params)[0], jax.tree.leaves(training.init_state(experiment).params)[0]
   )
+
+
+@pytest.mark.parametrize("words", [1, 2])
+def test_a_new_option_is_set_from_the_shell(part, words):
+  """No file but the part's own knows of it: not its name, its type or its range."""
+  typed = [["--config.sampler.name", "own_ralston.ralston"], ["--config.sampler.node", "0.5"]]
+  arguments = [word for pair in typed for word in (pair if words == 2 else ["=".join(pair)])]
+  config = read_config(f"{ROOT}/configs/ncsn_gmm.py:fast", arguments)
+  assert config.sampler.node == 0.5
+  check_fields(config, base.get_config())
+  check_bounds(config)
+  config.sampler.node = 1.0
+  with pytest.raises(ConfigError, match=r"^sampler\.node = 1\.0, must be in \(0, 1\)$"):
+    check_bounds(config)
+  config = read_config(f"{ROOT}/configs/ncsn_gmm.py:fast")
+  with pytest.raises(ConfigError, match=r"sampler\.node = 0\.5 is no option of dpmpp_2m on"):
+    config.sampler.node = 0.5
+    build(config)
+
+
+def test_a_config_file_sets_a_new_option(part, tmp_path):
+  text = "from configs import ncsn_gmm\n\n\ndef get_config(arg=''):\n"
+  text += "  config = ncsn_gmm.get_config(arg)\n  config.sampler.name = 'own_ralston.ralston'\n"
+  (tmp_path / "plain.py").write_text(f"{text}  return config\n")
+  (tmp_path / "sets.py").write_text(f"{text}  config.sampler.node = 0.5\n  return config\n")
+  (tmp_path / "wrong.py").write_text(f"{text}  config.sampler.nod = 0.5\n  return config\n")
+  for name, arguments in {"plain": ["--config.sampler.node=0.5"], "sets": []}.items():
+    config = read_config(f"{name}.py", arguments)
+    check_fields(config, base.get_config())
+    assert config.sampler.node == 0.5
+  with pytest.raises(ConfigError, match=r"^sampler\.nod is not a field; did you mean 'node'\?$"):
+    check_fields(read_config("wrong.py"), base.get_config())
+  with pytest.raises(ConfigError, match=r"config\.sampler\.nodee is not a field; did you mean"):
+    read_config("plain.py", ["--config.sampler.nodee=1"])
+
+
+def test_the_loss_is_the_error_to_a_power(part):
+  """E |z|^power of a standard normal, in closed form.
+
+  The network is one that always says 0, so that its error is the noise itself.
+  """
+  absolute_noise, schedule = part("absolute.absolute_noise"), VariancePreserving(0.1, 20.0)
+  zero = PARAMETERIZATIONS["noise"](
+    lambda _, x, c, **rngs: jnp.zeros_like(x), lambda level: level.sigma
+  )
+  batch = {"x": jnp.zeros((40_000, 1))}
+  for power, moment in ((1.0, (2 / np.pi) ** 0.5), (2.0, 1.0), (3.0, (8 / np.pi) ** 0.5)):
+    loss = absolute_noise(zero, schedule, power=power)
+    value, _ = loss({}, jax.random.key(0), batch, None)
+    assert float(value) == pytest.approx(moment, rel=0.04)  # 4 standard errors for power 3
 
 
 def test_the_schedule_is_that_of_its_formulas(part, x64):
@@ -195,7 +260,8 @@ def test_recipes_run_by_their_names_in_a_checkout(copy, tmp_path):
   with Forked(copy, copy) as main:
     for file, recipe in RECIPES.items():
       workdir = tmp_path / recipe.name
-      result = main.run([*SMALL, typed(recipe, recipe.name), f"--workdir={workdir}"], timeout=900)
+      given = [*with_option(recipe, recipe.name), f"--workdir={workdir}"]
+      result = main.run([*SMALL, *given], timeout=900)
       assert result.returncode == 0, f"{file}: {result.stderr}"
       assert (workdir / "DONE").exists()
 
@@ -210,12 +276,13 @@ def test_recipes_run_by_dotted_names_outside_the_checkout(tmp_path):
   for number, (file, recipe) in enumerate(RECIPES.items()):
     name = pathlib.Path(file).stem
     ((here, there)[number % 2] / f"my_{name}.py").write_text(FILES[file])
-    arguments.append(typed(recipe, f"my_{name}.{recipe.attribute}"))
+    arguments += with_option(recipe, f"my_{name}.{recipe.attribute}")
   with Forked(ROOT, here, PYTHONPATH=str(there)) as main:
     result = main.run(arguments, timeout=900)
   assert result.returncode == 0, result.stderr
   (done,) = here.glob("results/ncsn_gmm/*/DONE")
   config = json.loads((done.parent / "config.json").read_text())["config"]
   assert config["sampler"]["name"] == "my_ralston.ralston"
+  assert (config["sampler"]["node"], config["loss"]["power"]) == (0.5, 1.5)
   (row,) = json.loads((done.parent / "evaluation.json").read_text())["rows"]
   assert list(row["metrics"]) == ["my_means.mean_error"]

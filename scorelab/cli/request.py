@@ -103,7 +103,11 @@ def _define_flags(argv: Sequence[str]) -> flags.FlagValues:
 
 def usage(argv: Sequence[str]) -> str:
   """Returns the flags with their help."""
-  return f"usage: {argv[0]} --config=configs/NAME.py [flags]\n{_define_flags(argv)}"
+  return (
+    f"usage: {argv[0]} --config=configs/NAME.py [--config.SECTION.FIELD=VALUE] [flags]\n"
+    f"{_define_flags(argv)}\n\n"
+    "The fields of a config: scorelab options, scorelab options sampler.dpmpp_2m"
+  )
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from scorelab.config.sections import SECTIONS, Whole
-from scorelab.signatures import Option, options_of_part
+from scorelab.signatures import Option, options_of_part, summary
 
 FILE = pathlib.Path(__file__).with_name("parts.json")
 _TYPES = {"float": float, "int": int, "str": str, "bool": bool, "tuple": tuple, "part": str}
@@ -27,6 +27,22 @@ _ADDED: dict[str, dict[str, type]] = {}
 def known_parts() -> dict[str, dict[str, dict[str, Any]]]:
   """Returns what parts.json says of each part, by section, field that names it, and name."""
   return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def described(part: Callable[..., Any]) -> dict[str, Any]:
+  """Returns what parts.json says of a part: its summary, and its options by name."""
+  known = options_of_part(part)
+  options = {name: _described(option) for name, option in known.items() if option.kind}
+  return {"summary": summary(part), "options": options}
+
+
+def _described(option: Option) -> dict[str, str]:
+  """Returns an option as texts, without those that are empty."""
+  names = ", ".join(map(str, option.choices))
+  allowed = option.range.words if option.range else f"one of {names}" if names else ""
+  default = getattr(option.default, "__name__", None) or repr(option.default)
+  texts = {"kind": option.kind, "allowed": allowed, "default": default, "help": option.help}
+  return {name: text for name, text in texts.items() if text}
 
 
 def types_of(section: str) -> dict[str, type]:
