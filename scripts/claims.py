@@ -12,6 +12,7 @@ import argparse
 import functools
 import pathlib
 import sys
+from collections.abc import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
@@ -31,12 +32,21 @@ def name_of(path: pathlib.Path) -> str:
   return path.relative_to(ROOT).as_posix()
 
 
+def has_claims(path: pathlib.Path) -> bool:
+  """Returns whether a file has bindings, without reading their sources."""
+  return _bindings_of(path) is not None
+
+
 @functools.cache
 def claims_of(path: pathlib.Path) -> list[Claim]:
   """The bindings of a file."""
-  known = pages.CLAIMS if path.suffix == ".md" else {**mixtures.CLAIMS, **others.CLAIMS}
-  bindings = known.get(name_of(path) if path.suffix == ".md" else path.stem)
-  return bindings() if bindings else []
+  return bindings() if (bindings := _bindings_of(path)) else []
+
+
+def _bindings_of(path: pathlib.Path) -> Callable[[], list[Claim]] | None:
+  if path.suffix == ".md":
+    return pages.CLAIMS.get(name_of(path))
+  return {**mixtures.CLAIMS, **others.CLAIMS}.get(path.stem)
 
 
 def exempt_in(path: pathlib.Path) -> tuple[str, ...]:

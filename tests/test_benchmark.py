@@ -13,6 +13,8 @@ from scripts.benchmarks import table
 from scripts.benchmarks.matches import Bar, Match, ValuesError, run
 from scripts.benchmarks.sides import ROOT, MissingError, Side, SideError, Task, Worker
 
+pytestmark = pytest.mark.e2e
+
 
 def says(seconds, value=1.0, amounts=None):
   """A side that says how long it took."""

@@ -13,6 +13,8 @@ from scorelab.runs.files import append_jsonl, write_json
 from scripts import chaos
 from scripts.disturbing import kills, others, runs, trial, watched
 
+pytestmark = pytest.mark.e2e
+
 TIMES = trial.Timetable(dict.fromkeys(("starting", *kills._TRAINING, *kills._AFTER), 1.0), 150)
 
 

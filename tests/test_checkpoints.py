@@ -325,6 +325,7 @@ def run_python(code: str, *args, **env) -> None:
   assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.e2e
 def test_killed_while_saving(tmp_path, warnings):
   """kill -9 at 6 moments of a save: a complete state comes back and the next save works."""
   run_python(
@@ -365,6 +366,7 @@ def test_killed_while_saving(tmp_path, warnings):
   assert left_over >= 1 and not warnings
 
 
+@pytest.mark.e2e
 def test_restores_onto_the_sharding_of_the_template(tmp_path):
   run_python(
     """

@@ -21,6 +21,7 @@ from scorelab.runs.workdir import open_workdir
 
 # Reading damaged files, Orbax leaves coroutines behind.
 pytestmark = [
+  pytest.mark.e2e,
   pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
   pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
 ]

@@ -64,6 +64,7 @@ SMALLER = {  # as the tutorial has them, and for a test of its code alone
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_tutorial_runs(full, capsys):
   """In its last row, 32 calls, the truth and the network at its full size are near the floor."""

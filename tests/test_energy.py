@@ -109,8 +109,17 @@ def test_the_exact_log_density_is_the_noised_mixtures(x64):
   assert abs(np.trapezoid(density, dx=8e-4) - 1) < 1e-9
 
 
-# A variance, and a consistency network, bar an energy.
-@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"hybrid", "consistency"}))
+# A variance, and a consistency network, bar an energy. One of each kind by default.
+EXAMPLES = ("ddpm", "hyvarinen", "sliced", "variational_bound")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=() if name in EXAMPLES else pytest.mark.e2e)
+    for name in sorted(LOSSES.keys() - {"hybrid", "consistency"})
+  ],
+)
 def test_losses_are_differentiable_through_it(name, x64):
   """The gradient by the parameters, a third derivative for some, against a central difference."""
   parameterization = PARAMETERIZATIONS["edm"](NETWORK.apply, log_sigma, energy=True)
@@ -146,6 +155,7 @@ def energy_config():
   return config
 
 
+@pytest.mark.e2e
 def test_it_learns_and_metropolis_uses_it(tmp_path):
   experiment = build(energy_config())
   workdir = open_workdir(tmp_path, experiment.config, {})

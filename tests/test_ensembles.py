@@ -58,13 +58,18 @@ def ensemble():
 
 
 @pytest.fixture(scope="module")
-def trained(ensemble, tmp_path_factory, quick_compilation):
-  return run(ensemble, tmp_path_factory.mktemp("straight"))
+def program(ensemble):
+  return ensembles.make_program(ensemble, ONE_DEVICE)
 
 
-def run(ensemble, path, stop=None):
+@pytest.fixture(scope="module")
+def trained(ensemble, program, tmp_path_factory, quick_compilation):
+  return run(ensemble, tmp_path_factory.mktemp("straight"), program=program)
+
+
+def run(ensemble, path, stop=None, program=None):
   workdir = open_workdir(path, ensemble.experiment.config, {})
-  program = ensembles.make_program(ensemble, ONE_DEVICE)
+  program = program or ensembles.make_program(ensemble, ONE_DEVICE)
   return training.train(ensemble.experiment, workdir, stop or StopFlag(), program), workdir
 
 
@@ -105,11 +110,11 @@ def test_lines_have_means(trained):
     np.testing.assert_allclose(line["band_loss"], np.mean(line["members"]["band_loss"], axis=0))
 
 
-def test_stopped_and_resumed_is_uninterrupted(ensemble, trained, tmp_path):
+def test_stopped_and_resumed_is_uninterrupted(ensemble, program, trained, tmp_path):
   """Bit for bit, as of a single run."""
   with pytest.raises(Preempted):
-    run(ensemble, tmp_path, StopAfter(3))
-  resumed, workdir = run(ensemble, tmp_path)
+    run(ensemble, tmp_path, StopAfter(3), program)
+  resumed, workdir = run(ensemble, tmp_path, program=program)
   jax.tree.map(np.testing.assert_array_equal, trained[0], resumed)
   assert workdir.metrics.read_text() == trained[1].metrics.read_text()
 

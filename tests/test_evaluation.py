@@ -54,8 +54,17 @@ def with_exact_network(experiment):
   return dataclasses.replace(experiment, parameterization=Exact(experiment.target))
 
 
-def test_budgets_add_up_and_are_written(tmp_path):
-  result, experiment, workdir = evaluate(config_of(), tmp_path)
+LIKELIHOOD = {"likelihood_points": 8, "likelihood_num_steps": 2, "likelihood_bound_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+  """A network that was not trained, with all that is measured: result, experiment, folder."""
+  return evaluate(config_of(**LIKELIHOOD), tmp_path_factory.mktemp("evaluated"))
+
+
+def test_budgets_add_up_and_are_written(evaluated):
+  result, experiment, workdir = evaluated
   assert result == json.loads(workdir.evaluation.read_text()) == evaluation.read(workdir)
   assert [row["nfe"] for row in result["rows"]] == [16, 4]
   for row in result["rows"]:
@@ -97,6 +106,7 @@ def test_a_network_that_is_the_truth_has_learned_all(tmp_path):
   assert bound["sigma"][0] == pytest.approx(80) and bound["sigma"][-1] == pytest.approx(0.02)
 
 
+@pytest.mark.e2e
 def test_without_levels_there_is_no_score_error(tmp_path):
   """`--config.evaluation.score_levels="()"`: all else is measured and drawn."""
   config = config_of(score_levels=())
@@ -110,6 +120,7 @@ def test_without_levels_there_is_no_score_error(tmp_path):
   assert field.sigma == pytest.approx(float(experiment.target.scale) / 4)
 
 
+@pytest.mark.e2e
 def test_more_steps_and_more_noise_leave_the_floor(tmp_path):
   """With the exact score from far out, prior and discretisation vanish: within 4 errors of 0."""
   config = config_of()
@@ -133,6 +144,7 @@ def test_a_prior_that_is_too_narrow_shows_as_prior(tmp_path):
   assert numbers["prior"] > 10 * abs(numbers["discretisation"])
 
 
+@pytest.mark.e2e
 def test_without_an_exact_score_there_are_a_value_and_a_floor(tmp_path):
   """A network that was not trained, on moons, to the figures: every other part is null."""
   config = flow_moons.get_config("fast")
@@ -160,13 +172,13 @@ def test_without_an_exact_score_there_are_a_value_and_a_floor(tmp_path):
   }
 
 
-def test_the_same_command_gives_the_same_bits(tmp_path):
-  texts = [evaluate(config_of(), tmp_path / name)[2].evaluation.read_text() for name in "ab"]
-  assert texts[0] == texts[1]
+def test_the_same_command_gives_the_same_bits(evaluated, tmp_path):
+  again = evaluate(config_of(**LIKELIHOOD), tmp_path)[2]
+  assert evaluated[2].evaluation.read_text() == again.evaluation.read_text()
 
 
 def test_one_key_has_no_standard_error(tmp_path):
-  config = config_of(metrics=("mode_weight_tv",))
+  config = config_of(metrics=("mode_weight_tv",), score_levels=())
   config.evaluation.num_keys = 1
   result, _, _ = evaluate(config, tmp_path)
   assert result["rows"][0]["metrics"]["mode_weight_tv"]["sem"] is None
@@ -206,9 +218,8 @@ def test_rows_compile_once_for_all_keys_and_starts():
   assert int(nfe) == row.num_steps
 
 
-def test_the_table_is_aligned_and_complete(tmp_path):
-  config = config_of(likelihood_points=8, likelihood_num_steps=2, likelihood_bound_steps=2)
-  result, _, workdir = evaluate(config, tmp_path)
+def test_the_table_is_aligned_and_complete(evaluated):
+  result, _, workdir = evaluated
   assert evaluation.read(workdir)["likelihood"] == result["likelihood"]
   table = format_table(result)
   blocks = [block.splitlines() for block in table.split("\n\n")]
@@ -218,6 +229,7 @@ def test_the_table_is_aligned_and_complete(tmp_path):
     assert len({len(line) for line in block}) == 1
 
 
+@pytest.mark.e2e
 def test_langevin_rows_start_at_the_data_or_the_prior(tmp_path):
   """Chains do not cross between modes: from the data exact, from one place all prior."""
   config = ula_gmm.get_config("fast")

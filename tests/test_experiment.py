@@ -58,7 +58,7 @@ def test_golden(name):
 NEED_FILES = {"cond_cifar10", "ddpm_cifar10", "ddpm_flowers"}  # images that are not brought along
 
 
-@pytest.mark.parametrize("arg", ["", "fast"])
+@pytest.mark.parametrize("arg", [pytest.param("", marks=pytest.mark.e2e), "fast"])
 @pytest.mark.parametrize("name", sorted(CONFIGS.keys() - NEED_FILES - {"pretrained"}))
 def test_every_config_builds(name, arg):
   build(CONFIGS[name].get_config(arg))

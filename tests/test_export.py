@@ -9,6 +9,8 @@ from scorelab.experiment.build import build
 from scorelab.pretrained import PretrainedError, load_model, load_pipeline
 from scripts.export import export, main
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module")
 def experiment():

@@ -20,6 +20,8 @@ from scripts import figures
 from scripts.drawing import flow_1d, nine_modes, source, steps
 from scripts.drawing.source import Source, open_sheet
 
+pytestmark = pytest.mark.e2e
+
 NAME = "ncsn_gmm_published"
 
 

@@ -16,6 +16,8 @@ from scripts import circles as study
 from scripts import figures
 from scripts.drawing import circles
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -22,6 +22,8 @@ from scripts import figures
 from scripts.drawing import digits
 from scripts.drawing.source import open_source
 
+pytestmark = pytest.mark.e2e
+
 SETS = ("heun-3", "dpmpp_2m-2")
 
 

@@ -15,7 +15,7 @@ from scorelab.runs.workdir import open_workdir
 from scripts import figures
 from scripts.drawing import images
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("quick_compilation")]
 
 
 @pytest.fixture(scope="module")

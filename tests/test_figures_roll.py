@@ -16,7 +16,7 @@ from scorelab.schedules.discrete import Discrete
 from scripts import figures
 from scripts.drawing import roll
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("quick_compilation")]
 NAME, OTHER = "diffusion2015_swissroll_published", "diffusion2015_swissroll"
 
 

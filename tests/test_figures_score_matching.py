@@ -19,6 +19,8 @@ from scorelab.typing import Context
 from scripts import figures
 from scripts.drawing import score_matching
 
+pytestmark = pytest.mark.e2e
+
 GRID = np.array([[x, y] for y in (-10, 0, 10) for x in (-10, 0, 10)])  # the modes, in their order
 
 

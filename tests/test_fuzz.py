@@ -24,6 +24,8 @@ from scorelab.experiment.optimizers import DECAYS, RULES
 from scorelab.runs.sharding import SHARDINGS
 from tests.forked_main import Forked, Result
 
+pytestmark = pytest.mark.e2e
+
 # Configs by how their smallest network is asked for.
 TINY = ("width=8", "depth=1", "num_features=4")
 BASES = {

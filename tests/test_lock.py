@@ -21,6 +21,7 @@ with lock.hold(pathlib.Path(sys.argv[1])):
 """
 
 
+@pytest.mark.e2e
 def test_a_folder_belongs_to_one_process_while_it_lives(tmp_path):
   folder = tmp_path / "a" / "run"
   with subprocess.Popen(

@@ -4,6 +4,8 @@ import pytest
 
 from scripts.optimise_grid import NEW, least_gain
 
+pytestmark = pytest.mark.e2e
+
 
 def test_a_grid_that_was_not_left_has_no_gain():
   row = {"on": "ring", "measure": "distance", "mean": 1.0}

@@ -7,6 +7,8 @@ import pytest
 
 from scripts import circles, figures, outputs, pareto, reproduce, score_matching, wander
 
+pytestmark = pytest.mark.e2e
+
 OWN = pathlib.Path("runs")
 
 

@@ -12,6 +12,8 @@ from scripts import pareto, pareto_study
 from scripts.drawing import pareto as drawing
 from scripts.outputs import REFERENCE
 
+pytestmark = pytest.mark.e2e
+
 PROTOCOL = pareto.Protocol()
 
 

@@ -11,6 +11,8 @@ from configs import ddpm_flowers, ncsn_gmm_published
 from scorelab.plotting import read_csv, write_csv
 from scripts import published, reproduce
 
+pytestmark = pytest.mark.e2e
+
 REFERENCE = pathlib.Path("results/reference")
 BLANK = published.Entry(
   *("B", "some_config", "a loss", "", (1.0,), 1, "", ""),

@@ -16,6 +16,8 @@ from scripts import figures, reproduce
 from scripts.reproduce import SYSTEMS, Places, Step
 from scripts.sweeping.plan import Task
 
+pytestmark = pytest.mark.e2e
+
 ALL = [f"--{name}" for name in ("all", "dry-run")]
 
 

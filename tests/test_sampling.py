@@ -23,6 +23,7 @@ def main(*arguments):
   return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
+@pytest.mark.e2e
 def test_a_model_is_sampled(tmp_path):
   path, workdir = f"--config.pretrained.path={CLASSES}", f"--workdir={tmp_path}"
   result = main(path, workdir)
@@ -60,6 +61,7 @@ def refused(path=CLASSES, **changes):
   return str(caught.value)
 
 
+@pytest.mark.e2e
 def test_what_is_refused():
   assert "pretrained.label = 10 must be from 0 to 9" in refused(pretrained__label=10)
   assert "pretrained.image_size = 18: block_out" in refused(pretrained__image_size=18)

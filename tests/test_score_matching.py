@@ -9,6 +9,8 @@ from scorelab.plotting.studies import Line, loss_comparison
 from scorelab.runs.signals import Preempted
 from scripts import score_matching
 
+pytestmark = pytest.mark.e2e
+
 ALL = [(study, loss) for study, (_, losses) in score_matching.STUDIES.items() for loss in losses]
 
 

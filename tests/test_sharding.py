@@ -29,6 +29,7 @@ from scorelab.training import throughput as speed
 from scorelab.typing import Context
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   "what",
   ["points", *(pytest.param(name, marks=pytest.mark.slow) for name in ("accumulated", "images"))],

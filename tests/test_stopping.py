@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.e2e
+
 PROGRAM = """
 import sys, time
 from scorelab.runs.signals import Preempted, StopFlag

@@ -13,6 +13,8 @@ from scorelab.evaluation import tensorboard
 from scorelab.runs.files import append_jsonl
 from scorelab.runs.workdir import Workdir
 
+pytestmark = pytest.mark.e2e
+
 
 def events(folder):
   """(step, tag, value, bytes of an image) of each summary in a folder's one file of records."""

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from scorelab.experiment.build import build
 from scorelab.experiment.keys import Stream
 from scorelab.predictions import Prediction
 from scorelab.runs.files import read_jsonl
+from scorelab.runs.sharding import ONE_DEVICE
 from scorelab.runs.signals import Preempted, StopFlag
 from scorelab.runs.workdir import open_workdir
 from scorelab.training import pace, progress
@@ -33,9 +35,29 @@ def small_config(**training_fields):
   return config
 
 
+@pytest.fixture
+def quick():
+  """For tests in which no two programs must have the same bits."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def experiment():
   return build(small_config())
+
+
+@pytest.fixture(scope="module")
+def program(experiment):
+  """Compiled once for all runs of the experiment."""
+  return training.make_program(experiment, ONE_DEVICE)
+
+
+@pytest.fixture(scope="module")
+def straight(experiment, program, tmp_path_factory):
+  """The last state of the uninterrupted run, and its folder."""
+  return run(experiment, tmp_path_factory.mktemp("straight"), program=program)
 
 
 def assert_same_bits(a, b):
@@ -45,13 +67,12 @@ def assert_same_bits(a, b):
     np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
-def run(experiment, path, stop=None):
+def run(experiment, path, stop=None, program=None):
   workdir = open_workdir(path, experiment.config, {})
-  return training.train(experiment, workdir, stop or StopFlag()), workdir
+  return training.train(experiment, workdir, stop or StopFlag(), program), workdir
 
 
-@pytest.mark.parametrize("lengths", [(12,), (5, 7), (1, 2, 9)])
-def test_a_chunk_is_its_steps_one_by_one(experiment, lengths):
+def test_a_chunk_is_its_steps_one_by_one(experiment):
   """A Python loop over jitted steps is the reference: the same bits, however the run is cut."""
   step = jax.jit(functools.partial(training.train_step, experiment))
   expected, losses = training.init_state(experiment), []
@@ -59,15 +80,17 @@ def test_a_chunk_is_its_steps_one_by_one(experiment, lengths):
     expected, metrics = step(experiment.root, expected, experiment.data)
     losses.append(metrics["loss"])
   chunk = training.make_chunk(experiment)
-  state, chunked = training.init_state(experiment), []
-  for length in lengths:
-    state, metrics = chunk(state, experiment.data, length=length)
-    chunked.append(metrics["loss"])
-  assert_same_bits(expected, state)
-  np.testing.assert_array_equal(np.concatenate(chunked), np.stack(losses))
-  assert int(state.step) == 12
+  for lengths in ((12,), (1, 11), (11, 1)):
+    state, chunked = training.init_state(experiment), []
+    for length in lengths:
+      state, metrics = chunk(state, experiment.data, length=length)
+      chunked.append(metrics["loss"])
+    assert_same_bits(expected, state)
+    np.testing.assert_array_equal(np.concatenate(chunked), np.stack(losses))
+    assert int(state.step) == 12
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_chunk_traces_once(experiment):
   chunk = training.make_chunk(experiment)
   state = training.init_state(experiment)
@@ -76,9 +99,9 @@ def test_a_chunk_traces_once(experiment):
   assert chunk.func._cache_size() == 1
 
 
-def test_the_loop_makes_no_implicit_transfers(experiment):
+def test_the_loop_makes_no_implicit_transfers(experiment, program):
   """The compiled chunk runs on what is on the device already."""
-  chunk = training.make_chunk(experiment)
+  chunk = program.chunk
   state, _ = chunk(training.init_state(experiment), experiment.data, length=2)
   with jax.transfer_guard("disallow"):
     chunk(state, experiment.data, length=2)
@@ -97,62 +120,62 @@ def test_ema_is_the_recurrence():
 
 
 @pytest.mark.parametrize("questions", [0, 1, 3, 4])
-def test_stopped_and_resumed_is_uninterrupted(experiment, tmp_path, questions):
+def test_stopped_and_resumed_is_uninterrupted(experiment, program, straight, tmp_path, questions):
   """Parameters, averages, optimiser state and every metrics line, bit for bit."""
-  straight, straight_dir = run(experiment, tmp_path / "straight")
+  state, straight_dir = straight
   with pytest.raises(Preempted):
-    run(experiment, tmp_path / "stopped", StopAfter(questions))
-  resumed, resumed_dir = run(experiment, tmp_path / "stopped")
-  assert_same_bits(straight, resumed)
+    run(experiment, tmp_path, StopAfter(questions), program)
+  resumed, resumed_dir = run(experiment, tmp_path, program=program)
+  assert_same_bits(state, resumed)
   assert straight_dir.metrics.read_text() == resumed_dir.metrics.read_text()
   assert [line["step"] for line in read_jsonl(straight_dir.metrics)] == [2, 4, 6, 8, 10, 12]
 
 
-@pytest.mark.parametrize("questions", [0, 1, 4, 6])
-def test_chunks_by_seconds_have_the_bits_of_chunks_by_steps(tmp_path, monkeypatch, questions):
+def test_chunks_by_seconds_have_the_bits_of_chunks_by_steps(tmp_path, monkeypatch):
   """However a run is cut, and where it is stopped between two lines of metrics.jsonl."""
-  config = small_config()
-  config.training.log_every = 4
-  experiment = build(config)
-  whole, straight = run(experiment, tmp_path / "whole")
+  experiment = build(small_config(log_every=4))
+  program = training.make_program(experiment, ONE_DEVICE)
+  whole, straight = run(experiment, tmp_path / "whole", program=program)
   monkeypatch.setattr(pace, "CHUNK_SECONDS", 0.0)
   lengths = []
   dispatched = pace.Pace.dispatched
   monkeypatch.setattr(
     pace.Pace, "dispatched", lambda self, n: (lengths.append(n), dispatched(self, n))
   )
-  with pytest.raises(Preempted):
-    run(experiment, tmp_path / "cut", StopAfter(questions))
-  assert (sum(lengths) % 4 == 0) == (questions in (0, 4))
-  cut, resumed = run(experiment, tmp_path / "cut")
-  assert sum(lengths) == 12 and set(lengths) <= {1, 2, 4}
-  assert_same_bits(whole, cut)
-  assert straight.metrics.read_text() == resumed.metrics.read_text()
-  assert [line["step"] for line in read_jsonl(resumed.metrics)] == [4, 8, 12]
+  for questions in (0, 1, 4, 6):
+    lengths.clear()
+    folder = tmp_path / str(questions)
+    with pytest.raises(Preempted):
+      run(experiment, folder, StopAfter(questions), program)
+    assert (sum(lengths) % 4 == 0) == (questions in (0, 4))
+    cut, resumed = run(experiment, folder, program=program)
+    assert sum(lengths) == 12 and set(lengths) <= {1, 2, 4}
+    assert_same_bits(whole, cut)
+    assert straight.metrics.read_text() == resumed.metrics.read_text()
+    assert [line["step"] for line in read_jsonl(resumed.metrics)] == [4, 8, 12]
 
 
-def test_lines_after_the_checkpoint_are_written_again(experiment, tmp_path):
+def test_lines_after_the_checkpoint_are_written_again(experiment, program, straight, tmp_path):
   """A kill leaves lines later than the newest checkpoint, the last one torn."""
-  _, straight = run(experiment, tmp_path / "straight")
   with pytest.raises(Preempted):
-    run(experiment, tmp_path / "killed", StopAfter(1))
-  killed = tmp_path / "killed" / "metrics.jsonl"
+    run(experiment, tmp_path, StopAfter(1), program)
+  killed = tmp_path / "metrics.jsonl"
   killed.write_text(killed.read_text() + '{"step": 6, "loss": 7.0}\n{"step": 8, "lo')
-  run(experiment, tmp_path / "killed")
-  assert killed.read_text() == straight.metrics.read_text()
+  run(experiment, tmp_path, program=program)
+  assert killed.read_text() == straight[1].metrics.read_text()
 
 
-def test_the_damaged_newest_checkpoint_is_passed_over(experiment, tmp_path):
-  straight, _ = run(experiment, tmp_path / "straight")
-  run(experiment, tmp_path / "damaged")
+def test_the_damaged_newest_checkpoint_is_passed_over(experiment, program, straight, tmp_path):
+  shutil.copytree(straight[1].path, tmp_path / "damaged")
   newest = sorted((tmp_path / "damaged" / "checkpoints").iterdir())[-1]
   for file in newest.rglob("*"):
     if file.is_file():
       file.write_bytes(b"")
-  resumed, _ = run(experiment, tmp_path / "damaged")
-  assert_same_bits(straight, resumed)
+  resumed, _ = run(experiment, tmp_path / "damaged", program=program)
+  assert_same_bits(straight[0], resumed)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_nan_stops_the_run_and_says_where(tmp_path):
   config = small_config()
   config.optimizer.update(learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
@@ -171,6 +194,7 @@ def test_check_finite_names_the_first_bad_step():
     progress.check_finite(metrics, 10)
 
 
+@pytest.mark.e2e
 def test_training_learns(tmp_path):
   """The loss falls well below that of a network that says nothing (F = 0)."""
   config = small_config()
@@ -210,12 +234,12 @@ def test_summary_pools_bands_and_leaves_empty_ones_out():
   json.dumps(line, allow_nan=False)
 
 
-def test_eval_needs_a_finished_training(experiment, tmp_path):
+def test_eval_needs_a_finished_training(experiment, program, tmp_path):
   workdir = open_workdir(tmp_path, experiment.config, {})
   with pytest.raises(RunError, match="no checkpoint"):
     training.restore_trained(experiment, workdir)
   with pytest.raises(Preempted):
-    run(experiment, tmp_path, StopAfter(1))
+    run(experiment, tmp_path, StopAfter(1), program)
   with pytest.raises(RunError, match="step 4 of 12"):
     training.restore_trained(experiment, workdir)
 
@@ -231,6 +255,7 @@ def test_a_validation_as_good_as_the_best_is_no_better():
   assert found == [(2, 0), (1, 0), (1, 1), (1, 2), (1, 3), (0.5, 0)]
 
 
+@pytest.mark.usefixtures("quick")
 def test_early_stopping_keeps_the_best(tmp_path, monkeypatch):
   """Of made-up validations the least is at step 8; stopping and resuming does not change that."""
   losses = {4: 3.0, 8: 1.0, 12: 2.0, 16: 1.5, 20: 0.0}
@@ -243,14 +268,15 @@ def test_early_stopping_keeps_the_best(tmp_path, monkeypatch):
     return {"val_loss": sum(jnp.where(step == s, loss, 0.0) for s, loss in losses.items())}
 
   monkeypatch.setattr(type(experiment), "validate", validate)
-  straight, workdir = run(experiment, tmp_path / "straight")
+  program = training.make_program(experiment, ONE_DEVICE)
+  straight, workdir = run(experiment, tmp_path / "straight", program=program)
   assert int(straight.step) == 16
   assert int(training.restore_trained(experiment, workdir).step) == 8
   with pytest.raises(Preempted):
-    run(experiment, tmp_path / "stopped", StopAfter(5))
-  resumed, _ = run(experiment, tmp_path / "stopped")
+    run(experiment, tmp_path / "stopped", StopAfter(5), program)
+  resumed, _ = run(experiment, tmp_path / "stopped", program=program)
   assert_same_bits(straight, resumed)
-  again, _ = run(experiment, tmp_path / "straight")  # nothing is left to do
+  again, _ = run(experiment, tmp_path / "straight", program=program)  # nothing is left to do
   assert_same_bits(straight, again)
   last = dataclasses.replace(
     experiment, evaluation=dataclasses.replace(experiment.evaluation, checkpoint="last")
@@ -258,6 +284,7 @@ def test_early_stopping_keeps_the_best(tmp_path, monkeypatch):
   assert int(training.restore_trained(last, workdir).step) == 16
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_monitored_number_is_the_score_error(experiment):
   """The truth in the network's place has none; half the score has a relative error of 1/4."""
   levels = experiment.loss_levels((jnp.arange(8) + 0.5) / 8)
@@ -282,6 +309,7 @@ def test_the_monitored_number_is_the_score_error(experiment):
     np.testing.assert_allclose(found["score_error"], error, atol=1e-6)
 
 
+@pytest.mark.usefixtures("quick")
 def test_fixed_training_sets_are_drawn_from(tmp_path):
   config = small_config()
   config.target.num_train = 5

@@ -6,6 +6,8 @@ from scorelab.plotting import read_csv
 from scorelab.runs import lock
 from scripts import wander
 
+pytestmark = pytest.mark.e2e
+
 
 def test_a_study_keeps_out_of_a_folder_that_is_at_work(tmp_path):
   folder = tmp_path / "runs" / "seed-0"

@@ -22,6 +22,8 @@ from scorelab.plotting import (
   trajectories,
 )
 
+pytestmark = pytest.mark.e2e
+
 N = 6
 CHANGES = {
   "zero": np.zeros_like,

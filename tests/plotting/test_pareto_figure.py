@@ -1,9 +1,12 @@
 """The figure of scripts/pareto.py shows what it was given."""
 
 import numpy as np
+import pytest
 
 from scorelab.plotting import pareto, style
 from scorelab.plotting.curves import Curve
+
+pytestmark = pytest.mark.e2e
 
 LOOKED_AT = [("ddim", False), ("dpmpp_sde", True)]
 

@@ -22,6 +22,8 @@ from scorelab.runs.workdir import Workdir, open_workdir
 from scorelab.samplers import KERNELS, SAMPLERS
 from scripts.reporting import collect
 
+pytestmark = pytest.mark.e2e
+
 COMMAND = "python main.py --config=configs/ncsn_gmm.py"
 
 

@@ -13,7 +13,6 @@ from scorelab.experiment.build import build
 from scorelab.networks.inception import Inception
 from scorelab.pretrained.inception import inception_features, prepared, read_inception
 
-SHAPES = jax.eval_shape(Inception().init, jax.random.key(0), jnp.zeros((1, 299, 299, 3)))
 # Convolutions of a block as PyTorch names them, of the paper's table 1 and figures 5 to 7.
 SOME = {
   "Conv2d_1a_3x3.conv.weight": (32, 3, 3, 3),
@@ -25,11 +24,17 @@ SOME = {
 
 
 @functools.cache
+def shapes():
+  """The network's arrays, by their shapes."""
+  return jax.eval_shape(Inception().init, jax.random.key(0), jnp.zeros((1, 299, 299, 3)))
+
+
+@functools.cache
 def torch_arrays():
   """Random weights by PyTorch's names, of the shapes that Flax says, with axes turned by hand."""
   rng, arrays = np.random.default_rng(0), {}
   names = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-  for collection in SHAPES.values():
+  for collection in shapes().values():
     for path, leaf in jax.tree_util.tree_leaves_with_path(collection):
       *parts, last = (entry.key for entry in path)
       shape = leaf.shape
@@ -62,11 +67,11 @@ def write(file, arrays):
 
 def test_it_has_the_published_size():
   """torchvision's 27,161,264 without the auxiliary classifier's 3,326,696, and 8 more classes."""
-  sizes = [leaf.size for leaf in jax.tree.leaves(SHAPES["params"])]
+  sizes = [leaf.size for leaf in jax.tree.leaves(shapes()["params"])]
   assert sum(sizes) == 27_161_264 - 3_326_696 + 8 * 2049
-  assert sum(leaf.size for leaf in jax.tree.leaves(SHAPES["batch_stats"])) == 2 * 17_216
+  assert sum(leaf.size for leaf in jax.tree.leaves(shapes()["batch_stats"])) == 2 * 17_216
   logits, features = jax.eval_shape(
-    Inception().apply, SHAPES, jax.ShapeDtypeStruct((2, 299, 299, 3), jnp.float32)
+    Inception().apply, shapes(), jax.ShapeDtypeStruct((2, 299, 299, 3), jnp.float32)
   )
   assert logits.shape == (2, 1008)
   assert features.shape == (2, 2048)
@@ -81,7 +86,7 @@ def test_weights_find_their_places(tmp_path):
     "Mixed_5b.branch1x1.bn.num_batches_tracked": np.array(7),
   }
   found = read_inception(write(tmp_path / "inception.npz", arrays | extra))
-  assert jax.tree.map(jnp.shape, found) == jax.tree.map(lambda x: x.shape, SHAPES)
+  assert jax.tree.map(jnp.shape, found) == jax.tree.map(lambda x: x.shape, shapes())
   block = found["params"]["Mixed_6c"]["branch7x7dbl_2"]
   np.testing.assert_array_equal(
     block["conv"]["kernel"][3, 0, 5, 9],

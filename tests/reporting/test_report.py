@@ -17,6 +17,8 @@ from PIL import Image
 from scripts import report
 from scripts.reporting import charts, collect, media, page, serve
 
+pytestmark = pytest.mark.e2e
+
 ODD = "<script>alert('x')</script>\"&"
 PARTS = {"floor": 1.25, "discretisation": 0.5, "prior": -0.25, "learning": 1.0}
 

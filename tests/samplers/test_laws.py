@@ -73,15 +73,19 @@ WEAK_ORDERS = [
 ]
 
 
-QUICK = ("euler_maruyama", "dpm_solver_2_ancestral", "dpmpp_2m_sde")
+# By default, and end to end; a draw more or other options are slow tests.
+QUICK, LONGER = ("euler_maruyama",), ("dpm_solver_2_ancestral", "dpmpp_2m_sde")
+
+
+def _marks(name, options):
+  if name in QUICK and not options:
+    return ()
+  return pytest.mark.e2e if name in LONGER and not options else pytest.mark.slow
 
 
 @pytest.mark.parametrize(
   ("name", "options", "draws", "order"),
-  [
-    pytest.param(*row, marks=() if row[0] in QUICK and not row[1] else pytest.mark.slow)
-    for row in WEAK_ORDERS
-  ],
+  [pytest.param(*row, marks=_marks(*row[:2])) for row in WEAK_ORDERS],
 )
 def test_weak_order(name, options, draws, order):
   """512 and 1024 steps: the error of the variance is halved as often, for every process."""

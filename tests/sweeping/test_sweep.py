@@ -18,6 +18,8 @@ from scripts import sweep
 from scripts.sweeping import plan, results, tasks
 from scripts.sweeping.plan import Range
 
+pytestmark = pytest.mark.e2e
+
 CONFIG = "configs/ncsn_gmm.py"
 STAND_IN = [sys.executable, str(pathlib.Path(__file__).parent / "stand_in.py")]
 TINY = ["--config.network.width=16", "--config.network.depth=1", "--config.evaluation.rows=()"]
