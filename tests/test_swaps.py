@@ -50,15 +50,15 @@ def checks(monkeypatch):
 
   def row(config):
     settings = {k: v for k, v in config.sampler.items() if v is not None}
-    rows.make_row(settings, "sampler", None, True)
+    rows.plan_row(settings, "sampler", True)
 
   return {
     "target": named("target", ("num_train",)),
     "schedule": named("schedule", ("shift",)),
     "network": named("network"),
-    "parameterization": lambda c: parts._make_parameterization(c.parameterization, None, None, 0),
-    "loss": lambda c: parts._make_loss(c, None, None, None),
-    "optimizer": parts.optimizer_of,
+    "parameterization": lambda c: parts.plan_parameterization(c.parameterization, None),
+    "loss": lambda c: parts.plan_loss(c, None),
+    "optimizer": parts.plan_optimizer,
     "sampler": row,
   }
 
@@ -184,7 +184,7 @@ def test_what_was_typed_is_not_dropped_but_refused():
   config = read_config(NCSN, typed)
   assert config.schedule.sigma_max is None and config.schedule.rho == 5.0
   with pytest.raises(ConfigError, match=r"schedule\.rho = 5\.0 is no option of variance_preserv"):
-    parts.make_parts(config, None)
+    parts.plan_components(config, None)
 
 
 def test_the_same_name_or_an_unknown_one_drops_nothing():
@@ -223,7 +223,7 @@ def test_a_score_at_the_data_is_finite_where_it_is_said_to_be(name, conditioning
   def apply(variables, x, c, rngs):
     return variables["params"] + x + c[:, None]
 
-  read = parts._make_parameterization(config.parameterization, apply, target, schedule)
+  read = parts.plan_parameterization(config.parameterization, target)(apply, schedule, {})
   score = read.bind(jnp.ones(2))(jnp.ones((1, 2)), schedule.at_ratio(jnp.zeros(1))).score
   assert has_data_score(config) == bool(jnp.isfinite(score).all())
 

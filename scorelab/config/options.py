@@ -7,7 +7,8 @@ the closest match.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Collection, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -158,8 +159,15 @@ def make(
   """Calls the function that a section names with the options that it sets."""
   function = choose(known, section["name"], f"{path}.name", what)
   refuse_unused(section, path, section["name"], (function,), also)
-  try:
+  with config_errors(path):
     return function(**options_of(function, section))
+
+
+@contextlib.contextmanager
+def config_errors(path: str) -> Iterator[None]:
+  """Turns what a part raises about its options into a ConfigError that names the section."""
+  try:
+    yield
   except (OSError, TypeError, ValueError) as error:
     raise ConfigError(f"{path}: {error}") from error
 

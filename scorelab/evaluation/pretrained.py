@@ -27,7 +27,7 @@ from scorelab.evaluation.evaluator import read
 from scorelab.evaluation.figures import typed_command
 from scorelab.evaluation.table import align, row_labels
 from scorelab.experiment.keys import Stream, stream_key
-from scorelab.experiment.sampler_spec import Row, distinct_rows, labelled
+from scorelab.experiment.sampler_spec import Row, labelled, plan_rows
 from scorelab.pretrained import Pipeline, PretrainedError, load_pipeline
 from scorelab.runs.files import append_jsonl, read_jsonl, write_json
 from scorelab.runs.signals import StopFlag
@@ -120,7 +120,8 @@ def _rows(config: ConfigDict, pipeline: Pipeline) -> tuple[Row, ...]:
     fields = ("spacing", "steps_offset", "to_data")
     own = {k: v for k, v in pipeline.sampler.items() if k in fields}
     main = own | main
-  return labelled(distinct_rows(main, config.evaluation.rows, pipeline.schedule, False))
+  plans = plan_rows(main, config.evaluation.rows, has_density=False)
+  return labelled([plan.make(pipeline.schedule, {}) for plan in plans])
 
 
 def _check(sampling: Sampling) -> None:

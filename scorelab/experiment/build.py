@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,14 +16,21 @@ from scorelab.config.options import check_bounds, choose, make, named
 from scorelab.data.fingerprints import record
 from scorelab.data.points import FILES
 from scorelab.errors import ConfigError
-from scorelab.experiment.build_evaluation import make_evaluation, make_rows
+from scorelab.experiment.build_evaluation import make_evaluation, plan_rows_of
 from scorelab.experiment.compatibility import check_sizes, check_target
-from scorelab.experiment.components import make_parts, optimizer_of
+from scorelab.experiment.components import (
+  NO_NUMBERS,
+  Components,
+  Numbers,
+  numbers_of,
+  plan_components,
+)
 from scorelab.experiment.keys import Stream
+from scorelab.experiment.sampler_spec import RowPlan
 from scorelab.experiment.spec import Experiment
 from scorelab.runs.sharding import SHARDINGS
 from scorelab.targets import TARGETS, labelled_splits_of, splits_of
-from scorelab.typing import Array, Batch, DequantisedTarget, Key, Target
+from scorelab.typing import Batch, DequantisedTarget, Key, Target
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -48,9 +55,7 @@ def build(config: ConfigDict) -> Experiment:
   return with_points(experiment, jax.jit(experiment.draw_data, static_argnums=1))
 
 
-def assemble(
-  config: ConfigDict, target: Target, numbers: Mapping[str, float] = MappingProxyType({})
-) -> Experiment:
+def assemble(config: ConfigDict, target: Target, numbers: Numbers = NO_NUMBERS) -> Experiment:
   """Like `build`, for an existing target; does not draw the train and validation sets.
 
   Args:
@@ -58,7 +63,8 @@ def assemble(
     target: the distribution to sample from.
     numbers: the numbers of the config that differ between members of an ensemble, by dotted field.
   """
-  parts = make_parts(config, target)
+  make_components = plan_components(config, target)
+  components = make_components(NO_NUMBERS)
   for often, seldom in (("log_every", "checkpoint_every"), ("checkpoint_every", "keep_every")):
     if config.training[seldom] % config.training[often]:
       raise ConfigError(
@@ -74,35 +80,41 @@ def assemble(
     )
   monitors = ("val_loss", "score_error")
   choose(named(monitors), config.training.monitor, "training.monitor", "validation")
-  if config.training.monitor == "score_error" and parts["loss_levels"] is None:
+  if config.training.monitor == "score_error" and components.loss_levels is None:
     raise ConfigError(
       f"training.monitor = 'score_error' needs a loss of levels, not {config.loss.name!r}"
     )
+  plans = plan_rows_of(config, numbers)
   return Experiment(
     config=json.loads(config.to_json()) | ({"data": data} if (data := record(target)) else {}),
     target=target,
-    **parts,
+    **vars(components),
     data={},  # set by with_points: they are drawn with the experiment's keys
     validation={},
-    evaluation=make_evaluation(config, target, parts, numbers),
-    source=config.copy_and_resolve_references(),
-    rebuild=_rebuild,
+    evaluation=make_evaluation(config, target, components, plans),
+    changed_by=functools.partial(_changed_by, make_components, plans),
     numbers=dict(numbers),
   )
 
 
-def _rebuild(experiment: Experiment, numbers: Mapping[str, float | Array]) -> Experiment:
-  """Returns the experiment with components built from these numbers; for `Experiment.at`."""
-  config, sections = with_numbers(experiment.source, numbers), {f.split(".")[0] for f in numbers}
+def _changed_by(
+  make_components: Callable[[Numbers], Components],
+  plans: Sequence[RowPlan],
+  experiment: Experiment,
+  numbers: Numbers,
+) -> dict[str, Any]:
+  """Returns the fields of an experiment that numbers change; what they do not reach stays."""
+  sections = {field.partition(".")[0] for field in numbers}
   changed: dict[str, Any] = {"numbers": numbers}
   if sections & {"schedule", "loss", "parameterization"}:
-    changed |= make_parts(config, experiment.target)
+    changed |= vars(make_components(numbers))
   elif "optimizer" in sections:
-    changed["optimizer"] = optimizer_of(config)
+    changed["optimizer"] = make_components(numbers).optimizer
   if sections & {"schedule", "sampler"}:
-    rows = make_rows(config, changed.get("schedule", experiment.schedule), numbers)
+    schedule, own = changed.get("schedule", experiment.schedule), numbers_of("sampler", numbers)
+    rows = tuple(plan.make(schedule, own) for plan in plans)
     changed["evaluation"] = dataclasses.replace(experiment.evaluation, rows=rows)
-  return dataclasses.replace(experiment, **changed)
+  return changed
 
 
 def with_points(experiment: Experiment, draw: Callable[[Key, int], Batch]) -> Experiment:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,8 @@ from scorelab.experiment.compatibility import (
   check_guidance,
   check_pure_noise,
 )
-from scorelab.experiment.sampler_spec import Row, distinct_rows, labelled, parse_changes
+from scorelab.experiment.components import Components
+from scorelab.experiment.sampler_spec import RowPlan, labelled, parse_changes, plan_rows
 from scorelab.experiment.spec import Evaluation, LikelihoodProtocol
 from scorelab.likelihood.flow import METHODS
 from scorelab.metrics import (
@@ -39,41 +39,37 @@ from scorelab.metrics import (
 from scorelab.metrics.features import batched
 from scorelab.pretrained.files import PretrainedError
 from scorelab.pretrained.inception import inception_features
-from scorelab.schedules import Schedule
 from scorelab.targets import has_truth
 from scorelab.typing import Target
 
 
-def make_rows(
-  config: ConfigDict, schedule: Schedule, numbers: Collection[str] = ()
-) -> tuple[Row, ...]:
-  """Builds the rows of a config, without labels: see `distinct_rows`.
+def plan_rows_of(config: ConfigDict, numbers: Collection[str] = ()) -> tuple[RowPlan, ...]:
+  """Plans the rows that a config asks for: see `plan_rows`.
 
   Args:
-    config: the resolved config; its numbers may be traced.
-    schedule: the forward process.
+    config: the resolved config.
     numbers: the fields that differ between members of an ensemble, by dotted name.
   """
   main = {k: v for k, v in config.sampler.items() if v is not None}
   exact = config.parameterization.name == "exact"
   has_density = exact or bool(config.parameterization.energy)
   varied = {field.removeprefix("sampler.") for field in numbers if field.startswith("sampler.")}
-  return distinct_rows(main, config.evaluation.rows, schedule, has_density, varied)
+  return plan_rows(main, config.evaluation.rows, has_density, varied)
 
 
 def make_evaluation(
-  config: ConfigDict, target: Target, parts: Mapping[str, Any], numbers: Collection[str] = ()
+  config: ConfigDict, target: Target, components: Components, plans: Sequence[RowPlan]
 ) -> Evaluation:
   """Builds the evaluation of a config.
 
   Args:
     config: the resolved config.
     target: the distribution to sample from.
-    parts: return value of `make_parts`.
-    numbers: as for `make_rows`.
+    components: built from the same config.
+    plans: plans of its rows.
   """
   section = config.evaluation
-  loss_levels, label_dropout = parts["loss_levels"], parts["label_dropout"]
+  loss_levels, label_dropout = components.loss_levels, components.label_dropout
   metrics: dict[str, Callable[..., float]] = {}
   for spec in section.metrics:
     name, *changes = spec.split(":")
@@ -104,7 +100,7 @@ def make_evaluation(
   choose(named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
   exact = config.parameterization.name == "exact"
   comparable = has_truth(target) and config.parameterization.name != "consistency"
-  rows = labelled(make_rows(config, parts["schedule"], numbers))
+  rows = labelled([plan.make(components.schedule, {}) for plan in plans])
   check_pure_noise(config, rows)
   check_guidance(config, rows, target, label_dropout)
   # The unconditional output of the network.

@@ -1,14 +1,17 @@
-"""Builds each component of an experiment from its section of a config.
+"""Plans each component of an experiment from its section of a config, and builds it from numbers.
 
-A mistake is a ConfigError of one line.
+A plan reads names and options once, and returns a function of numbers. These may be traced: members
+of an ensemble differ in them. A mistake is a ConfigError of one line.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +21,7 @@ from ml_collections import ConfigDict
 from scorelab.config.options import (
   accepted_options,
   choose,
-  is_traced,
+  config_errors,
   make,
   options_of,
   refuse_unused,
@@ -43,44 +46,105 @@ from scorelab.targets import splits_of, truth_of
 from scorelab.typing import Array, Key, Loss, Params, Target
 
 
-def make_parts(config: ConfigDict, target: Target) -> dict[str, Any]:
-  """Builds the components that depend on numbers of the config, which may be traced."""
-  schedule = make(SCHEDULES, config.schedule, "schedule", "schedule", also=("shift",))
-  if config.schedule.shift is not None:
-    schedule = Shifted(schedule, config.schedule.shift)
+@dataclasses.dataclass(frozen=True)
+class Components:
+  """Components that depend on numbers of the config; the fields are those of `Experiment`."""
+
+  schedule: Schedule
+  parameterization: Parameterization | Exact
+  init_params: Callable[[Key], Params]
+  loss: Loss
+  validation_loss: Loss
+  loss_levels: Callable[[Array], Level] | None
+  optimizer: optax.GradientTransformation
+  label_dropout: float
+
+
+Numbers: TypeAlias = Mapping[str, Any]
+"""Values of float fields by dotted name, 'schedule.sigma_max', in place of the config's; they may
+be traced."""
+NO_NUMBERS: Numbers = MappingProxyType({})
+
+
+def numbers_of(section: str, numbers: Numbers) -> dict[str, Any]:
+  """Returns the numbers of a section, by field."""
+  prefix = f"{section}."
+  return {k.removeprefix(prefix): v for k, v in numbers.items() if k.startswith(prefix)}
+
+
+def plan_components(config: ConfigDict, target: Target) -> Callable[[Numbers], Components]:
+  """Reads the sections of a config once and returns a function that makes the components.
+
+  The function takes numbers and knows neither the config nor a name in it, so it may be called
+  within a program that is being traced.
+
+  Args:
+    config: a checked config.
+    target: the distribution to sample from.
+
+  Raises:
+    ConfigError: a name, an option or a combination is not allowed. Values are checked by the
+      function, where the parts are made.
+  """
+  make_schedule = _plan_schedule(config.schedule)
   network = _make_network(config.network, config.parameterization.learned_variance)
   check_network(network, target)
   check_labels(config, target)
   label_dropout = 0.0
-  if config.network.num_classes:  # the batch drops labels, so the network must not
+  if config.network.num_classes:  # a batch's labels are dropped, so the network drops none
     label_dropout, network = network.label_dropout, network.clone(label_dropout=0.0)
-  parameterization = _make_parameterization(
-    config.parameterization, network.apply, target, schedule
-  )
+  make_parameterization = plan_parameterization(config.parameterization, target)
   check_consistency(config)
-  loss, loss_levels = _make_loss(config, parameterization, schedule, target)
-  validation_loss = loss
+  make_loss = make_validation_loss = plan_loss(config, target)
   if config.loss.uniforms == "shared":
     spread = config.copy_and_resolve_references()
     spread.loss.uniforms = None
-    validation_loss, _ = _make_loss(spread, parameterization, schedule, target)
+    make_validation_loss = plan_loss(spread, target)
+  make_optimizer_of = plan_optimizer(config)
 
-  def init_params(key: Key) -> Params:
-    if isinstance(parameterization, Exact):
-      return {}
-    x = jnp.zeros((1, *target.event_shape))
-    return jax.jit(network.init)(key, x, jnp.zeros(1))["params"]
+  def make_components(numbers: Numbers) -> Components:
+    schedule = make_schedule(numbers_of("schedule", numbers))
+    parameterization = make_parameterization(
+      network.apply, schedule, numbers_of("parameterization", numbers)
+    )
+    own = numbers_of("loss", numbers)
+    loss, levels = make_loss(parameterization, schedule, own)
+    validation_loss = loss
+    if make_validation_loss is not make_loss:
+      validation_loss, _ = make_validation_loss(parameterization, schedule, own)
 
-  return {
-    "schedule": schedule,
-    "parameterization": parameterization,
-    "init_params": init_params,
-    "loss": loss,
-    "validation_loss": validation_loss,
-    "loss_levels": loss_levels,
-    "optimizer": optimizer_of(config),
-    "label_dropout": label_dropout,
-  }
+    def init_params(key: Key) -> Params:
+      if isinstance(parameterization, Exact):
+        return {}
+      x = jnp.zeros((1, *target.event_shape))
+      return jax.jit(network.init)(key, x, jnp.zeros(1))["params"]
+
+    return Components(
+      schedule=schedule,
+      parameterization=parameterization,
+      init_params=init_params,
+      loss=loss,
+      validation_loss=validation_loss,
+      loss_levels=levels,
+      optimizer=make_optimizer_of(numbers_of("optimizer", numbers)),
+      label_dropout=label_dropout,
+    )
+
+  return make_components
+
+
+def _plan_schedule(section: ConfigDict) -> Callable[[Numbers], Schedule]:
+  settings = dict(section)
+  construct = choose(SCHEDULES, section.name, "schedule.name", "schedule")
+  refuse_unused(settings, "schedule", section.name, (construct,), ("shift",))
+
+  def make_schedule(numbers: Numbers) -> Schedule:
+    given = {**settings, **numbers}
+    with config_errors("schedule"):
+      schedule = construct(**options_of(construct, given))
+    return schedule if given["shift"] is None else Shifted(schedule, given["shift"])
+
+  return make_schedule
 
 
 def _std_of(target: Target) -> float:
@@ -107,11 +171,13 @@ def _make_network(section: ConfigDict, learned_variance: bool | None) -> Any:
   return network.clone(outputs=2) if learned_variance else network
 
 
-def _make_parameterization(
-  section: ConfigDict, apply: Callable[..., Any], target: Target, schedule: Schedule
-) -> Parameterization | Exact:
+def plan_parameterization(
+  section: ConfigDict, target: Target
+) -> Callable[[Callable[..., Any], Schedule, Numbers], Parameterization | Exact]:
+  """Returns a function of the network's `apply`, the schedule and numbers."""
   if section.name == "exact":
-    return truth_of(target)
+    return lambda apply, schedule, numbers: truth_of(target)
+  settings = dict(section)
   conditioning = choose(
     CONDITIONINGS, section.conditioning, "parameterization.conditioning", "conditioning"
   )
@@ -119,31 +185,46 @@ def _make_parameterization(
     PARAMETERIZATIONS | {"exact": Exact}, section.name, "parameterization.name", "parameterization"
   )
   refuse_unused(
-    section, "parameterization", section.name, (construct, conditioning), ("conditioning",)
+    settings, "parameterization", section.name, (construct, conditioning), ("conditioning",)
   )
-  options = options_of(construct, section)
-  if "data_std" in accepted_options(construct) and "data_std" not in options:
-    options["data_std"] = _std_of(target)
-  if "schedule" in inspect.signature(construct).parameters:
-    options["schedule"] = schedule
-  conditioning = functools.partial(conditioning, **options_of(conditioning, section))
-  try:
-    return construct(apply, conditioning, event_ndim=len(target.event_shape), **options)
-  except ValueError as error:
-    raise ConfigError(f"parameterization: {error}") from error
+  data_std = _data_std(construct, settings, target)
+  takes_schedule = "schedule" in inspect.signature(construct).parameters
+
+  def make_parameterization(
+    apply: Callable[..., Any], schedule: Schedule, numbers: Numbers
+  ) -> Parameterization | Exact:
+    given = {**settings, **numbers}
+    options = data_std | options_of(construct, given)
+    if takes_schedule:
+      options["schedule"] = schedule
+    conditioned = functools.partial(conditioning, **options_of(conditioning, given))
+    with config_errors("parameterization"):
+      return construct(apply, conditioned, event_ndim=len(target.event_shape), **options)
+
+  return make_parameterization
 
 
-def _make_loss(
-  config: ConfigDict, parameterization: Parameterization | Exact, schedule: Schedule, target: Target
-) -> tuple[Loss, Callable[[Array], Level] | None]:
-  """Builds the loss, and the quantile function of its levels."""
-  section = config.loss
+def _data_std(
+  function: Callable[..., Any], settings: Mapping[str, Any], target: Target
+) -> dict[str, float]:
+  """Returns the default of an option `data_std`, the target's own; {} for a function without it."""
+  needed = "data_std" in accepted_options(function) and settings.get("data_std") is None
+  return {"data_std": _std_of(target)} if needed else {}
+
+
+def plan_loss(
+  config: ConfigDict, target: Target
+) -> Callable[
+  [Parameterization | Exact, Schedule, Numbers], tuple[Loss, Callable[[Array], Level] | None]
+]:
+  """Returns a function that makes the loss, and its levels by quantile."""
+  section, settings = config.loss, dict(config.loss)
   construct = choose(LOSSES, section.name, "loss.name", "loss")
   if section.spacing is not None:
     choose(GRIDS, section.spacing, "loss.spacing", "grid", own=False)
   for low, high in (("sigma_min", "sigma_max"), ("t_min", "t_max")):
     ends = section[low], section[high]
-    if None not in ends and not any(map(is_traced, ends)) and ends[0] >= ends[1]:
+    if None not in ends and ends[0] >= ends[1]:
       raise ConfigError(
         f"loss: {low} = {ends[0]} and {high} = {ends[1]} must satisfy {low} < {high}"
       )
@@ -161,43 +242,54 @@ def _make_loss(
       parts[field] = default.default
   chosen = (section[field] for field in parts if section[field] is not None)
   names = " and ".join([section.name, *chosen])
-  refuse_unused(section, "loss", names, (construct, *parts.values()))
+  refuse_unused(settings, "loss", names, (construct, *parts.values()))
   size = config.training.batch_size
   points = size or config.target.num_train or len(splits_of(target)["train"])
   if section.uniforms == "antithetic" and points * (section.levels_per_point or 1) % 2:
     whole = "" if size else f", {points} points,"
     raise ConfigError(f"training.batch_size = {size}{whole} must be even for antithetic levels")
+  of_chain = "num_levels" in accepted_options(construct)
+  functions = {**parts, **({"levels": LEVELS["grid"]} if of_chain else {})}
+  data_std = {f: _data_std(function, settings, target) for f, function in functions.items()}
 
-  def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    options = options_of(function, section)
-    if "data_std" in accepted_options(function) and "data_std" not in options:
-      options["data_std"] = _std_of(target)
-    own = inspect.signature(function).parameters.get("schedule")
-    if own is not None and own.kind is inspect.Parameter.KEYWORD_ONLY:
-      options["schedule"] = schedule
-    return functools.partial(function, **options)
+  def make_loss(
+    parameterization: Parameterization | Exact, schedule: Schedule, numbers: Numbers
+  ) -> tuple[Loss, Callable[[Array], Level] | None]:
+    given = {**settings, **numbers}
 
-  own = {k: v for k, v in options_of(construct, section).items() if k not in parts}
-  given = {field: with_options(function) for field, function in parts.items()}
-  try:
-    loss = construct(parameterization, schedule, **given, **own)
-  except ValueError as error:
-    raise ConfigError(f"loss: {error}") from error
-  if "num_levels" in accepted_options(construct):
-    given["levels"] = with_options(LEVELS["grid"])  # a chain's
-  levels = functools.partial(given["levels"], schedule) if "levels" in given else None
-  return loss, levels
+    def with_options(field: str) -> Callable[..., Any]:
+      function = functions[field]
+      options = data_std[field] | options_of(function, given)
+      own = inspect.signature(function).parameters.get("schedule")
+      if own is not None and own.kind is inspect.Parameter.KEYWORD_ONLY:
+        options["schedule"] = schedule
+      return functools.partial(function, **options)
+
+    own = {k: v for k, v in options_of(construct, given).items() if k not in parts}
+    with config_errors("loss"):
+      loss = construct(parameterization, schedule, **{f: with_options(f) for f in parts}, **own)
+    levels = functools.partial(with_options("levels"), schedule) if "levels" in functions else None
+    return loss, levels
+
+  return make_loss
 
 
-def optimizer_of(config: ConfigDict) -> optax.GradientTransformation:
-  """Builds the optimizer of config.optimizer, with its learning-rate schedule."""
-  section = config.optimizer
+def plan_optimizer(config: ConfigDict) -> Callable[[Numbers], optax.GradientTransformation]:
+  """Returns a function that makes the rule of config.optimizer, its rate decaying over training."""
+  section, settings = config.optimizer, dict(config.optimizer)
   rule = choose(RULES, section.name, "optimizer.name", "optimizer")
   choose(DECAYS, section.decay, "optimizer.decay", "decay", own=False)
   own = accepted_options(make_optimizer) - {"num_steps"}
-  refuse_unused(section, "optimizer", section.name, (rule,), {*own, "ema_decays"})
-  return make_optimizer(
-    rule(**options_of(rule, section)),
-    num_steps=config.training.num_steps,
-    **{k: v for k, v in options_of(make_optimizer, section).items() if k in own},
-  )
+  refuse_unused(settings, "optimizer", section.name, (rule,), {*own, "ema_decays"})
+  num_steps = config.training.num_steps
+
+  def make_rule(numbers: Numbers) -> optax.GradientTransformation:
+    given = {**settings, **numbers}
+    options = options_of(make_optimizer, given)
+    return make_optimizer(
+      rule(**options_of(rule, given)),
+      num_steps=num_steps,
+      **{k: v for k, v in options.items() if k in own},
+    )
+
+  return make_rule

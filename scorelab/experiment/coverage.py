@@ -87,7 +87,7 @@ def _remedy(experiment: Experiment, row: Row, moments: Moments, start: float) ->
 
 def _schedule_field(experiment: Experiment, moments: Moments) -> str | None:
   """Returns 'schedule.sigma_max = ...', with a value that makes t = 1 noisy enough, or None."""
-  section = {k: v for k, v in experiment.source.schedule.items() if v is not None}
+  section = {k: v for k, v in experiment.config["schedule"].items() if v is not None}
   construct = SCHEDULES[section["name"]]
   shift = section.pop("shift", None)
 

@@ -107,21 +107,40 @@ class Row:
     return self.guidance.make(sources, **self.guidance_options)
 
 
-def distinct_rows(
-  main: Mapping[str, Any],
-  specs: Sequence[str],
-  schedule: Schedule,
-  has_density: bool,
-  varied: Collection[str] = (),
-) -> tuple[Row, ...]:
-  """Builds the main sampler's row and those of config.evaluation.rows, without labels.
+@dataclasses.dataclass(frozen=True)
+class RowPlan:
+  """Row with its names and options read, whose numbers may still change.
+
+  Attributes:
+    settings: values by field; only those that are set.
+    inherited: returns True for a field that the row takes from the main sampler.
+    build: `(schedule, numbers) -> Row`; numbers by field, in place of the settings.
+  """
+
+  settings: Mapping[str, Any]
+  inherited: Callable[[str], bool]
+  build: Callable[[Schedule, Mapping[str, Any]], Row]
+
+  def make(self, schedule: Schedule, numbers: Mapping[str, Any]) -> Row:
+    """Returns the row, without a label.
+
+    Args:
+      schedule: the forward process.
+      numbers: of the main sampler, by field; they may be traced.
+    """
+    return self.build(schedule, {k: v for k, v in numbers.items() if self.inherited(k)})
+
+
+def plan_rows(
+  main: Mapping[str, Any], specs: Sequence[str], has_density: bool, varied: Collection[str] = ()
+) -> tuple[RowPlan, ...]:
+  """Plans the main sampler's row and those of config.evaluation.rows.
 
   A row with the settings of an earlier one is dropped: it would have the same samples.
 
   Args:
     main: settings of the main sampler; only those that are set.
     specs: config.evaluation.rows.
-    schedule: the forward process.
     has_density: True if predictions have a log_density.
     varied: the sampler's fields that differ between members of an ensemble. A value inherited from
       such a field never equals a value that a row sets itself, so that all members have the same
@@ -130,20 +149,35 @@ def distinct_rows(
   Raises:
     ConfigError: a name, an option or a number is not allowed.
   """
+  plans: list[RowPlan] = []
   found: list[dict[str, Any]] = []
-  rows = []
   for index, spec in enumerate(("", *specs)):
-    path, settings, own = "sampler", dict(main), set()
+    path, settings = "sampler", dict(main)
+    inherited: Callable[[str], bool] = lambda field: True  # noqa: E731
     if index:
       path = f"evaluation.rows[{index - 1}]"
-      settings, own = parse_row(spec, main, path), {p.partition("=")[0] for p in spec.split(":")}
-    row = make_row(settings, path, schedule, has_density)
-    inherited = {k: f"sampler.{k}" for k in settings if k in varied and k not in own}
-    identity = json.loads(json.dumps(settings | inherited))
+      settings = parse_row(spec, main, path)
+      own = {part.partition("=")[0] for part in spec.split(":")}
+      inherited = functools.partial(_inherits, settings["name"], main["name"], own)
+    plan = RowPlan(settings, inherited, plan_row(settings, path, has_density))
+    from_main = {k: f"sampler.{k}" for k in settings if k in varied and inherited(k)}
+    identity = json.loads(json.dumps(settings | from_main))
     if identity not in found:
       found.append(identity)
-      rows.append(row)
-  return tuple(rows)
+      plans.append(plan)
+  return tuple(plans)
+
+
+def _inherits(name: str, main: str, own: Collection[str], field: str) -> bool:
+  """Returns True if a row of this sampler takes a field from the main sampler."""
+  return field not in own and (name == main or field in _shared_fields(name))
+
+
+def _shared_fields(name: str) -> set[str]:
+  """Returns the fields that a row takes from a main sampler of another name."""
+  if _is_kernel(choose(SAMPLERS | KERNELS, name, "sampler", "sampler")):
+    return set()
+  return accepted_options(*GRIDS.values()) | {"grid"} | _PREDICTION_FIELDS
 
 
 def labelled(rows: Sequence[Row]) -> tuple[Row, ...]:
@@ -189,9 +223,8 @@ def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
       f"{path} = {spec!r} must read 'name:num_steps' or 'name:num_steps:field=value'"
     )
   name, num_steps, *changes = parts
-  part = choose(SAMPLERS | KERNELS, name, path, "sampler")
-  shared = accepted_options(*GRIDS.values()) | {"grid"} | _PREDICTION_FIELDS
-  shared = set() if _is_kernel(part) else shared
+  choose(SAMPLERS | KERNELS, name, path, "sampler")
+  shared = _shared_fields(name)
   kept = {k: v for k, v in main.items() if name == main["name"] or k in shared}
   row = {**kept, "name": name, "num_steps": int(num_steps)}
   return row | parse_changes(changes, f"{path} = {spec!r}")
@@ -209,13 +242,22 @@ def parse_changes(changes: Sequence[str], path: str) -> dict[str, Any]:
 
 
 def make_row(settings: Mapping[str, Any], path: str, schedule: Schedule, has_density: bool) -> Row:
-  """Builds a row from its settings.
+  """Makes the row that these settings describe: see `plan_row`."""
+  return plan_row(settings, path, has_density)(schedule, {})
+
+
+def plan_row(
+  settings: Mapping[str, Any], path: str, has_density: bool
+) -> Callable[[Schedule, Mapping[str, Any]], Row]:
+  """Reads the settings of a row and returns a function that makes it.
 
   Args:
     settings: name, num_steps, grid and options, by name; only those that are set.
     path: their place in the config, for messages.
-    schedule: the forward process.
     has_density: True if predictions have a log_density, which MALA needs.
+
+  Returns:
+    `(schedule, numbers) -> Row`; numbers take the place of settings, and may be traced.
 
   Raises:
     ConfigError: a name, an option or a number is not allowed.
@@ -224,8 +266,8 @@ def make_row(settings: Mapping[str, Any], path: str, schedule: Schedule, has_den
     check_bound(f"sampler.{field}", value, shown=f"{path}.{field}", settings=settings)
   part = choose(SAMPLERS | KERNELS, settings["name"], f"{path}.name", "sampler")
   if _is_kernel(part):
-    return _make_chain_row(part, settings, path, schedule, has_density)
-  return _make_grid_row(part, settings, path, schedule)
+    return _plan_chain_row(part, settings, path, has_density)
+  return _plan_grid_row(part, settings, path)
 
 
 def _is_kernel(part: Callable[..., Any]) -> bool:
@@ -233,9 +275,9 @@ def _is_kernel(part: Callable[..., Any]) -> bool:
   return "score" in inspect.signature(part).parameters
 
 
-def _make_grid_row(
-  sampler: Callable[..., Samples], settings: Mapping[str, Any], path: str, schedule: Schedule
-) -> Row:
+def _plan_grid_row(
+  sampler: Callable[..., Samples], settings: Mapping[str, Any], path: str
+) -> Callable[[Schedule, Mapping[str, Any]], Row]:
   name, num_steps = settings["name"], settings["num_steps"]
   make_grid = choose(GRIDS, settings["grid"], f"{path}.grid", "grid")
   guidance = None
@@ -255,10 +297,50 @@ def _make_grid_row(
     )
   own = ("num_steps", "grid", "guidance", "guidance_weak", "clipping")
   refuse_unused(settings, path, named, parts, own)
-  options = options_of(sampler, settings)
-  of_grid = options_of(make_grid, settings)
+
+  def make(schedule: Schedule, numbers: Mapping[str, Any]) -> Row:
+    given = {**settings, **numbers}
+    options = options_of(sampler, given)
+    grid = _make_grid(make_grid, schedule, num_steps, options_of(make_grid, given), path)
+    guiding = options_of(guidance.options, given) if guidance else {}
+    clipping = options_of(clip, given) if clip else {}
+
+    def run(key: Key, predict: Predict, x: Array) -> Samples:
+      if clip is not None:
+        predict = clip(predict, event_ndim=x.ndim - 1, **clipping)
+      samples = sampler(key, predict, x, grid, **options)
+      calls = guidance.network_calls * samples.nfe if guidance else samples.network_calls
+      return samples._replace(network_calls=calls)
+
+    def true_start(key: Key, data: Array) -> Array:
+      return noised(key, data, grid[0])[0]
+
+    return Row(
+      sampler=name,
+      num_steps=num_steps,
+      options={k: v for k, v in given.items() if k not in ("name", "num_steps")},
+      prior=grid.prior,
+      true_start=true_start,
+      run=run,
+      grid=grid,
+      guidance=guidance,
+      guidance_options=guiding,
+      weak=given.get("guidance_weak"),
+    )
+
+  return make
+
+
+def _make_grid(
+  construct: Callable[..., Grid],
+  schedule: Schedule,
+  num_steps: int,
+  options: Mapping[str, Any],
+  path: str,
+) -> Grid:
+  """Makes a grid, and refuses one whose levels do not fall; traced ones are not checked."""
   try:
-    grid = jax.jit(functools.partial(make_grid, schedule, num_steps, **of_grid))()
+    grid = jax.jit(functools.partial(construct, schedule, num_steps, **options))()
   except ValueError as error:
     raise ConfigError(f"{path}: {error}") from error
   sigma, alpha = grid.levels.sigma, grid.levels.alpha
@@ -270,39 +352,18 @@ def _make_grid_row(
       raise ConfigError(
         f"{path}: the grid's sigma / alpha must fall towards the data: {shown}, ..."
       )
-  shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps")}
-  guiding = options_of(guidance.options, settings) if guidance else {}
-  clipping = options_of(clip, settings) if clip else {}
-
-  def run(key: Key, predict: Predict, x: Array) -> Samples:
-    if clip is not None:
-      predict = clip(predict, event_ndim=x.ndim - 1, **clipping)
-    samples = sampler(key, predict, x, grid, **options)
-    calls = guidance.network_calls * samples.nfe if guidance else samples.network_calls
-    return samples._replace(network_calls=calls)
-
-  def true_start(key: Key, data: Array) -> Array:
-    return noised(key, data, grid[0])[0]
-
-  return Row(name, num_steps, shown, grid.prior, true_start, run, grid, guidance, guiding, weak)
+  return grid
 
 
-def _make_chain_row(
-  kernel: Callable[..., Any],
-  settings: Mapping[str, Any],
-  path: str,
-  schedule: Schedule,
-  has_density: bool,
-) -> Row:
-  """Builds the row of a Langevin kernel on the law at one level: `sigma`, or 0, the data."""
+def _plan_chain_row(
+  kernel: Callable[..., Any], settings: Mapping[str, Any], path: str, has_density: bool
+) -> Callable[[Schedule, Mapping[str, Any]], Row]:
+  """Plans the row of a Langevin kernel on the law at one level: `sigma`, or 0, the data."""
   name, num_steps = settings["name"], settings["num_steps"]
   own = {"num_steps", "start_std", "sigma"}
   refuse_unused(settings, path, name, (kernel,), {*own, "grid"})
   if "step_size" not in settings:
     raise ConfigError(f"{path}.step_size must be set for {name}")
-  sigma, start_std = settings.get("sigma", 0.0), settings.get("start_std", 1.0)
-  level = schedule.at_ratio(sigma)
-  options = options_of(kernel, settings)
   needs_density = "log_prob" in inspect.signature(kernel).parameters
   if needs_density and not has_density:
     raise ConfigError(
@@ -310,18 +371,26 @@ def _make_chain_row(
       " True: a score alone has no density"
     )
 
-  def prior(key: Key, shape: tuple[int, ...]) -> Array:
-    return start_std * jax.random.normal(key, shape)
+  def make(schedule: Schedule, numbers: Mapping[str, Any]) -> Row:
+    given = {**settings, **numbers}
+    sigma, start_std = given.get("sigma", 0.0), given.get("start_std", 1.0)
+    level = schedule.at_ratio(sigma)
+    options = options_of(kernel, given)
 
-  def true_start(key: Key, data: Array) -> Array:
-    return noised(key, data, level)[0]
+    def prior(key: Key, shape: tuple[int, ...]) -> Array:
+      return start_std * jax.random.normal(key, shape)
 
-  def run(key: Key, predict: Predict, x: Array) -> Samples:
-    given: dict[str, Any] = {"score": lambda x: predict(x, level).score, "x": x}
-    if needs_density:  # XLA merges what the two predictions share
-      given["log_prob"] = lambda x: predict(x, level).log_density
-    chain = kernel(key, **given, **options)
-    return Samples(chain.x, chain.path, chain.nfe)
+    def true_start(key: Key, data: Array) -> Array:
+      return noised(key, data, level)[0]
 
-  shown = {k: v for k, v in settings.items() if k not in ("name", "num_steps", "grid")}
-  return Row(name, num_steps, shown, prior, true_start, run)
+    def run(key: Key, predict: Predict, x: Array) -> Samples:
+      functions: dict[str, Any] = {"score": lambda x: predict(x, level).score, "x": x}
+      if needs_density:  # XLA merges what the two predictions share
+        functions["log_prob"] = lambda x: predict(x, level).log_density
+      chain = kernel(key, **functions, **options)
+      return Samples(chain.x, chain.path, chain.nfe)
+
+    shown = {k: v for k, v in given.items() if k not in ("name", "num_steps", "grid")}
+    return Row(name, num_steps, shown, prior, true_start, run)
+
+  return make

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from scorelab.experiment.keys import Stream, stream_key
 from scorelab.experiment.sampler_spec import Row
@@ -115,8 +114,8 @@ class Experiment:
     validation: held-out points, {x [n, *event]}. Both have `label` [n] where the network takes it.
     label_dropout: share of a batch's labels that training replaces by none.
     evaluation: what is measured.
-    source: the config itself.
-    rebuild: what `at` calls.
+    changed_by: `(experiment, numbers) -> fields` that numbers change, for `at`; made once, by
+      `build`, and without the config.
     numbers: fields in which members of an ensemble differ, by dotted name: arguments of compiled
       programs, where all other numbers are their constants.
   """
@@ -134,8 +133,7 @@ class Experiment:
   validation: Batch
   label_dropout: float
   evaluation: Evaluation
-  source: ConfigDict
-  rebuild: Callable[[Experiment, Mapping[str, float | Array]], Experiment]
+  changed_by: Callable[[Experiment, Mapping[str, float | Array]], dict[str, Any]]
   numbers: Mapping[str, float | Array] = dataclasses.field(default_factory=dict)
 
   @property
@@ -217,7 +215,7 @@ class Experiment:
     Components that depend on the numbers are built again. Things that their values decided, the
     points and the evaluation, are kept. Without numbers the experiment itself is returned.
     """
-    return self.rebuild(self, numbers) if numbers else self
+    return dataclasses.replace(self, **self.changed_by(self, numbers)) if numbers else self
 
   def draw_batch(self, key: Key, data: Batch) -> Batch:
     """Draws a training batch: from `data`, with replacement or all of it, or from the target.
