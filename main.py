@@ -7,7 +7,9 @@ python main.py --config=configs/ncsn_gmm.py --config.ensemble.seeds=16   # in on
 python main.py --config=configs/ncsn_gmm.py --distributed    # the same on every host of a cluster
 """
 
+import sys
+
 from scorelab.__main__ import main
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

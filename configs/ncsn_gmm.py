@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def sweep() -> dict[str, Any]:
-  """DDIM from deterministic to ancestral, at four lengths: scripts/sweep.py runs it."""
+  """DDIM from deterministic to ancestral, at four lengths: scorelab-sweep runs it."""
   steps, eta = [8, 16, 32, 64], [0.0, 0.5, 1.0]
   fixed = {"sampler.name": "ddim", "evaluation.rows": ()}
   return {**fixed, "sampler.num_steps": steps, "sampler.eta": eta}

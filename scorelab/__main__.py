@@ -6,26 +6,27 @@ scorelab options sampler.dpmpp_2m        # lists the options of a part
 
 from __future__ import annotations
 
+import sys
+
 from scorelab import early_stop
 
 
-def main() -> None:
-  """Runs the command line of this process, and ends it with its exit code."""
+def main() -> int:
+  """Runs the command line of this process and returns its exit code."""
   early_stop.install("main.py: stopped before the run began")
-  import sys  # only now: these imports take long enough to be interrupted
-
+  # Only now: these imports take long enough to be interrupted.
   from scorelab.config.importing import make_importable
   from scorelab.config.shipped import root, with_shipped_configs
 
   if sys.argv[1:2] == ["options"]:
     from scorelab.cli import options
 
-    sys.exit(options.main(sys.argv[1:]))
+    return options.main(sys.argv[1:])
   make_importable(root())  # configs import each other
   from scorelab.cli import train
 
-  sys.exit(train.main(with_shipped_configs(sys.argv)))
+  return train.main(with_shipped_configs(sys.argv))
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

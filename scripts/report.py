@@ -1,55 +1,13 @@
-"""One page of any runs: a table to sort and filter, curves, figures, configs and commands.
+"""One page of any runs: `scorelab-report` of a checkout.
 
-  python scripts/report.py results/ncsn_gmm                          # all runs below a folder
-  python scripts/report.py results/ncsn_gmm/<run id> results/edm_gmm --out=results/two.html
-  python scripts/report.py results --serve 8000                      # watches, and refreshes
-
-The page goes to report.html in the first folder, or to --out. It is one HTML file that needs
-nothing else: no network, no server. Pictures and animations are part of it, scaled so that it stays
-under 10 MB. Runs that are unfinished, failed or damaged are there too, with what is known of them.
-With --serve it is made again when a run's files have changed, for browsers on this machine.
+python scripts/report.py --help
 """
 
-from __future__ import annotations
-
-import argparse
 import pathlib
-import shlex
 import sys
-from collections.abc import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Writes the page, or serves it; 2 after one line where there is nothing to show."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("runs", nargs="+", type=pathlib.Path, help="workdirs, or folders of them")
-  parser.add_argument("--out", type=pathlib.Path, help="the page [report.html in the first]")
-  parser.add_argument("--serve", type=int, metavar="PORT", help="at http://127.0.0.1:PORT instead")
-  args = parser.parse_args(argv)
-  from scripts.reporting import collect, page, serve
-
-  typed = sys.argv[1:] if argv is None else argv
-  command = shlex.join(["python", "scripts/report.py", *map(str, typed)])
-  try:
-    if args.serve is not None:
-      if args.out is not None:
-        raise collect.ReportError("--out and --serve: choose one")
-      serve.serve(args.runs, args.serve, command)
-      return 0
-    text = page.render(collect.read_runs(args.runs), command)
-    out = args.out or args.runs[0] / "report.html"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
-  except (collect.ReportError, OSError) as error:
-    print(error, file=sys.stderr)
-    return 2
-  print(out)
-  return 0
-
+from scorelab.cli.report import main
 
 if __name__ == "__main__":
   sys.exit(main())

@@ -32,10 +32,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 
 from scorelab.plotting import write_csv
 from scorelab.runs.signals import PREEMPTED_EXIT_CODE
+from scorelab.sweep.plan import Row, SweepError, Task, make_rows
+from scorelab.sweep.tasks import Signals, make_slots, run_task
 from scripts import outputs, published
 from scripts.outputs import REFERENCE, RESULTS
-from scripts.sweeping.plan import Row, SweepError, Task, make_rows
-from scripts.sweeping.tasks import Signals, make_slots, run_task
 
 
 @dataclasses.dataclass(frozen=True)

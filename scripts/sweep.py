@@ -1,114 +1,13 @@
-r"""Many runs of one config: grids, random draws or Optuna's search; here, on Slurm or on Ray.
+"""Runs of one config over grids, random draws or Optuna's search: `scorelab-sweep` of a checkout.
 
-  python scripts/sweep.py --config=configs/ncsn_gmm.py --grid network.width=128,256 --seeds 4
-  python scripts/sweep.py --config=configs/ncsn_gmm.py --config.sampler.name=ddim \
-      --grid sampler.eta=0,.1,.5,1 --metric energy_distance
-  python scripts/sweep.py --config=configs/ncsn_gmm.py --random 20 \
-      --range optimizer.learning_rate=1e-4:1e-2:log --range network.width=32:256
-  python scripts/sweep.py --config=configs/ncsn_gmm.py --optuna 20 \
-      --range optimizer.learning_rate=1e-4:1e-2:log --metric energy_distance
-  python scripts/sweep.py --config=configs/ncsn_gmm.py --grid seed=0,1,2,3 --engine=slurm \
-      --resource slurm_partition=gpu --resource gpus_per_node=1 --resource timeout_min=60
-
-What is typed as --config.FIELD=VALUE holds for all runs. Without --grid and --range the config
-file's own `sweep()` says what is run: a dict of values by field, or a list of such dicts; a list
-stands for several values, to be combined. Fields are checked before anything starts.
-
-Each run is a process of main.py in the folder that main.py would give it, results/<config>/<run id>
-(or --out/<run id>); --dry-run prints the commands. Runs that differ only in what training does not
-depend on (sampler.*, evaluation.*) share one training, in <run id>, and each is measured in a copy
-of it, <run id>-<hash>: one row for each value. The same command goes on where it was stopped: what
-is done is not run again, and what failed is only listed, but with --retry. Ctrl-C and SIGTERM let
-the runs save and end.
-
-Here, every run has an equal share of the cores and GPUs, and --jobs of them run side by side. On
-Slurm a run is a job of its own, and one that is preempted is queued again; --resource takes the
-names of submitit's update_parameters (cluster=local tries it without Slurm). On Ray, the options of
-ray.remote (num_cpus, num_gpus) and the address of a cluster (address=auto). Both need folders that
-all machines share.
-
-The table at the end is kept as CSV beside the runs. Exit codes: 0, 1 where a run failed, 75 where
-the sweep was stopped, 2 for a mistake in the command.
+python scripts/sweep.py --help
 """
 
-from __future__ import annotations
-
-import argparse
 import pathlib
-import shlex
 import sys
-from collections.abc import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
-
-
-def make_parser() -> argparse.ArgumentParser:
-  """The command line; --config.FIELD=VALUE is left to ml_collections."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-  )
-  parser.add_argument("--config", required=True, help="configs/NAME.py[:fast]")
-  parser.add_argument(
-    "--grid", action="append", default=[], metavar="FIELD=VALUE,VALUE", help="values to combine"
-  )
-  parser.add_argument(
-    "--range",
-    action="append",
-    default=[],
-    metavar="FIELD=LOW:HIGH[:log]",
-    help="numbers to draw from, with --random or --optuna; whole where the field is",
-  )
-  parser.add_argument("--seeds", type=int, metavar="N", help="each with the seeds 0 to N - 1")
-  parser.add_argument("--random", type=int, metavar="N", help="N draws from --range and --grid")
-  parser.add_argument("--optuna", type=int, metavar="N", help="N trials of Optuna's search")
-  parser.add_argument("--draw-seed", type=int, default=0, help="of --random and --optuna [0]")
-  parser.add_argument(
-    "--metric",
-    action="append",
-    metavar="NAME",
-    help="of the table, and the first is what Optuna lowers: a metric of the main sampler, "
-    "NAME@ROW of another row (energy_distance@heun-16), or a path in evaluation.json "
-    "(girsanov.total) [the first three]",
-  )
-  parser.add_argument("--maximise", action="store_true", help="Optuna raises it instead")
-  parser.add_argument("--engine", choices=("local", "slurm", "ray"), default="local")
-  parser.add_argument("--jobs", type=int, help="runs side by side [the GPUs, or half the cores]")
-  parser.add_argument(
-    "--resource", action="append", default=[], metavar="NAME=VALUE", help="of --engine"
-  )
-  parser.add_argument("--out", type=pathlib.Path, help="folder of the runs [results/<config>]")
-  parser.add_argument("--csv", type=pathlib.Path, help="the table's file [<out>/sweep.csv]")
-  parser.add_argument("--retry", action="store_true", help="runs what has failed again")
-  parser.add_argument("--dry-run", action="store_true", help="only print what would be run")
-  return parser
-
-
-def main(argv: Sequence[str] | None = None, program: Sequence[str] | None = None) -> int:
-  """Plans, checks, runs and reports.
-
-  Args:
-    argv: the command line.
-    program: what is run in main.py's place, with its arguments.
-
-  Returns:
-    The exit code.
-  """
-  parser = make_parser()
-  args, rest = parser.parse_known_args(argv)
-  common = [argument for argument in rest if argument.startswith("--config.")]
-  command = shlex.join(["python", "scripts/sweep.py", *(sys.argv[1:] if argv is None else argv)])
-  # Only now: --help is answered at once.
-  from scripts.sweeping.plan import SweepError
-  from scripts.sweeping.study import run
-
-  try:
-    if unknown := [argument for argument in rest if argument not in common]:
-      raise SweepError(f"{unknown[0]!r} is not a flag; see --help")
-    return run(args, common, command, program)
-  except SweepError as error:
-    print(error, file=sys.stderr)
-    return 2
-
+from scorelab.cli.sweep import main
 
 if __name__ == "__main__":
   sys.exit(main())

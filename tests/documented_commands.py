@@ -9,9 +9,10 @@ import re
 
 ROOT = pathlib.Path(__file__).absolute().parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", "docs/*.md"]
-MODULES = ["main.py", "scorelab/__main__.py", "scripts/*.py", "configs/*.py", "docs/*.py"]
+MODULES = ["main.py", "scorelab/__main__.py", "scorelab/cli/*.py", "scripts/*.py"]
+MODULES += ["configs/*.py", "docs/*.py"]
 
-_PROGRAMS = r"python|pip|pytest|scorelab|mkdocs|pre-commit|\.ci/run|\.venv/bin/\w+"
+_PROGRAMS = r"python|pip|pytest|scorelab(?:-\w+)?|mkdocs|pre-commit|\.ci/run|\.venv/bin/\w+"
 _COMMAND = re.compile(rf"(?:{_PROGRAMS}) +[^ =]")
 _FLAGS = re.compile(r"--(?:config\.[\w.]+=|mode=|distributed|tensorboard)")
 _FILE = re.compile(r"(?<![\w./<-])(?:configs|scripts|tests|docs)/[\w/]+\.(?:py|md|csv)\b")
@@ -23,7 +24,7 @@ EXCUSED = {
   r"^pre-commit|^mkdocs": "changes .git/hooks, or serves a site; tests/test_docs.py builds it",
   r"^\.ci/run|^pytest -n|^\.venv/bin/pytest": "runs the tests themselves",
   r"^pytest -m slow": "two thousand cases; `.ci/run slow` runs them",
-  r"^scorelab|^python -m scorelab": "main.py from a wheel; tests/test_packaging.py runs it",
+  r"^scorelab |^python -m scorelab": "main.py from a wheel; tests/test_packaging.py runs it",
   r"ralston|absolute_noise|linear_variance|=cubic|triangle|mean_error|gated_mlp": (
     "needs the file of the recipe; tests/test_contributing.py runs it"
   ),
@@ -53,6 +54,7 @@ _RUN = r"results/\w+/<run id>"
 _TINY = "--side 16 --dim 8 --batches 2 --steps 2 --matmul 64 --precisions float32"
 SMALLER = (
   (r"^\.venv/bin/python", "python"),
+  (r"^scorelab-(\w+)", r"python scripts/\1.py"),
   (r"(--config=\S*configs/\w+\.py)(?![\w:])", r"\1:fast"),
   (r"training\.num_steps=\d+", "training.num_steps=60"),
   (r"(--config=configs/(?:ddpm_digits|dit_digits|ddpm_patches)\.py:fast)", rf"\1 {_FEW_STEPS}"),
@@ -128,11 +130,10 @@ class Command:
   @property
   def group(self):
     """Commands of a group share a finished run: those of a config, or of a script."""
-    config, script = (
-      re.search(pattern, self.text) for pattern in (r"configs/(\w+)\.py", r"scripts/(\w+)\.py")
-    )
+    config = re.search(r"configs/(\w+)\.py", self.text)
+    script = re.search(r"scripts/(\w+)\.py|^scorelab-(\w+)", self.text)
     found = script or config
-    return found[1] if found else self.text.split()[0]
+    return found[found.lastindex] if found else self.text.split()[0]
 
   def small(self):
     """The same command at small size, without placeholders of choice."""

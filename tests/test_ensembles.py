@@ -137,7 +137,7 @@ def test_numbers_of_every_section_are_traced(quick_compilation):
 REFUSED = {
   "size": (
     "network.width=16,32",
-    "network.width cannot be varied .* sweep it with scripts/sweep.py",
+    "network.width cannot be varied .* sweep it with scorelab-sweep",
   ),
   "steps": (
     "sampler.num_steps=4,8",

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from configs import base
+from scorelab.cli.export import export, main
 from scorelab.experiment.build import build
 from scorelab.pretrained import PretrainedError, load_model, load_pipeline
-from scripts.export import export, main
 
 pytestmark = pytest.mark.e2e
 
@@ -56,8 +56,7 @@ def test_a_plain_model_is_written(experiment, tmp_path):
 
 def test_mistakes_are_one_line(experiment, tmp_path, capsys):
   for arguments in (["--workdir", str(tmp_path), "--to", str(tmp_path / "out")],):
-    with pytest.raises(SystemExit):
-      main(arguments)
+    assert main(arguments) == 2
     assert "there is no run here" in capsys.readouterr().err
   experiment.config["parameterization"]["num_train_steps"] = 500
   with pytest.raises(PretrainedError, match=r"of 500 steps.*use --format=plain"):

@@ -13,6 +13,7 @@ import pytest
 
 from configs import ddpm_circles_published, flow_moons, ncsn_gmm_published
 from scorelab import data, training
+from scorelab.cli import export
 from scorelab.data import fingerprints
 from scorelab.data.fingerprints import changes, of_images
 from scorelab.data.image_files import Folder
@@ -21,8 +22,7 @@ from scorelab.experiment.build import build
 from scorelab.pretrained import load_model
 from scorelab.runs import workdir as run
 from scorelab.runs.signals import StopFlag
-from scripts import export
-from scripts.sweeping import plan
+from scorelab.sweep import plan
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = pathlib.Path(__file__).absolute().parent.parent
@@ -173,7 +173,7 @@ def test_an_export_needs_no_data(file, tmp_path, capsys):
   state = training.train(experiment, workdir, StopFlag())
   file.unlink()
   arguments = ["--workdir", str(workdir.path), "--to", str(tmp_path / "out"), "--format=plain"]
-  export.main(arguments)
+  assert export.main(arguments) == 0
   _, params, shape, _ = load_model(tmp_path / "out")
   assert shape == (2,)
   expected = training.evaluated_params(state, experiment.evaluation.ema)

@@ -57,7 +57,10 @@ BAD = {
   "loss": ([FAST, "--config.loss.name=nosuch"], "loss.name = 'nosuch' is not a loss"),
   "number": ([FAST, "--config.training.num_steps=-5"], "must be at least 0"),
   "size": ([FAST, "--config.training.batch_size=-1"], "must be at least 0"),
-  "ensemble": ([FAST, "--config.ensemble.over=network.width=16,32"], "sweep it with scripts/sweep"),
+  "ensemble": (
+    [FAST, "--config.ensemble.over=network.width=16,32"],
+    "sweep it with scorelab-sweep",
+  ),
   "flag file": (["--flagfile=nosuch"], "--flagfile: [Errno 2] No such file or directory: 'nosuch'"),
   "flag file's name": ([FAST, "--flagfile"], "--flagfile with no argument"),
   "flag folder": (["--flagfile=docs"], "Is a directory: 'docs'"),

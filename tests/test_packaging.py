@@ -1,6 +1,8 @@
 """What is installed, imported and shipped."""
 
 import ast
+import csv
+import json
 import os
 import pathlib
 import re
@@ -97,21 +99,41 @@ def test_nothing_is_unpickled_evaluated_or_given_to_a_shell():
         assert keywords.get(keyword, "False") == "False", f"{file}: {name} with {keyword}"
 
 
-@pytest.mark.slow
-def test_a_wheel_runs_the_main_job_from_any_folder(tmp_path):
-  """Unpacked beside what is installed here; without a checkout, its configs are its own."""
-  wheel = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
-  subprocess.run([sys.executable, *wheel], check=True)
-  (file,) = tmp_path.glob("scorelab-*.whl")
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+  """The wheel, unpacked beside what is installed here: (its directory, an empty directory)."""
+  folder = tmp_path_factory.mktemp("wheel")
+  command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+  subprocess.run([sys.executable, *command], check=True)
+  (file,) = folder.glob("scorelab-*.whl")
   with zipfile.ZipFile(file) as archive:
-    archive.extractall(tmp_path / "site")
-  environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-  here = tmp_path / "here"
-  here.mkdir()
+    archive.extractall(folder / "site")
+  (folder / "here").mkdir()
+  return folder / "site", folder / "here"
 
-  def scorelab(*arguments):
+
+SMALL = ["--config.network.width=16", "--config.evaluation.rows=()"]
+CONSOLE = """
+import pathlib, sys
+from importlib.metadata import distribution
+sys.path = [p for p in sys.path if not pathlib.Path(p, "configs").is_dir()]  # an editable install
+import scorelab
+assert scorelab.__file__.startswith(sys.argv[1]), scorelab.__file__
+(found,) = (p for p in distribution("scorelab").entry_points if p.name == sys.argv[2])
+sys.argv = sys.argv[2:]
+sys.exit(found.load()())
+"""
+
+
+@pytest.mark.e2e
+def test_a_wheel_trains_sweeps_reports_and_exports_in_an_empty_directory(wheel):
+  """By its console scripts; without a checkout, its configs are its own."""
+  site, here = wheel
+  environment = os.environ | {"PYTHONPATH": str(site)}
+
+  def command(name, *arguments):
     return subprocess.run(
-      [sys.executable, "-m", "scorelab", *arguments],
+      [sys.executable, "-c", CONSOLE, str(site), name, *arguments],
       cwd=here,
       env=environment,
       capture_output=True,
@@ -119,10 +141,34 @@ def test_a_wheel_runs_the_main_job_from_any_folder(tmp_path):
       check=False,
     )
 
-  refused = scorelab("--config=configs/ncsn_gm.py")
-  assert refused.returncode == 2
-  assert "did you mean" in refused.stderr and "configs/ncsn_gmm.py" in refused.stderr
-  run = scorelab("--config=configs/ncsn_gmm.py:fast", "--config.training.num_steps=20")
+  for name in ("scorelab", "scorelab-sweep"):
+    refused = command(name, "--config=configs/ncsn_gm.py", *["--seeds=1"][: name != "scorelab"])
+    assert refused.returncode == 2, refused.stderr
+    assert "did you mean" in refused.stderr and "configs/ncsn_gmm.py" in refused.stderr
+  config = ["--config=configs/ncsn_gmm.py:fast", "--config.training.num_steps=20", *SMALL]
+  run = command("scorelab", *config)
   assert run.returncode == 0, run.stderr
   (done,) = here.glob("results/ncsn_gmm/*/DONE")
   assert list(done.parent.glob("figures/*.png"))
+  swept = command("scorelab-sweep", *config, "--grid", "seed=0,1", "--jobs", "1")
+  assert swept.returncode == 0, swept.stderr
+  assert "2 runs: 1 done before, 0 failed before" in swept.stderr  # the one above
+  table = list(csv.DictReader((here / "results/ncsn_gmm/sweep.csv").open().readlines()[1:]))
+  assert [(row["seed"], row["state"]) for row in table] == [("0", "done"), ("1", "done")]
+  runs = [here / row["workdir"] for row in table]
+  started = json.loads((runs[1] / "environment.json").read_text())["command"][0]
+  assert started.startswith(str(site)), started
+  made = command("scorelab-report", "results")
+  assert made.returncode == 0, made.stderr
+  page = (here / "results" / "report.html").read_text()
+  assert all(run.name in page for run in runs) and "scorelab-report results" in page
+  assert "<style>" in page and "<script>" in page  # its data files are in the wheel
+  written = command("scorelab-export", f"--workdir={runs[1]}", "--to=out", "--format=plain")
+  assert written.returncode == 0, written.stderr
+  assert {file.name for file in (here / "out").iterdir()} == {"model.safetensors", "config.json"}
+
+
+def test_what_is_in_the_wheel_inserts_no_path_and_runs_no_file():
+  for file in (ROOT / "scorelab").rglob("*.py"):
+    assert "sys.path.insert" not in (text := file.read_text()), file
+    assert "runpy" not in text, file

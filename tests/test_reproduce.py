@@ -12,9 +12,9 @@ import time
 import pytest
 
 from scorelab.plotting import read_csv
+from scorelab.sweep.plan import Task
 from scripts import figures, reproduce
 from scripts.reproduce import SYSTEMS, Places, Step
-from scripts.sweeping.plan import Task
 
 pytestmark = pytest.mark.e2e
 

@@ -21,10 +21,10 @@ from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES
 from scorelab.networks.unet import ATTENTIONS
 from scorelab.predictions import CONDITIONINGS
 from scorelab.schedules import SCHEDULES
+from scorelab.sweep import plan
 from scorelab.targets import TARGETS
 from scorelab.targets.digits import SCALINGS
 from scorelab.training import ensembles
-from scripts.sweeping import plan
 
 NAMES = sorted(f.stem for f in pathlib.Path("configs").glob("*.py") if f.stem != "base")
 NCSN, CIRCLES = "configs/ncsn_gmm.py:fast", "configs/ddpm_circles_published.py:fast"

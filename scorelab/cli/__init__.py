@@ -1,1 +1,1 @@
-"""Commands: `scorelab` trains, samples and evaluates the experiment of a config."""
+"""Commands: `scorelab` trains, samples and evaluates a config; sweep, report and export."""

@@ -16,12 +16,20 @@ def root() -> pathlib.Path:
 
 def with_shipped_configs(argv: Sequence[str]) -> list[str]:
   """Returns the command line with the shipped config's path if the typed file is not found here."""
-  return [_shipped(argument) for argument in argv]
+  pairs = [argument.partition("=") for argument in argv]
+  return [
+    f"{name}={shipped(value)}" if name.lstrip("-") == "config" and sign else f"{name}{sign}{value}"
+    for name, sign, value in pairs
+  ]
 
 
-def _shipped(argument: str) -> str:
-  name, _, value = argument.partition("=")
-  here = pathlib.Path(value.partition(":")[0]).is_file()
-  if name.lstrip("-") != "config" or not value.startswith("configs/") or here:
-    return argument
-  return f"{name}={root() / value}"
+def shipped(config: str) -> str:
+  """Returns the path of a config: the shipped one of configs/NAME.py[:argument] if none is here.
+
+  A name that is in neither place stays as it is if there is a directory configs/ here.
+  """
+  file, shipped_one = pathlib.Path(config.partition(":")[0]), str(root() / config)
+  if not config.startswith("configs/") or file.is_file():
+    return config
+  mistaken = not pathlib.Path(shipped_one.partition(":")[0]).is_file()
+  return config if mistaken and file.parent.is_dir() else shipped_one

@@ -8,7 +8,7 @@ r"""Several trainings in one program: seeds, crossed with values of numeric conf
 and their values; fields are separated by spaces or semicolons. Every combination of values is
 trained with every seed. A number can be varied if the program does not depend on its value: the
 numbers of the optimizer, schedule, loss, parameterization and sampler, and optimizer.ema_decays
-with one average. Fields that change a shape or the program are refused; scripts/sweep.py sweeps
+with one average. Fields that change a shape or the program are refused; scorelab-sweep sweeps
 them with one run per value.
 
 Each member equals the single run with its seed and values, from the same keys, up to the order of
@@ -47,7 +47,7 @@ from scorelab.training.step import repeated, train_step
 from scorelab.typing import Array, Batch, Context, DequantisedTarget, Key, Metrics
 
 _SECTIONS = ("optimizer", "schedule", "loss", "parameterization", "sampler")
-_SWEEP = "sweep it with scripts/sweep.py"
+_SWEEP = "sweep it with scorelab-sweep"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,11 +16,11 @@ from scorelab.evaluation import table as tables
 from scorelab.evaluation.figures import draw_run
 from scorelab.experiment.build import build
 from scorelab.plotting import animations, budgets, comparisons, curves, fields, style, trajectories
+from scorelab.report import collect
 from scorelab.runs.files import append_jsonl, write_json
 from scorelab.runs.signals import Preempted, StopFlag
 from scorelab.runs.workdir import Workdir, open_workdir
 from scorelab.samplers import KERNELS, SAMPLERS
-from scripts.reporting import collect
 
 pytestmark = pytest.mark.e2e
 

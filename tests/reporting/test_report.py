@@ -1,4 +1,4 @@
-"""scripts/report.py: the numbers of its page, odd names, damaged runs, its size, and a browser."""
+"""scorelab-report: the numbers of its page, odd names, damaged runs, its size, and a browser."""
 
 import html.parser
 import json
@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import report
-from scripts.reporting import charts, collect, media, page, serve
+from scorelab.cli import report
+from scorelab.report import charts, collect, media, page, serve
 
 pytestmark = pytest.mark.e2e
 

@@ -1,4 +1,4 @@
-"""scripts/sweep.py: what it plans, how it runs it, and what it makes of it."""
+"""scorelab-sweep: what it plans, how it runs it, and what it makes of it."""
 
 import json
 import os
@@ -11,12 +11,12 @@ import time
 import numpy as np
 import pytest
 
+from scorelab.cli import sweep
 from scorelab.config.command_line import read_config
 from scorelab.plotting import read_csv
 from scorelab.runs.identity import run_id
-from scripts import sweep
-from scripts.sweeping import plan, results, tasks
-from scripts.sweeping.plan import Range
+from scorelab.sweep import plan, results, tasks
+from scorelab.sweep.plan import Range
 
 pytestmark = pytest.mark.e2e
 
@@ -48,8 +48,8 @@ def apart(out, *arguments):
   """The same sweep as a command of its own."""
   code = f"""
 import sys
-from scripts import sweep
-from scripts.sweeping import plan
+from scorelab.cli import sweep
+from scorelab.sweep import plan
 plan.check = lambda *_: None
 sys.exit(sweep.main(sys.argv[1:], {STAND_IN!r}))
 """
@@ -152,7 +152,7 @@ def test_a_dry_run_is_a_shell_script_that_does_what_the_sweep_does(
   evaluations = [line for line in lines if "--mode=eval" in line]
   assert (len(trainings), len(evaluations), len(lines)) == (2, 4, 2 + 3 * 4)
   assert not (tmp_path / "a").exists()
-  script = "\n".join(lines).replace("python main.py", " ".join(STAND_IN))
+  script = "\n".join(lines).replace("python -m scorelab", " ".join(STAND_IN))
   subprocess.run(["bash", "-euc", script], check=True)
   by_hand = worked(tmp_path / "a")
   assert sweep_of(tmp_path / "b", *grid) == 0
@@ -170,7 +170,7 @@ def test_a_run_that_shares_no_training_is_in_main_pys_own_folder(unchecked, tmp_
   (line,) = capsys.readouterr().out.splitlines()
   config = read_config(CONFIG, ["--config.network.width=16"])
   where = f"--workdir=results/ncsn_gmm/{run_id(json.loads(config.to_json()))}"
-  assert line == f"python main.py --config={CONFIG} --config.network.width=16 {where}"
+  assert line == f"python -m scorelab --config={CONFIG} --config.network.width=16 {where}"
 
 
 def test_ensembles_are_swept_too(tmp_path):
@@ -286,7 +286,7 @@ def test_a_run_of_a_killed_sweep_is_waited_for(unchecked, tmp_path):
   (row,) = plan.make_rows(CONFIG, [], [{"training.batch_size": "8"}], tmp_path)
   code = f"""
 import pathlib, sys
-from scripts.sweeping import plan, tasks
+from scorelab.sweep import plan, tasks
 (row,) = plan.make_rows({CONFIG!r}, [], [{row.point!r}], pathlib.Path(sys.argv[1]))
 tasks.run_task(row.task, program={STAND_IN!r})
 """

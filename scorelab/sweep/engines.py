@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from scorelab.config.options import literal
-from scripts.sweeping.plan import SweepError, Task
-from scripts.sweeping.tasks import MAIN, ROOT, Outcome, Slot, make_slots, run_task
+from scorelab.sweep.plan import SweepError, Task
+from scorelab.sweep.tasks import MAIN, Outcome, Slot, make_slots, python_path, run_task
 
 
 class Handle(Protocol):
@@ -84,7 +84,6 @@ class Requeued:
     return run_task(task, program=self._program)
 
   def checkpoint(self, task: Task) -> Any:
-    """Returns the job to queue again; main.py has received the same signal and saves."""
     from submitit.helpers import DelayedSubmission
 
     return DelayedSubmission(self, task)
@@ -104,7 +103,7 @@ class Slurm:
       import submitit
     except ImportError:
       raise SweepError("--engine=slurm needs submitit: pip install -e '.[slurm]'") from None
-    _set_path()
+    os.environ["PYTHONPATH"] = python_path()
     try:
       cluster = resources.pop("cluster", None)
       self._executor = submitit.AutoExecutor(folder / "slurm" / "%j", cluster=cluster)
@@ -143,7 +142,7 @@ class Ray:
     try:
       ray.init(
         address,
-        runtime_env={"env_vars": {"PYTHONPATH": _set_path()}},
+        runtime_env={"env_vars": {"PYTHONPATH": python_path()}},
         log_to_driver=False,
         logging_level=logging.ERROR,
         **here,
@@ -167,13 +166,6 @@ class Ray:
     self._ray.shutdown()
 
 
-def _set_path() -> str:
-  """Lets other processes import this one's modules; the new PYTHONPATH."""
-  paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-  os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-  return os.environ["PYTHONPATH"]
-
-
 def parse_resources(specs: Sequence[str]) -> dict[str, Any]:
   """['timeout_min=60'] by name; a value is a Python literal, or else text."""
   found: dict[str, Any] = {}
@@ -195,7 +187,7 @@ def make_engine(
     jobs: tasks at a time.
     specs: its resources, each 'NAME=VALUE'.
     root: where it may leave what it leaves.
-    program: what is run: main.py.
+    program: what runs a config.
 
   Raises:
     SweepError: it is not installed, or cannot be begun with these resources.

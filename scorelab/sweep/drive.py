@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Sequence
 
-from scripts.sweeping.board import Board
-from scripts.sweeping.engines import Engine, Handle
-from scripts.sweeping.plan import Row, Task
-from scripts.sweeping.tasks import Outcome, failure, is_locked
+from scorelab.sweep.board import Board
+from scorelab.sweep.engines import Engine, Handle
+from scorelab.sweep.plan import Row, Task
+from scorelab.sweep.tasks import Outcome, failure, is_locked
 
 _POLL = 0.2  # seconds
 
@@ -61,7 +61,7 @@ def run_rows(
     engine: takes the tasks.
     retry: whether to try again what has failed before.
     stop: asked now and then.
-    board: is told.
+    board: shows the progress.
 
   Returns:
     How each row ended, and each shared training that was run, by folder.

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from scripts.reporting.collect import find_runs, read_runs
-from scripts.reporting.page import render
+from scorelab.report.collect import find_runs, read_runs
+from scorelab.report.page import render
 
 _WATCHED = ("config.json", "metrics.jsonl", "evaluation.json", "stderr.txt", "FAILED", "DONE")
 

@@ -1,4 +1,4 @@
-"""One process of main.py: its folder, its share of the machine, and how it ended."""
+"""One process of a run: its folder, its share of the machine, and how it ended."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+from scorelab.config.shipped import root
 from scorelab.runs.signals import PREEMPTED_EXIT_CODE
-from scripts.sweeping.plan import Task
+from scorelab.sweep.plan import Task
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-MAIN = (sys.executable, str(ROOT / "main.py"))
+MAIN = (sys.executable, "-m", "scorelab")
 LOG = "stderr.txt"  # of the task's process, which holds a lock on it as long as it lives
 FAILED = "FAILED"  # the last line of a process that failed, in its folder until it is tried again
 _COPIED = ("metrics.jsonl", "timings.jsonl")
@@ -33,7 +33,7 @@ class Outcome:
   """Outcome of a task.
 
   Attributes:
-    state: 'done', 'stopped' (it has saved, or can go on from its last checkpoint) or 'failed'.
+    state: 'done', 'stopped' (it has saved, or can resume from its last checkpoint) or 'failed'.
     line: the last line of its stderr, where it failed.
     seconds: that it took.
   """
@@ -57,7 +57,7 @@ class Slot:
 
 
 def deal(things: Sequence[str], hands: int) -> list[list[str]]:
-  """Things dealt out evenly; with fewer things than hands, they are shared."""
+  """Splits things evenly over hands; fewer things than hands are shared."""
   if len(things) >= hands:
     return [list(things[hand::hands]) for hand in range(hands)]
   return [[things[hand % len(things)]] for hand in range(hands)]
@@ -110,7 +110,13 @@ def shell_lines(task: Task) -> list[str]:
     copied = [task.shown(task.source / name) for name in ("checkpoints", *_COPIED)]
     lines.append(f"mkdir -p {shlex.quote(task.shown())}")
     lines.append(shlex.join(["cp", "-r", *copied, task.shown()]))
-  return [*lines, shlex.join(["python", "main.py", *task.arguments])]
+  return [*lines, shlex.join(["python", "-m", "scorelab", *task.arguments])]
+
+
+def python_path() -> str:
+  """Returns a PYTHONPATH by which another process imports this package and its configs."""
+  paths = [str(root()), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+  return os.pathsep.join(dict.fromkeys(paths))
 
 
 def failure(workdir: pathlib.Path) -> str | None:
@@ -137,7 +143,7 @@ class Signals:
   def _note(self, number: int, frame: object) -> None:
     del number, frame
     if self._stop.is_set():
-      os._exit(PREEMPTED_EXIT_CODE)  # the runs have been told, and save on their own
+      os._exit(PREEMPTED_EXIT_CODE)  # the runs received the signal, and save on their own
     self._stop.set()
     self._say("stopping: the runs save and end")
 
@@ -207,7 +213,7 @@ def run_task(
   program: Sequence[str] = MAIN,
   stop: threading.Event | None = None,
 ) -> Outcome:
-  """Runs main.py in the task's folder, once no other process does.
+  """Runs the task in its folder, once no other process does.
 
   Where `stop` is set, or an exception comes from a signal, the process gets SIGTERM, and is waited
   for until it has saved.
@@ -222,7 +228,7 @@ def run_task(
     process = subprocess.Popen(
       [*program, *task.arguments],
       cwd=task.cwd,
-      env={**os.environ, **slot.env},
+      env={**os.environ, "PYTHONPATH": python_path(), **slot.env},
       stdin=subprocess.DEVNULL,
       stdout=subprocess.DEVNULL,
       stderr=log,

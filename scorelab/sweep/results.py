@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from scorelab.evaluation.table import align, row_labels
-from scripts.sweeping.board import short_names
-from scripts.sweeping.plan import Row
-from scripts.sweeping.tasks import Outcome
+from scorelab.sweep.board import short_names
+from scorelab.sweep.plan import Row
+from scorelab.sweep.tasks import Outcome
 
 Line = dict[str, Any]
 

@@ -13,8 +13,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from scripts.sweeping.plan import Point, Row, Task
-from scripts.sweeping.tasks import Outcome
+from scorelab.sweep.plan import Point, Row, Task
+from scorelab.sweep.tasks import Outcome
 
 _EVERY = 60  # seconds between two lines of what runs, where lines stay
 

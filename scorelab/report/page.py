@@ -15,16 +15,16 @@ import jinja2
 from markupsafe import Markup
 
 from scorelab.plotting.style import BLACK, PART_COLOURS, metric_label, sampler_colour
-from scripts.reporting import charts, media
-from scripts.reporting.charts import Line
-from scripts.reporting.collect import (
+from scorelab.report import charts, media
+from scorelab.report.charts import Line
+from scorelab.report.collect import (
   PARTS,
   Numbers,
   Run,
   differing_fields,
   metric_names,
 )
-from scripts.sweeping.board import short_names
+from scorelab.sweep.board import short_names
 
 MAX_BYTES = 10_000_000
 _SHOWN_FIELDS, _SHOWN_METRICS = 5, 2

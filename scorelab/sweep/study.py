@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 from scorelab.plotting import write_csv
 from scorelab.runs.signals import PREEMPTED_EXIT_CODE
-from scripts.sweeping import plan, results, search
-from scripts.sweeping.board import Board
-from scripts.sweeping.drive import run_rows, tasks_of
-from scripts.sweeping.engines import make_engine
-from scripts.sweeping.plan import Point, Range, Row, SweepError
-from scripts.sweeping.tasks import MAIN, Outcome, Signals, default_jobs, failure, shell_lines
+from scorelab.sweep import plan, results, search
+from scorelab.sweep.board import Board
+from scorelab.sweep.drive import run_rows, tasks_of
+from scorelab.sweep.engines import make_engine
+from scorelab.sweep.plan import Point, Range, Row, SweepError
+from scorelab.sweep.tasks import MAIN, Outcome, Signals, default_jobs, failure, shell_lines
 
 
 def run(
@@ -28,10 +28,10 @@ def run(
   """Plans, checks, runs and reports; the exit code.
 
   Args:
-    args: the command line, as scripts/sweep.py reads it.
+    args: the command line, as scorelab/cli/sweep.py reads it.
     common: each --config.FIELD=VALUE.
     command: all of it, as it was typed.
-    program: what is run in main.py's place, with its arguments.
+    program: what runs a config, with its arguments; None for this package.
 
   Raises:
     SweepError: a mistake; nothing was started.

@@ -13,7 +13,7 @@ from typing import Any
 from scorelab.evaluation.table import row_labels
 from scorelab.metrics.budget import BUDGET
 from scorelab.runs.files import read_jsonl
-from scripts.sweeping.tasks import failure, is_locked
+from scorelab.sweep.tasks import failure, is_locked
 
 PARTS = BUDGET
 _PICTURES = (".png", ".gif", ".mp4")
@@ -53,7 +53,7 @@ class Run:
 
   Attributes:
     path: the folder.
-    name: it, told apart from the other runs'.
+    name: distinct among the runs shown.
     state: 'done', 'trained', 'running', 'failed', 'unfinished' or 'damaged'.
     note: of the state, such as how far it came, and what could not be read.
     fields: the config's fields that are set, by dotted name.
@@ -230,9 +230,14 @@ def _command(typed: Any) -> str:
   if not isinstance(typed, list) or not typed:
     return ""
   program, *arguments = map(str, typed)
-  if pathlib.Path(program).is_absolute():
-    program = pathlib.Path(program).name
-  return shlex.join(["python", program, *arguments])
+  path = pathlib.Path(program)
+  if path.name == "__main__.py":
+    start = ["python", "-m", path.parent.name]
+  elif path.suffix != ".py":  # a console script
+    start = [path.name]
+  else:
+    start = ["python", path.name if path.is_absolute() else program]
+  return shlex.join([*start, *arguments])
 
 
 def _shown(value: Any) -> str:

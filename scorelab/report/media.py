@@ -120,7 +120,7 @@ def _webp(frames: Sequence[Image.Image], duration: float) -> bytes:
     first.save(out, "webp", quality=75, method=2)
   else:
     more = {"save_all": True, "append_images": frames[1:], "duration": int(duration), "loop": 0}
-    # Nobody seeks: without key frames it is a quarter smaller, and takes half the time.
+    # No one seeks: without key frames it is a quarter smaller, and takes half the time.
     first.save(out, "webp", quality=50, method=0, kmin=0, kmax=0, **more)
   return out.getvalue()
 

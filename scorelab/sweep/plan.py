@@ -166,10 +166,10 @@ def points_of_config(config: str) -> list[Point] | None:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """One process of main.py.
+  """One process of a run.
 
   Attributes:
-    arguments: what is typed after main.py.
+    arguments: of its command line.
     cwd: where it is typed.
     workdir: the run's folder, absolute.
     num_steps: training steps that it takes; 0 where it only evaluates.
@@ -214,7 +214,7 @@ class Row:
 
 
 def typed(point: Point) -> list[str]:
-  """A point as main.py takes it."""
+  """Returns a point as flags."""
   return [f"--config.{field}={value}" for field, value in point.items()]
 
 
@@ -225,7 +225,7 @@ def resolve(config: str, common: Sequence[str], point: Point) -> ConfigDict:
   except ConfigError as error:
     raise SweepError(str(error)) from error
   if found.ensemble.seeds == 1 and not found.ensemble.over:
-    found.ensemble.seeds = None  # as main.py has it: one seed is no ensemble
+    found.ensemble.seeds = None  # as a run has it: one seed is no ensemble
   return found
 
 
@@ -245,9 +245,9 @@ def make_rows(
 ) -> list[Row]:
   """The rows of points, each in a folder of its own.
 
-  A run that sets only what training depends on is one of main.py, in the folder that main.py gives
-  it. Where a point sets what only evaluation depends on, the training goes there, once for all that
-  share it, and each row into <run id>-<hash of the evaluation's fields>, from a copy of it.
+  A point that sets only what training depends on is a run in the folder that `scorelab` gives it.
+  If it sets what only evaluation depends on, the training goes there, once for all that share it,
+  and each row into <run id>-<hash of the evaluation's fields>, from a copy of it.
   """
   cwd = pathlib.Path.cwd()
   rows: list[Row] = []
@@ -299,7 +299,7 @@ def evaluation_id(config: Mapping[str, Any]) -> str:
 
 
 def check(config: str, common: Sequence[str], points: Sequence[Point]) -> None:
-  """Builds the experiment of every point that brings a value that no point before it had.
+  """Builds the experiment of every point that has a value that no point before it had.
 
   So every value is tried, though not every combination; seeds are all alike. It is done on the CPU:
   the GPUs are for the runs.

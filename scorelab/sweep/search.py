@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scripts.sweeping.plan import Point, Range, SweepError
+from scorelab.sweep.plan import Point, Range, SweepError
 
 Measure = Callable[[Sequence[Point]], list[float | None]]
 """Runs points; their objectives, nan if one failed and None if one was stopped."""
@@ -38,7 +38,7 @@ def open_study(root: pathlib.Path, name: str, maximise: bool, seed: int) -> Any:
   # A sampler of the same seed would draw what it drew when the study was begun.
   study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
   for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-    # It was interrupted: its point is tried again, and its runs go on where they stopped.
+    # It was interrupted: its point is tried again, and its runs resume.
     study.enqueue_trial(trial.params, skip_if_exists=False)
     study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
   return study

@@ -1,0 +1,1 @@
+"""Collects runs and renders them as one page: numbers, charts and pictures."""

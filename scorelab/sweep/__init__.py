@@ -1,0 +1,1 @@
+"""Plans, runs and reports sweeps: many runs of one config."""

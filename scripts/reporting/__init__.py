@@ -1,1 +1,0 @@
-"""Collects runs and renders them as the page of scripts/report.py."""

@@ -1,1 +1,0 @@
-"""Plans, runs and reports the sweeps of scripts/sweep.py."""
