@@ -24,6 +24,7 @@ from scorelab.predictions import PARAMETERIZATIONS
 from scorelab.samplers import RecordedNoise, ZeroNoise
 from scorelab.schedules import VariancePreserving, uniform, uniform_log_snr
 from scorelab.targets.gaussian_mixture import GaussianMixture
+from scorelab.training import ensembles
 from tests.forked_main import Forked
 
 ROOT = pathlib.Path(__file__).absolute().parent.parent
@@ -168,6 +169,18 @@ def test_a_config_file_sets_a_new_option(part, tmp_path):
     check_fields(read_config("wrong.py"), base.get_config())
   with pytest.raises(ConfigError, match=r"config\.sampler\.nodee is not a field; did you mean"):
     read_config("plain.py", ["--config.sampler.nodee=1"])
+
+
+def test_an_ensemble_varies_a_new_option(part):
+  config = ncsn_gmm.get_config("fast")
+  config.sampler.name = "own_ralston.ralston"
+  config.evaluation.update(rows=(), metrics=("energy_distance",))
+  config.ensemble.over = "sampler.node=0.4,0.9"
+  members = ensembles.build(config).members
+  assert [member.over for member in members] == [{"sampler.node": 0.4}, {"sampler.node": 0.9}]
+  config.ensemble.over = "sampler.node=0.4,1.9"
+  with pytest.raises(ConfigError, match=r"sampler\.node = 1\.9, must be in \(0, 1\)"):
+    ensembles.build(config)
 
 
 def test_the_loss_is_the_error_to_a_power(part):

@@ -97,6 +97,16 @@ def add(section: str, types: Mapping[str, type]) -> None:
   _ADDED.setdefault(section, {}).update(types)
 
 
+def add_unlisted(config: ConfigDict) -> None:
+  """Adds to a config the options that parts.json lacks of the parts that it names, unset."""
+  for section in SECTIONS:
+    part = config[section]
+    with part.unlocked():
+      for name, kind in unlisted(section, part).items():
+        if name not in part:
+          part[name] = placeholder(kind)
+
+
 def make_config() -> ConfigDict:
   """Returns a config with every field, at its default; None is the named part's own default."""
   config = ConfigDict(_defaults(options_of_part(Whole)))

@@ -68,8 +68,7 @@ def drop_old_options(config: ConfigDict, replaced: Mapping[str, Any]) -> str | N
 
   Returns:
     One line that names the options that were dropped, or kept although the new component has
-      another
-    default; None if there are none.
+    another default; None if there are none.
   """
   said = []
   for path, selectors in PARTS.items():

@@ -52,12 +52,12 @@ def consistency(
   Args:
     parameterization: reads the network; of kind 'consistency'.
     schedule: the forward process.
-    min_intervals, max_intervals: the first n and the largest, >= 1.
-    double_every: training steps between doublings, >= 1.
+    min_intervals, max_intervals: the first n and the largest.
+    double_every: training steps between doublings.
     level_mean, level_std: of log(sigma / alpha) in the data's units, cut off at the schedule's
       ends; the defaults are for data of std 0.5.
     rho: of the grid.
-    huber_delta: c > 0 in the data's units; the published 0.00054 sqrt(d) is for std 0.5.
+    huber_delta: c in the data's units; the published 0.00054 sqrt(d) is for std 0.5.
     uniforms: draws the levels, `(key, n) -> [n]`.
 
   Returns:

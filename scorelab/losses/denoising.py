@@ -66,7 +66,7 @@ def ncsn(
     levels: quantile function of the level distribution, `(schedule, u [n]) -> Level [n]`.
     weighting: w >= 0 on |x0 error|^2, elementwise; NCSN's own by default.
     uniforms: draws the u, `(key, n) -> [n]`.
-    levels_per_point: levels drawn for each point of the batch, >= 1.
+    levels_per_point: levels drawn for each point of the batch.
     num_bands: equal bands of log-SNR over the schedule, for the metric `band_loss`, noisiest last.
 
   Returns:
@@ -158,7 +158,7 @@ def ddpm(
   Args:
     parameterization, schedule, levels, uniforms, levels_per_point, num_bands: as for `ncsn`.
     norm: 'l2', 'l1' or 'huber'.
-    huber_delta: > 0, in units of the noise.
+    huber_delta: in units of the noise.
 
   Returns:
     A loss with the metrics of `ncsn`.

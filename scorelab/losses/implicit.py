@@ -78,7 +78,7 @@ def hyvarinen(
     score_weighting: w >= 0 on the score's squared error, elementwise.
     uniforms: draws the u, `(key, n) -> [n]`.
     divergence: mode of the derivatives, 'forward' or 'reverse'.
-    max_unrolled: up to this number of axes, >= 1, are unrolled; more run in a loop, and again for
+    max_unrolled: up to this number of axes are unrolled; more run in a loop, and again for
       the gradient, so that memory does not grow with d.
 
   Returns:
@@ -116,7 +116,7 @@ def hutchinson(
   Args:
     parameterization, schedule, levels, score_weighting, uniforms: as for `hyvarinen`.
     probes: the law of v, a name of PROBES.
-    num_probes: independent probes of each point, >= 1.
+    num_probes: independent probes of each point.
 
   Returns:
     A loss with the metrics of `hyvarinen`.
@@ -184,7 +184,7 @@ def sliced_fd(
   Args:
     parameterization, schedule, levels, score_weighting, uniforms: as for `hyvarinen`.
     probes, num_probes: as for `hutchinson`.
-    eps: > 0, in units of x. The step eps |v|, eps sqrt(d), should be short against the std of a
+    eps: in units of x. The step eps |v|, eps sqrt(d), should be short against the std of a
       mode and long against the rounding of x.
 
   Returns and raises what `hutchinson` does.

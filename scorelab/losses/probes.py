@@ -52,7 +52,7 @@ def averaging(
 
   Args:
     probes: their law, a name of PROBES.
-    num_probes: independent probes of each point, >= 1.
+    num_probes: independent probes of each point.
 
   Returns:
     (function, key, x [n, *event]) -> the mean of function(v) over probes v of x's shape.

@@ -189,7 +189,7 @@ def variational_bound(
 
   Args:
     parameterization, schedule, spacing, uniforms, variance: as for `stepwise_kl`.
-    num_levels: noisy levels of the chain, >= 1.
+    num_levels: noisy levels of the chain.
 
   Returns:
     A loss of batches {x [n, *event], label [n] or absent}. Its metrics: bits_per_dim, prior [].

@@ -83,7 +83,7 @@ class ResidualMLP(nn.Module):
 
   Attributes:
     width: of the residual stream, and of each block's hidden layer.
-    depth: number of blocks, >= 1.
+    depth: number of blocks.
     activation: a name of ACTIVATIONS.
     num_features: Fourier features of the point and, as many, of the conditioning.
     point_scale: std of their angular frequencies, per unit of the (scaled) point.

@@ -57,7 +57,7 @@ def extrapolated(
     guidance_scale: 0 is the weak one, 1 the strong one.
     guidance_low, guidance_high: guides where low < sigma / alpha <= high; the strong prediction is
       given elsewhere (Kynkaanniemi et al. 2024).
-    guidance_rescale: phi in [0, 1]: x0 is scaled by phi std(strong x0) / std(guided x0) + 1 - phi,
+    guidance_rescale: phi: x0 is scaled by phi std(strong x0) / std(guided x0) + 1 - phi,
       the std over one event's coordinates (Lin et al. 2024, eqs. 15 and 16, there of the network's
       output). 0 leaves it.
     event_ndim: how many trailing axes are one event. Static.

@@ -64,10 +64,10 @@ def adaptive_ode(
     x: starts at grid[0], [batch, *event].
     grid: only its two ends matter. If it ends at the data, the flow is solved to its last noisy
       level, and x0 from there is returned.
-    rtol, atol: > 0, a step's error is at most atol + rtol |z| by the solver's estimate, as the root
+    rtol, atol: a step's error is at most atol + rtol |z| by the solver's estimate, as the root
       of the mean square over coordinates. In float32 at least about 1e-5.
     max_steps: largest number of steps of a point, accepted or rejected. Static.
-    data_std: s, > 0: sets the first step size and the unit of atol.
+    data_std: s: sets the first step size and the unit of atol.
 
   Returns:
     AdaptiveSamples. A point fails if it needs more than max_steps, or if `predict` is discontinuous

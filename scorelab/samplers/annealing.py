@@ -100,7 +100,7 @@ def annealed_langevin(
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: the levels; no Langevin step is taken at the data itself.
-    steps_per_level: calls of `predict` at each level, >= 1. Static.
+    steps_per_level: calls of `predict` at each level. Static.
     step_size: h at the least noisy level, in (0, 2 r_last^2), in squared units of the data:
       at high noise longer steps diverge, whatever the data. None: chosen by the rule.
     rule: 'published' is 1e-4; 'ncsnv2' fits the grid and steps_per_level, see `ncsnv2_step_size`.

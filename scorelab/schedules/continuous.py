@@ -56,7 +56,7 @@ class VariancePreserving(_LinearBeta):
   B(t) = beta_min t + (beta_max - beta_min) t^2 / 2 (Song et al. 2021, eq. 33).
 
   Attributes:
-    beta_min: beta(0), > 0, per unit of t.
+    beta_min: beta(0), per unit of t.
     beta_max: beta(1).
   """
 
@@ -75,7 +75,7 @@ class SubVP(_LinearBeta):
   Song et al. 2021, eq. 12; B(t) as for VP, and sigma / alpha = 2 sinh(B / 2).
 
   Attributes:
-    beta_min: beta(0), > 0, per unit of t.
+    beta_min: beta(0), per unit of t.
     beta_max: beta(1).
   """
 
@@ -135,7 +135,7 @@ class Sigmoid(Schedule):
 
   Attributes:
     start, end: the places of t = 0 and t = 1 on the curve.
-    tau: temperature, > 0; a large one makes alpha^2 a straight line.
+    tau: temperature; a large one makes alpha^2 a straight line.
   """
 
   start: float = -3.0
@@ -188,7 +188,7 @@ class Laplace(Schedule):
 
   Attributes:
     mu: the law's middle, in units of 2 lambda, as is b.
-    b: its scale, > 0.
+    b: its scale.
   """
 
   mu: float = 0.0

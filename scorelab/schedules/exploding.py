@@ -28,7 +28,7 @@ class VarianceExploding(_Exploding):
   Karras et al. 2022, eq. 5, as a function of continuous time.
 
   Attributes:
-    sigma_min: noise std at t = 0, > 0, in units of the data.
+    sigma_min: noise std at t = 0, in units of the data.
     sigma_max: noise std at t = 1.
     rho: 1 is uniform in sigma; larger values put more of [0, 1] at little noise.
   """
@@ -50,7 +50,7 @@ class GeometricVarianceExploding(_Exploding):
   """alpha = 1 and geometric levels, sigma = smin (smax / smin)^t: the VE SDE of Song et al. 2021.
 
   Attributes:
-    sigma_min: noise std at t = 0, > 0, in units of the data.
+    sigma_min: noise std at t = 0, in units of the data.
     sigma_max: noise std at t = 1.
   """
 

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from scorelab.config.fields import add_unlisted
 from scorelab.config.options import check_bound, check_bounds
 from scorelab.errors import ConfigError, RunError, did_you_mean
 from scorelab.experiment.build import assemble, with_numbers, with_points
@@ -138,6 +139,7 @@ def build(config: ConfigDict) -> Ensemble:
     ConfigError: the config is invalid, or its members do not fit into one program.
   """
   check_bounds(config)
+  add_unlisted(config)
   over, num_seeds = parse_over(config), config.ensemble.seeds or 1
   check_bound("seed", config.seed + num_seeds - 1)
   single = config.copy_and_resolve_references()
