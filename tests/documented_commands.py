@@ -24,6 +24,8 @@ EXCUSED = {
   r"^pre-commit|^mkdocs": "changes .git/hooks, or serves a site; tests/test_docs.py builds it",
   r"^\.ci/run|^pytest -n|^\.venv/bin/pytest": "runs the tests themselves",
   r"^pytest -m slow": "two thousand cases; `.ci/run slow` runs them",
+  r"^scorelab options|^python -m scorelab options": "tests/test_options_command.py runs them",
+  r"^python -m scorelab\.config\.generate": "tests/test_fields.py compares what it writes",
   r"^scorelab |^python -m scorelab": "main.py from a wheel; tests/test_packaging.py runs it",
   r"ralston|absolute_noise|linear_variance|=cubic|triangle|mean_error|gated_mlp": (
     "needs the file of the recipe; tests/test_contributing.py runs it"
