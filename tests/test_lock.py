@@ -59,7 +59,7 @@ def test_a_folder_that_cannot_be_locked_or_made(tmp_path, monkeypatch):
   with lock.hold(tmp_path / "run"):  # a file system without locks
     pass
   refuse(errno.EIO)
-  with pytest.raises(OSError, match="Input/output"), lock.hold(tmp_path / "run"):
+  with pytest.raises(lock.UnwritableError, match="Input/output"), lock.hold(tmp_path / "run"):
     pass
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import pathlib
 import socket
 from collections.abc import Iterator
+
+import filelock
 
 from scorelab.errors import RefusedError
 
@@ -42,8 +43,8 @@ def why_unwritable(path: pathlib.Path, error: OSError) -> str | None:
 def hold(path: pathlib.Path, off: bool = False) -> Iterator[None]:
   """Locks a run directory, created if missing, within a `with` block.
 
-  The lock belongs to the operating system and ends with the process, so it is never stale. With
-  `off`, nothing is done.
+  The lock belongs to the operating system and ends with the process, so it is never stale: a file
+  system without locks is not locked, rather than by a marker file. With `off`, nothing is done.
 
   Raises:
     UnwritableError: another process, named in the message, holds the lock; or the directory cannot
@@ -52,25 +53,35 @@ def hold(path: pathlib.Path, off: bool = False) -> Iterator[None]:
   if off:
     yield
     return
+  file = path / "LOCK"
+  lock = filelock.FileLock(file, blocking=False, fallback_to_soft=False, on_acquired=_write_name)
   try:
     path.mkdir(parents=True, exist_ok=True)
-    file = (path / "LOCK").open("a+")
+    lock.acquire()
+  except filelock.Timeout:
+    raise UnwritableError(
+      f"{path}: {_holder(file)} is at work here: wait until it ends, or give another --workdir"
+    ) from None
   except OSError as error:
-    reason = why_unwritable(path, error) or f"{path}: cannot be the workdir: {error.strerror}"
-    raise UnwritableError(reason) from error
-  with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      file.seek(0)
-      holder = file.read().strip() or "another process"
-      raise UnwritableError(
-        f"{path}: {holder} is at work here: wait until it ends, or give another --workdir"
-      ) from None
-    except OSError as error:
-      if error.errno not in _NO_LOCKS:
-        raise
-    with contextlib.suppress(OSError):  # on a full disk the holder has no name
-      os.truncate(file.fileno(), 0)
-      os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    if error.errno not in _NO_LOCKS:
+      reason = why_unwritable(path, error) or f"{path}: cannot be the workdir: {error.strerror}"
+      raise UnwritableError(reason) from error
+  try:
     yield
+  finally:
+    lock.release()
+
+
+def _write_name(descriptor: int) -> None:
+  """Writes this process's name into the lock file, unless the disk is full."""
+  with contextlib.suppress(OSError):
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+
+def _holder(file: pathlib.Path) -> str:
+  """Returns the name in a lock file; Windows lets no other process read it."""
+  try:
+    return file.read_text().strip() or "another process"
+  except OSError:
+    return "another process"

@@ -152,8 +152,8 @@ class Signals:
 def locked_log(workdir: pathlib.Path, stop: threading.Event) -> Iterator[IO[str] | None]:
   """The folder's empty log, for the child's stderr, once no other process writes it.
 
-  The lock belongs to the open file, so that a child keeps it even where its parent was killed. None
-  where `stop` was set before.
+  The lock belongs to the open file, so that a child keeps it even if its parent was killed; one of
+  `filelock` cannot be inherited. None if `stop` was set before.
   """
   workdir.mkdir(parents=True, exist_ok=True)
   with (workdir / LOG).open("a") as log:
