@@ -46,7 +46,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     r"`corrector_steps` \+ 1,",
     r"\| order \| evaluations of a step \|.*?refused \|",  # tests/test_docs.py reads it
   ),
-  "docs/speed.md": (r"from 256 MiB on", r"above 1 ours is the faster", r"GPU of 2022"),
+  "docs/speed.md": (r"at least 256 MiB", r"above 1 scorelab is faster", r"GPU of 2022"),
   "configs/diffusion2015_swissroll.py": (r"of 2015",),
   "configs/diffusion2015_swissroll_published.py": (r"of 2015",),
   "configs/edm_gmm.py": (r"et al\. 2022",),

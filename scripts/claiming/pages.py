@@ -53,7 +53,7 @@ def nine_modes_page() -> list[Claim]:
   prior = evaluation("ncsn_gmm")["girsanov"]["prior"]
   return [
     Claim(
-      "{} samples against {} points, drawn anew for each of {} keys, and {} projections", sizes
+      "{} samples against {} points, drawn for each of {} keys, and {} projections", sizes
     ),
     Claim(
       "below {} at each of {} levels from {} to {}.",
@@ -244,7 +244,7 @@ def pareto() -> list[Claim]:
     ),
     Claim("stays within {} times the max-SW2", [drawing.NEAR]),
     Claim("measured, up to {}.", [budgets[-1]]),
-    Claim("sees more: within {} times", [drawing.NEAR]),
+    Claim("detects more errors: within {} times", [drawing.NEAR]),
     Claim(
       "By max-SW2 `ipndm` needs {} to {} evaluations, `deis` {} to {}, `dpmpp_2m` {} to {}, "
       "`dpmpp_singlestep` {} to {}, Heun's method {} to {} and DDIM {} to {}.",
@@ -342,7 +342,7 @@ def speed() -> list[Claim]:
 
 def samplers() -> list[Claim]:
   """docs/samplers.md."""
-  return [Claim("{} by default): how", [0.16]), Claim("adaptive one, of order {});", [5])]
+  return [Claim("{} by default): the length", [0.16]), Claim("adaptive_ode`, of order {});", [5])]
 
 
 def readme() -> list[Claim]:
