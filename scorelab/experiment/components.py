@@ -61,8 +61,7 @@ class Components:
 
 
 Numbers: TypeAlias = Mapping[str, Any]
-"""Values of float fields by dotted name, 'schedule.sigma_max', in place of the config's; they may
-be traced."""
+"""Values of float fields that replace the config's, by dotted name; they may be traced."""
 NO_NUMBERS: Numbers = MappingProxyType({})
 
 

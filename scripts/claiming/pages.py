@@ -52,9 +52,7 @@ def nine_modes_page() -> list[Claim]:
   levels = setting("ncsn_gmm", "evaluation.score_levels")
   prior = evaluation("ncsn_gmm")["girsanov"]["prior"]
   return [
-    Claim(
-      "{} samples against {} points, drawn for each of {} keys, and {} projections", sizes
-    ),
+    Claim("{} samples against {} points, drawn for each of {} keys, and {} projections", sizes),
     Claim(
       "below {} at each of {} levels from {} to {}.",
       [AtMost(max(ncsn_errors())), len(levels), levels[0], levels[-1]],
