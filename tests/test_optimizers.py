@@ -108,6 +108,8 @@ def test_the_learning_rate_rises_and_reaches_zero_with_the_last_step():
   shape = learning_rate_shape(decay="cosine", warmup_steps=10, num_steps=110)
   found = [float(shape(step)) for step in (0, 5, 10, 35, 60, 110)]
   np.testing.assert_allclose(found, [0, 0.5, 1, (1 + 0.5**0.5) / 2, 0.5, 0], atol=1e-6)
+  steps, whole = np.arange(120), optax.warmup_cosine_decay_schedule(0.0, 1.0, 10, 110)
+  np.testing.assert_array_equal(jax.jit(shape)(steps), jax.jit(whole)(steps))
   shape = learning_rate_shape(decay="constant", warmup_steps=0, num_steps=110)
   assert {float(shape(step)) for step in (0, 60, 110)} == {1.0}
 

@@ -139,6 +139,9 @@ DECAYS: dict[str, Callable[[int], optax.Schedule]] = {
 def learning_rate_shape(*, decay: str, warmup_steps: int, num_steps: int) -> optax.Schedule:
   """Returns step -> learning rate / peak: a linear warm-up from 0, then the decay.
 
+  With 'cosine' it is `optax.warmup_cosine_decay_schedule`, bit for bit, but takes also a warm-up as
+  long as the run, for which that raises.
+
   Args:
     decay: a name of DECAYS.
     warmup_steps: at least 0.

@@ -258,6 +258,10 @@ def band_average(schedule: Schedule, level: Level, losses: Array, num_bands: int
 
 
 def _huber(error: Array, delta: float) -> Array:
-  """Huber loss: e^2 / 2 within delta, and linear beyond."""
+  """Huber loss: e^2 / 2 within delta, and linear beyond.
+
+  `optax.huber_loss` is the same up to rounding, but not bit for bit, which would change every run
+  that is trained on it.
+  """
   clipped = jnp.clip(error, -delta, delta)
   return clipped * (error - clipped / 2)

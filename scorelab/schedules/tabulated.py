@@ -70,7 +70,11 @@ class Tabulated(Schedule, static=("process", "timed")):
 
 
 def _interpolate(x: Array, xs: Array, ys: Array) -> Array:
-  """Interpolates linearly through (xs increasing, ys), each [n]; extrapolates the end slopes."""
+  """Interpolates linearly through (xs increasing, ys), each [n]; extrapolates the end slopes.
+
+  `jnp.interp` with left and right 'extrapolate' rounds differently, which would change runs, and
+  gives a single point no slope.
+  """
   if xs.shape[0] == 1:
     return ys[0] + (x - xs[0])  # one point has no slope; any rising line through it serves
   i = jnp.clip(jnp.searchsorted(xs, x, side="right") - 1, 0, xs.shape[0] - 2)
