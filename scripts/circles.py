@@ -26,6 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 from scorelab import evaluation
 from scorelab.cli.exit import exit_with
 from scorelab.evaluation.table import row_labels
+from scorelab.metrics.statistics import mean_and_sem
 from scorelab.plotting import write_csv
 from scorelab.runs.files import read_jsonl
 from scorelab.runs.workdir import Workdir
@@ -57,20 +58,16 @@ def configure(name: str, seed: int, fast: bool) -> ConfigDict:
 
 def compare(quantity: str, row: str, values: list[float], theirs: tuple[float, ...]) -> dict:
   """A line of the table: mean and standard error over seeds, beside the published numbers."""
-  mean, sem = (float(f(values)) for f in (np.mean, _sem))
+  mean, sem = mean_and_sem(values)
   line: dict[str, Any] = {"quantity": quantity, "row": row, "seeds": len(values)}
   line |= {"value": mean, "sem": sem, "least": min(values), "most": max(values)}
   line |= {"published": None, "published_sem": None, "ratio": None, "errors_apart": None}
   if theirs:
-    known, error = float(np.mean(theirs)), _sem(theirs)
+    known, error = mean_and_sem(theirs)
     line |= {"published": known, "published_sem": error, "ratio": mean / known}
     both = np.hypot(np.nan_to_num(sem), np.nan_to_num(error))
     line["errors_apart"] = (mean - known) / both if len(theirs) > 1 and both else None
   return line
-
-
-def _sem(values: Any) -> float:
-  return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
 
 
 def tabulate(name: str, runs: list[Workdir]) -> list[dict[str, Any]]:

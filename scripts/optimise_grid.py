@@ -33,6 +33,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without i
 
 from scorelab.errors import RunError
 from scorelab.metrics import Reference, energy_distance, max_sliced_wasserstein
+from scorelab.metrics.statistics import mean_and_sem
 from scorelab.plotting import comparisons, save, write_csv
 from scorelab.samplers import SAMPLERS
 from scorelab.schedules import GRIDS, VarianceExploding, given_log_snrs, uniform_log_snr
@@ -169,9 +170,9 @@ def compare(values: dict[str, np.ndarray], problem: str) -> list[dict[str, Any]]
   for name, own in values.items():
     for m, measure_name in enumerate(MEASURES):
       gain = own[:, m] - values[NEW][:, m]
-      sem = float(np.std(gain, ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else None
-      row = {"on": problem, "measure": measure_name, "grid": name}
-      row |= {"mean": float(own[:, m].mean()), "gain": float(gain.mean()), "gain_sem": sem}
+      mean, sem = mean_and_sem(gain)
+      row = {"on": problem, "measure": measure_name, "grid": name, "mean": float(own[:, m].mean())}
+      row |= {"gain": mean, "gain_sem": sem if len(gain) > 1 else None}
       rows.append(row)
   return rows
 

@@ -33,6 +33,7 @@ from configs import base
 from scorelab import evaluation, training
 from scorelab.cli.exit import exit_with
 from scorelab.experiment.build import build
+from scorelab.metrics.statistics import mean_and_sem
 from scorelab.plotting import save, write_csv
 from scorelab.plotting.studies import Line, loss_comparison
 from scorelab.runs.workdir import Workdir
@@ -116,8 +117,8 @@ def summarise(
     numbers["kl_bound"] = [run["girsanov"]["total"] for run in runs]
   line: dict[str, Any] = {"study": study, "loss": loss, "steps": budget, "seeds": len(runs)}
   for name, values in numbers.items():
-    line[name] = float(np.mean(values))
-    line[f"{name}_sem"] = float(np.std(values, ddof=1) / len(values) ** 0.5) if values[1:] else None
+    line[name], sem = mean_and_sem(values)
+    line[f"{name}_sem"] = sem if len(values) > 1 else None
   for name in METRICS:
     floors = [run["rows"][0]["metrics"][name]["floor"] for run in runs]
     line[f"{name}_floor"] = float(np.mean(floors))

@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMetho
 
 from scorelab.evaluation import figures as summary
 from scorelab.experiment.spec import Experiment
+from scorelab.metrics.statistics import mean_and_sem
 from scorelab.plotting import curves, style
 from scorelab.runs.files import read_jsonl
 from scorelab.runs.signals import StopFlag
@@ -278,7 +279,7 @@ def _draw(ax: Axes, band: Band, colour: Any) -> None:
   mean, marker = band.values.mean(axis=0), "o" if len(band.x) < 20 else None
   ax.plot(band.x, mean, color=colour, marker=marker, ms=3, label=band.label)
   if len(band.values) > 1:
-    sem = band.values.std(axis=0, ddof=1) / len(band.values) ** 0.5
+    sem = np.array([mean_and_sem(column)[1] for column in band.values.T])
     ax.fill_between(band.x, mean - sem, mean + sem, color=colour, alpha=0.4, lw=0)
     low, high = band.values.min(axis=0), band.values.max(axis=0)
     ax.fill_between(band.x, low, high, color=colour, alpha=0.15, lw=0)

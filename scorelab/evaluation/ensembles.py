@@ -25,6 +25,7 @@ import numpy as np
 
 from scorelab.evaluation import evaluator as evaluation
 from scorelab.experiment.sampler_spec import make_labels
+from scorelab.metrics.statistics import mean_and_sem
 from scorelab.runs.files import write_json
 from scorelab.runs.signals import StopFlag
 from scorelab.runs.workdir import Workdir
@@ -181,11 +182,11 @@ def _over_first(function: Any, values: Sequence[Any]) -> Any:
 
 
 def _mean(values: Sequence[float]) -> float:
-  return float(np.mean(values))
+  return mean_and_sem(values)[0]
 
 
 def _sem(values: Sequence[float]) -> float | None:
-  return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+  return mean_and_sem(values)[1] if len(values) > 1 else None
 
 
 def _samples(

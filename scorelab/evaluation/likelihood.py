@@ -26,6 +26,7 @@ from scorelab.experiment.keys import Stream
 from scorelab.experiment.spec import Experiment, LikelihoodProtocol
 from scorelab.likelihood.flow import STATUSES, adaptive_log_likelihood, log_likelihood
 from scorelab.losses.variational import bits_per_dim, bound_terms
+from scorelab.metrics.statistics import mean_and_sem
 from scorelab.predictions import noised
 from scorelab.runs.signals import StopFlag
 from scorelab.schedules import Grid, uniform_log_snr
@@ -158,9 +159,7 @@ def _mean(values: np.ndarray | None) -> tuple[float | None, float | None]:
   """Mean and standard error of values [n]; None if not finite or unknown."""
   if values is None or not values.size:
     return None, None
-  values = values.astype(float)
-  mean = float(np.mean(values))
-  sem = float(np.std(values, ddof=1) / values.size**0.5) if values.size > 1 else np.nan
+  mean, sem = mean_and_sem(values.astype(float))
   return (mean if np.isfinite(mean) else None), (sem if np.isfinite(sem) else None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scorelab.metrics.ratios import ratio_of_means
+from scorelab.metrics.statistics import mean_and_sem
 
 BUDGET = ("floor", "discretisation", "prior", "learning")
 """Parts of a metric's value in the order in which they add up to it; see `budget`."""
@@ -31,11 +32,8 @@ def budget(measured: np.ndarray) -> dict[str, float | None]:
   }
   result: dict[str, float | None] = {}
   for name, values in parts.items():
-    sem = np.std(values, ddof=1) / np.sqrt(values.size) if values.size > 1 else np.nan
-    for field, number in (
-      (name, values.mean()),
-      ("sem" if name == "value" else f"{name}_sem", sem),
-    ):
-      result[field] = float(number) if np.isfinite(number) else None
+    mean, sem = mean_and_sem(values)
+    for field, number in ((name, mean), ("sem" if name == "value" else f"{name}_sem", sem)):
+      result[field] = number if np.isfinite(number) else None
   ratio = zip(("over_floor", "over_floor_sem"), ratio_of_means(network, floor), strict=True)
   return result | {name: number if np.isfinite(number) else None for name, number in ratio}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from scorelab.metrics.statistics import mean_and_sem
 from scorelab.plotting import style
 
 _COLOURS = (style.BLUE, style.VERMILLION, style.GREEN, style.ORANGE, style.PURPLE, style.SKY)
@@ -53,8 +54,8 @@ def distributions(values: Mapping[str, np.ndarray], text: str, xlabel: str) -> F
   finite = {name: style.finite(v) for name, v in values.items()}
   known = {name: v for name, v in finite.items() if len(v)}
   for i, ((name, v), colour) in enumerate(zip(known.items(), _COLOURS, strict=False)):
-    error = np.std(v, ddof=1) / np.sqrt(len(v)) if len(v) > 1 else np.nan
-    ax.ecdf(v, color=colour, ls=("-", "--")[i % 2], label=f"{name}: {v.mean():.3f} ± {error:.3f}")
+    mean, sem = mean_and_sem(v)
+    ax.ecdf(v, color=colour, ls=("-", "--")[i % 2], label=f"{name}: {mean:.3f} ± {sem:.3f}")
   # Few points far off would squeeze the others.
   ends = [np.quantile(v, q) for v in known.values() for q in (0.01, 0.99)]
   ax.set(xlabel=xlabel, ylabel="share of images")

@@ -8,9 +8,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from scorelab.evaluation.table import align, row_labels
+from scorelab.metrics.statistics import mean_and_sem
 from scorelab.sweep.board import short_names
 from scorelab.sweep.plan import Row
 from scorelab.sweep.tasks import Outcome
@@ -97,11 +96,7 @@ def over_seeds(lines: Sequence[Line], metrics: Sequence[str]) -> list[Line]:
     mean = {k: v for k, v in group[0].items() if k not in _own(metrics)}
     mean["seeds"] = len(group)
     for metric in metrics:
-      values = np.array([line[metric] for line in group])
-      several = len(values) > 1
-      mean[metric] = float(values.mean())
-      sem = values.std(ddof=1) / math.sqrt(len(values)) if several else math.nan
-      mean[f"{metric}_sem"] = float(sem)
+      mean[metric], mean[f"{metric}_sem"] = mean_and_sem([line[metric] for line in group])
     means.append(mean)
   return means
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scorelab.metrics.ratios import ratio_of_means
+from scorelab.metrics.statistics import mean_and_sem
 from scorelab.plotting import pareto, read_csv, save, write_csv
 from scorelab.plotting.curves import Curve
 
@@ -52,25 +53,17 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for metric in METRICS:
       values = np.array(row["values"].get(metric, [np.nan]), float)
       exact = np.array(floor.get(metric, [np.nan]), float)
-      root = len(values) ** 0.5
-      deviation = np.std(values, ddof=1) if len(values) > 1 else np.nan
-      apart = np.std(values - exact, ddof=1) if len(values) > 1 else np.nan
-      line[metric] = float(np.mean(values))
-      line[f"{metric}_sem"] = float(deviation / root)
-      line[f"{metric}_floor"] = float(np.mean(exact))
-      line[f"{metric}_floor_sem"] = (
-        float(np.std(exact, ddof=1) / root) if len(exact) > 1 else np.nan
-      )
+      line[metric], line[f"{metric}_sem"] = mean_and_sem(values)
+      line[f"{metric}_floor"], line[f"{metric}_floor_sem"] = mean_and_sem(exact)
       ratio = ratio_of_means(values, exact) if len(values) == len(exact) else (np.nan, np.nan)
       line[f"{metric}_over_floor"], line[f"{metric}_over_floor_sem"] = ratio
-      line[f"{metric}_gap_sem"] = float(apart / root)
+      line[f"{metric}_gap_sem"] = mean_and_sem(values - exact)[1]
     values = np.array(row["values"][METRICS[0]], float)
     finest = np.array(solutions.get(row["target"], []), float)
     alike = len(finest) == len(values) > 1
     beyond = values - NEAR * finest if alike else np.array([np.nan])
     line["over_finest"] = float(np.mean(values) / np.mean(finest)) if alike else np.nan
-    line["beyond"] = float(np.mean(beyond))
-    line["beyond_sem"] = float(np.std(beyond, ddof=1) / len(beyond) ** 0.5) if alike else np.nan
+    line["beyond"], line["beyond_sem"] = mean_and_sem(beyond)
     lines.append(line)
   return lines
 

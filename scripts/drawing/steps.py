@@ -11,6 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from scorelab import evaluation
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics.budget import budget
+from scorelab.metrics.statistics import mean_and_sem
 from scorelab.plotting import budgets, curves, save, style, write_csv
 from scorelab.runs.signals import StopFlag
 from scorelab.targets import truth_of
@@ -191,8 +192,7 @@ def compare(
   for where, entry in PUBLISHED.items():
     if (values := found.get(where)) is None:
       continue
-    error = float(np.std(values, ddof=1)) / values.size**0.5 if values.size > 1 else np.nan
-    line = judge(entry, Found(float(values.mean()), error, values.size))
+    line = judge(entry, Found(*mean_and_sem(values), values.size))
     row = dict(zip(("row", "eta", "num_steps"), where, strict=True)) | {"keys": values.size}
     table.append(row | {name: line[name] for name in _COLUMNS})
   return table
