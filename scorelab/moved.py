@@ -25,6 +25,7 @@ MOVED = {
   "optimizers": "experiment.optimizers",
   "options": "config.options",
   "parts": "experiment.components",
+  "pretrained.plain": "pretrained.native",
   "rows": "experiment.sampler_spec",
   "run": "runs.workdir",
   "sampling": "evaluation.pretrained",
@@ -40,7 +41,7 @@ class Finder:
   def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
     """Returns a spec for a module that moved; None for any other."""
     del path, target
-    package, _, name = fullname.rpartition(".")
+    package, _, name = fullname.partition(".")
     if package != "scorelab" or name not in MOVED:
       return None
     from importlib.machinery import ModuleSpec
@@ -52,7 +53,7 @@ class Finder:
     import importlib
     import warnings
 
-    new = f"scorelab.{MOVED[spec.name.rpartition('.')[2]]}"
+    new = f"scorelab.{MOVED[spec.name.partition('.')[2]]}"
     warnings.warn(f"{spec.name} is now {new}", DeprecationWarning, stacklevel=2)
     module = importlib.import_module(new)
     spec.loader_state = module.__spec__

@@ -41,8 +41,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from scripts import outputs
 from scripts.benchmarks import table
-from scripts.benchmarks.matches import Match, ValuesError, run
-from scripts.benchmarks.sides import MissingError, SideError
+from scripts.benchmarks.paired_timing import Match, ValuesError, run
+from scripts.benchmarks.timed_processes import MissingError, SideError
 
 CASES = {  # each a function `(quick) -> matches` of its module in scripts/benchmarks
   "train_ncsn": "training",

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error(f"--kills {args.kills}: at least 1")
   if args.keep and args.keep.exists() and any(args.keep.iterdir()):
     parser.error(f"--keep {args.keep}: is not empty")
-  from scripts.disturbing.others import mounting
+  from scripts.chaos_trials.faults import mounting
 
   if {"full_disk", "read_only"} & set(names) and MOUNTS not in os.environ:
     os.environ[MOUNTS] = "1" if (command := mounting()) else ""
@@ -94,10 +94,10 @@ def disturb(
   names: Sequence[str], arguments: Sequence[str], root: pathlib.Path, args: argparse.Namespace
 ) -> int:
   """Makes the undisturbed run and each of the others; the exit code."""
-  from scripts.disturbing.kills import kill_runs
-  from scripts.disturbing.others import fill_disk, forbid_writing, start_twice
-  from scripts.disturbing.runs import BrokenError, Lab
-  from scripts.disturbing.trial import make_trial, say
+  from scripts.chaos_trials.faults import fill_disk, forbid_writing, start_twice
+  from scripts.chaos_trials.kills import kill_runs
+  from scripts.chaos_trials.runs import BrokenError, Lab
+  from scripts.chaos_trials.trial import make_trial, say
 
   number, rng = signal.Signals[args.signal], random.Random(args.seed)
   mounts = bool(os.environ.get(MOUNTS))

@@ -10,8 +10,8 @@ import pytest
 
 from scripts import benchmark
 from scripts.benchmarks import table
-from scripts.benchmarks.matches import Bar, Match, ValuesError, run
-from scripts.benchmarks.sides import ROOT, MissingError, Side, SideError, Task, Worker
+from scripts.benchmarks.paired_timing import Bar, Match, ValuesError, run
+from scripts.benchmarks.timed_processes import ROOT, MissingError, Side, SideError, Task, Worker
 
 pytestmark = pytest.mark.e2e
 

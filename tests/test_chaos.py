@@ -11,7 +11,7 @@ import pytest
 
 from scorelab.runs.files import append_jsonl, write_json
 from scripts import chaos
-from scripts.disturbing import kills, others, runs, trial, watched
+from scripts.chaos_trials import faults, kills, runs, trial, watched
 
 pytestmark = pytest.mark.e2e
 
@@ -152,7 +152,7 @@ def test_no_disturbance_leaves_a_trace():
   said = run_chaos("clock", "full_disk", "read_only", "two_starts")
   for name in ("clock-1", "full_disk", "two_starts"):
     assert f"{name}: the same bits" in said
-  if others.mounting():
+  if faults.mounting():
     assert "read_only: the same bits" in said
 
 

@@ -3,7 +3,7 @@
 from scorelab.pretrained.annotated import unet_params
 from scorelab.pretrained.diffusers import Pipeline, load_pipeline, save_pipeline
 from scorelab.pretrained.files import PretrainedError
-from scorelab.pretrained.plain import load_model, save_model
+from scorelab.pretrained.native import load_model, save_model
 from scorelab.pretrained.score_sde import load_score_sde, score_sde_unet
 
 __all__ = [

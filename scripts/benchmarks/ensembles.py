@@ -10,8 +10,8 @@ from scorelab import training
 from scorelab.experiment.build import build
 from scorelab.runs.sharding import ONE_DEVICE
 from scorelab.training import ensembles
-from scripts.benchmarks.matches import Match
-from scripts.benchmarks.sides import Side, Task
+from scripts.benchmarks.paired_timing import Match
+from scripts.benchmarks.timed_processes import Side, Task
 from scripts.benchmarks.training import config_of
 
 SEEDS = (1, 4, 16, 64)

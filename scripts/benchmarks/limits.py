@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scripts.benchmarks.sides import Side, Task
+from scripts.benchmarks.timed_processes import Side, Task
 
 
 def matrix_products(quick: bool) -> Task:

@@ -16,8 +16,8 @@ import numpy as np
 
 from scorelab import metrics
 from scripts.benchmarks.limits import products, sorting
-from scripts.benchmarks.matches import Bar, Match
-from scripts.benchmarks.sides import Side, Task
+from scripts.benchmarks.paired_timing import Bar, Match
+from scripts.benchmarks.timed_processes import Side, Task
 
 SIZES = (2000, 10_000, 100_000, 1_000_000)
 _VALUES = 10**7

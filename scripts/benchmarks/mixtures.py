@@ -16,8 +16,8 @@ from scorelab.schedules import Level
 from scorelab.targets.empirical import Empirical
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scripts.benchmarks.limits import products, traffic
-from scripts.benchmarks.matches import Match
-from scripts.benchmarks.sides import Side, Task
+from scripts.benchmarks.paired_timing import Match
+from scripts.benchmarks.timed_processes import Side, Task
 
 SIZES = ((9, 2), (25, 80), (1000, 800), (60_000, 3072))  # components, dimension
 _POINTS = 64

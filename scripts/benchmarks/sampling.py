@@ -24,8 +24,8 @@ from scorelab.targets.mixtures import nine_modes
 from scorelab.typing import Params
 from scripts.benchmarks import torch_sampling
 from scripts.benchmarks.limits import products
-from scripts.benchmarks.matches import Bar, Match
-from scripts.benchmarks.sampled import (
+from scripts.benchmarks.paired_timing import Bar, Match
+from scripts.benchmarks.sampling_inputs import (
   LANGEVIN_STEPS,
   STEP_SIZE,
   grid_of,
@@ -33,7 +33,7 @@ from scripts.benchmarks.sampled import (
   start_of,
   trained,
 )
-from scripts.benchmarks.sides import Side, Task
+from scripts.benchmarks.timed_processes import Side, Task
 
 SIZES = (20, 100, 2000, 100_000)
 _CHAIN_STEP = 1e-2

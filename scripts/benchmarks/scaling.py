@@ -19,8 +19,8 @@ from scorelab.experiment.build import build
 from scorelab.runs.sharding import make_layout
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scripts.benchmarks import ensembles, sampling
-from scripts.benchmarks.matches import Match
-from scripts.benchmarks.sides import Side, Task
+from scripts.benchmarks.paired_timing import Match
+from scripts.benchmarks.timed_processes import Side, Task
 from scripts.benchmarks.training import config_of
 
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from scripts.benchmarks.limits import traffic
-from scripts.benchmarks.matches import Bar, Match
-from scripts.benchmarks.sides import ROOT, Side, Task
+from scripts.benchmarks.paired_timing import Bar, Match
+from scripts.benchmarks.timed_processes import ROOT, Side, Task
 from scripts.benchmarks.training import config_of
 
 PARTS = "losses, metrics, networks, predictions, samplers, schedules, targets"

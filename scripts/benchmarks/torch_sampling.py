@@ -10,8 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from scripts.benchmarks.sampled import LANGEVIN_STEPS, STEP_SIZE, ratios_of, start_of, trained
-from scripts.benchmarks.sides import Task
+from scripts.benchmarks.sampling_inputs import (
+  LANGEVIN_STEPS,
+  STEP_SIZE,
+  ratios_of,
+  start_of,
+  trained,
+)
+from scripts.benchmarks.timed_processes import Task
 from scripts.benchmarks.torch_training import device, layer, use_all_cores
 
 

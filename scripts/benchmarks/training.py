@@ -22,8 +22,8 @@ from scorelab.training.progress import summarise
 from scorelab.typing import Params
 from scripts.benchmarks import torch_training, unet
 from scripts.benchmarks.limits import products
-from scripts.benchmarks.matches import Bar, Match
-from scripts.benchmarks.sides import Side, Task
+from scripts.benchmarks.paired_timing import Bar, Match
+from scripts.benchmarks.timed_processes import Side, Task
 
 CONFIGS = {
   "ncsn_gmm": ncsn_gmm,

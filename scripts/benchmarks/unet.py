@@ -13,7 +13,7 @@ from scorelab.networks import UNet
 from scorelab.pretrained import unet_params
 from scorelab.training import throughput as speed
 from scorelab.training.step import own_sums
-from scripts.benchmarks.sides import Task
+from scripts.benchmarks.timed_processes import Task
 
 MULTS = (1, 2, 4, 8)
 

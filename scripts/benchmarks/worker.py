@@ -1,7 +1,7 @@
 """The process of one side: `python -m scripts.benchmarks.worker MODULE FUNCTION OPTIONS`.
 
 It builds its task, calls it once and says so; then it answers each line of stdin by one of stdout,
-both JSON, until stdin ends. See `sides.Worker`.
+both JSON, until stdin ends. See `timed_processes.Worker`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.benchmarks.sides import Task
+from scripts.benchmarks.timed_processes import Task
 
 _SHORT = 0.05  # seconds of calls that make one turn at least
 _STATUS = pathlib.Path("/proc/self/status")

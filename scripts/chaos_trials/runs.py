@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from scorelab.runs.files import read_jsonl
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-_WATCHED = ROOT / "scripts" / "disturbing" / "watched.py"
+_WATCHED = ROOT / "scripts" / "chaos_trials" / "watched.py"
 RUN = "run"  # the workdir in its folder: the same for all, so that the same command made them
 _PATIENCE = 1800.0  # seconds for whatever is waited for
 TICK = 0.004  # seconds between two looks

@@ -19,7 +19,7 @@ from scorelab.runs.sharding import make_layout
 from scorelab.runs.workdir import Workdir
 from scorelab.training import ensembles
 from scorelab.training.restore import restore_trained
-from scripts.disturbing.runs import RUN, TICK, BrokenError, Lab, Process, count_lines, snapshot
+from scripts.chaos_trials.runs import RUN, TICK, BrokenError, Lab, Process, count_lines, snapshot
 
 _VARYING = {"timings.jsonl", "LOCK"}  # the clock's share, and the last process's name
 

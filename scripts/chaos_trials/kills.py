@@ -10,8 +10,8 @@ import signal
 import time
 
 from scorelab.runs.signals import PREEMPTED_EXIT_CODE
-from scripts.disturbing.runs import RUN, BrokenError, Process, count_lines, saved_step
-from scripts.disturbing.trial import Timetable, Trial, say
+from scripts.chaos_trials.runs import RUN, BrokenError, Process, count_lines, saved_step
+from scripts.chaos_trials.trial import Timetable, Trial, say
 
 _TRAINING = ("training", "saving", "training", "saving", "starting")
 _AFTER = ("sampling", "evaluating", "drawing")

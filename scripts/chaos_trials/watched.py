@@ -1,6 +1,6 @@
 """Runs main.py and says at every moment what it is at.
 
-  python scripts/disturbing/watched.py FILE SECONDS main.py --config=...
+  python scripts/chaos_trials/watched.py FILE SECONDS main.py --config=...
 
 FILE holds one word, the phase that the main thread is in. The clock that Python tells is SECONDS
 ahead of the system's.

@@ -11,8 +11,8 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 
-from scripts.disturbing.runs import RUN, BrokenError, saved_step, snapshot
-from scripts.disturbing.trial import Trial, say
+from scripts.chaos_trials.runs import RUN, BrokenError, saved_step, snapshot
+from scripts.chaos_trials.trial import Trial, say
 
 _FIRST_ROOM = 64 * 1024  # bytes
 

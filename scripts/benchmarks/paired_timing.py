@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.benchmarks.sides import MissingError, Side, Worker
+from scripts.benchmarks.timed_processes import MissingError, Side, Worker
 
 PAUSE = 0.1  # seconds between turns: spinning threads of the side before have gone to sleep
 
