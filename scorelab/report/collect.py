@@ -1,4 +1,4 @@
-"""Runs as a report shows them, whatever state their folders are in."""
+"""Collects runs in any state for a report."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class ReportError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-  """A metric of a row, nan where something is unknown.
+  """A metric of a row; unknown numbers are nan.
 
   Attributes:
     value, sem: the metric and its standard error.
-    parts: the budget's, by name; they add up to the value. A floor may stand alone.
+    parts: parts of the error budget by name; they add up to the value, unless there is only a
+      floor.
   """
 
   value: float
@@ -39,7 +40,7 @@ class Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationRow:
-  """A sampler of a run, as it was measured."""
+  """A sampler of a run, with its metrics."""
 
   sampler: str
   label: str
@@ -53,16 +54,16 @@ class Run:
 
   Attributes:
     path: the folder.
-    name: distinct among the runs shown.
+    name: a unique name among the runs.
     state: 'done', 'trained', 'running', 'failed', 'unfinished' or 'damaged'.
-    note: of the state, such as how far it came, and what could not be read.
+    note: details of the state, such as its progress and unreadable files.
     fields: the config's fields that are set, by dotted name.
-    typed: those of them that were set on the command line.
-    command: what was typed, or ''.
+    typed: fields set on the command line.
+    command: the command as typed, or ''.
     environment: versions and devices, by name.
     history: lines of metrics.jsonl that have a step and a loss.
-    rows: of the evaluation.
-    pictures: files of figures.
+    rows: rows of the evaluation.
+    pictures: figure files.
   """
 
   path: pathlib.Path
@@ -101,7 +102,7 @@ def find_runs(places: Iterable[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def names_of(paths: Sequence[pathlib.Path]) -> list[str]:
-  """The last folders of each path: one where all are in the same folder, or as many as differ."""
+  """Returns the shortest unique path endings: one folder if all have the same parent, else more."""
   parts = 1 if len({path.parent for path in paths}) == 1 < len(paths) else 2
   while len({path.parts[-parts:] for path in paths}) < len(paths):
     parts += 1
@@ -115,7 +116,7 @@ def read_runs(places: Iterable[pathlib.Path]) -> list[Run]:
 
 
 def read_run(path: pathlib.Path, name: str) -> Run:
-  """A run of any state; what cannot be read is left out and said in its note."""
+  """Reads a run in any state; unreadable parts are left out and mentioned in its note."""
   damage: list[str] = []
 
   def attempt(file: str, read: Callable[[pathlib.Path], Any], otherwise: Any) -> Any:
@@ -155,7 +156,7 @@ def read_run(path: pathlib.Path, name: str) -> Run:
 def _state(
   path: pathlib.Path, fields: Mapping[str, Any], history: Sequence[Mapping[str, float]]
 ) -> tuple[str, str]:
-  """A run's state and what is to be said of it."""
+  """Returns a run's state and a note about it."""
   total, step = fields.get("training.num_steps"), 0
   if history:
     step = int(history[-1]["step"])
@@ -181,7 +182,7 @@ def _read_object(file: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_fields(file: pathlib.Path) -> dict[str, Any]:
-  """{'training.num_steps': 6000, ...}: what is not None."""
+  """Reads the fields of a config that are not None, as {'training.num_steps': 6000, ...}."""
   flat: dict[str, Any] = {}
 
   def add(section: Mapping[str, Any], prefix: str) -> None:
@@ -220,7 +221,7 @@ def _read_rows(file: pathlib.Path) -> list[EvaluationRow]:
 
 
 def number(value: Any) -> float:
-  """A JSON number, or the mean of a list of them; nan for anything else."""
+  """Returns a JSON number, or the mean of a list of them; nan for anything else."""
   if isinstance(value, list) and value:
     return sum(map(number, value)) / len(value)
   return float(value) if isinstance(value, (int, float)) else math.nan
@@ -245,7 +246,7 @@ def _shown(value: Any) -> str:
 
 
 def differing_fields(runs: Sequence[Run]) -> list[str]:
-  """The fields in which runs differ, those first that somebody typed."""
+  """Returns the fields in which runs differ, typed ones first."""
   with_config = [run for run in runs if run.fields]
   typed = {field for run in with_config for field in run.typed}
   values: dict[str, set[str]] = {}
@@ -256,7 +257,7 @@ def differing_fields(runs: Sequence[Run]) -> list[str]:
 
 
 def metric_names(runs: Sequence[Run]) -> list[str]:
-  """The metrics of all runs, those that most runs have first."""
+  """Returns the metrics of all runs, the most common first."""
   counts: dict[str, int] = {}
   for run in runs:
     for name in dict.fromkeys(name for row in run.rows for name in row.metrics):

@@ -1,4 +1,4 @@
-"""Pictures small enough to be part of a page."""
+"""Shrinks pictures to embed them in a page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Picture:
 
 
 def embed(paths: Sequence[pathlib.Path], budget: int) -> list[Picture]:
-  """The pictures, scaled so that their data URLs take at most `budget` characters together."""
+  """Returns the pictures, scaled so that their data URLs fit `budget` characters together."""
   sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
   weights = [1 if path.suffix == ".png" else _FILM_WEIGHT for path in paths]
   limits = shares(sizes, weights, budget * 3 // 4 - 100 * len(paths))
@@ -77,14 +77,14 @@ def _embed(path: pathlib.Path, limit: int, stamp: int) -> Picture:
 
 
 def _verify(path: pathlib.Path) -> None:
-  """Raises what Pillow raises where an image is damaged."""
+  """Raises Pillow's error if an image is damaged."""
   if path.suffix != ".mp4":
     with Image.open(path) as image:
       image.load()
 
 
 def _shrink(path: pathlib.Path, limit: int) -> tuple[bytes, str]:
-  """The picture in fewer bytes, and its suffix; perhaps still in too many."""
+  """Returns the picture in fewer bytes, possibly still too many, and its suffix."""
   if path.suffix == ".mp4":
     return _shrink_film(path, limit), ".mp4"
   with Image.open(path) as image:

@@ -1,4 +1,4 @@
-"""A page of runs, from what was collected: numbers to bars, curves and sections."""
+"""Renders collected runs as a page: table, bars, curves and sections."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def render(runs: Sequence[Run], command: str, live: bool = False) -> str:
 
 
 def shown_number(value: float) -> str:
-  """Four significant digits, or a dash for nan."""
+  """Formats a number with four significant digits; a dash for nan."""
   return f"{value:.4g}" if math.isfinite(value) else "-"
 
 
@@ -124,7 +124,7 @@ def line_class(run: int) -> str:
 
 
 def columns(runs: Sequence[Run]) -> list[Column]:
-  """Fields that differ, the main sampler, its evaluations, and its metrics."""
+  """Returns the columns: fields that differ, the main sampler, its NFE, and its metrics."""
   fields = differing_fields(runs)
   names = short_names(fields)
   found = []
@@ -169,7 +169,7 @@ def scales(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def segments(numbers: Numbers) -> list[tuple[str, float, float]]:
-  """The parts that are known, each with where it begins and ends on the way to the value."""
+  """Returns the known parts, each with its start and end on the way to the value."""
   found, end = [], 0.0
   if not math.isfinite(numbers.parts["learning"]):  # a floor alone is a distance to compare with
     floor = numbers.parts["floor"]
@@ -250,7 +250,7 @@ def sampler_charts(runs: Sequence[Run]) -> dict[str, Markup]:
 
 
 def measured(run: Run) -> str:
-  """The target of a run and the sizes of its evaluation: what a floor depends on, in a line."""
+  """Returns a run's target and sample sizes, on which the floor depends, in a line."""
   fields = {k: v for k, v in run.fields.items() if k.startswith("target.") and k != "target.name"}
   sizes = ("num_samples", "num_reference", "reference", "num_projections")
   told = [f"{k.removeprefix('target.')} = {v}" for k, v in fields.items()]
@@ -286,6 +286,6 @@ def sampler_legend(runs: Sequence[Run]) -> Mapping[str, str]:
 
 
 def shown_colour(sampler: str) -> str:
-  """The sampler's colour; that of ink for black, which a dark page would swallow."""
+  """Returns the sampler's colour, or the text colour instead of black."""
   colour = sampler_colour(sampler)
   return "var(--ink)" if colour == BLACK else colour

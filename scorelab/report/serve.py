@@ -17,7 +17,7 @@ _WATCHED = ("config.json", "metrics.jsonl", "evaluation.json", "stderr.txt", "FA
 
 
 def version(places: Sequence[pathlib.Path]) -> str:
-  """A hash of names, sizes and times of all files that a page shows."""
+  """Returns a hash of names, sizes and times of all files of a page."""
   digest = hashlib.sha256()
   for run in find_runs(places):
     for path in [*(run / name for name in _WATCHED), *sorted((run / "figures").glob("*"))]:
@@ -30,7 +30,7 @@ def version(places: Sequence[pathlib.Path]) -> str:
 
 
 class Page:
-  """The newest page of some places, made when it is asked for and is not the newest any more."""
+  """The page of some places, rendered on request if files have changed."""
 
   def __init__(self, places: Sequence[pathlib.Path], command: str) -> None:
     self._places, self._command = places, command

@@ -20,19 +20,19 @@ _EVERY = 60  # seconds between two lines of what runs, where lines stay
 
 
 def short_names(fields: Sequence[str]) -> dict[str, str]:
-  """'eta' for 'sampler.eta', where no other field ends alike."""
+  """Returns short names of fields: 'eta' for 'sampler.eta', if no other field ends in it."""
   ends = Counter(field.rpartition(".")[2] for field in fields)
   return {f: f.rpartition(".")[2] if ends[f.rpartition(".")[2]] == 1 else f for f in fields}
 
 
 def label_of(point: Point, names: Mapping[str, str]) -> str:
-  """'eta=0.5 width=64': of a point, the fields that have a name."""
+  """Formats the named fields of a point: 'eta=0.5 width=64'."""
   told = [f"{names[field]}={value}" for field, value in point.items() if field in names]
   return " ".join(told) or "the run"
 
 
 class Board:
-  """Shows a sweep's tasks; a context manager, for the terminal's sake."""
+  """Shows a sweep's tasks; a context manager, which restores the terminal."""
 
   def __init__(self, fields: Sequence[str], stream: TextIO | None = None) -> None:
     self._names = short_names(fields)
@@ -52,11 +52,11 @@ class Board:
     self._live.stop()
 
   def say(self, text: str) -> None:
-    """A line that stays."""
+    """Prints a line above the table."""
     self._console.print(text, markup=False, soft_wrap=True)
 
   def begin(self, rows: Sequence[Row], outcomes: Mapping[pathlib.Path, Outcome]) -> None:
-    """Called before the first task is started, with what is known of earlier ones."""
+    """Starts the display, with the outcomes of earlier runs; called before the first task."""
     self._rows = rows
     for row in rows:
       self._labels[row.task.workdir] = label_of(row.point, self._names)
@@ -67,7 +67,7 @@ class Board:
     self.say(f"{runs}: {found['done']} done before, {found['failed']} failed before")
 
   def ended(self, task: Task, outcome: Outcome) -> None:
-    """Called for every task that has ended."""
+    """Records an outcome; called for every task that has ended."""
     self._started.pop(task.workdir, None)
     after = f" after {outcome.seconds:.0f} s" if outcome.seconds else ""
     line = f": {outcome.line}" if outcome.line else ""
@@ -78,7 +78,7 @@ class Board:
     running: Sequence[tuple[Task, Mapping[str, Any]]],
     outcomes: Mapping[pathlib.Path, Outcome],
   ) -> None:
-    """Shows what runs, with its last line of metrics."""
+    """Shows the running tasks with their last line of metrics."""
     now = time.monotonic()
     for task, _ in running:
       self._started.setdefault(task.workdir, now)
@@ -118,7 +118,7 @@ class Board:
 
 
 def _progress(task: Task, line: Mapping[str, Any]) -> str:
-  """'step 200/6000', or 'evaluating'."""
+  """Returns 'step 200/6000', or 'evaluating'."""
   step = line.get("step", 0)
   if not task.num_steps or step >= task.num_steps:
     return "evaluating"

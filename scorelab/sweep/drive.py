@@ -1,4 +1,4 @@
-"""Runs the rows of a sweep that are not done, and knows at any time how far each is."""
+"""Runs the unfinished rows of a sweep and tracks their progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POLL = 0.2  # seconds
 
 
 def tasks_of(rows: Sequence[Row]) -> list[Task]:
-  """The tasks of rows that are not done, each once, a training before what is evaluated from it."""
+  """Returns the tasks of unfinished rows, each once, a training before its evaluations."""
   found: dict[pathlib.Path, Task] = {}
   for row in rows:
     if not row.done:
@@ -33,14 +33,14 @@ def is_trained(training: Task) -> bool:
 
 
 def _step(task: Task) -> int:
-  """The step of the last checkpoint that is whole."""
+  """Returns the step of the last complete checkpoint."""
   folder = task.workdir / "checkpoints"
   names = [path.name for path in folder.iterdir()] if folder.exists() else []
   return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def last_metrics(task: Task) -> dict[str, float]:
-  """The last whole line of a run's metrics.jsonl; {} where there is none."""
+  """Returns the last complete line of a run's metrics.jsonl; {} if there is none."""
   file = task.workdir / "metrics.jsonl"
   try:
     with file.open("rb") as lines:
@@ -54,17 +54,17 @@ def last_metrics(task: Task) -> dict[str, float]:
 def run_rows(
   rows: Sequence[Row], engine: Engine, retry: bool, stop: threading.Event, board: Board
 ) -> dict[pathlib.Path, Outcome]:
-  """Runs what is missing until all has ended, or until `stop` is set and all has been saved.
+  """Runs unfinished rows until all have ended, or until `stop` is set and all have saved.
 
   Args:
-    rows: of the sweep.
-    engine: takes the tasks.
-    retry: whether to try again what has failed before.
-    stop: asked now and then.
-    board: shows the progress.
+    rows: rows of the sweep.
+    engine: runs the tasks.
+    retry: True to run failed tasks again.
+    stop: checked regularly.
+    board: displays the progress.
 
   Returns:
-    How each row ended, and each shared training that was run, by folder.
+    The outcome of each row, and of each shared training that was run, by folder.
   """
   outcomes = {row.task.workdir: Outcome("done") for row in rows if row.done}
   waiting = tasks_of(rows)

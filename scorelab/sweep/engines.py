@@ -17,7 +17,7 @@ from scorelab.sweep.tasks import MAIN, Outcome, Slot, make_slots, python_path, r
 
 
 class Handle(Protocol):
-  """A task that was submitted."""
+  """A submitted task."""
 
   def done(self) -> bool:
     """Returns True if it has ended."""
@@ -32,22 +32,22 @@ class Engine(Protocol):
   """Runs tasks, as many at a time as it can."""
 
   def submit(self, task: Task) -> Handle:
-    """Takes a task."""
+    """Submits a task."""
     ...
 
   def stop(self) -> None:
-    """Tells what runs to save and end, and drops the rest; may be called again."""
+    """Asks running tasks to save and end, and drops the rest; may be called again."""
     ...
 
   def close(self) -> None:
-    """Called when every task has ended."""
+    """Frees resources; called when every task has ended."""
     ...
 
 
 class Local:
   """Processes on this machine, each with a slot of its cores and GPUs.
 
-  What one of them has compiled, the others load from `cache`.
+  They share the compilation cache in `cache`.
   """
 
   def __init__(self, jobs: int, cache: pathlib.Path, program: Sequence[str] = MAIN) -> None:
@@ -90,7 +90,7 @@ class Requeued:
 
 
 class Slurm:
-  """A job each; `resources` are those of submitit's update_parameters, and `cluster`."""
+  """One Slurm job per task; `resources` are those of update_parameters, and `cluster`."""
 
   def __init__(
     self,
@@ -167,7 +167,7 @@ class Ray:
 
 
 def parse_resources(specs: Sequence[str]) -> dict[str, Any]:
-  """['timeout_min=60'] by name; a value is a Python literal, or else text."""
+  """Parses ['timeout_min=60'] into values by name; a value is a Python literal, or else text."""
   found: dict[str, Any] = {}
   for spec in specs:
     name, sign, text = spec.partition("=")

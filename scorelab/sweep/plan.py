@@ -27,17 +27,17 @@ Point: TypeAlias = dict[str, str]
 
 
 class SweepError(ValueError):
-  """A sweep that cannot be begun; the message is one line."""
+  """A sweep that cannot be started; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-  """Numbers to draw from, both ends included.
+  """A range to draw numbers from, including both ends.
 
   Attributes:
     low, high: the ends.
-    log: whether the logarithm is uniform.
-    whole: whether they are integers.
+    log: True if the logarithm is uniform.
+    whole: True for integers.
   """
 
   low: float
@@ -46,7 +46,7 @@ class Range:
   whole: bool = False
 
   def at(self, u: float) -> str:
-    """The number at this quantile, of four significant digits, as it is typed."""
+    """Returns the number at this quantile with four significant digits, as text."""
     if self.log:
       value = self.low * (self.high / self.low) ** u
     else:
@@ -55,7 +55,7 @@ class Range:
 
 
 def split_values(text: str) -> list[str]:
-  """'0,.5,(64, 64)' at the commas that are in no bracket or quotes."""
+  """Splits '0,.5,(64, 64)' at the commas outside brackets and quotes."""
   parts, depth, quote = [""], 0, ""
   for char in text:
     if quote:
@@ -72,7 +72,7 @@ def split_values(text: str) -> list[str]:
 
 
 def parse_grid(spec: str) -> tuple[str, list[str]]:
-  """'sampler.eta=0,.5' as ('sampler.eta', ['0', '.5'])."""
+  """Parses 'sampler.eta=0,.5' into ('sampler.eta', ['0', '.5'])."""
   field, sign, text = spec.partition("=")
   values = split_values(text)
   if not sign or not field or not all(values):
@@ -81,10 +81,12 @@ def parse_grid(spec: str) -> tuple[str, list[str]]:
 
 
 def parse_range(spec: str, config: ConfigDict) -> tuple[str, Range]:
-  """'optimizer.learning_rate=1e-4:1e-2:log' as a field and its range; integers where it has them.
+  """Parses 'optimizer.learning_rate=1e-4:1e-2:log' into a field and its range.
+
+  The range is of integers if the field is.
 
   Raises:
-    SweepError: it reads otherwise, or the field takes no numbers.
+    SweepError: the syntax is wrong, or the field takes no numbers.
   """
   field, sign, text = spec.partition("=")
   field = field.removeprefix("config.")
@@ -109,7 +111,7 @@ def parse_range(spec: str, config: ConfigDict) -> tuple[str, Range]:
 
 
 def by_field(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-  """The pairs as a dict; a field that is given twice is an error."""
+  """Returns the pairs as a dict; raises SweepError for a field that is given twice."""
   found: dict[str, Any] = {}
   for field, values in pairs:
     if field in found:
@@ -119,14 +121,17 @@ def by_field(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def grid_points(grid: Mapping[str, Sequence[str]]) -> list[Point]:
-  """Every combination, the last field's values changing fastest; one empty point of no field."""
+  """Returns every combination, the last field changing fastest; one empty point for no fields."""
   return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def random_points(
   number: int, grid: Mapping[str, Sequence[str]], ranges: Mapping[str, Range], seed: int
 ) -> list[Point]:
-  """So many draws from ranges and, uniformly, from listed values; more of them begin with fewer."""
+  """Draws points from ranges and, uniformly, from listed values.
+
+  The first points do not depend on `number`.
+  """
   rng = np.random.default_rng(seed)
   points = []
   for _ in range(number):
@@ -183,7 +188,7 @@ class Task:
   source: pathlib.Path | None = None
 
   def shown(self, path: pathlib.Path | None = None) -> str:
-    """A path, by default the workdir's, as one would type it there."""
+    """Returns a path, by default the workdir's, relative to the task's directory if possible."""
     path = path or self.workdir
     return str(path.relative_to(self.cwd) if path.is_relative_to(self.cwd) else path)
 
@@ -214,12 +219,12 @@ class Row:
 
 
 def typed(point: Point) -> list[str]:
-  """Returns a point as flags."""
+  """Returns a point as arguments of main.py."""
   return [f"--config.{field}={value}" for field, value in point.items()]
 
 
 def resolve(config: str, common: Sequence[str], point: Point) -> ConfigDict:
-  """The config of one run; a mistake is a SweepError of one line."""
+  """Returns the config of one run; raises SweepError, one line, for a mistake."""
   try:
     found = read_config(config, [*common, *typed(point)], _say_once)
   except ConfigError as error:
@@ -231,7 +236,7 @@ def resolve(config: str, common: Sequence[str], point: Point) -> ConfigDict:
 
 @functools.cache
 def _say_once(line: str) -> None:
-  """Prints a line to stderr; points that say the same say it once."""
+  """Prints a line to stderr once, even if several points cause it."""
   print(line, file=sys.stderr)
 
 
@@ -243,11 +248,12 @@ def of_evaluation(field: str) -> bool:
 def make_rows(
   config: str, common: Sequence[str], points: Sequence[Point], root: pathlib.Path
 ) -> list[Row]:
-  """The rows of points, each in a folder of its own.
+  """Returns the rows of points, each in its own folder.
 
-  A point that sets only what training depends on is a run in the folder that `scorelab` gives it.
-  If it sets what only evaluation depends on, the training goes there, once for all that share it,
-  and each row into <run id>-<hash of the evaluation's fields>, from a copy of it.
+  A point with training fields only is an ordinary run of main.py, in main.py's default folder. If a
+  point sets fields that only evaluation depends on, the training goes to that folder, once for all
+  points that share it. Each row then runs in <run id>-<hash of the evaluation's fields>, from a
+  copy of the training.
   """
   cwd = pathlib.Path.cwd()
   rows: list[Row] = []
@@ -291,7 +297,7 @@ def _data_of(target: Mapping[str, Any], fingerprints: dict[str, dict[str, Any]])
 
 
 def evaluation_id(config: Mapping[str, Any]) -> str:
-  """A short hash of what only evaluation depends on."""
+  """Returns a short hash of the fields that only evaluation depends on."""
   fields = {
     name: {k: v for k, v in config[name].items() if v is not None} for name in EVALUATION_FIELDS
   }
@@ -299,10 +305,10 @@ def evaluation_id(config: Mapping[str, Any]) -> str:
 
 
 def check(config: str, common: Sequence[str], points: Sequence[Point]) -> None:
-  """Builds the experiment of every point that has a value that no point before it had.
+  """Builds the experiment of every point that has a value not seen before.
 
-  So every value is tried, though not every combination; seeds are all alike. It is done on the CPU:
-  the GPUs are for the runs.
+  So every value is tested, but not every combination. Seeds are not tested. The check runs on the
+  CPU; the GPUs are left to the runs.
 
   Raises:
     SweepError: an experiment cannot be built.

@@ -18,7 +18,7 @@ Line = dict[str, Any]
 
 
 def read_evaluation(workdir: pathlib.Path) -> dict[str, Any]:
-  """A run's evaluation.json; {} where there is none, or half of one."""
+  """Reads a run's evaluation.json; {} if it is missing or incomplete."""
   try:
     found = json.loads((workdir / "evaluation.json").read_text())
   except (OSError, ValueError):
@@ -27,11 +27,11 @@ def read_evaluation(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def metric_of(result: Mapping[str, Any], spec: str) -> tuple[float, float]:
-  """A number of evaluation.json and its standard error; nan if there is none.
+  """Returns a number of evaluation.json and its standard error; nan if missing.
 
   Args:
-    result: what the file holds.
-    spec: 'METRIC', of the main sampler; 'METRIC@ROW', of the row with this label, such as
+    result: contents of the file.
+    spec: 'METRIC', for the main sampler; 'METRIC@ROW', for the row with this label, such as
       'heun-16'; or a path, such as 'girsanov.total'.
   """
   name, _, label = spec.partition("@")
@@ -52,17 +52,17 @@ def metric_of(result: Mapping[str, Any], spec: str) -> tuple[float, float]:
 
 
 def number(value: Any) -> float:
-  """A JSON number; nan for anything else."""
+  """Returns a JSON number, or nan for anything else."""
   return float(value) if isinstance(value, (int, float)) else math.nan
 
 
 def default_metrics(rows: Sequence[Row]) -> list[str]:
-  """The first three metrics that the config measures."""
+  """Returns the first three metrics of the config."""
   return list(rows[0].config["evaluation"]["metrics"][:3])
 
 
 def differing(rows: Sequence[Row]) -> list[str]:
-  """The fields that are not the same for all rows; of one row alone, all that it sets."""
+  """Returns the fields that differ between rows; for a single row, all that it sets."""
   fields = dict.fromkeys(field for row in rows for field in row.point)
   return [f for f in fields if len(rows) == 1 or len({row.point.get(f) for row in rows}) > 1]
 
@@ -70,7 +70,7 @@ def differing(rows: Sequence[Row]) -> list[str]:
 def collect(
   rows: Sequence[Row], outcomes: Mapping[pathlib.Path, Outcome], metrics: Sequence[str]
 ) -> list[Line]:
-  """A line for each row: the fields that differ, its state, its metrics, its folder."""
+  """Returns a line for each row: the fields that differ, its state, its metrics, its folder."""
   fields = differing(rows)
   lines = []
   for row in rows:
@@ -85,7 +85,7 @@ def collect(
 
 
 def over_seeds(lines: Sequence[Line], metrics: Sequence[str]) -> list[Line]:
-  """The mean of each group of lines that differ in the seed alone, with its error over seeds."""
+  """Averages lines that differ only in the seed, with standard errors over seeds."""
   groups: dict[tuple[str, ...], list[Line]] = {}
   for line in lines:
     if line["state"] == "done":
@@ -102,12 +102,12 @@ def over_seeds(lines: Sequence[Line], metrics: Sequence[str]) -> list[Line]:
 
 
 def _own(metrics: Sequence[str]) -> set[str]:
-  """The columns in which lines of one group may differ."""
+  """Returns the columns in which lines of one group may differ."""
   return {"seed", "state", "workdir", *metrics, *(f"{metric}_sem" for metric in metrics)}
 
 
 def format_lines(lines: Sequence[Line], metrics: Sequence[str]) -> str:
-  """Lines as aligned text; a metric with its standard error, where there is one."""
+  """Formats lines as aligned text; a metric with its standard error, if available."""
   fields = [k for k in lines[0] if k not in metrics and k not in {f"{m}_sem" for m in metrics}]
   names = short_names([f for f in fields if f not in ("state", "workdir", "seeds")])
   cells = [[*metrics, *(names.get(field, field) for field in fields)]]

@@ -1,4 +1,4 @@
-"""Optuna's search: every trial is a point, and what it has measured decides the next ones."""
+"""Search by Optuna: every trial is a point, and its result influences the next points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Measure = Callable[[Sequence[Point]], list[float | None]]
 
 
 def open_study(root: pathlib.Path, name: str, maximise: bool, seed: int) -> Any:
-  """The study of this name, begun or found again in root/optuna.log.
+  """Opens or creates the study of this name in root/optuna.log.
 
   Raises:
     SweepError: Optuna is not installed.
@@ -52,10 +52,10 @@ def search(
   ranges: Mapping[str, Range],
   measure: Measure,
 ) -> bool:
-  """Asks and tells, `batch` trials at a time, until `number` have a value or have failed.
+  """Runs trials in batches of `batch` until `number` have a value or have failed.
 
   Returns:
-    Whether it came to its end; not where a run was stopped.
+    True if the search is complete; False if a run was stopped.
   """
   from optuna.trial import TrialState
 
@@ -94,11 +94,11 @@ def _point(trial: Any, grid: Mapping[str, Sequence[str]], ranges: Mapping[str, R
 
 
 def _typed(params: Mapping[str, Any]) -> Point:
-  """A trial's parameters as they are typed: floats of four significant digits."""
+  """Formats a trial's parameters for the command line: floats with four significant digits."""
   return {f: f"{v:.4g}" if isinstance(v, float) else str(v) for f, v in params.items()}
 
 
 def points_tried(study: Any) -> list[Point]:
-  """The points of all trials, in order, each once."""
+  """Returns the distinct points of all trials, in order."""
   points = [_typed(trial.params) for trial in study.get_trials(deepcopy=False) if trial.params]
   return list({tuple(point.items()): point for point in points}.values())

@@ -1,4 +1,4 @@
-"""A sweep from its command line to its table."""
+"""Runs a sweep, from its command line to its table."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run(
 def first_points(
   args: argparse.Namespace, grid: dict[str, list[str]], ranges: dict[str, Range]
 ) -> list[Point]:
-  """The points of a grid, of random draws or of the config's own sweep; of Optuna, its corners."""
+  """Returns the points to check: a grid, random draws, the config's sweep, or Optuna's corners."""
   if args.random is not None and args.optuna is not None:
     raise SweepError("--random and --optuna: choose one")
   if args.random is None and args.optuna is None:
@@ -123,7 +123,7 @@ class Sweep:
     return outcomes
 
   def search(self, grid: dict[str, list[str]], ranges: dict[str, Range]) -> int:
-    """Optuna's trials, then the table of all of them."""
+    """Runs Optuna's trials, then shows the table of all of them."""
     if self._args.dry_run:
       raise SweepError("--dry-run: what Optuna tries depends on what it finds")
     metric = self._metrics(plan.make_rows(self._args.config, self._common, [{}], self._root))[0]
@@ -161,7 +161,7 @@ class Sweep:
   def _objective(
     self, rows: Sequence[Row], outcomes: dict[pathlib.Path, Outcome], metric: str
   ) -> float | None:
-    """The mean over a point's seeds; None if one was stopped, nan if one failed."""
+    """Returns the mean over a point's seeds; None if one was stopped, nan if one failed."""
     states = {outcomes[row.task.workdir].state for row in rows}
     if states != {"done"}:
       return None if "stopped" in states else math.nan
@@ -172,7 +172,7 @@ class Sweep:
     return self._args.metric or results.default_metrics(rows)
 
   def _report(self, rows: Sequence[Row], outcomes: dict[pathlib.Path, Outcome]) -> int:
-    """The table, for people and as CSV; what failed, with its last line; the exit code."""
+    """Prints and writes the table and the failures' last lines; returns the exit code."""
     metrics = self._metrics(rows)
     lines = results.collect(rows, outcomes, metrics)
     file = self._args.csv or self._root / "sweep.csv"

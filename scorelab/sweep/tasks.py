@@ -1,4 +1,4 @@
-"""One process of a run: its folder, its share of the machine, and how it ended."""
+"""Runs one process of main.py: its folder, its share of the machine, its outcome."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Slot:
   """A share of this machine.
 
   Attributes:
-    cores: where the process may run; none for wherever it likes.
-    env: environment variables on top of our own.
+    cores: cores that the process may use; empty for any.
+    env: environment variables to set.
   """
 
   cores: frozenset[int] = frozenset()
@@ -57,14 +57,14 @@ class Slot:
 
 
 def deal(things: Sequence[str], hands: int) -> list[list[str]]:
-  """Splits things evenly over hands; fewer things than hands are shared."""
+  """Distributes things evenly; if there are fewer things than hands, they are shared."""
   if len(things) >= hands:
     return [list(things[hand::hands]) for hand in range(hands)]
   return [[things[hand % len(things)]] for hand in range(hands)]
 
 
 def visible_gpus() -> list[str]:
-  """The ids of CUDA_VISIBLE_DEVICES, or all that nvidia-smi lists; none without."""
+  """Returns the ids of CUDA_VISIBLE_DEVICES, or all that nvidia-smi lists; empty without GPUs."""
   if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
     return [name.strip() for name in given.split(",") if name.strip()]
   if shutil.which("nvidia-smi") is None:
@@ -75,19 +75,19 @@ def visible_gpus() -> list[str]:
 
 
 def usable_cores() -> list[int]:
-  """The cores that this process may use."""
+  """Returns the cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return sorted(os.sched_getaffinity(0))
   return list(range(os.cpu_count() or 1))
 
 
 def default_jobs() -> int:
-  """One for each GPU, or else one for every two cores."""
+  """Returns one job for each GPU, or else one for every two cores."""
   return len(visible_gpus()) or max(1, len(usable_cores()) // 2)
 
 
 def make_slots(jobs: int, cache: pathlib.Path) -> list[Slot]:
-  """So many shares of this machine's GPUs and cores, with one folder of compiled programs."""
+  """Divides this machine's GPUs and cores into `jobs` slots with one compilation cache."""
   cores, gpus = usable_cores(), visible_gpus()
   shares = [frozenset(map(int, hand)) for hand in deal([str(c) for c in cores], jobs)]
   slots = []
@@ -126,7 +126,7 @@ def failure(workdir: pathlib.Path) -> str | None:
 
 
 class Signals:
-  """Sets an event at the first Ctrl-C, SIGTERM or SIGHUP; the second one ends us at once."""
+  """Sets an event at the first Ctrl-C, SIGTERM or SIGHUP; the second ends this process."""
 
   def __init__(self, stop: threading.Event, say: Callable[[str], object]) -> None:
     self._stop, self._say = stop, say
@@ -202,7 +202,7 @@ def copy_training(source: pathlib.Path, workdir: pathlib.Path) -> None:
 
 
 def last_line(file: pathlib.Path) -> str:
-  """The last line of a log that is not empty."""
+  """Returns the last non-empty line of a log."""
   lines = [line.strip() for line in file.read_text(errors="replace").splitlines()]
   return next((line for line in reversed(lines) if line), "")
 
