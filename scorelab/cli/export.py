@@ -1,4 +1,4 @@
-"""Writes a run's network as safetensors: for diffusers where it can be said there, or for anyone.
+"""Exports a run's network as safetensors, for diffusers if possible, or in scorelab's own format.
 
 scorelab-export --workdir=results/NAME/ID --to=DIRECTORY [--format=plain]
 

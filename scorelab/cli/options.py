@@ -3,7 +3,7 @@
 scorelab options                       # sections of a config
 scorelab options sampler               # the parts of a section, and the section's own fields
 scorelab options sampler.dpmpp_2m      # the options of a part
-scorelab options sampler.my_module.f   # also of one's own, which is imported
+scorelab options sampler.my_module.f   # also of your own part, which is imported
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _HELP = ("-h", "--help")
 
 
 def main(argv: Sequence[str]) -> int:
-  """Prints what the arguments ask for.
+  """Prints the requested sections and parts.
 
   Args:
     argv: the program's name, and 'SECTION' or 'SECTION.PART', any number of them.
 
   Returns:
-    The exit code: 0, or 2 for a name that is not known.
+    The exit code: 0, or 2 for an unknown name.
   """
   names = argv[1:]
   if any(name in _HELP for name in names):
@@ -99,7 +99,7 @@ def _part(section: str, name: str) -> Iterator[str]:
 
 
 def _own_part(section: str, name: str) -> list[tuple[str, dict[str, Any]]]:
-  """Returns a part of one's own, by its dotted name."""
+  """Returns a user's own part, by its dotted name."""
   selectors = fields.known_parts().get(section, {})
   known = [part for parts in selectors.values() for part in parts]
   if "." not in name or not selectors:

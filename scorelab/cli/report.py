@@ -1,13 +1,13 @@
-"""One page of any runs: a table to sort and filter, curves, figures, configs and commands.
+"""Report on runs as one page: a sortable table, curves, figures, configs and commands.
 
   scorelab-report results/ncsn_gmm                          # all runs below a folder
   scorelab-report results/ncsn_gmm/<run id> results/edm_gmm --out=results/two.html
   scorelab-report results --serve 8000                      # watches, and refreshes
 
-The page goes to report.html in the first folder, or to --out. It is one HTML file that needs
-nothing else: no network, no server. Pictures and animations are part of it, scaled so that it stays
-under 10 MB. Runs that are unfinished, failed or damaged are there too, with what is known of them.
-With --serve it is made again when a run's files have changed, for browsers on this machine.
+The page goes to report.html in the first folder, or to --out. It is one HTML file that works offline
+and without a server. Pictures and animations are embedded, scaled so that it stays under 10 MB.
+Unfinished, failed and damaged runs are included with the data that can be read. With --serve the page
+is rendered again whenever files of a run change, for browsers on this machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scorelab.cli.typed import typed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Writes the page, or serves it; 2 after one line where there is nothing to show."""
+  """Writes the page, or serves it; returns 2 if there is nothing to show."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )

@@ -1,4 +1,4 @@
-r"""Many runs of one config: grids, random draws or Optuna's search; here, on Slurm or on Ray.
+r"""Sweeps of one config: grids, random draws or Optuna; on this machine, on Slurm or on Ray.
 
   scorelab-sweep --config=configs/ncsn_gmm.py --grid network.width=128,256 --seeds 4
   scorelab-sweep --config=configs/ncsn_gmm.py --config.sampler.name=ddim \
@@ -10,25 +10,26 @@ r"""Many runs of one config: grids, random draws or Optuna's search; here, on Sl
   scorelab-sweep --config=configs/ncsn_gmm.py --grid seed=0,1,2,3 --engine=slurm \
       --resource slurm_partition=gpu --resource gpus_per_node=1 --resource timeout_min=60
 
-What is typed as --config.FIELD=VALUE holds for all runs. Without --grid and --range the config
-file's own `sweep()` says what is run: a dict of values by field, or a list of such dicts; a list
-stands for several values, to be combined. Fields are checked before anything starts.
+Every --config.FIELD=VALUE applies to all runs. Without --grid and --range the sweep is the return
+value of the config file's `sweep()`: a dict of values by field, or a list of such dicts. A list of
+values means that all are combined with the other fields' values. Fields are checked before anything
+starts.
 
-Each run is a process of its own in the folder that `scorelab` would give it,
-results/<config>/<run id> (or --out/<run id>); --dry-run prints the commands. Runs that differ only
-in what training does not depend on (sampler.*, evaluation.*) share one training, in <run id>, and
-each is measured in a copy of it, <run id>-<hash>: one row for each value. The same command resumes:
-what is done is not run again, and what failed is only listed, but with --retry. Ctrl-C and SIGTERM
-let the runs save and end.
+Each run is a process of its own in the folder that `scorelab` would give it, results/<config>/<run
+id> (or --out/<run id>); --dry-run prints the commands. Runs that differ only in fields that
+training does not depend on (sampler.*, evaluation.*) share one training, in <run id>. Each is
+evaluated in a copy of it, <run id>-<hash>: one row for each value. The same command resumes:
+finished runs are skipped, and failed runs are only listed, unless --retry is given. Ctrl-C and
+SIGTERM let the runs save and end.
 
-Here, every run has an equal share of the cores and GPUs, and --jobs of them run side by side. On
-Slurm a run is a job of its own, and one that is preempted is queued again; --resource takes the
-names of submitit's update_parameters (cluster=local tries it without Slurm). On Ray, the options of
-ray.remote (num_cpus, num_gpus) and the address of a cluster (address=auto). Both need folders that
-all machines share.
+On this machine every run has an equal share of the cores and GPUs, and --jobs of them run in
+parallel. On Slurm every run is a job, and a preempted one is queued again; --resource takes the
+names of submitit's update_parameters (cluster=local tests it without Slurm). On Ray, --resource
+takes the options of ray.remote (num_cpus, num_gpus) and the address of a cluster (address=auto).
+Both need folders that all machines share.
 
-The table at the end is kept as CSV next to the runs. Exit codes: 0, 1 where a run failed, 75 where
-the sweep was stopped, 2 for a mistake in the command.
+The final table is also written as CSV next to the runs. Exit codes: 0; 1 if a run failed; 75 if the
+sweep was stopped; 2 for a mistake in the command.
 """
 
 from __future__ import annotations

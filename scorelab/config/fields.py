@@ -25,12 +25,12 @@ _ADDED: dict[str, dict[str, type]] = {}
 
 @functools.cache
 def known_parts() -> dict[str, dict[str, dict[str, Any]]]:
-  """Returns what parts.json says of each part, by section, field that names it, and name."""
+  """Returns the contents of parts.json for each part, by section, selecting field, and name."""
   return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def described(part: Callable[..., Any]) -> dict[str, Any]:
-  """Returns what parts.json says of a part: its summary, and its options by name."""
+  """Returns the contents of parts.json for a part: its summary, and its options by name."""
   known = options_of_part(part)
   options = {name: _described(option) for name, option in known.items() if option.kind}
   return {"summary": summary(part), "options": options}

@@ -1,4 +1,4 @@
-"""Writes parts.json, what a command line knows of the parts before JAX is imported.
+"""Writes parts.json, the description of all parts that command lines use before JAX is imported.
 
 python -m scorelab.config.generate    # after a change of a registry or of a part's signature
 """

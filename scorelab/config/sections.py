@@ -1,4 +1,4 @@
-"""Fields of a config that are no part's option: types, ranges and defaults, declared here alone.
+"""Sections of a config: types, ranges and defaults of all fields that are not options of a part.
 
 Every other field is an option of a part, in that part's signature. None is the part's own default,
 or nothing.
@@ -42,7 +42,7 @@ class Ensemble:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-  """A model of another library in the place of training: see scorelab/evaluation/pretrained.py.
+  """A model of another library instead of training: see scorelab/evaluation/pretrained.py.
 
   Attributes:
     path: a directory, or a hub id.
@@ -50,7 +50,7 @@ class Pretrained:
     variant: of the weights: 'fp16', 'non_ema', 'ema'.
     image_size: side of the images; None is the model's own.
     label: the class; None takes all in turn.
-    clip: False leaves x0 unclipped where the model's scheduler clips it.
+    clip: False does not clip x0, even if the model's scheduler does.
   """
 
   path: str | None = None
@@ -104,8 +104,8 @@ class Parameterization:
   """Reading of the network's output.
 
   Attributes:
-    name: a parameterization of the registry; 'exact' puts the truth in the network's place.
-    conditioning: what the network is given of the level.
+    name: a parameterization of the registry; 'exact' uses the exact score instead of a network.
+    conditioning: the network's input for the level.
   """
 
   name: str = "edm"
@@ -125,7 +125,7 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """The optimizer's rule, and what surrounds it.
+  """The optimizer's rule, with learning-rate schedule, clipping, weight decay and averages.
 
   Attributes:
     name: a rule of the registry, or 'module.function'.
@@ -154,15 +154,15 @@ class Training:
   Attributes:
     num_steps: optimizer steps; 0 trains nothing.
     batch_size: points of a batch; 0 is the whole training set.
-    accumulate: parts of a batch that are computed one after the other, which takes less memory;
+    accumulate: number of sequential parts of a batch, which takes less memory;
       None is 1.
     sharding: of parameters over several devices: 'replicated' (None), or 'fsdp', split over them.
     log_every: steps between two lines of metrics.jsonl.
     checkpoint_every: steps between two checkpoints and validations.
-    keep_every: keeps every checkpoint of a multiple of so many steps; 0 the latest and best.
+    keep_every: keeps checkpoints at multiples of this step; 0 keeps only the latest and best.
     num_validation: points drawn for validation, if the target has none of its own.
     validation_repeats: times that each of them is used, each at its own level.
-    monitor: tells the best validation, 'val_loss' or 'score_error'.
+    monitor: selects the best validation by 'val_loss' or 'score_error'.
     patience: validations without a better one after which training stops; 0 for never.
   """
 

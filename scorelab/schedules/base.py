@@ -1,4 +1,4 @@
-"""Names that were here before version 0.9: import them from `scorelab.schedules`."""
+"""Old import path, from before version 0.9: the names are now in `scorelab.schedules`."""
 
 from typing import TypeVar
 

@@ -1,8 +1,8 @@
-"""Grids that are made for a target, a sampler and a number of steps, by gradient descent.
+"""Grids optimised for a target, a sampler and a number of steps, by gradient descent.
 
-A sampler is a scan over its grid's levels, so that what it gives can be differentiated with respect
-to them. The levels are put where few steps come nearest to where many steps lead from the same
-starts. The noisiest level stays; the others, the last one too, are free.
+A sampler is a scan over its grid's levels, so its samples can be differentiated with respect to
+them. The levels are chosen so that few steps end nearest to the ends of many steps from the same
+starts. The noisiest level is fixed; the others, including the last one, are free.
 
 Related: Watson et al., "Learning Fast Samplers for Diffusion Models by Differentiating Through
 Sample Quality", ICLR 2022 (arXiv 2202.05830), which descends on a distance between kernels'
@@ -37,22 +37,21 @@ class Found(NamedTuple):
 
 
 def to_widths(log_snrs: Array) -> Array:
-  """log_snrs [N] -> free numbers [N - 1], whose softplus are the steps between them."""
+  """Maps log_snrs [N] to free numbers [N - 1], whose softplus are the steps between them."""
   widths = jnp.maximum(jnp.diff(log_snrs) - _LEAST_WIDTH, 1e-3)
   return widths + jnp.log(-jnp.expm1(-widths))  # the inverse of softplus
 
 
 def to_log_snrs(first: Array, free: Array) -> Array:
-  """Free numbers [N - 1] -> log_snrs [N], increasing from the `first`."""
+  """Maps free numbers [N - 1] to log_snrs [N], increasing from the `first`."""
   steps = jax.nn.softplus(free) + _LEAST_WIDTH
   return jnp.concatenate([first[None], first + jnp.cumsum(steps)])
 
 
 def distance(x: Array, y: Array, scale: Array | float) -> Array:
-  """The mean over points [n, *event] of sqrt(|x - y|^2 + scale^2) - scale.
+  """Mean over points [n, *event] of sqrt(|x - y|^2 + scale^2) - scale.
 
-  Squares for what is nearer than the scale, and no more than distances for the few starts whose
-  path ends in another mode.
+  It is quadratic below the scale, and linear for the few starts whose path ends in another mode.
   """
   square = jnp.sum((x - y) ** 2, axis=tuple(range(1, x.ndim)))
   return jnp.mean(jnp.sqrt(square + scale**2) - scale)
@@ -72,7 +71,7 @@ def optimise_grid(
   batch_size: int = 512,
   learning_rate: float = 0.05,
 ) -> Found:
-  """Descends from the log-SNRs `begin` on the `distance` of the sampler's ends from those given.
+  """Optimises the levels of a grid, from the log-SNRs `begin`, by the `distance` from given ends.
 
   Adam with a cosine decay. Jittable.
 

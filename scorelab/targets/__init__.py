@@ -2,8 +2,8 @@
 
 A target is one function or class in one file of this package, and one line here. Constructors
 take keyword options only, all of them with defaults. A target has `sample`, `event_shape` and
-`scale`. What it may have more, such as an exact score, classes or fixed points, are the protocols
-of `scorelab.typing` with Target in their names; `isinstance` tells which of them it fulfils.
+`scale`. Further abilities, such as an exact score, classes or fixed points, are the protocols of
+`scorelab.typing` with Target in their names; `isinstance` checks for them.
 
 A target with a box (low, high) for figures has it as `bounds`.
 """
@@ -54,16 +54,12 @@ TARGETS: dict[str, Callable[..., Target]] = Registry("target") | {
 
 
 def has_truth(target: object) -> TypeIs[ExactTarget]:
-  """Returns whether a target knows its exact score."""
+  """Returns True if a target knows its exact score."""
   return isinstance(target, ExactTarget)
 
 
 def truth_of(target: object) -> Exact:
-  """Returns the exact score of a target, in a network's place.
-
-  Raises:
-    ValueError: the target does not know its exact score.
-  """
+  """Returns the exact score of a target, as a parameterization."""
   if not has_truth(target):
     raise ValueError(f"target = {type(target).__name__} has no exact score: no predict()")
   labelled = isinstance(target, ExactLabelledTarget)
