@@ -4,10 +4,10 @@
   scorelab-report results/ncsn_gmm/<run id> results/edm_gmm --out=results/two.html
   scorelab-report results --serve 8000                      # watches, and refreshes
 
-The page goes to report.html in the first folder, or to --out. It is one HTML file that works offline
-and without a server. Pictures and animations are embedded, scaled so that it stays under 10 MB.
-Unfinished, failed and damaged runs are included with the data that can be read. With --serve the page
-is rendered again whenever files of a run change, for browsers on this machine.
+The page goes to report.html in the first folder, or to --out. It is one HTML file that works
+offline and without a server. Pictures and animations are embedded, scaled so that it stays under 10
+MB. Unfinished, failed and damaged runs are included with the data that can be read. With --serve
+the page is rendered again whenever files of a run change, for browsers on this machine.
 """
 
 from __future__ import annotations
