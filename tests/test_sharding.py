@@ -237,7 +237,8 @@ def test_a_dead_process_ends_the_others(count, dead, tmp_path):
   for process in processes:
     _, errors = process.communicate(timeout=60)
     assert process.returncode not in (0, None)
-    assert "go on from the last checkpoint" in errors
+    # From the failed call, or from JAX if it aborts the process first.
+    assert "go on from the last checkpoint" in errors or "another task died" in errors, errors
   assert time.monotonic() - died < 60
   run_all(killed, "--mode=train", count=count)
   assert metrics.read_text() == (straight / "metrics.jsonl").read_text()

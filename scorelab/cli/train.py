@@ -15,7 +15,6 @@ from absl import logging
 from scorelab import early_stop
 from scorelab.cli.request import Request, asks_for_help, parse, usage
 from scorelab.errors import ConfigError, RefusedError, RunError, ScorelabError
-from scorelab.runs import abort_notice
 from scorelab.runs.signals import Preempted, StopFlag
 
 if TYPE_CHECKING:
@@ -59,7 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if error.alone and distributed:  # a normal exit would wait for the other processes
       sys.stdout.flush()
       sys.stderr.flush()
-      abort_notice.take_back()
       os._exit(error.exit_code)
     return error.exit_code
   return 0
@@ -68,13 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _join_processes(request: Request) -> None:
   """Connects to the other processes of the run.
 
+  If one of them dies, a call raises an error in the others, or JAX aborts them with its own line,
+  "another task died", which no Python code can follow.
+
   Raises:
     ConfigError: the connection fails.
   """
-  abort_notice.leave(
-    f"main.py: process {os.getpid()} was aborted, most likely since another one has died"
-    f"\n{_RESTART}"
-  )
   import jax
 
   from scorelab.runs.distributed import wait_for_all

@@ -10,7 +10,6 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from scorelab.errors import ScorelabError
-from scorelab.runs import abort_notice as last_words
 
 PREEMPTED_EXIT_CODE = 75
 INTERRUPTED_EXIT_CODE = 130
@@ -89,5 +88,4 @@ class StopFlag:
 def end_at_once(line: str, code: int = PREEMPTED_EXIT_CODE) -> NoReturn:
   """Prints a line and ends the process from any thread, without clean-up."""
   os.write(2, f"{line}\n".encode())
-  last_words.take_back()
   os._exit(code)
