@@ -26,6 +26,8 @@ from scorelab.runs.workdir import open_workdir
 from scorelab.training import ensembles
 from tests.stopping import StopAfter
 
+pytestmark = pytest.mark.usefixtures("full_optimisation")
+
 OVER = "optimizer.learning_rate=1e-3,1e-2 optimizer.weight_decay=0.1;sampler.eta=0,0.5"
 
 

@@ -26,6 +26,8 @@ from scorelab.training.step import own_sums
 from scorelab.typing import Average, Context
 from tests.stopping import StopAfter
 
+pytestmark = pytest.mark.usefixtures("full_optimisation")
+
 
 def small_config(**training_fields):
   config = ncsn_gmm.get_config("fast")
