@@ -169,13 +169,18 @@ class LabelledTarget(ClassedTarget, Target, Protocol):
     """Returns the draws of `sample` and their labels [n]."""
     ...
 
+
+@runtime_checkable
+class ConditionalTarget(LabelledTarget, Protocol):
+  """A target that draws points of given classes."""
+
   def sample_of_class(self, key: Key, label: Array, /) -> Array:
     """Returns a draw of each of the classes `label` [n]."""
     ...
 
 
 @runtime_checkable
-class ExactLabelledTarget(ExactTarget, LabelledTarget, Protocol):
+class ExactLabelledTarget(ExactTarget, ConditionalTarget, Protocol):
   """A target that knows its exact score given the class."""
 
   def predict_of_class(self, x: Array, level: Level, label: Array, /) -> Prediction: ...

@@ -65,6 +65,7 @@ def poisoned(experiment, monkeypatch, at_step, name="loss"):
     ("val_loss", 4, "training stopped: val_loss is inf at step 4", [2]),
   ],
 )
+@pytest.mark.usefixtures("full_optimisation")  # bits of programs of unlike lengths
 def test_a_nan_stops_and_the_last_good_checkpoint_stays(
   name, at_step, line, kept, tmp_path, monkeypatch
 ):

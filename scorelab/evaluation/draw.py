@@ -19,7 +19,7 @@ from scorelab.runs.distributed import any_process
 from scorelab.runs.sharding import Layout, make_layout
 from scorelab.runs.signals import Preempted, StopFlag
 from scorelab.targets import num_classes_of, splits_of, truth_of
-from scorelab.typing import Array, Batch, Key, LabelledTarget, Params, Predict, Target
+from scorelab.typing import Array, Batch, ConditionalTarget, Key, Params, Predict, Target
 
 Programs: TypeAlias = dict[str, Any]
 """Jitted functions by name, which take an experiment's keys and numbers.
@@ -221,5 +221,5 @@ def _draw_asked(experiment: Experiment, key: Key, size: int) -> Batch:
     label = jax.random.randint(label_key, (size,), 0, num_classes_of(experiment.target))
   else:
     label = jnp.full((size,), int(asked))
-  assert isinstance(experiment.target, LabelledTarget)  # checked at build
+  assert isinstance(experiment.target, ConditionalTarget)  # checked at build
   return {"x": experiment.target.sample_of_class(key, label), "label": label}

@@ -40,7 +40,7 @@ from scorelab.metrics.features import batched
 from scorelab.pretrained.files import PretrainedError
 from scorelab.pretrained.inception import inception_features
 from scorelab.targets import has_truth
-from scorelab.typing import Target
+from scorelab.typing import ConditionalTarget, Target
 
 
 def plan_rows_of(config: ConfigDict, numbers: Collection[str] = ()) -> tuple[RowPlan, ...]:
@@ -168,7 +168,13 @@ def _asked_labels(config: ConfigDict, target: Target) -> str | None:
     return None
   asked = "data" if asked is None else str(asked)
   classes = tuple(str(label) for label in range(num_classes))
-  return choose(named(("data", "uniform", *classes)), asked, "evaluation.labels", "choice")
+  asked = choose(named(("data", "uniform", *classes)), asked, "evaluation.labels", "choice")
+  if asked != "data" and not isinstance(target, ConditionalTarget):
+    raise ConfigError(
+      f"evaluation.labels = {asked!r} needs a target with sample_of_class, and target.name = "
+      f"{config.target.name!r} has none: use 'data'"
+    )
+  return asked
 
 
 def _make_likelihood(config: ConfigDict, has_flow: bool) -> LikelihoodProtocol | None:

@@ -26,6 +26,8 @@ def first_class(features):
   return (distances.argmin(1) == DIGITS.labels["train"]).mean()
 
 
+@pytest.mark.e2e  # it trains a network of features on the digits
+@pytest.mark.usefixtures("full_optimisation")
 def test_the_classifier_tells_digits_apart():
   """Of digits that it has not seen: class means in pixels err on 11 %, in its features on 6 %."""
   in_pixels = first_class(lambda x: x.reshape(len(x), -1))
@@ -53,6 +55,8 @@ class Noise(DataSet):
   }
 
 
+@pytest.mark.e2e  # it trains a network of features on the digits
+@pytest.mark.usefixtures("full_optimisation")
 def test_floors_are_of_images_that_the_network_has_not_seen():
   """Recall of training images, as floors have it, against ten sets of new images of the same law.
 

@@ -137,3 +137,10 @@ def test_networks_of_images_refuse_points(monkeypatch):
   monkeypatch.undo()
   with pytest.raises(ConfigError, match=r"network: a U-Net takes images .* not events \(2,\)"):
     build(config_of("unet"))
+
+
+def test_labels_that_a_target_cannot_draw_are_refused():
+  config = config_of("dit", num_classes=3)
+  config.evaluation.labels = "uniform"
+  with pytest.raises(ConfigError, match=r"needs a target with sample_of_class.*use 'data'"):
+    build(config)
