@@ -48,7 +48,7 @@ def score_matching(config: ConfigDict, loss: str) -> ConfigDict:
 
   The modes are 10 apart and 0.3 wide: the network sees data scaled to unit std through Fourier
   features that resolve a mode; the learning rate warms up and decays, gradients are clipped, and an
-  average is evaluated. Points are drawn afresh: on a fixed set these losses have no lower bound.
+  average is evaluated. Every batch has new points: on a fixed set these losses have no lower bound.
   Chains start from N(0, 100 I) and mix within modes only; a quarter of them ends off every mode, in
   wells outside the data, where an implicit loss sees no point and so says nothing of the score.
   """
@@ -86,7 +86,7 @@ def digits(config: ConfigDict) -> ConfigDict:
 def images(config: ConfigDict, features: str) -> ConfigDict:
   """The config on images, with what denoising diffusion of them shares.
 
-  T = 1000 linear betas; a network that is told the step's index and read through EDM's scaling; an
+  T = 1000 linear betas; a network conditioned on the step's index, with EDM's scaling; an
   average over the last five hundred steps. Samples are drawn in batches, over one key, and
   measured in pixels and in the features of this name.
   """

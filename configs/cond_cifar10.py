@@ -1,4 +1,4 @@
-"""CIFAR-10 by class: the network of ddpm_cifar10, told the class and guided without a classifier.
+"""CIFAR-10 by class: the network of ddpm_cifar10, class-conditional, classifier-free guidance.
 
   python main.py --config=configs/cond_cifar10.py
   python main.py --config=configs/cond_cifar10.py:fast

@@ -1,4 +1,4 @@
-"""8 by 8 digits by class: a network that is told the digit, and guided without a classifier.
+"""8 by 8 digits by class: a class-conditional network with classifier-free guidance.
 
   python main.py --config=configs/cond_digits.py
   python main.py --config=configs/cond_digits.py:fast      # seconds, for tests

@@ -1,4 +1,4 @@
-"""The nine modes by class: a network that is told the mode, guided, beside the exact guided score.
+"""The nine modes by class: a guided class-conditional network next to the exact guided score.
 
   python main.py --config=configs/cond_gmm.py
   python main.py --config=configs/cond_gmm.py:fast         # seconds, for tests

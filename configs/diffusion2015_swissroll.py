@@ -5,7 +5,7 @@
 
 Forty steps whose betas follow a logistic curve, and a network that gives mean and log-variance of
 each step back through a head of the step's own. Published settings are in
-diffusion2015_swissroll_published.py. Mended here: the mean is a residual on x_t in units of the
+diffusion2015_swissroll_published.py. Fixed here: the mean is a residual on x_t in units of the
 posterior's std, the variance is relative to the posterior's, every step of the chain is in every
 batch, the learning rate is higher and decays, and an average of the parameters is evaluated.
 

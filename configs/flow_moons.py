@@ -3,9 +3,9 @@
   python main.py --config=configs/flow_moons.py              # minutes on 1 CPU core
   python main.py --config=configs/flow_moons.py:fast         # seconds, for tests
 
-A network told the time t learns the velocity from data to noise on straight paths, with noise drawn
-independently of the points; solvers of its ODE go from pure noise, t = 1, to the data. Samples are
-compared with exact ones: a metric has a value and a floor, and no further budget.
+A network conditioned on the time t learns the velocity from data to noise on straight paths, with
+noise drawn independently of the points; solvers of its ODE go from pure noise, t = 1, to the data.
+Samples are compared with exact ones: a metric has a value and a floor, and no further budget.
 
 Expect Heun's 31 evaluations, 32 of dpmpp_2m and 128 of Euler at the floor of every metric (max-SW2
 0.034 to 0.037 +- 0.003, floor 0.037), and 32 of Euler above it (0.049 +- 0.004).

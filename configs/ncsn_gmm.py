@@ -16,8 +16,8 @@ of a third one, 0.62.
 Mends the noise-conditional network of a published notebook, whose settings are in
 ncsn_gmm_published.py: the largest level is 80 rather than 10 (the data's std is 8), the output is
 linear, the network is preconditioned as in EDM, levels are log-uniform and stratified, the learning
-rate warms up and decays, and an average of the parameters is evaluated. Training points are drawn
-afresh at every step.
+rate warms up and decays, and an average of the parameters is evaluated. Every step draws new
+training points.
 """
 
 from typing import Any

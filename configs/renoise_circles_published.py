@@ -4,8 +4,8 @@
   python main.py --config=configs/renoise_circles_published.py:fast    # seconds, for tests
 
 Expect samples 0.089 +- 0.002 from the circles as published (the notebook's code: 0.080 to 0.088),
-0.044 with the last x_0 returned and 0.022 +- 0.002 with all slips mended (the notebook's code,
-mended: 0.018 to 0.027); 5 seeds, scripts/circles.py.
+0.044 with the last x_0 returned and 0.022 +- 0.002 with all slips fixed (the notebook's code,
+fixed: 0.018 to 0.027); 5 seeds, scripts/circles.py.
 """
 
 from ml_collections import ConfigDict

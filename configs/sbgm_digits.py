@@ -1,4 +1,4 @@
-"""A score-SDE tutorial on 8 by 8 digits, mended.
+"""A score-SDE tutorial on 8 by 8 digits, with its defects fixed.
 
   python main.py --config=configs/sbgm_digits.py
   python main.py --config=configs/sbgm_digits.py:fast         # seconds, for tests

@@ -75,7 +75,7 @@ exact = jax.jit(lambda key: sample(key, target.predict, "dpmpp_2m", grid).x)(jax
 # ## How good are they?
 #
 # A distance between two finite sets is not zero even where both are exact. That is the *floor*, and
-# every number wants it beside it.
+# every number should be compared with it.
 
 # %%
 floor = np.mean(
@@ -89,8 +89,8 @@ print(f"energy distance {energy_distance(None, exact, data):.4f}, floor {floor:.
 # %% [markdown]
 # ## Learning
 #
-# A network, told log sigma; EDM's preconditioning around it, so that it sees and gives numbers of
-# order one; denoising as the loss. The loop is a scan over steps, and points are drawn afresh.
+# A network conditioned on log sigma, with EDM's preconditioning, so that its inputs and outputs are
+# of order one, and denoising as the loss. The loop is a scan, and every batch has new points.
 
 # %%
 network = ResidualMLP(width=96, depth=2)
@@ -121,7 +121,7 @@ print(f"loss {float(losses[:50].mean()):.3f} -> {float(losses[-50:].mean()):.3f}
 learned = model.bind(params)
 
 # %% [markdown]
-# The loss has a floor that nobody knows, unless the truth is known: then the error of the score
+# The loss has an unknown floor, unless the truth is known: then the error of the score
 # itself can be measured, at every level. This is the third error, *learning*.
 
 # %%

@@ -11,11 +11,11 @@ kills        ended at random moments of every phase: starting, training, saving,
 clock        six kills, and a clock that goes back by a day at each start
 full_disk    a disk with room for a part of the run only, then for more of it, ...
 read_only    a folder that is read-only at first, in mid-run, and when it is done
-two_starts   the second start is refused and told who is there; that one is killed, a third goes on
+two_starts   the second start is refused and names the first; that one is killed, a third resumes
 
 Afterwards the final state (parameters, averages, optimiser), metrics.jsonl, evaluation.json,
 samples and figures must have the same bits as in the undisturbed run, which is made twice; in
-between no start may go on from anything but the newest checkpoint, and each refusal is one line.
+between every start must resume from the newest checkpoint, and each refusal is one line.
 Where the system allows mounts, in a namespace of their own, disks and folders are real ones in
 memory; elsewhere files are limited in size, and permissions taken away.
 

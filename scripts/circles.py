@@ -1,4 +1,4 @@
-"""Two circles over several seeds: as published, beside the published numbers, and ours.
+"""Two circles over several seeds: the published settings next to the published numbers, and ours.
 
   python scripts/circles.py                     # all runs, then the table
   python scripts/circles.py --seeds 1 --fast    # seconds a run, to try it
@@ -57,7 +57,7 @@ def configure(name: str, seed: int, fast: bool) -> ConfigDict:
 
 
 def compare(quantity: str, row: str, values: list[float], theirs: tuple[float, ...]) -> dict:
-  """A line of the table: mean and standard error over seeds, beside the published numbers."""
+  """Returns a line of the table: mean and standard error over seeds, and the published numbers."""
   mean, sem = mean_and_sem(values)
   line: dict[str, Any] = {"quantity": quantity, "row": row, "seeds": len(values)}
   line |= {"value": mean, "sem": sem, "least": min(values), "most": max(values)}

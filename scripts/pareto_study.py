@@ -171,7 +171,7 @@ class Subject:
 
   Attributes:
     name: in TARGETS.
-    target: what it is told.
+    target: its settings.
     experiment: its network's.
     models: by score, 'exact' or 'learned', what `make_run`'s programs take of it.
     metrics: what is measured, by name.

@@ -215,7 +215,7 @@ def judge(entry: Entry, found: Found | None) -> dict[str, Any]:
 
 
 def verdicts(reference: pathlib.Path) -> list[dict[str, Any]]:
-  """Every published number beside ours, from the CSVs of results/reference/ alone."""
+  """Returns every published number next to ours, from the CSVs of results/reference/ alone."""
   return [judge(entry, locate(entry, reference)) for entry in entries()]
 
 

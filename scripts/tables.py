@@ -181,7 +181,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def written(text: str) -> str:
-  """The page with its tables made anew.
+  """Returns the page with its tables rewritten.
 
   Raises:
     ValueError: it names a table that there is not.

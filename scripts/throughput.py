@@ -1,7 +1,7 @@
 """Training images a second of the published U-Net: utilisation, memory and the largest costs.
 
   python scripts/throughput.py                                     # on a GPU
-  python scripts/throughput.py --torch --precisions bfloat16       # PyTorch's, compiled, beside it
+  python scripts/throughput.py --torch --precisions bfloat16       # also PyTorch's, compiled
   python scripts/throughput.py --batches 192 --precisions bfloat16 --costs    # a profile of a step
   python scripts/throughput.py --side 16 --dim 8 --batches 2 --steps 2        # tiny, for any CPU
 

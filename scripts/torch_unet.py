@@ -1,4 +1,4 @@
-"""The U-Net of scorelab/networks/unet.py in PyTorch, to be timed beside it: ResNet blocks only.
+"""The U-Net of scorelab/networks/unet.py in PyTorch, for timings: ResNet blocks only.
 
 Its weights have the names that `scorelab.pretrained.unet_params` reads, so that both can be given
 the same ones.
@@ -37,7 +37,7 @@ class Half(nn.Module):
 
 
 class Block(nn.Module):
-  """Two halves, the condition added between them, beside a residual path."""
+  """Two halves, the condition added between them, with a residual path."""
 
   def __init__(self, inputs: int, outputs: int, told: int | None) -> None:
     super().__init__()

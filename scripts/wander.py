@@ -1,4 +1,4 @@
-"""The published NCSN under annealed Langevin dynamics, as its training goes on: it wanders.
+"""The published NCSN under annealed Langevin dynamics, during its training: it wanders.
 
   python scripts/wander.py                # three seeds, then the table
   python scripts/wander.py --seeds 1 --fast

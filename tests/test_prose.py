@@ -37,7 +37,7 @@ WORDS = {
   "nobody": "no process, no one",
   "told": "conditioned on, given",
 }
-"""Words that scorelab's docstrings and comments avoid, each with the word of the field."""
+"""Words that docstrings and comments avoid, each with the word of the field."""
 
 
 @functools.cache
@@ -90,12 +90,11 @@ def test_docstrings_open_with_a_phrase_that_stands_alone(check):
   assert not found, "\n".join(["", *found])
 
 
-def test_scorelab_uses_the_words_of_the_field():
+def test_prose_uses_the_words_of_the_field():
   """Each finding names its line, the word, and the word to use."""
   found = [
     f"{path.relative_to(ROOT)}:{line}: {word}: {WORDS[word.lower()]}"
     for path in FILES
-    if path.is_relative_to(ROOT / "scorelab")
     for line, word in house_words(path.read_text())
   ]
   assert not found, "\n".join(["", *found])

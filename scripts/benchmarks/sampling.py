@@ -1,7 +1,7 @@
 """Sampling by one network on one grid: ours, the notebook way, diffrax, diffusers and k-diffusion.
 
 The network is an MLP of 265,474 parameters in the plane (256, 512, 256; two LayerNorms; leaky ReLU)
-with random weights, the same in PyTorch and in Flax; it predicts the noise and is told log(sigma /
+with random weights, the same in PyTorch and in Flax; it predicts the noise from x and log(sigma /
 alpha) / 4. The grid is every so many steps of DDPM's 1000 linear betas, trailing. Every side starts
 from the same noise, and all that draw none end at the same samples.
 """

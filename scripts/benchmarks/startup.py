@@ -154,7 +154,7 @@ class _Folder:
 
 
 def saving(megabytes: float, what: str) -> Task:
-  """'blocking' until training may go on, 'whole' until it is on disk, or 'numpy': np.savez."""
+  """Times a save: 'blocking' until training continues, 'whole' until on disk, 'numpy' np.savez."""
   import time
 
   state, folder = _state(megabytes), _Folder()

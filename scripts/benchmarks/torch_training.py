@@ -136,7 +136,7 @@ def make(
 
 
 def sampler_of(experiment: Experiment, rows: int, where: str) -> Callable[[], Any]:
-  """Draws flat training points [rows, d]: of the data, or of the nine modes afresh."""
+  """Draws flat training points [rows, d], from the data or from the nine modes."""
   import torch
 
   copies = experiment.config["loss"]["levels_per_point"] or 1

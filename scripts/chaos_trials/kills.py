@@ -80,7 +80,7 @@ def kill_again_and_again(
     The phase of each kill; fewer than planned where the run has ended too early.
 
   Raises:
-    BrokenError: a process did not go on from the newest checkpoint, lost a line or failed.
+    BrokenError: a process did not resume from the newest checkpoint, lost a line or failed.
   """
   struck: list[str] = []
   for kill in due:

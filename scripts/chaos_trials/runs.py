@@ -51,7 +51,7 @@ class Lab:
     """Starts main.py with its workdir in a folder.
 
     Args:
-      folder: exists; what the process says is kept beside it.
+      folder: exists; the process's output is kept next to it.
       ahead: seconds that its clock is before the system's.
       largest_file: bytes that a file may have, as if the disk were full then.
     """
@@ -91,7 +91,7 @@ class Process:
   def phase(self) -> str:
     """Returns the current phase."""
     word = self._phase.read_text().strip() if self._phase.exists() else ""
-    if word == "training":  # Orbax writes while training goes on
+    if word == "training":  # Orbax writes while training continues
       for path in (self.workdir / "checkpoints").glob("*tmp*"):
         try:
           if path.stat().st_ctime > self._begun:

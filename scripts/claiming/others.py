@@ -133,7 +133,7 @@ def bits_of(config: str, by: str = "exact", column: str = "bits_per_dim") -> flo
 
 
 def swissroll() -> list[Claim]:
-  """The diffusion of 2015, mended."""
+  """The diffusion of 2015, fixed."""
   ours, theirs_ = "diffusion2015_swissroll", "diffusion2015_swissroll_published"
   optimum = float(np.mean(values(f"{ours}/learning_steps.csv", "optimum")))
 
@@ -277,14 +277,12 @@ def renoise_circles_published() -> list[Claim]:
       "Expect samples {} +- {} from the circles as published (the notebook's code: {} to {})", first
     ),
     Claim("{} with the last x_0 returned and {} +- {} with", [circle(name, last), *mended]),
-    Claim(
-      "mended: {} to {}); {} seeds", [*draws(name, "distance, re-noised, all slips mended"), 5]
-    ),
+    Claim("fixed: {} to {}); {} seeds", [*draws(name, "distance, re-noised, all slips mended"), 5]),
   ]
 
 
 def sbgm_digits() -> list[Claim]:
-  """The tutorial's process, mended."""
+  """The tutorial's process, fixed."""
 
   def of(sampler: str, part: str = "value") -> float:
     return measured("sbgm_digits", "frechet", part, sampler=sampler)

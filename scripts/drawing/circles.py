@@ -47,7 +47,7 @@ def signal_and_noise(source: Source) -> None:
 
 
 def loss(source: Source) -> None:
-  """The training loss beside the published one and the least that any network can have."""
+  """Plots the training loss next to the published one and the least that any network can have."""
   history = read_jsonl(source.workdir.metrics)
   (dim,) = source.experiment.target.event_shape
   steps = [line["step"] for line in history]

@@ -49,7 +49,7 @@ def stopping(source: Source) -> None:
 
 
 def samples(source: Source) -> None:
-  """Real digits beside those of each row, and what a classifier makes of them."""
+  """Plots real digits next to those of each row, and a classifier's judgement of them."""
   save(summary.albums_figure(source.workdir), source.out / "samples.png", source.command)
   target = target_of(source.experiment, Digits)
   rows = []

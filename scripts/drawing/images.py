@@ -150,7 +150,7 @@ def draw_neighbours(
 
 
 def samples(source: Source) -> None:
-  """Real images beside those of each row."""
+  """Plots real images next to those of each row."""
   save(summary.albums_figure(source.workdir), source.out / "samples.png", source.command)
 
 

@@ -110,7 +110,7 @@ def budget(source: Source) -> None:
 
 
 def samples(source: Source) -> None:
-  """The data, each sampler's samples, and the network's score beside the exact one."""
+  """Plots the data, each sampler's samples, and the network's score next to the exact one."""
   experiment = source.experiment
   figure = summary.samples_figure(experiment, source.params, source.workdir)
   save(figure, source.out / "samples.png", source.command)

@@ -35,7 +35,7 @@ def finest_solutions(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Lines of the table: every row beside the floor of its keys, and the finest solution.
+  """Returns lines of the table: every row next to the floor of its keys, and the finest solution.
 
   Each metric has its mean over the keys, the standard error, the floor's mean and its error, the
   ratio of the two means with its paired error, and the standard error of the paired difference.

@@ -1,4 +1,4 @@
-"""Quality against the number of DDIM steps, with its error budget, beside the published numbers."""
+"""Quality against the number of DDIM steps, with its error budget and the published numbers."""
 
 import dataclasses
 import time
@@ -174,7 +174,7 @@ def _column(records: list[Record], name: str) -> np.ndarray:
 def compare(
   experiment: Experiment, measured: np.ndarray, wide: Experiment, measured_wide: np.ndarray
 ) -> list[Record]:
-  """Our max-sliced W2 beside the published numbers, a row for each of them.
+  """Compares our max-sliced W2 with the published numbers, a row for each of them.
 
   Args:
     experiment: its rows as `draw` has them.
