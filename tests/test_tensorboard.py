@@ -36,9 +36,10 @@ def test_a_run_is_followed_and_a_resumed_one_has_no_step_twice(tmp_path):
   workdir = Workdir(tmp_path)
   append_jsonl(workdir.metrics, {"step": 10, "loss": 2.0, "band_loss": [1.5, None]})
   with tensorboard.Mirror(workdir):
-    append_jsonl(workdir.metrics, {"step": 20, "loss": 1.0, "val_loss": 3.0})
+    workdir.log({"step": 20, "loss": 1.0, "val_loss": 3.0})
   with tensorboard.Mirror(workdir):
-    append_jsonl(workdir.metrics, {"step": 30, "loss": 0.5})
+    workdir.log({"step": 20, "loss": 1.0, "val_loss": 3.0})  # again after a resume
+    workdir.log({"step": 30, "loss": 0.5})
     rows = [{"sampler": "heun", "num_steps": 16, "metrics": {"w:p=1": {"value": 0.25}}}]
     workdir.evaluation.write_text(json.dumps({"rows": rows}))
     workdir.figures.mkdir()

@@ -1,4 +1,4 @@
-"""Mirrors a run's metrics and figures as TensorBoard events."""
+"""Writes a run's metrics and figures as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 import pathlib
 import shutil
-import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
@@ -19,29 +18,29 @@ from scorelab.evaluation.table import row_labels
 from scorelab.runs.files import read_jsonl
 from scorelab.runs.workdir import Workdir
 
-_EVERY = 2.0  # seconds
-
 
 class Mirror:
-  """Follows a run within a `with` block; writes events into <workdir>/tensorboard.
+  """Sink of a run's metrics within a `with` block: events in <workdir>/tensorboard.
 
-  The events are made from metrics.jsonl alone, from its beginning, so that a resumed run has no
-  step twice. At the end evaluation.json and the figures are added. With `off`, nothing is done.
+  The lines of metrics.jsonl so far come first, and lines of steps that were written are skipped, so
+  that a resumed run has no step twice. At the end evaluation.json and the figures are added. With
+  `off`, nothing is done.
 
   Raises:
     RefusedError: tensorboardX is not installed.
   """
 
   def __init__(self, workdir: Workdir, off: bool = False) -> None:
-    self._workdir, self._step, self._ended = workdir, -1, threading.Event()
+    self._workdir, self._step = workdir, -1
     self._writer: Any = None
     if not off:
       self._writer = _make_writer(workdir.path / "tensorboard")
-      self._thread = threading.Thread(target=self._follow, daemon=True)
 
   def __enter__(self) -> Mirror:
     if self._writer is not None:
-      self._thread.start()
+      for line in read_jsonl(self._workdir.metrics):
+        self._write(line)
+      self._workdir.sinks.append(self._write)
     return self
 
   def __exit__(
@@ -52,9 +51,7 @@ class Mirror:
   ) -> None:
     if self._writer is None:
       return
-    self._ended.set()
-    self._thread.join()
-    self._write_lines()
+    self._workdir.sinks.remove(self._write)
     if self._workdir.evaluation.exists():
       for name, value in _evaluated(json.loads(self._workdir.evaluation.read_text())):
         self._writer.add_scalar(name, value, max(self._step, 0))
@@ -64,17 +61,12 @@ class Mirror:
       self._writer.add_image(path.stem, pixels, max(self._step, 0), dataformats="HWC")
     self._writer.close()
 
-  def _follow(self) -> None:
-    while not self._ended.wait(_EVERY):
-      self._write_lines()
-
-  def _write_lines(self) -> None:
-    """Writes the lines of metrics.jsonl that are new since the last call."""
-    for line in read_jsonl(self._workdir.metrics):
-      if line["step"] > self._step:
-        self._step = line["step"]
-        for name, value in _numbers(line):
-          self._writer.add_scalar(f"training/{name}", value, self._step)
+  def _write(self, line: Mapping[str, Any]) -> None:
+    """Writes a line of metrics, unless its step was written."""
+    if line["step"] > self._step:
+      self._step = line["step"]
+      for name, value in _numbers(line):
+        self._writer.add_scalar(f"training/{name}", value, self._step)
 
 
 def _make_writer(folder: pathlib.Path) -> Any:

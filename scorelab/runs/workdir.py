@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -19,7 +19,7 @@ import jax
 from scorelab.data.fingerprints import changes
 from scorelab.errors import RefusedError
 from scorelab.runs.distributed import leads
-from scorelab.runs.files import write_json
+from scorelab.runs.files import append_jsonl, write_json
 from scorelab.runs.identity import (
   FINGERPRINT,
   comparable,
@@ -83,6 +83,16 @@ class Workdir:
   """Paths of a run's output files; `open_workdir` creates the directory."""
 
   path: pathlib.Path
+  sinks: list[Callable[[Mapping[str, Any]], None]] = dataclasses.field(
+    default_factory=list, compare=False, repr=False
+  )
+  """Called with each line that `log` writes, such as TensorBoard's."""
+
+  def log(self, line: Mapping[str, Any]) -> None:
+    """Appends a line to metrics.jsonl and passes it to every sink."""
+    append_jsonl(self.metrics, line)
+    for sink in self.sinks:
+      sink(line)
 
   @property
   def checkpoints(self) -> pathlib.Path:

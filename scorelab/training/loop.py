@@ -128,7 +128,7 @@ def train(
       line = program.line(window.take(), last, validation)
       rate = progress.update(last, line["loss"])
       if leads():
-        append_jsonl(workdir.metrics, {"step": last, **line})
+        workdir.log({"step": last, **line})
         append_jsonl(workdir.timings, {"step": last, "time": time.time(), "steps_per_s": rate})
 
     done = finished(experiment, state, step)
