@@ -8,7 +8,8 @@ interpreter and with the same compilation cache, in --out. A run that is there a
 again, so that a stopped comparison continues. Configs of data that are missing are named and left
 out.
 
-Writes <out>/comparison.csv. Exit codes: 0, 1 if anything differs, 2 for an unknown config.
+Writes <out>/comparison.csv. Exit codes: 0, 1 if anything differs, 2 for an unknown
+config or a directory that is no checkout.
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--out", type=pathlib.Path, help="directory of the runs [a temporary one]")
   given = parser.parse_args(argv)
   old, new = given.old.resolve(), given.new.resolve()
+  for checkout in (old, new):
+    if not (checkout / "main.py").is_file():
+      print(f"compare_checkouts.py: {checkout} is no checkout: it has no main.py", file=sys.stderr)
+      return 2
   known = sorted(f.stem for f in (new / "configs").glob("*.py") if f.stem != "base")
   if unknown := set(given.configs) - set(known):
     print(f"compare_checkouts.py: no config {', '.join(sorted(unknown))}", file=sys.stderr)

@@ -27,9 +27,10 @@ EXCUSED = {
   r"^scorelab options|^python -m scorelab options": "tests/test_options_command.py runs them",
   r"^python -m scorelab\.config\.generate": "tests/test_fields.py compares what it writes",
   r"^scorelab |^python -m scorelab": "main.py from a wheel; tests/test_packaging.py runs it",
-  r"ralston|absolute_noise|linear_variance|=cubic|triangle|mean_error|gated_mlp": (
-    "needs the file of the recipe; tests/test_contributing.py runs it"
-  ),
+  r"ralston|sampler\.node|absolute_noise|loss\.power|linear_variance|=cubic|triangle|mean_error"
+  r"|gated_mlp": ("needs the file of the recipe; tests/test_contributing.py runs it"),
+  r"^python scripts/\w+\.py$(?<=(?:sweep|export)\.py)": "names the program alone",
+  r"compare_checkouts": "needs another checkout; tests/test_compare_checkouts.py compares this one",
   r"--distributed|--coordinator": "several processes; tests/test_sharding.py runs them",
   r"configs/(cond_cifar10|ddpm_cifar10|ddpm_flowers)\.py": "needs its data set",
   r"pretrained\.path=google/": "needs the hub",

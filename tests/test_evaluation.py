@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from configs import flow_moons, ncsn_gmm, ula_gmm
-from scorelab import evaluation, plotting
+from scorelab import evaluation
 from scorelab.errors import ConfigError
+from scorelab.evaluation import figures
 from scorelab.evaluation.figures import draw_run
 from scorelab.evaluation.table import format_table, row_labels
 from scorelab.experiment.build import build
@@ -116,7 +117,7 @@ def test_without_levels_there_is_no_score_error(tmp_path):
   assert "energy_distance" in format_table(result)
   draw_run(experiment, {}, workdir, StopFlag())
   assert {p.stem for p in workdir.figures.iterdir()} == {"loss", "samples", "budget"}
-  field = plotting.summary.middle_field(experiment, {}, np.zeros((2, 2)), 3)
+  field = figures.middle_field(experiment, {}, np.zeros((2, 2)), 3)
   assert field.sigma == pytest.approx(float(experiment.target.scale) / 4)
 
 

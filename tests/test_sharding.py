@@ -253,8 +253,8 @@ def test_a_dead_process_ends_the_others(count, dead, tmp_path):
 # chunks are measured with runs a thousand times as fast.
 SAYING = """
 import runpy, sys, time, types
-from scorelab import pace
 from scorelab.runs.checkpoints import Checkpoints
+from scorelab.training import pace
 
 if "--process_id=0" not in sys.argv:
   pace.time = types.SimpleNamespace(monotonic=lambda: 1000 * time.monotonic())
