@@ -22,7 +22,6 @@ MOVED = {
   "image_files": "data.image_files",
   "images": "data.images",
   "likelihood_evaluation": "evaluation.likelihood",
-  "optimizers": "experiment.optimizers",
   "options": "config.options",
   "parts": "experiment.components",
   "plotting.ensembles": "evaluation.ensemble_figures",

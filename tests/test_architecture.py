@@ -11,9 +11,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "scorelab"
 LAYERS = {
   "core": (
-    *("errors", "early_stop", "moved", "pytree", "ranges", "signatures", "validation"),
-    *("typing", "schedules"),
-    *("predictions", "targets", "networks", "losses", "samplers", "likelihood", "metrics"),
+    *("errors", "early_stop", "moved", "pytree", "ranges", "signatures", "validation", "typing"),
+    *("schedules", "predictions", "targets", "networks", "losses", "samplers", "likelihood"),
+    *("metrics", "optimizers"),
   ),
   "io": ("runs", "data", "pretrained", "plotting"),
   "experiment": ("config", "experiment", "training", "evaluation"),
@@ -92,6 +92,16 @@ def test_imports_never_point_up():
 
 def test_modules_import_each_other_in_no_circle():
   assert circles(GRAPH) == []
+
+
+def test_packages_import_each_other_in_no_circle():
+  graph = {}
+  for name, others in GRAPH.items():
+    part = name.split(".")[1:2]
+    known = {other.split(".")[1] for other in others if "." in other and other in GRAPH}
+    for package in part:
+      graph[package] = graph.get(package, set()) | (known - {package})
+  assert circles(graph) == []
 
 
 @pytest.mark.parametrize("folder", ["scorelab", "configs", "scripts"])

@@ -20,8 +20,8 @@ from scorelab.evaluation.draw import draw_sets
 from scorelab.experiment.build import build
 from scorelab.experiment.compatibility import check_rows
 from scorelab.experiment.keys import Stream
-from scorelab.experiment.optimizers import learning_rate_shape
 from scorelab.losses import LOSSES
+from scorelab.optimizers import learning_rate_shape
 from scorelab.runs.signals import StopFlag
 from scorelab.schedules import GRIDS
 from scorelab.targets import TARGETS

@@ -20,7 +20,7 @@ from configs import base
 from scorelab import losses, metrics, networks, predictions, samplers, schedules, targets
 from scorelab.data.points import FILES
 from scorelab.experiment import sampler_spec as rows
-from scorelab.experiment.optimizers import DECAYS, RULES
+from scorelab.optimizers import DECAYS, RULES
 from scorelab.runs.sharding import SHARDINGS
 from tests.forked_main import Forked, Result
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from scorelab.experiment.optimizers import adam_by_head, learning_rate_shape, make_optimizer
 from scorelab.networks.heads import HEADS
+from scorelab.optimizers import adam_by_head, learning_rate_shape, make_optimizer
 
 NUM_HEADS, STEPS, RATE = 5, 40, 0.1
 

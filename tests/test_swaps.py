@@ -11,12 +11,11 @@ from ml_collections import config_flags  # noqa: F401  (registers the flag types
 from configs import base
 from scorelab.config import command_line, options
 from scorelab.config.command_line import read_config
+from scorelab.config.swaps import PARTS, drop_old_options, has_data_score
 from scorelab.errors import ConfigError
 from scorelab.experiment import components as parts
 from scorelab.experiment import sampler_spec as rows
 from scorelab.experiment.build import build
-from scorelab.experiment.compatibility import has_data_score
-from scorelab.experiment.swaps import PARTS, drop_old_options
 from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES
 from scorelab.networks.unet import ATTENTIONS
 from scorelab.predictions import CONDITIONINGS

@@ -100,9 +100,9 @@ def run(request: Request, stop: StopFlag) -> None:
   Raises:
     ScorelabError: the request is refused, or the run failed or was stopped; one line.
   """
+  from scorelab.config.swaps import drop_old_options
   from scorelab.evaluation import pretrained
   from scorelab.experiment.build import build
-  from scorelab.experiment.swaps import drop_old_options
   from scorelab.runs.checkpoints import silence_orbax
   from scorelab.training import ensembles
 

@@ -50,7 +50,7 @@ def read_config(
   Raises:
     ConfigError: there is no such file, field or value; one line.
   """
-  from scorelab.experiment.swaps import drop_old_options
+  from scorelab.config.swaps import drop_old_options
 
   if message := missing_file(config):
     raise ConfigError(message)

@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 from scorelab.config.importing import import_attribute
 from scorelab.config.sections import SECTIONS, Whole
 from scorelab.data.points import FILES
-from scorelab.experiment.optimizers import RULES
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
 from scorelab.metrics import METRICS
 from scorelab.networks import NETWORKS
+from scorelab.optimizers import RULES
 from scorelab.predictions import CONDITIONINGS, PARAMETERIZATIONS, Exact
 from scorelab.predictions.clipping import CLIPPINGS
 from scorelab.predictions.guidance import GUIDANCES

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from scorelab.config.swaps import has_data_score
 from scorelab.data.memory import check_memory
 from scorelab.errors import ConfigError
 from scorelab.experiment.sampler_spec import Row
@@ -117,13 +118,6 @@ def check_consistency(config: ConfigDict) -> None:
     raise ConfigError(
       f"loss.name = {loss!r} and parameterization.name = {read!r}: 'consistency' goes with itself"
     )
-
-
-def has_data_score(config: ConfigDict) -> bool:
-  """Returns True if the network has a finite score at sigma = 0, by its view and conditioning."""
-  section = config.parameterization
-  learned = section.name in ("score", "scaled_score") and section.conditioning != "log_sigma"
-  return learned or section.name == "exact"
 
 
 def check_data_level(config: ConfigDict) -> None:

@@ -32,9 +32,9 @@ from scorelab.experiment.compatibility import (
   check_labels,
   check_network,
 )
-from scorelab.experiment.optimizers import DECAYS, RULES, make_optimizer
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
 from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES, NETWORKS
+from scorelab.optimizers import DECAYS, RULES, make_optimizer
 from scorelab.predictions import (
   CONDITIONINGS,
   PARAMETERIZATIONS,

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab.experiment.optimizers import learning_rate_shape
 from scorelab.experiment.spec import Experiment
+from scorelab.optimizers import learning_rate_shape
 from scorelab.schedules import Level
 from scorelab.typing import Array, DequantisedTarget, Params
 

@@ -18,7 +18,6 @@ from scorelab.config.options import Section, accepted_options, choose
 from scorelab.config.parts import PARTS
 from scorelab.config.sections import SECTIONS
 from scorelab.errors import ConfigError
-from scorelab.experiment.compatibility import has_data_score
 from scorelab.losses import LEVELS, LOSSES
 from scorelab.losses.levels import data_level
 from scorelab.predictions.guidance import GUIDANCES
@@ -116,3 +115,10 @@ def _keep_levels(config: ConfigDict, before: Section) -> bool:
   name = next(name for name, levels in LEVELS.items() if levels is of_old.default)
   config.loss.levels = name
   return True
+
+
+def has_data_score(config: ConfigDict) -> bool:
+  """Returns True if the network has a finite score at sigma = 0, by its view and conditioning."""
+  section = config.parameterization
+  learned = section.name in ("score", "scaled_score") and section.conditioning != "log_sigma"
+  return learned or section.name == "exact"
