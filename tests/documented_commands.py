@@ -29,7 +29,7 @@ EXCUSED = {
   r"^scorelab |^python -m scorelab": "main.py from a wheel; tests/test_packaging.py runs it",
   r"ralston|sampler\.node|absolute_noise|loss\.power|linear_variance|=cubic|triangle|mean_error"
   r"|gated_mlp": ("needs the file of the recipe; tests/test_contributing.py runs it"),
-  r"^python scripts/\w+\.py$(?<=(?:sweep|export)\.py)": "names the program alone",
+  r"^python scripts/(?:sweep|export)\.py$": "names the program alone",
   r"compare_checkouts": "needs another checkout; tests/test_compare_checkouts.py compares this one",
   r"--distributed|--coordinator": "several processes; tests/test_sharding.py runs them",
   r"configs/(cond_cifar10|ddpm_cifar10|ddpm_flowers)\.py": "needs its data set",
