@@ -24,9 +24,8 @@ EXCUSED = {
   r"^pre-commit|^mkdocs": "changes .git/hooks, or serves a site; tests/test_docs.py builds it",
   r"^\.ci/run|^pytest -n|^\.venv/bin/pytest": "runs the tests themselves",
   r"^pytest -m slow": "two thousand cases; `.ci/run slow` runs them",
-  r"^scorelab options|^python -m scorelab options": "tests/test_options_command.py runs them",
-  r"^python -m scorelab\.config\.generate": "tests/test_fields.py compares what it writes",
-  r"^scorelab |^python -m scorelab": "main.py from a wheel; tests/test_packaging.py runs it",
+  r"options sampler\.my_module\.f$": "one's own module; tests/test_options_command.py runs it",
+  r"^scorelab (?!options)|^python -m scorelab$": "main.py from a wheel; tests/test_packaging.py runs it",
   r"ralston|sampler\.node|absolute_noise|loss\.power|linear_variance|=cubic|triangle|mean_error"
   r"|gated_mlp": ("needs the file of the recipe; tests/test_contributing.py runs it"),
   r"^python scripts/(?:sweep|export)\.py$": "names the program alone",
@@ -56,6 +55,7 @@ _FEW_STEPS = (
 _RUN = r"results/\w+/<run id>"
 _TINY = "--side 16 --dim 8 --batches 2 --steps 2 --matmul 64 --precisions float32"
 SMALLER = (
+  (r"^scorelab options", "python -m scorelab options"),
   (r"^\.venv/bin/python", "python"),
   (r"^scorelab-(\w+)", r"python scripts/\1.py"),
   (r"(--config=\S*configs/\w+\.py)(?![\w:])", r"\1:fast"),

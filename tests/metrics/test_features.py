@@ -35,6 +35,7 @@ def test_the_classifier_tells_digits_apart():
   assert in_pixels < 0.9
 
 
+@pytest.mark.e2e  # it trains a network of features on the digits
 @pytest.mark.parametrize("metric", [frechet, kernel_distance])
 def test_unseen_digits_are_near_and_a_missing_class_is_far(metric):
   measured = in_features(metric, "classifier", FEATURES["classifier"])
