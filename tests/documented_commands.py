@@ -24,8 +24,8 @@ EXCUSED = {
   r"^pre-commit|^mkdocs": "changes .git/hooks, or serves a site; tests/test_docs.py builds it",
   r"^\.ci/run|^pytest -n|^\.venv/bin/pytest": "runs the tests themselves",
   r"^pytest -m slow": "two thousand cases; `.ci/run slow` runs them",
-  r"options sampler\.my_module\.f$": "one's own module; tests/test_options_command.py runs it",
   r"sampler\.my_module\.f$": "a module of one's own; tests/test_options_command.py has one",
+  r"^scorelab (?!options)|^python -m scorelab$": "from a wheel; tests/test_packaging.py runs it",
   r"ralston|sampler\.node|absolute_noise|loss\.power|linear_variance|=cubic|triangle|mean_error"
   r"|gated_mlp": ("needs the file of the recipe; tests/test_contributing.py runs it"),
   r"^python scripts/(?:sweep|export)\.py$": "names the program alone",
