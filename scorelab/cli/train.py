@@ -224,10 +224,9 @@ def _about(path: pathlib.Path, distributed: bool) -> Iterator[None]:
 
   from scorelab.runs import lock
 
-  def failed(line: str, error: Exception) -> RunError:
+  def failed(line: str) -> RunError:
     failure = RunError(line)
     failure.alone = True
-    failure.__cause__ = error
     return failure
 
   try:
@@ -238,15 +237,15 @@ def _about(path: pathlib.Path, distributed: bool) -> Iterator[None]:
     message = lock.why_unwritable(path, error)
     if message is None:
       raise
-    raise failed(message, error) from error
+    raise failed(message) from error
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
     first = str(error).partition("\n")[0]
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first:
-      raise failed(f"{path}: out of memory: {first}", error) from error
+      raise failed(f"{path}: out of memory: {first}") from error
     if not distributed:
       raise
     line = f"{path}: another process has ended, or cannot be reached ({first})\n{_RESTART}"
-    raise failed(line, error) from error
+    raise failed(line) from error
 
 
 def execute(

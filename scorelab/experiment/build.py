@@ -20,14 +20,13 @@ from scorelab.experiment.build_evaluation import make_evaluation, plan_rows_of
 from scorelab.experiment.compatibility import check_sizes, check_target
 from scorelab.experiment.components import (
   NO_NUMBERS,
-  Components,
   Numbers,
   numbers_of,
   plan_components,
 )
 from scorelab.experiment.keys import Stream
 from scorelab.experiment.sampler_spec import RowPlan
-from scorelab.experiment.spec import Experiment
+from scorelab.experiment.spec import Components, Experiment
 from scorelab.runs.sharding import SHARDINGS
 from scorelab.targets import TARGETS, labelled_splits_of, splits_of
 from scorelab.typing import Batch, DequantisedTarget, Key, Target

@@ -21,9 +21,8 @@ from scorelab.experiment.compatibility import (
   check_guidance,
   check_pure_noise,
 )
-from scorelab.experiment.components import Components
 from scorelab.experiment.sampler_spec import RowPlan, labelled, parse_changes, plan_rows
-from scorelab.experiment.spec import Evaluation, LikelihoodProtocol
+from scorelab.experiment.spec import Components, Evaluation, LikelihoodProtocol
 from scorelab.likelihood.flow import METHODS
 from scorelab.metrics import (
   CLASS_METRICS,

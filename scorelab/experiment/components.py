@@ -6,7 +6,6 @@ of an ensemble differ in them. A mistake is a ConfigError of one line.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -32,6 +31,7 @@ from scorelab.experiment.compatibility import (
   check_labels,
   check_network,
 )
+from scorelab.experiment.spec import Components
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
 from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES, NETWORKS
 from scorelab.optimizers import DECAYS, RULES, make_optimizer
@@ -44,21 +44,6 @@ from scorelab.predictions import (
 from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
 from scorelab.targets import splits_of, truth_of
 from scorelab.typing import Array, Key, Loss, Params, Target
-
-
-@dataclasses.dataclass(frozen=True)
-class Components:
-  """Components that depend on numbers of the config; the fields are those of `Experiment`."""
-
-  schedule: Schedule
-  parameterization: Parameterization | Exact
-  init_params: Callable[[Key], Params]
-  loss: Loss
-  validation_loss: Loss
-  loss_levels: Callable[[Array], Level] | None
-  optimizer: optax.GradientTransformation
-  label_dropout: float
-
 
 Numbers: TypeAlias = Mapping[str, Any]
 """Values of float fields that replace the config's, by dotted name; they may be traced."""

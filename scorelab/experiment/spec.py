@@ -93,13 +93,11 @@ class Evaluation:
   likelihood: LikelihoodProtocol | None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Experiment:
-  """The parts that a config names.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Components:
+  """Components that depend on numbers of the config.
 
   Attributes:
-    config: the resolved config, JSON values; of data in files also their fingerprint, `data`.
-    target: the distribution to sample from.
     schedule: the forward process.
     parameterization: reads the network.
     init_params: key -> the network's first parameters.
@@ -109,10 +107,29 @@ class Experiment:
     loss_levels: quantile function of the levels that the loss draws, `u [n] -> Level [n]`; None
       where it has none.
     optimizer: optax's.
+    label_dropout: share of a batch's labels that training replaces by none.
+  """
+
+  schedule: Schedule
+  parameterization: Parameterization | Exact
+  init_params: Callable[[Key], Params]
+  loss: Loss
+  validation_loss: Loss
+  loss_levels: Callable[[Array], Level] | None
+  optimizer: optax.GradientTransformation
+  label_dropout: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Experiment(Components):
+  """The parts that a config names.
+
+  Attributes:
+    config: the resolved config, JSON values; of data in files also their fingerprint, `data`.
+    target: the distribution to sample from.
     data: the fixed training set {x [n, *event]}, drawn once or the target's own, or {} where the
       target is sampled at every step.
     validation: held-out points, {x [n, *event]}. Both have `label` [n] where the network takes it.
-    label_dropout: share of a batch's labels that training replaces by none.
     evaluation: what is measured.
     changed_by: `(experiment, numbers) -> fields` that numbers change, for `at`; made once, by
       `build`, and without the config.
@@ -122,16 +139,8 @@ class Experiment:
 
   config: dict[str, Any]
   target: Target
-  schedule: Schedule
-  parameterization: Parameterization | Exact
-  init_params: Callable[[Key], Params]
-  loss: Loss
-  validation_loss: Loss
-  loss_levels: Callable[[Array], Level] | None
-  optimizer: optax.GradientTransformation
   data: Batch
   validation: Batch
-  label_dropout: float
   evaluation: Evaluation
   changed_by: Callable[[Experiment, Mapping[str, float | Array]], dict[str, Any]]
   numbers: Mapping[str, float | Array] = dataclasses.field(default_factory=dict)
