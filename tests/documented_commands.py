@@ -4,10 +4,10 @@ import ast
 import dataclasses
 import importlib.util
 import itertools
-import pathlib
 import re
 
-ROOT = pathlib.Path(__file__).absolute().parent.parent
+from tests.paths import ROOT
+
 PAGES = ["README.md", "CONTRIBUTING.md", "docs/*.md"]
 MODULES = ["main.py", "scorelab/__main__.py", "scorelab/cli/*.py", "scripts/*.py"]
 MODULES += ["configs/*.py", "docs/*.py"]
@@ -21,28 +21,28 @@ _FILE = re.compile(r"(?<![\w./<-])(?:configs|scripts|tests|docs)/[\w/]+\.(?:py|m
 EXCUSED = {
   r"-m venv": "`.ci/run` runs both of the README's in a fresh environment",
   r"^(python -m |\.venv/bin/)?pip ": "needs a package index; `.ci/run` installs",
-  r"^pre-commit|^mkdocs": "changes .git/hooks, or serves a site; tests/test_docs.py builds it",
+  r"^pre-commit|^mkdocs": "changes .git/hooks, or serves a site; tests/e2e/test_docs.py builds it",
   r"^\.ci/run|^pytest -n|^\.venv/bin/pytest": "runs the tests themselves",
   r"^pytest -m slow": "two thousand cases; `.ci/run slow` runs them",
-  r"sampler\.my_module\.f$": "a module of one's own; tests/test_options_command.py has one",
-  r"^scorelab (?!options)|^python -m scorelab$": "from a wheel; tests/test_packaging.py runs it",
+  r"sampler\.my_module\.f$": "a module of one's own; test_options_command.py has one",
+  r"^scorelab (?!options)|^python -m scorelab$": "from a wheel; test_packaging.py runs it",
   r"ralston|sampler\.node|absolute_noise|loss\.power|linear_variance|=cubic|triangle|mean_error"
-  r"|gated_mlp": ("needs the file of the recipe; tests/test_contributing.py runs it"),
+  r"|gated_mlp": ("needs the file of the recipe; tests/experiment/test_contributing.py runs it"),
   r"^python scripts/(?:sweep|export)\.py$": "names the program alone",
-  r"compare_checkouts": "needs another checkout; tests/test_compare_checkouts.py compares this one",
-  r"--distributed|--coordinator": "several processes; tests/test_sharding.py runs them",
+  r"compare_checkouts": "needs another checkout; test_compare_checkouts.py compares this one",
+  r"--distributed|--coordinator": "several processes; tests/e2e/test_sharding.py runs them",
   r"configs/(cond_cifar10|ddpm_cifar10|ddpm_flowers)\.py": "needs its data set",
   r"pretrained\.path=google/": "needs the hub",
-  r"--serve": "serves until it is stopped; tests/reporting/test_report.py asks it for its page",
-  r"--engine=": "needs a cluster; tests/sweeping/test_sweep.py runs each engine on this machine",
+  r"--serve": "serves until it is stopped; tests/e2e/reporting/test_report.py asks it for its page",
+  r"--engine=": "needs a cluster; test_sweep.py runs each engine on this machine",
   r"licences\.py": "needs all packages of constraints.txt installed",
   r"scripts/chaos\.py (kills|full_disk|all|--config=configs/ncsn)": (
-    "minutes of kills; tests/test_chaos.py runs each with -m slow"
+    "minutes of kills; tests/e2e/test_chaos.py runs each with -m slow"
   ),
-  r"scripts/mutants\.py(?! --check)": "hours; tests/test_mutants.py tries three mutants",
-  r"scripts/benchmark\.py( --quick.*)?$": "all cases; tests/test_benchmark.py runs each, -m slow",
+  r"scripts/mutants\.py(?! --check)": "hours; tests/e2e/test_mutants.py tries three mutants",
+  r"scripts/benchmark\.py( --quick.*)?$": "all cases; test_benchmark.py runs each, -m slow",
 }
-# Extras without which a command is excused: (pattern, module).
+# Extras without which a command is left out: (pattern, module).
 EXTRAS = {r"--optuna": "optuna", r"--tensorboard": "tensorboardX", r"throughput.*--torch": "torch"}
 
 # What makes a command small: (pattern, replacement), in this order.
@@ -96,7 +96,7 @@ script.SYSTEMS = {k: dataclasses.replace(v, **small) for k, v in script.SYSTEMS.
   # One sweep runs main.py, the others what stands in for it in tests/sweeping.
   "sweep": """
 if "--jobs" not in sys.argv:
-  stand_in = [sys.executable, "tests/sweeping/stand_in.py"]
+  stand_in = [sys.executable, "tests/e2e/sweeping/stand_in.py"]
   script.main = functools.partial(script.main, program=stand_in)
 """,
 }
@@ -121,14 +121,16 @@ class Command:
 
   @property
   def excuse(self):
-    """Why it is not run here, or None."""
-    for pattern, module in EXTRAS.items():
-      if re.search(pattern, self.text) and importlib.util.find_spec(module) is None:
-        return f"needs {module}"
-    for pattern, reason in EXCUSED.items():
-      if re.search(pattern, self.text):
-        return reason
-    return None
+    """Why it is not run, here or elsewhere, or None."""
+    return next(
+      (reason for pattern, reason in EXCUSED.items() if re.search(pattern, self.text)), None
+    )
+
+  @property
+  def extra(self):
+    """The extra that it needs and that is not installed, or None."""
+    needed = [module for pattern, module in EXTRAS.items() if re.search(pattern, self.text)]
+    return next((module for module in needed if importlib.util.find_spec(module) is None), None)
 
   @property
   def group(self):

@@ -2,12 +2,12 @@
 
 import ast
 import importlib
-import pathlib
 import re
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.paths import ROOT
+
 PACKAGE = ROOT / "scorelab"
 LAYERS = {
   "core": (

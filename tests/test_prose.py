@@ -3,14 +3,14 @@
 import ast
 import functools
 import io
-import pathlib
 import re
 import tokenize
 from collections.abc import Iterator
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.paths import ROOT
+
 FILES = [
   ROOT / "main.py",
   *sorted(

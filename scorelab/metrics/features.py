@@ -8,7 +8,7 @@ A floor is the metric of exact samples, which the feature network must not have 
 not seen a model's samples. The exact samples of a target with test images are training images, so
 the network is trained on the other splits, `held_out_splits`. A network that has memorised the
 training images separates them from new ones: for images of noise with random labels the recall of
-the training images is 0.63, and that of new images 0.86 (tests/metrics/test_features.py). The
+the training images is 0.63, and that of new images 0.86 (tests/core/metrics/test_features.py). The
 network has seen the images of the reference; this affects floors and samples alike.
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium",

@@ -13,7 +13,7 @@ EVERYWHERE = (
 
 PAGES: dict[str, tuple[str, ...]] = {
   "README.md": (
-    r"Python 3\.11",  # pyproject.toml; tests/test_packaging.py
+    r"Python 3\.11",  # pyproject.toml; tests/e2e/test_packaging.py
     r"Apache-2\.0",
     r"a ratio below 1\b",
     r"at least 90 %",  # pyproject.toml's fail_under
@@ -44,7 +44,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     r"the last step goes to step 0,",
     r"takes 2 per step,",  # draws of noise
     r"`corrector_steps` \+ 1,",
-    r"\| order \| evaluations of a step \|.*?refused \|",  # tests/test_docs.py reads it
+    r"\| order \| evaluations of a step \|.*?refused \|",  # tests/e2e/test_docs.py reads it
   ),
   "docs/speed.md": (r"at least 256 MiB", r"above 1 scorelab is faster", r"GPU of 2022"),
   "configs/diffusion2015_swissroll.py": (r"of 2015",),

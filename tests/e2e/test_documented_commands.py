@@ -1,0 +1,131 @@
+"""Runs every command of the README, the docs and the docstrings at small size, in a copy.
+
+`pytest -s tests/e2e/test_documented_commands.py -k listed -m e2e` prints what is found and excused.
+"""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.documented_commands import SMALL_TABLES, Command, find
+from tests.forked_main import Forked, Result
+from tests.paths import ROOT, TESTDATA, copy_checkout, git
+
+COMMANDS = find()
+RUN = [command for command in COMMANDS if not command.excuse and not command.extra]
+GROUPS = {group: [c for c in RUN if c.group == group] for group in {c.group for c in RUN}}
+MODEL = TESTDATA / "pretrained" / "class_cond_modern"
+
+SCRIPT = """
+import dataclasses, functools, importlib, sys
+sys.path.insert(0, ".")
+sys.argv = {argv!r}
+script = importlib.import_module("scripts.{name}")
+{tables}
+from scorelab.cli.exit import exit_with
+exit_with(script.main)
+"""
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+  """A checkout of its own: the files here that git does not ignore, committed."""
+  folder = tmp_path_factory.mktemp("copy")
+  copy_checkout(folder)
+  git(folder, "init", "-q")
+  git(folder, "add", "-A")
+  git(folder, "commit", "-qm", "copy")
+  return folder
+
+
+@pytest.fixture(scope="module")
+def main(copy):
+  with Forked(copy, copy) as forked:
+    yield forked.run
+
+
+def run_script(text, copy):
+  """A script, with its tables made small; what is no script as it stands."""
+  program, file, *arguments = shlex.split(text)
+  command = [sys.executable if program == "python" else program, file, *arguments]
+  if program == "pytest":
+    command = [sys.executable, "-m", "pytest", file, *arguments]
+  elif (name := pathlib.Path(file).stem) in SMALL_TABLES:
+    code = SCRIPT.format(argv=[file, *arguments], name=name, tables=SMALL_TABLES[name])
+    command = [sys.executable, "-c", code]
+  environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+  environment["PYTHONPATH"] = str(copy)
+  done = subprocess.run(
+    command, cwd=copy, env=environment, capture_output=True, text=True, check=False
+  )
+  return Result(done.returncode, done.stdout, done.stderr, timed_out=False)
+
+
+def finished_run(name, copy, main):
+  """The id of a finished small run of configs/NAME.py, in the folder that main.py gives it."""
+  small = Command(f"python main.py --config=configs/{name}.py", "").small()
+  result = main(shlex.split(small)[2:], timeout=900)
+  assert result.returncode == 0, result.stderr
+  folder = pathlib.Path(result.stdout.strip().splitlines()[-1].removesuffix(": already done"))
+  assert (copy / folder / "DONE").exists()
+  return folder.name
+
+
+def filled(command, copy, main):
+  """The command at small size, its placeholders replaced by what a user would type."""
+  text = command.small()
+  for name in dict.fromkeys(re.findall(r"results/(\w+)", text)):
+    if (copy / "configs" / f"{name}.py").exists():
+      run = finished_run(name, copy, main)
+      text = text.replace(f"results/{name}/<run id>", f"results/{name}/{run}")
+  where = f"results/exported-{COMMANDS.index(command)}"
+  text = re.sub(r"(--to=)DIR(ECTORY)?", rf"\1{where}", text)
+  text = re.sub(r"(path=)DIR(ECTORY)?", rf"\1{MODEL}", text)
+  assert not re.search(r"<\w|\b[A-Z]{3,}\b(?!=)", text.replace("SIGTERM", "")), (
+    f"placeholder: {text}"
+  )
+  return text
+
+
+def test_what_is_found_is_run_or_listed(capsys):
+  with capsys.disabled():
+    excused = [command for command in COMMANDS if command.excuse]
+    left_out = len(COMMANDS) - len(RUN) - len(excused)
+    print(f"\n{len(COMMANDS)} documented commands: {len(RUN)} run, {len(excused)} excused")
+    print(f"{left_out} need extras that are not installed")
+    for command in excused:
+      print(f"  {command.place}: {command.text}\n    {command.excuse}")
+  assert len(COMMANDS) >= 150 and len(excused) <= 60
+  places = {command.place.partition(":")[0] for command in COMMANDS}
+  assert {"README.md", "CONTRIBUTING.md", "main.py", "scorelab/cli/sweep.py"} <= places
+  configs = {f"configs/{file.name}" for file in (ROOT / "configs").glob("*.py")}
+  assert configs - places <= {"configs/base.py"}
+
+
+def test_files_that_are_named_exist():
+  assert not {f"{c.place}: {c.text}": c.missing for c in COMMANDS if c.missing}
+
+
+@pytest.mark.parametrize("group", sorted(GROUPS, key=lambda group: (-len(GROUPS[group]), group)))
+def test_commands_run_and_leave_the_checkout_clean(group, copy, main):
+  done = set()
+  for command in GROUPS[group]:
+    if "--mode=eval" in command.text and command.group != "pretrained":
+      finished_run(command.group, copy, main)
+    text = filled(command, copy, main)
+    if text in done:
+      continue
+    done.add(text)
+    if text.startswith("python main.py "):
+      result = main(shlex.split(text)[2:], timeout=900)
+    else:
+      result = run_script(text, copy)
+    said = f"{command.place}: {text}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+    assert result.returncode == 0, said
+    assert "Traceback" not in result.stderr, said
+    assert not git(copy, "status", "--porcelain"), said
