@@ -46,7 +46,8 @@ def reference(package: pathlib.Path, part: str) -> str:
   lines = [f"# {part.capitalize()}", f"::: scorelab.{part}"]
   modules = sorted(file.stem for file in (package / part).glob("[!_]*.py"))
   if modules:
-    passes_on = "__all__" in (package / part / "__init__.py").read_text()
+    text = (package / part / "__init__.py").read_text()
+    passes_on = "__all__" in text or "import *" in text
     options = ["show_submodules: false", *["members: false"] * passes_on]
     lines[-1] += "\n    options:" + "".join(f"\n      {option}" for option in options)
   return "\n\n".join(lines + [f"::: scorelab.{part}.{module}" for module in modules])

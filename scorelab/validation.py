@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -58,6 +59,15 @@ class Registry(dict[str, _V]):
 
   def __missing__(self, name: Any) -> _V:
     raise UnknownNameError(unknown(self.what, name, self))
+
+
+def parts_of(module: types.ModuleType) -> dict[str, Any]:
+  """Returns what a module imports, by its names in configs; a class's name is in snake case."""
+  return {
+    re.sub(r"(?<=[a-z])(?=[A-Z]\w)", "_", name).lower(): part  # UNet2D is unet2d
+    for name, part in vars(module).items()
+    if not name.startswith("_")
+  }
 
 
 def unknown(argument: str, value: Any, known: Collection[Any]) -> str:

@@ -34,10 +34,20 @@ def declared(function):
 
 
 def public(owner):
-  """Functions of a module's __all__, or methods and properties of a class, by name."""
+  """A package's functions, or methods and properties of a class, by name."""
   if inspect.isclass(owner):
     return {k: v for k, v in vars(owner).items() if not k.startswith("_") and is_code(v)}
-  return {k: getattr(owner, k) for k in owner.__all__ if inspect.isfunction(getattr(owner, k))}
+  return {member.__name__: member for member in public_members(owner) if inspect.isfunction(member)}
+
+
+def public_members(package):
+  """Functions and classes of a package's files that it passes on."""
+  return [
+    member
+    for name, member in vars(package).items()
+    if not name.startswith("_")
+    and getattr(member, "__module__", "").startswith(f"{package.__name__}.")
+  ]
 
 
 def is_code(member):
@@ -74,10 +84,9 @@ class Watched:
 
 def classes_of(module):
   """Public classes of a package and their own bases in it."""
-  found = (getattr(module, name) for name in module.__all__)
   return {
     base
-    for cls in found
+    for cls in public_members(module)
     if inspect.isclass(cls)
     for base in cls.__mro__
     if base.__module__.startswith(module.__name__)
@@ -118,7 +127,7 @@ def test_schedules(monkeypatch, shape):
   call("reverse_drift")(made[0], level, x, x)
   call("forward_path")(KEY, made[0], x, jnp.array([0.1, 0.5, 0.9]))
   for betas in schedules.BETAS.values():
-    call(betas.__name__)()
+    call(betas.__name__)(), call("discrete")(betas)
   if shape == ():
     missing = (watched.all | set(public(schedules))) - watched.called
     assert missing == {"Schedule.alpha"}  # abstract
@@ -143,7 +152,7 @@ def test_targets(monkeypatch):
     along.shifted(along.mean), along.second_moment, along.has_atoms
   made = [
     *mixtures, targets.two_circles(noise=0.1), targets.two_circles_points(), targets.moons(),
-    targets.digits.digits(dequantise=True), targets.patches.patches(dequantise=True, side=4),
+    targets.digits(dequantise=True), targets.patches(dequantise=True, side=4),
     data_set.split(np.random.default_rng(0).normal(size=(20, 3))),
   ]  # fmt: skip
   for target in made:

@@ -1,8 +1,10 @@
 """CONTRIBUTING's recipes: their mathematics, and their names in a checkout and outside of one."""
 
 import json
+import os
 import pathlib
 import re
+import subprocess
 import sys
 from typing import NamedTuple
 
@@ -31,7 +33,7 @@ FILES = dict(re.findall(r"<!-- recipe: (\S+) -->\n```python\n(.*?)```", TEXT, re
 
 
 class Recipe(NamedTuple):
-  """What the text says of a file: the registry, the name there, and the field that takes it."""
+  """What the text says of a file: the registry's, the part's name, and the field that takes it."""
 
   registry: str
   name: str
@@ -42,18 +44,26 @@ class Recipe(NamedTuple):
 
 RECIPES = {
   "scorelab/samplers/ralston.py": Recipe(
-    "SAMPLERS", "ralston", "ralston", "sampler.name", "sampler.node=0.5"
+    "samplers/sampler_registry.py", "ralston", "ralston", "sampler.name", "sampler.node=0.5"
   ),
   "scorelab/losses/absolute.py": Recipe(
-    "LOSSES", *["absolute_noise"] * 2, "loss.name", "loss.power=1.5"
+    "losses/loss_registry.py", *["absolute_noise"] * 2, "loss.name", "loss.power=1.5"
   ),
   "scorelab/schedules/linear_variance.py": Recipe(
-    "SCHEDULES", "linear_variance", "LinearVariance", "schedule.name"
+    "schedules/schedule_registry.py", "linear_variance", "LinearVariance", "schedule.name"
   ),
-  "scorelab/schedules/cubic.py": Recipe("GRIDS", "cubic", "cubic", "sampler.grid"),
-  "scorelab/targets/triangle.py": Recipe("TARGETS", "triangle", "triangle", "target.name"),
-  "scorelab/metrics/means.py": Recipe("METRICS", *["mean_error"] * 2, "evaluation.metrics"),
-  "scorelab/networks/gated.py": Recipe("NETWORKS", "gated_mlp", "GatedMLP", "network.name"),
+  "scorelab/schedules/cubic.py": Recipe(
+    "schedules/grid_registry.py", *["cubic"] * 2, "sampler.grid"
+  ),
+  "scorelab/targets/triangle.py": Recipe(
+    "targets/target_registry.py", *["triangle"] * 2, "target.name"
+  ),
+  "scorelab/metrics/means.py": Recipe(
+    "metrics/metric_registry.py", *["mean_error"] * 2, "evaluation.metrics"
+  ),
+  "scorelab/networks/gated.py": Recipe(
+    "networks/network_registry.py", "gated_mlp", "GatedMLP", "network.name"
+  ),
 }
 SMALL = ["--config=configs/ncsn_gmm.py:fast", "--config.evaluation.rows=()"]
 SMALL += ["--config.training.batch_size=32", "--config.network.width=16"]
@@ -242,24 +252,45 @@ def test_the_network_takes_each_point_by_itself(part):
     assert (np.diag(size) > 0).all() and not (size - np.diag(np.diag(size))).any()
 
 
+def contents(folder):
+  """The lines of every Python and JSON file."""
+  files = [f for f in folder.rglob("*.*") if f.suffix in (".py", ".json")]
+  return {str(f.relative_to(folder)): f.read_text().splitlines() for f in files}
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-  """The checkout with every recipe's file, and its import and its name in the registry."""
+  """The checkout with every recipe's file, and its line in the registry."""
   folder = tmp_path_factory.mktemp("copy")
   copy_checkout(folder, only=("scorelab/", "configs/", "tests/forked", "main.py"))
+  before = contents(folder)
   for file, recipe in RECIPES.items():
     (folder / file).write_text(FILES[file])
-    package = (folder / file).parent / "__init__.py"
     module = file.removesuffix(".py").replace("/", ".")
-    text = re.sub(
-      rf"^{recipe.registry}\b.*?{{",
-      rf'\g<0>\n  "{recipe.name}": {recipe.attribute},',
-      package.read_text(),
-      flags=re.MULTILINE,
-    )
-    first = re.search(r"^from scorelab", text, re.MULTILINE).start()
-    package.write_text(f"{text[:first]}from {module} import {recipe.attribute}\n{text[first:]}")
+    with (folder / "scorelab" / recipe.registry).open("a") as registry:
+      registry.write(f"from {module} import {recipe.attribute}\n")
+  after = contents(folder)
+  assert after.keys() - before.keys() == RECIPES.keys()
+  changed = {name for name in before if after[name] != before[name]}
+  assert changed == {f"scorelab/{recipe.registry}" for recipe in RECIPES.values()}
+  for name in changed:  # one line each, behind those that were there
+    assert after[name][:-1] == before[name]
   return folder
+
+
+@pytest.mark.e2e
+def test_recipes_can_be_imported_from_their_packages(copy):
+  lines = [
+    f"from {pathlib.Path(file).parent.as_posix().replace('/', '.')} import {recipe.attribute}"
+    for file, recipe in RECIPES.items()
+  ]
+  lines += [f"print({recipe.attribute}.__module__)" for recipe in RECIPES.values()]
+  command = [sys.executable, "-c", "\n".join(lines)]
+  environment = {**os.environ, "PYTHONPATH": str(copy)}
+  printed = subprocess.run(
+    command, cwd=copy, env=environment, text=True, capture_output=True, check=True
+  ).stdout
+  assert printed.split() == [file.removesuffix(".py").replace("/", ".") for file in RECIPES]
 
 
 @pytest.mark.e2e
