@@ -6,7 +6,7 @@
 Rows are asked for the classes of draws from the data. Without guidance the truth is the data's own
 law; with it, discretisation is also what guidance changes.
 
-Expect every sample of the class asked for, and without guidance an energy distance at its floor. No
+Expect every sample of the requested class, and without guidance an energy distance at its floor. No
 result of this config is committed.
 """
 

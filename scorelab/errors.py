@@ -42,7 +42,7 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
   return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
   """Prints one line on stderr; unprintable characters, as in a file's name, are escaped."""
   line = text if text.isprintable() else text.encode("unicode_escape").decode()
   print(line, file=sys.stderr)

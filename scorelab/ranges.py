@@ -31,7 +31,7 @@ class Range:
   """Base of ranges: the numbers that an option allows. No range holds nan."""
 
   @property
-  def words(self) -> str:
+  def description(self) -> str:
     """The range as it stands in a message, after 'must be'."""
     raise NotImplementedError
 
@@ -47,7 +47,7 @@ class AtLeast(Range):
   low: float
 
   @property
-  def words(self) -> str:
+  def description(self) -> str:
     return f"at least {self.low}"
 
   def allows(self, value: Any) -> bool:
@@ -61,7 +61,7 @@ class Above(Range):
   low: float
 
   @property
-  def words(self) -> str:
+  def description(self) -> str:
     return f"above {self.low}"
 
   def allows(self, value: Any) -> bool:
@@ -84,7 +84,7 @@ class Between(Range):
   slack: float = 0.0
 
   @property
-  def words(self) -> str:
+  def description(self) -> str:
     return f"in {self.ends[0]}{self.low}, {self.high}{self.ends[1]}"
 
   def allows(self, value: Any) -> bool:
@@ -101,7 +101,7 @@ class FromTo(Range):
   high: int
 
   @property
-  def words(self) -> str:
+  def description(self) -> str:
     return f"from {self.low} to {self.high}"
 
   def allows(self, value: Any) -> bool:
@@ -126,7 +126,7 @@ class OneOf(Range):
     self.values = values
 
   @property
-  def words(self) -> str:
+  def description(self) -> str:
     *first, last = map(str, self.values)
     return f"{', '.join(first)} or {last}"
 
@@ -138,7 +138,7 @@ class ANumber(Range):
   """Any number: the range of an option that declares none."""
 
   @property
-  def words(self) -> str:
+  def description(self) -> str:
     return "a number"
 
   def allows(self, value: Any) -> bool:

@@ -116,7 +116,7 @@ def require_range(argument: str, value: Any, allowed: Range = ANY) -> None:
   for end in ends:
     if not allowed.allows(end):
       given = f"holds {end:g}, and" if numbers.ndim else f"= {shown(value)}"
-      raise ValueError(f"{argument} {given} must be {allowed.words}")
+      raise ValueError(f"{argument} {given} must be {allowed.description}")
 
 
 def require_order(low: str, smaller: Any, high: str, larger: Any, strict: bool = True) -> None:

@@ -88,7 +88,7 @@ def versions() -> dict[str, str]:
   return {"python": platform.python_version(), **dict(installed())}
 
 
-def tell(name: str, result: Mapping[str, Any]) -> None:
+def print_result(name: str, result: Mapping[str, Any]) -> None:
   """Prints the results of a match, including seconds, which are not stored."""
 
   def shown(value: Mapping[str, Any], unit: str = "") -> str:
@@ -126,7 +126,7 @@ def measure(name: str, matches: list[Match], repeats: int) -> tuple[list[dict[st
       print(f"{name}, {match.name}: {error}", file=sys.stderr, flush=True)
       sound = False
     else:
-      tell(name, result)
+      print_result(name, result)
       results.append(result)
   return results, sound
 

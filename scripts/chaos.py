@@ -75,10 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error(f"--kills {args.kills}: at least 1")
   if args.keep and args.keep.exists() and any(args.keep.iterdir()):
     parser.error(f"--keep {args.keep}: is not empty")
-  from scripts.chaos_trials.faults import mounting
+  from scripts.chaos_trials.faults import mount_command
 
   if {"full_disk", "read_only"} & set(names) and MOUNTS not in os.environ:
-    os.environ[MOUNTS] = "1" if (command := mounting()) else ""
+    os.environ[MOUNTS] = "1" if (command := mount_command()) else ""
     if command:
       typed = sys.argv[1:] if argv is None else argv
       os.execvp(command[0], [*command, sys.executable, __file__, *typed])
@@ -87,17 +87,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments[0] = f"--config={pathlib.Path(name).absolute()}{colon}{variant}"
   with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
     root = (args.keep or pathlib.Path(temporary)).absolute()
-    return disturb(names, [*arguments, *rest], root, args)
+    return run_trials(names, [*arguments, *rest], root, args)
 
 
-def disturb(
+def run_trials(
   names: Sequence[str], arguments: Sequence[str], root: pathlib.Path, args: argparse.Namespace
 ) -> int:
   """Makes the undisturbed run and each of the others; the exit code."""
   from scripts.chaos_trials.faults import fill_disk, forbid_writing, start_twice
   from scripts.chaos_trials.kills import kill_runs
   from scripts.chaos_trials.runs import BrokenError, Lab
-  from scripts.chaos_trials.trial import make_trial, say
+  from scripts.chaos_trials.trial import make_trial, print_line
 
   number, rng = signal.Signals[args.signal], random.Random(args.seed)
   mounts = bool(os.environ.get(MOUNTS))
@@ -114,13 +114,13 @@ def disturb(
     try:
       trial = make_trial(lab, root)
     except BrokenError as error:
-      say(f"undisturbed: {error}")
+      print_line(f"undisturbed: {error}")
       return 1
     for name in names:
       try:
         disturbances[name](trial)
       except BrokenError as error:
-        say(f"{name}: {error}")
+        print_line(f"{name}: {error}")
         failed = True
   return 1 if failed else 0
 

@@ -9,7 +9,7 @@ again, so that a stopped comparison continues. Configs of data that are missing 
 out.
 
 Writes <out>/comparison.csv. Exit codes: 0, 1 if anything differs, 2 for an unknown
-config or a directory that is no checkout.
+config or a directory that is not a checkout.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   old, new = given.old.resolve(), given.new.resolve()
   for checkout in (old, new):
     if not (checkout / "main.py").is_file():
-      print(f"compare_checkouts.py: {checkout} is no checkout: it has no main.py", file=sys.stderr)
+      print(
+        f"compare_checkouts.py: {checkout} is not a checkout: it has no main.py", file=sys.stderr
+      )
       return 2
   known = sorted(f.stem for f in (new / "configs").glob("*.py") if f.stem != "base")
   if unknown := set(given.configs) - set(known):

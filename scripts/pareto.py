@@ -260,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
   text = "{} samples against {}, {} projections".format(*sizes)
   table = drawing.summarise(lines)
   if args.reference:
-    table += drawing.lines_of_others(out, {line["target"] for line in table})
+    table += drawing.other_rows(out, {line["target"] for line in table})
     table.sort(key=lambda line: list(TARGETS).index(line["target"]))
   drawing.write(table, out, "python scripts/pareto.py", text, len(protocol.keys))
   return 0

@@ -74,7 +74,7 @@ class Entry:
     return statistics.mean(self.published)
 
   @property
-  def tells_nothing(self) -> bool:
+  def is_uninformative(self) -> bool:
     """Returns True if a network that is zero everywhere is within the tolerance."""
     allowed = self.allowed
     return bool(self.zero and allowed) and abs(float(self.zero) - self.mean) <= (allowed or 0.0)
@@ -179,7 +179,7 @@ def _count(where: tuple[tuple[str, str], ...]) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-def judge(entry: Entry, found: Found | None) -> dict[str, Any]:
+def decide(entry: Entry, found: Found | None) -> dict[str, Any]:
   """A line of verdicts.csv: the published number, ours, the rule and the verdict."""
   known = math.nan  # the published standard error
   if len(entry.published) > 1:
@@ -198,7 +198,7 @@ def judge(entry: Entry, found: Found | None) -> dict[str, Any]:
     return line
   difference = found.value - entry.mean
   line |= {"value": found.value, "sem": found.error, "difference": difference}
-  if entry.tells_nothing:
+  if entry.is_uninformative:
     return line | {"verdict": "not compared", "note": "a network of zeros would pass as well"}
   within = "agrees"
   if entry.allowed is not None:
@@ -216,7 +216,7 @@ def judge(entry: Entry, found: Found | None) -> dict[str, Any]:
 
 def verdicts(reference: pathlib.Path) -> list[dict[str, Any]]:
   """Returns every published number next to ours, from the CSVs of results/reference/ alone."""
-  return [judge(entry, locate(entry, reference)) for entry in entries()]
+  return [decide(entry, locate(entry, reference)) for entry in entries()]
 
 
 def as_markdown(lines: Sequence[dict[str, Any]]) -> str:

@@ -242,7 +242,7 @@ def execute(steps: Iterable[Step], places: Places) -> int:
       print(f"{step.name}: {step.command}", flush=True)
       outcome = run_task(step.task, slot, (sys.executable,), stop)
       if outcome.state == "stopped":
-        print("stopped and saved; the same command goes on", file=sys.stderr)
+        print("stopped and saved; run the same command to resume", file=sys.stderr)
         return PREEMPTED_EXIT_CODE
       if outcome.state == "failed":
         failed.add(step.name)

@@ -15,7 +15,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
   try:
     sys.exit(main())
   except KeyboardInterrupt:  # outside of a StopFlag's block
-    print("interrupted; the same command goes on", file=sys.stderr)
+    print("interrupted; run the same command to resume", file=sys.stderr)
     sys.exit(PREEMPTED_EXIT_CODE)
   except ScorelabError as error:
     print(error, file=sys.stderr)

@@ -110,7 +110,7 @@ def usage(argv: Sequence[str]) -> str:
   )
 
 
-def asks_for_help(argv: Sequence[str]) -> bool:
+def help_requested(argv: Sequence[str]) -> bool:
   """Returns True if the command line asks for help."""
   return any(word in ("-h", "--h", "-help", "--help") for word in argv[1:])
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from absl import logging
 
 from scorelab import early_stop
-from scorelab.cli.request import Request, asks_for_help, parse, usage
+from scorelab.cli.request import Request, help_requested, parse, usage
 from scorelab.errors import ConfigError, RefusedError, RunError, ScorelabError
 from scorelab.runs.signals import Preempted, StopFlag
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     can be resumed.
   """
   argv = sys.argv if argv is None else argv
-  if asks_for_help(argv):
+  if help_requested(argv):
     print(usage(argv))
     return 0
   distributed = False
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       try:
         run(request, stop)
       finally:
-        early_stop.say("main.py: stopped after the run had ended")
+        early_stop.print_line("main.py: stopped after the run had ended")
   except ScorelabError as error:
     print(error, file=sys.stderr)
     if error.alone and distributed:  # a normal exit would wait for the other processes
@@ -113,7 +113,7 @@ def run(request: Request, stop: StopFlag) -> None:
   ensemble = None
   with _named_after(request.file):
     try:
-      if ensembles.asked(config):
+      if ensembles.is_ensemble(config):
         ensemble = ensembles.build(config)
         experiment = ensemble.experiment
       else:
@@ -142,9 +142,9 @@ def _finished_run(request: Request) -> Workdir | None:
 def show_table(workdir: Workdir) -> None:
   """Prints the table of a finished run."""
   from scorelab import evaluation
-  from scorelab.runs.distributed import leads
+  from scorelab.runs.distributed import is_leader
 
-  if leads():
+  if is_leader():
     print(evaluation.format_table(evaluation.read(workdir)))
     print(f"{workdir.path}: already done")
 
@@ -161,7 +161,7 @@ def _run_in_directory(
   from scorelab.experiment.spec import Experiment
   from scorelab.runs import lock
   from scorelab.runs import workdir as runs
-  from scorelab.runs.distributed import leads, wait_for_all
+  from scorelab.runs.distributed import is_leader, wait_for_all
 
   config, path = experiment.config, pathlib.Path(request.workdir or ".")
   other = ""
@@ -181,15 +181,15 @@ def _run_in_directory(
       notices += [f"{request.file}: {line}" for line in _checked(request, experiment, ensemble)]
     if dropped:
       notices.append(f"{request.file}: {dropped}")
-    if leads():
+    if is_leader():
       for line in notices:
         print(line, file=sys.stderr)
-    with lock.hold(path, off=done or not leads()):
+    with lock.hold(path, off=done or not is_leader()):
       workdir = runs.open_workdir(
-        path, config, request.overrides, command=request.argv, read_only=not leads()
+        path, config, request.overrides, command=request.argv, read_only=not is_leader()
       )
       wait_for_all("workdir")
-      with tensorboard.Mirror(workdir, off=not (request.tensorboard and leads())):
+      with tensorboard.Mirror(workdir, off=not (request.tensorboard and is_leader())):
         if isinstance(experiment, Experiment):
           execute(experiment, ensemble, workdir, request.mode, stop)
         else:
@@ -265,7 +265,7 @@ def execute(
   from scorelab.evaluation.ensemble_figures import draw_ensemble
   from scorelab.evaluation.figures import draw_run
   from scorelab.evaluation.table import format_table
-  from scorelab.runs.distributed import leads
+  from scorelab.runs.distributed import is_leader
   from scorelab.runs.sharding import make_layout
   from scorelab.training import ensembles
 
@@ -279,7 +279,7 @@ def execute(
     training.train(experiment, workdir, stop, program)
   if mode != "train":
     state = training.restore_trained(experiment, workdir, program)
-    if ensemble is not None and not leads():
+    if ensemble is not None and not is_leader():
       return
     params = training.evaluated_params(state, experiment.evaluation.ema)
     weak = training.weaker_params(experiment, workdir, state)
@@ -288,7 +288,7 @@ def execute(
     else:
       devices = make_layout()
       result = evaluation.evaluate(experiment, params, workdir, stop, weak, layout=devices)
-      if not leads():
+      if not is_leader():
         return
     print(format_table(result))
     if faults := result.get("non_finite"):
@@ -299,5 +299,5 @@ def execute(
     else:
       draw_run(experiment, params, workdir, stop)
     workdir.done.touch()
-  if leads():
+  if is_leader():
     print(workdir.path)

@@ -39,7 +39,7 @@ def described(part: Callable[..., Any]) -> dict[str, Any]:
 def _described(option: Option) -> dict[str, str]:
   """Returns an option as texts, without those that are empty."""
   names = ", ".join(map(str, option.choices))
-  allowed = option.range.words if option.range else f"one of {names}" if names else ""
+  allowed = option.range.description if option.range else f"one of {names}" if names else ""
   default = getattr(option.default, "__name__", None) or repr(option.default)
   texts = {"kind": option.kind, "allowed": allowed, "default": default, "help": option.help}
   return {name: text for name, text in texts.items() if text}

@@ -144,7 +144,7 @@ def refuse_unused(
   for field, value in section.items():
     if value is not None and field != "name" and field not in accepted and field not in also:
       raise ConfigError(
-        f"{path}.{field} = {value!r} is no option of {named}{did_you_mean(field, accepted)} "
+        f"{path}.{field} = {value!r} is not an option of {named}{did_you_mean(field, accepted)} "
         f"(options: {', '.join(sorted(accepted)) or 'none'})"
       )
 
@@ -192,7 +192,7 @@ def check_bound(
       continue
     is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
     if allowed and not (is_number and allowed.allows(number)):
-      raise ConfigError(f"{shown or field} = {value!r}, must be {allowed.words}")
+      raise ConfigError(f"{shown or field} = {value!r}, must be {allowed.description}")
     if is_number and not abs(number) <= (most := _largest(field, number)):
       raise ConfigError(
         f"{shown or field} = {value!r}, must be between -{most:.10g} and {most:.10g}"

@@ -77,7 +77,7 @@ def _opened(data: bytes, channels: int) -> Image.Image:
   except UnreadableImageError:
     raise
   except UnidentifiedImageError as error:
-    raise UnreadableImageError("is no image") from error
+    raise UnreadableImageError("is not an image") from error
   except Image.DecompressionBombError as error:
     raise UnreadableImageError("has too many pixels") from error
   except Exception as error:  # Pillow's decoders may raise anything

@@ -151,7 +151,7 @@ def _classes(table: Any, column: str) -> tuple[tuple[str, ...], np.ndarray]:
     return _numbered(values)
   bad = [v for v in values if type(v) is not int or v < 0 or (known and v >= len(known))]
   if bad:
-    raise ValueError(f"label_column = {column!r} has {bad[0]!r}, which is no class")
+    raise ValueError(f"label_column = {column!r} has {bad[0]!r}, which is not a class")
   labels = np.array(values, int)
   return tuple(known or map(str, range(labels.max(initial=-1) + 1))), labels
 

@@ -17,7 +17,7 @@ from scorelab.data.fingerprints import of_images
 from scorelab.data.image_decoding import why_unreadable
 from scorelab.data.image_files import Folder, ImageStream, Table, listed, open_images, read_image
 from scorelab.data.memory import check_memory
-from scorelab.errors import say
+from scorelab.errors import print_line
 from scorelab.ranges import AtLeast, Between
 from scorelab.targets.data_set import index_of_class
 from scorelab.typing import Array, Key
@@ -182,7 +182,7 @@ def images(
         labels[name] = files.labels[index[:most]][good]
   if "train" not in splits:
     raise ValueError(f"path = {path!r}: {len(files)} images leave none to train on")
-  say(_summary(path, files, left_out))
+  print_line(_summary(path, files, left_out))
   variance = float(np.asarray(splits["train"]).var(0).mean())
   return (DequantisedImages if dequantise else Images)(
     splits,

@@ -20,7 +20,7 @@ from scorelab.data.image_files import open_images
 from scorelab.data.images import images
 from scorelab.data.memory import check_memory
 from scorelab.data.text_tables import TextTable, read_text_table
-from scorelab.errors import ConfigError, did_you_mean, say
+from scorelab.errors import ConfigError, did_you_mean, print_line
 from scorelab.ranges import AtLeast, Between
 from scorelab.targets.data_set import DataSet, split
 
@@ -64,7 +64,7 @@ def points(
     )
   except ValueError as error:
     raise ValueError(f"path = {path!r}: {error}") from error
-  say(_summary(path, table))
+  print_line(_summary(path, table))
   return found
 
 
@@ -145,13 +145,13 @@ def read_table(
     if suffix not in known:
       raise ValueError(f"must end in one of {', '.join(sorted(known))}")
     if columns is not None and suffix in (".npy", ".npz"):
-      raise ValueError(f"columns = {columns} is no option of a {suffix} file")
+      raise ValueError(f"columns = {columns} is not an option of a {suffix} file")
     if header is not None and suffix in (".npy", ".npz"):
-      raise ValueError(f"header = {header} is no option of a {suffix} file")
+      raise ValueError(f"header = {header} is not an option of a {suffix} file")
     if array is not None and suffix != ".npz":
-      raise ValueError(f"array = {array!r} is no option of a {suffix} file")
+      raise ValueError(f"array = {array!r} is not an option of a {suffix} file")
     if file.exists() and not file.is_file():
-      raise ValueError("is no regular file")
+      raise ValueError("is not a regular file")
     if suffix in (".npy", ".npz"):
       table = TextTable(_read_numpy(file, array), None)
     else:
@@ -187,7 +187,7 @@ def _read_numpy(file: pathlib.Path, array: str | None) -> np.ndarray:
   except (ConfigError, OSError):
     raise
   except Exception as error:  # zipfile, zlib and NumPy raise many types
-    raise ValueError(f"is no {file.suffix} file of plain arrays") from error
+    raise ValueError(f"is not a {file.suffix} file of plain arrays") from error
 
 
 def _member(archive: zipfile.ZipFile, array: str | None) -> zipfile.ZipInfo:

@@ -65,12 +65,12 @@ def read_text_table(
   try:
     text = file.read_text(encoding="utf-8-sig")
   except UnicodeDecodeError as error:
-    raise ValueError("is no text of numbers in UTF-8") from error
+    raise ValueError("is not a text file of numbers in UTF-8") from error
   separator = "\t" if file.suffix.lower() == ".tsv" else ","
   try:
     lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
   except csv.Error as error:
-    raise ValueError("is no text of numbers") from error
+    raise ValueError("is not a text file of numbers") from error
   numbered = [(i, [cell.strip() for cell in line]) for i, line in enumerate(lines, start=1)]
   filled = [(i, line) for i, line in numbered if any(line)]
   rows = [(i, line) for i, line in filled if not line[0].startswith("#")]

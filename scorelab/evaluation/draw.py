@@ -158,9 +158,9 @@ def draw_sets(
     exact = jax.tree.map(lambda a: a[:, : protocol.num_samples], shuffled)
   else:
     exact = draw("exact", exact_key, protocol.num_samples, experiment.draw_data)
-  draw_asked = functools.partial(_draw_asked, experiment)
-  asked = draw("asked", data_key, protocol.num_samples, draw_asked)
-  data, labels = asked["x"], asked.get("label")
+  draw_requested = functools.partial(_draw_requested, experiment)
+  requested = draw("asked", data_key, protocol.num_samples, draw_requested)
+  data, labels = requested["x"], requested.get("label")
   start_keys = jax.random.split(start_key, protocol.num_keys)
   sampler_keys = jax.random.split(sampler_key, protocol.num_keys)
 
@@ -208,18 +208,18 @@ def draw_sets(
   return drawn
 
 
-def _draw_asked(experiment: Experiment, key: Key, size: int) -> Batch:
+def _draw_requested(experiment: Experiment, key: Key, size: int) -> Batch:
   """Draws points with the requested labels.
 
   They are draws from the target, or of classes that are drawn separately.
   """
-  asked = experiment.evaluation.labels
-  if asked in (None, "data"):
+  requested = experiment.evaluation.labels
+  if requested in (None, "data"):
     return experiment.draw_data(key, size)
   label_key, key = jax.random.split(key)
-  if asked == "uniform":
+  if requested == "uniform":
     label = jax.random.randint(label_key, (size,), 0, num_classes_of(experiment.target))
   else:
-    label = jnp.full((size,), int(asked))
+    label = jnp.full((size,), int(requested))
   assert isinstance(experiment.target, ConditionalTarget)  # checked at build
   return {"x": experiment.target.sample_of_class(key, label), "label": label}

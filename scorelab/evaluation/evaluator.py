@@ -36,7 +36,7 @@ from scorelab.experiment.keys import Stream
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics import Reference
 from scorelab.metrics.budget import budget
-from scorelab.runs.distributed import leads
+from scorelab.runs.distributed import is_leader
 from scorelab.runs.files import append_jsonl, write_json
 from scorelab.runs.sharding import Layout
 from scorelab.runs.signals import StopFlag
@@ -57,8 +57,8 @@ def measure(experiment: Experiment, sets: dict[str, Any], stop: StopFlag) -> np.
     reference = Reference(sets["reference"][k], experiment.target)
     exact_reference = reference
     if "labels" in sets:
-      exact_reference = reference.asking(sets["exact_labels"][k])
-      reference = reference.asking(sets["labels"][k])
+      exact_reference = reference.with_labels(sets["exact_labels"][k])
+      reference = reference.with_labels(sets["labels"][k])
     for m, metric in enumerate(protocol.metrics.values()):
       stop.check()
       table[:, m, 0, k] = metric(key, sets["exact"][k], exact_reference)
@@ -96,7 +96,7 @@ def evaluate(
   begun = time.monotonic()
   protocol = experiment.evaluation
   programs = {} if programs is None else programs
-  helps = layout is not None and layout.shared and not leads()
+  helps = layout is not None and layout.shared and not is_leader()
   if helps and protocol.batch_size is None:  # process 0 draws alone
     return {}
   sets = draw_sets(experiment, params, stop, weak, programs, layout)

@@ -93,7 +93,7 @@ def find_in_tables(experiment: Experiment, params: Params, result: Mapping[str, 
     found += [f"log-likelihood by the {fault}" for fault in _faults(result["likelihood"], known)]
   if not found:
     return []
-  cause = _blame(experiment, params, errors.get("sigma", ()))
+  cause = _explain(experiment, params, errors.get("sigma", ()))
   return [f"{fault} ({cause})" for fault in found]
 
 
@@ -125,7 +125,7 @@ def _faults(likelihood: Mapping[str, Any], known: bool) -> list[str]:
   return found
 
 
-def _blame(experiment: Experiment, params: Params, ratios: Sequence[float]) -> str:
+def _explain(experiment: Experiment, params: Params, ratios: Sequence[float]) -> str:
   """Returns which of the network and the exact score is not finite at noised data, and where.
 
   Args:

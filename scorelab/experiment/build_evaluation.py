@@ -127,7 +127,7 @@ def make_evaluation(
     reference=section.reference,
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
-    labels=_asked_labels(config, target),
+    labels=_requested_labels(config, target),
     comparable=comparable,
     girsanov=comparable and not exact and many_levels and unconditional,
     likelihood=_make_likelihood(config, exact or many_levels),
@@ -156,24 +156,24 @@ def _in_features(
   return in_features(metric, name, make_extractor)
 
 
-def _asked_labels(config: ConfigDict, target: Target) -> str | None:
+def _requested_labels(config: ConfigDict, target: Target) -> str | None:
   """Returns config.evaluation.labels, by default 'data' for a conditional network."""
-  num_classes, asked = config.network.num_classes, config.evaluation.labels
+  num_classes, requested = config.network.num_classes, config.evaluation.labels
   if not num_classes:
-    if asked is not None:
+    if requested is not None:
       raise ConfigError(
-        f"evaluation.labels = {asked!r} needs a network of classes: set network.num_classes"
+        f"evaluation.labels = {requested!r} needs a network of classes: set network.num_classes"
       )
     return None
-  asked = "data" if asked is None else str(asked)
+  requested = "data" if requested is None else str(requested)
   classes = tuple(str(label) for label in range(num_classes))
-  asked = choose(named(("data", "uniform", *classes)), asked, "evaluation.labels", "choice")
-  if asked != "data" and not isinstance(target, ConditionalTarget):
+  requested = choose(named(("data", "uniform", *classes)), requested, "evaluation.labels", "choice")
+  if requested != "data" and not isinstance(target, ConditionalTarget):
     raise ConfigError(
-      f"evaluation.labels = {asked!r} needs a target with sample_of_class, and target.name = "
+      f"evaluation.labels = {requested!r} needs a target with sample_of_class, and target.name = "
       f"{config.target.name!r} has none: use 'data'"
     )
-  return asked
+  return requested
 
 
 def _make_likelihood(config: ConfigDict, has_flow: bool) -> LikelihoodProtocol | None:
@@ -203,6 +203,7 @@ def _make_likelihood(config: ConfigDict, has_flow: bool) -> LikelihoodProtocol |
   ):
     if unused and field in given:
       raise ConfigError(
-        f"{path}_{field} = {given[field]!r} is no option of {path}_{by} = {getattr(protocol, by)!r}"
+        f"{path}_{field} = {given[field]!r} is not an option of "
+        f"{path}_{by} = {getattr(protocol, by)!r}"
       )
   return protocol

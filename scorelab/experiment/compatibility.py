@@ -70,14 +70,14 @@ def check_network(network: Any, target: Target) -> None:
 
 def check_labels(config: ConfigDict, target: Target) -> None:
   """Raises ConfigError if a network has other classes than the target."""
-  asked, known = config.network.num_classes, num_classes_of(target)
-  if asked and asked != known:
+  requested, known = config.network.num_classes, num_classes_of(target)
+  if requested and requested != known:
     has = f"{known} classes" if known else "no classes"
     if names := getattr(target, "class_names", ()):
       has += f" ({', '.join(names[:12])}{', ...' if len(names) > 12 else ''})"
     files = config.target.name == "images" and not config.target.labelled
     raise ConfigError(
-      f"network.num_classes = {asked}, and target.name = {config.target.name!r} has {has}"
+      f"network.num_classes = {requested}, and target.name = {config.target.name!r} has {has}"
       + (": set target.labelled" if files else "")
     )
 
@@ -93,7 +93,9 @@ def check_guidance(
     if "classes" in needs and not config.network.num_classes:
       raise ConfigError(f"{named} needs a network of classes: set network.num_classes")
     if "classes" in needs and not (exact or label_dropout):
-      raise ConfigError(f"{named} needs a network that is also told no class: label_dropout > 0")
+      raise ConfigError(
+        f"{named} needs a network that is also trained without labels: label_dropout > 0"
+      )
     if "classifier" in needs and not isinstance(target, ClassifiedTarget):
       raise ConfigError(
         f"{named} needs a classifier, and target.name = {config.target.name!r} has none: use "

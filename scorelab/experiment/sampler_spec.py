@@ -91,15 +91,15 @@ class Row:
       target: the target, for guidance by the classes of points.
     """
 
-    def told(params: Params, label: Array | None) -> Predict:
+    def conditioned(params: Params, label: Array | None) -> Predict:
       return bind(params) if label is None else bind(params, label)
 
     if self.guidance is None:
-      return told(params, label)
+      return conditioned(params, label)
     sources = Sources(
-      functools.partial(told, params),
+      functools.partial(conditioned, params),
       label,
-      None if self.weak is None else told(weak, label),
+      None if self.weak is None else conditioned(weak, label),
       num_classes_of(target),
       target.log_class_prob if isinstance(target, ClassifiedTarget) else None,
       0 if target is None else len(target.event_shape),
@@ -293,7 +293,7 @@ def _plan_grid_row(
   if (weak is not None) != (guidance is not None and "weak" in guidance.needs):
     raise ConfigError(
       f"{path}.guidance_weak = {weak!r} and {path}.guidance = {kind!r}: 'autoguidance' needs one, "
-      "nothing else takes it"
+      "no other guidance takes it"
     )
   own = ("num_steps", "grid", "guidance", "guidance_weak", "clipping")
   refuse_unused(settings, path, named, parts, own)

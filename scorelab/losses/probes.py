@@ -63,7 +63,7 @@ def averaging(
 
   def mean_over_probes(function: Callable[[Array], Any], key: Key, x: Array) -> Any:
     keys = jax.random.split(key, num_probes)
-    values = in_turn(lambda key: function(PROBES[probes](key, x)), keys)
+    values = map_in_sequence(lambda key: function(PROBES[probes](key, x)), keys)
     return jax.tree.map(lambda a: jnp.mean(a, axis=0), values)
 
   return mean_over_probes
@@ -72,7 +72,7 @@ def averaging(
 def trace(linear: Callable[[Array], Array], x: Array, max_unrolled: int = 16) -> Array:
   """Exact trace, [n], of v -> linear(v) on x's shape [n, *event]; linear must not mix examples.
 
-  One product for each of an event's axes, taken by `in_turn`.
+  One product for each of an event's axes, taken by `map_in_sequence`.
   """
   size = x[0].size
 
@@ -80,7 +80,7 @@ def trace(linear: Callable[[Array], Array], x: Array, max_unrolled: int = 16) ->
     axis = jnp.broadcast_to(jax.nn.one_hot(i, size, dtype=x.dtype).reshape(x.shape[1:]), x.shape)
     return inner(axis, linear(axis))
 
-  return jnp.sum(in_turn(diagonal, jnp.arange(size), max_unrolled), axis=0)
+  return jnp.sum(map_in_sequence(diagonal, jnp.arange(size), max_unrolled), axis=0)
 
 
 def inner(a: Array, b: Array) -> Array:
@@ -93,7 +93,7 @@ def sum_event(a: Array) -> Array:
   return jnp.sum(a, axis=tuple(range(1, a.ndim)))
 
 
-def in_turn(function: Callable[[Array], Any], items: Array, max_unrolled: int = 16) -> Any:
+def map_in_sequence(function: Callable[[Array], Any], items: Array, max_unrolled: int = 16) -> Any:
   """Applies function to each of the items [m, ...]; results are stacked along a new first axis.
 
   Up to max_unrolled items are unrolled; more run in a loop that stores nothing for the gradient.

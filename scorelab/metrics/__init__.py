@@ -9,7 +9,7 @@ shares work between calls. A sample that is not finite gives nan.
 from collections.abc import Callable
 
 from scorelab.metrics import metric_registry
-from scorelab.metrics.classes import class_probabilities, has_labels, knows_classes
+from scorelab.metrics.classes import class_probabilities, has_known_classes, has_labels
 from scorelab.metrics.features import FEATURES, features_need, in_features
 from scorelab.metrics.girsanov import girsanov
 from scorelab.metrics.kernels import mean_pairwise_distance
@@ -50,7 +50,7 @@ def needed_by(name: str, target: object) -> str | None:
   if name in CLASS_METRICS:
     return None if has_labels(target) else "labelled points"
   if name in LABEL_METRICS:
-    return None if knows_classes(target) else "classes"
+    return None if has_known_classes(target) else "classes"
   if name in SUPPORT_METRICS:
     protocol, method = SUPPORT_METRICS[name]
     return None if isinstance(target, protocol) else f"a target with {method}()"

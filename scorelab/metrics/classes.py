@@ -122,7 +122,7 @@ def confident_share(
   return float(share / of_test)
 
 
-def knows_classes(target: object) -> bool:
+def has_known_classes(target: object) -> bool:
   """Returns True if points of a target have a class, by its own law or by a classifier."""
   return isinstance(target, MixtureTarget) or has_labels(target)
 
@@ -146,7 +146,7 @@ def class_accuracy(key: Key | None, x: ArrayLike, y: Reference) -> float:
   """
   del key
   if y.labels is None:
-    raise ValueError("y = a Reference without labels: no class was asked for")
+    raise ValueError("y = a Reference without labels: no class was requested")
   if not np.isfinite(x := as_points("x", x)).all():
     return float("nan")
   if isinstance(y.target, MixtureTarget):

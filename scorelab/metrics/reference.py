@@ -39,11 +39,11 @@ class Reference:
     if self.points is None and self.target is None:
       raise ValueError("Reference() needs points, a target, or both")
 
-  def asking(self, labels: ArrayLike) -> Reference:
+  def with_labels(self, labels: ArrayLike) -> Reference:
     """Returns the same reference, with its cache, for samples with these requested classes."""
-    asking = dataclasses.replace(self, labels=labels)
-    object.__setattr__(asking, "_cache", self._cache)
-    return asking
+    reference = dataclasses.replace(self, labels=labels)
+    object.__setattr__(reference, "_cache", self._cache)
+    return reference
 
   def require_points(self) -> ArrayLike:
     """Returns the points.

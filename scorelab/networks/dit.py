@@ -47,8 +47,8 @@ class DiTBlock(nn.Module):
   def __call__(self, x: Array, condition: Array) -> Array:
     """[b, n, width], [b, e] -> [b, n, width]."""
     width = x.shape[-1]
-    told = modulations(condition, 6, width, self.dtype)
-    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = told
+    conditioning = modulations(condition, 6, width, self.dtype)
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = conditioning
     drop = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
     attention = Attention(
       self.num_heads,
@@ -124,7 +124,7 @@ class DiT(nn.Module):
     self.check_event(x.shape[1:])
     b, height, width, channels = x.shape
     p, rows, columns = self.patch_size, height // self.patch_size, width // self.patch_size
-    told = ConditionEmbedding(
+    conditioning = ConditionEmbedding(
       LEVEL_FEATURES,
       self.width,
       nn.silu,
@@ -141,8 +141,8 @@ class DiT(nn.Module):
     for i in range(self.depth):
       h = block(
         self.num_heads, self.mlp_ratio, self.dropout, self.flash, self.dtype, name=f"block_{i}"
-      )(h, told)
-    shift, scale = modulations(told, 2, self.width, self.dtype)
+      )(h, conditioning)
+    shift, scale = modulations(conditioning, 2, self.width, self.dtype)
     h = (layer_norm(h, self.dtype) * (1 + scale) + shift).astype(x.dtype)
     zeros = nn.initializers.zeros
     h = nn.Dense(p * p * self.outputs * channels, kernel_init=zeros, name="last")(h)

@@ -68,7 +68,7 @@ class MLP(nn.Module):
     for i, (width, norm) in enumerate(zip(self.widths, self.norms, strict=True)):
       h = nn.Dense(width)(h)
       if i == 0:
-        h = _told(h, label, self.num_classes, self.label_dropout)
+        h = _add_label(h, label, self.num_classes, self.label_dropout)
       h = nn.LayerNorm()(h) if norm else h
       h = activation(h)
     h = like(nn.Dense(self.outputs * x[0].size)(h), x)
@@ -111,7 +111,7 @@ class ResidualMLP(nn.Module):
     points = FourierFeatures(self.num_features, self.point_scale)(x)
     levels = FourierFeatures(self.num_features, self.level_scale)(c[:, None])
     h = nn.Dense(self.width)(jnp.concatenate([x, points, c[:, None], levels], axis=-1))
-    h = _told(h, label, self.num_classes, self.label_dropout)
+    h = _add_label(h, label, self.num_classes, self.label_dropout)
     for _ in range(self.depth):
       update = activation(nn.Dense(self.width)(nn.LayerNorm()(h)))
       h = h + nn.Dense(self.width)(update)
@@ -120,7 +120,7 @@ class ResidualMLP(nn.Module):
     return like(h, given)
 
 
-def _told(h: Array, label: Array | None, num_classes: int, label_dropout: float) -> Array:
+def _add_label(h: Array, label: Array | None, num_classes: int, label_dropout: float) -> Array:
   """Adds the class vectors to h [b, width]; returns h itself without classes."""
   if not num_classes and label is None:
     return h

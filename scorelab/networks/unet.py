@@ -137,7 +137,7 @@ class UNet(nn.Module):
       zero_init=self.zero_init,
       dtype=self.dtype,
     )
-    told = ConditionEmbedding(
+    conditioning = ConditionEmbedding(
       self.dim,
       4 * self.dim,
       gelu,
@@ -149,8 +149,8 @@ class UNet(nn.Module):
     )(c, label)
 
     def stage(h: Array, width: int, kind: str, name: str) -> Array:
-      h = block(width, name=f"{name}_block_0")(h, told)
-      h = block(width, name=f"{name}_block_1")(h, told)
+      h = block(width, name=f"{name}_block_0")(h, conditioning)
+      h = block(width, name=f"{name}_block_1")(h, conditioning)
       return h if kind == "none" else attend(kind, name=f"{name}_attention")(h)
 
     h = conv(self.dim // 3 * 2, 7, dtype=self.dtype, name="stem")(x)
@@ -160,9 +160,9 @@ class UNet(nn.Module):
       skips.append(h)
       if i < len(widths) - 1:
         h = downsample(width, dtype=self.dtype, name=f"down_{i}_resample")(h)
-    h = block(widths[-1], name="middle_block_0")(h, told)
+    h = block(widths[-1], name="middle_block_0")(h, conditioning)
     h = attend("full", name="middle_attention")(h)
-    h = block(widths[-1], name="middle_block_1")(h, told)
+    h = block(widths[-1], name="middle_block_1")(h, conditioning)
     for i in reversed(range(0 if self.first_skip else 1, len(widths))):
       width = widths[max(i - 1, 0)]
       h = stage(jnp.concatenate([h, skips[i]], axis=-1), width, kinds[i], f"up_{i}")

@@ -166,7 +166,7 @@ class UNet2D(nn.Module):
       self.dtype,
       self.remat,
     )
-    told = self._condition(c, label)
+    conditioning = self._condition(c, label)
     widths = self.block_out_channels
     image = 2 * x - 1 if self.center_input_sample else x
     h = conv(widths[0], 3, padding=1, dtype=self.dtype, name="conv_in")(image)
@@ -182,7 +182,7 @@ class UNet2D(nn.Module):
         parts,
         name=f"down_blocks_{i}",
       )
-      h, image, given = stage(h, image, told)
+      h, image, given = stage(h, image, conditioning)
       skips += given
     if self.mid_block_type is not None:
       middle = Middle(
@@ -193,14 +193,14 @@ class UNet2D(nn.Module):
         parts,
         name="mid_block",
       )
-      h = middle(h, told)
+      h = middle(h, conditioning)
     drawn: Array | None = None
     for i, (name, width) in enumerate(zip(self.up_block_types, widths[::-1], strict=True)):
       taken = [skips.pop() for _ in range(self.layers_per_block + 1)]
       stage = UpStage(
         UP[name], width, self.upsample_type, i == len(widths) - 1, parts, name=f"up_blocks_{i}"
       )
-      h, drawn = stage(h, drawn, taken, told)
+      h, drawn = stage(h, drawn, taken, conditioning)
     groups = self.norm_num_groups or plus_groups(widths[0])
     h = group_norm(h, groups, self.norm_eps, self.dtype, "conv_norm_out")(h)
     h = nn.silu(h).astype(x.dtype)
@@ -225,22 +225,22 @@ class UNet2D(nn.Module):
       def features(c: Array) -> Array:
         return table(c.astype(int))
 
-    told = TimestepEmbedding(width, self.dtype, name="time_embedding")(features(c))
+    conditioning = TimestepEmbedding(width, self.dtype, name="time_embedding")(features(c))
     if not self.labelled:
       if label is not None:
         raise ValueError("a label is given to a network without classes")
-      return told
+      return conditioning
     given = jnp.zeros(c.shape, int) if label is None else label  # parameters exist in any case
     if self.class_embed_type == "timestep":
       embedding = TimestepEmbedding(width, self.dtype, name="class_embedding")
       embedded = embedding(features(given.astype(c.dtype)))
     elif self.class_embed_type == "identity":
-      embedded = given if label is not None else jnp.zeros_like(told)
+      embedded = given if label is not None else jnp.zeros_like(conditioning)
     else:
       rows, init = self.num_class_embeds or 0, nn.initializers.normal(1.0)
       embed = nn.Embed(rows, width, embedding_init=init, dtype=self.dtype, name="class_embedding")
       embedded = embed(given)
-    return told if label is None else told + embedded
+    return conditioning if label is None else conditioning + embedded
 
 
 class DownStage(nn.Module):
@@ -265,7 +265,9 @@ class DownStage(nn.Module):
   parts: Parts
 
   @nn.compact
-  def __call__(self, h: Array, image: Array, told: Array) -> tuple[Array, Array, list[Array]]:
+  def __call__(
+    self, h: Array, image: Array, conditioning: Array
+  ) -> tuple[Array, Array, list[Array]]:
     """Features, the small image and the condition -> features, the image, and what is skipped."""
     parts, width, plus = self.parts, self.width, self.kind.plus
     divisor = PLUS_DIVISOR if plus else 1.0
@@ -274,7 +276,7 @@ class DownStage(nn.Module):
     given = []
     for i in range(self.num_layers):
       groups = (plus_groups(h.shape[-1]), own) if plus else None
-      h = parts.resnet(width, f"resnets_{i}", groups=groups, divisor=divisor)(h, told)
+      h = parts.resnet(width, f"resnets_{i}", groups=groups, divisor=divisor)(h, conditioning)
       if self.kind.attention:
         h = parts.attention(width, f"attentions_{i}", normed, divisor)(h)
       given.append(h)
@@ -289,12 +291,12 @@ class DownStage(nn.Module):
         resample=fir_down if self.kind.image else average_down,
         shortcut=True,
       )
-      h = block(h, told)
+      h = block(h, conditioning)
       if self.kind.image:
         image = fir_down(image)
         h = h + conv(width, 1, dtype=parts.dtype, name="skip_conv")(image)
     elif self.kind.by_block(self.resample):
-      h = parts.resnet(width, "downsamplers_0", resample=average_down)(h, told)
+      h = parts.resnet(width, "downsamplers_0", resample=average_down)(h, conditioning)
     else:
       h = ConvDown(width, self.padding, parts.dtype, name="downsamplers_0")(h)
     return h, image, [*given, h]
@@ -319,15 +321,17 @@ class Middle(nn.Module):
   parts: Parts
 
   @nn.compact
-  def __call__(self, h: Array, told: Array) -> Array:
+  def __call__(self, h: Array, conditioning: Array) -> Array:
     """[b, h, w, width], [b, e] -> [b, h, w, width]."""
     parts, width = self.parts, self.width
     own = parts.groups or plus_groups(width)
     normed = self.attention_groups or (None if parts.scale_shift else own)
-    h = parts.resnet(width, "resnets_0", groups=(own, own), divisor=self.divisor)(h, told)
+    h = parts.resnet(width, "resnets_0", groups=(own, own), divisor=self.divisor)(h, conditioning)
     if self.attention:
       h = parts.attention(width, "attentions_0", normed, self.divisor)(h)
-    return parts.resnet(width, "resnets_1", groups=(own, own), divisor=self.divisor)(h, told)
+    return parts.resnet(width, "resnets_1", groups=(own, own), divisor=self.divisor)(
+      h, conditioning
+    )
 
 
 class UpStage(nn.Module):
@@ -349,7 +353,7 @@ class UpStage(nn.Module):
 
   @nn.compact
   def __call__(
-    self, h: Array, drawn: Array | None, taken: list[Array], told: Array
+    self, h: Array, drawn: Array | None, taken: list[Array], conditioning: Array
   ) -> tuple[Array, Array | None]:
     """Features, the image drawn so far, what was skipped, the condition -> features, image."""
     parts, width, plus = self.parts, self.width, self.kind.plus
@@ -361,7 +365,7 @@ class UpStage(nn.Module):
       if self.kind.image and self.kind.attention:  # diffusers has a quarter of the second only
         groups = (min(h.shape[-1] + other.shape[-1] // 4, 32), own)
       block = parts.resnet(width, f"resnets_{i}", groups=groups, divisor=divisor)
-      h = block(jnp.concatenate([h, other], axis=-1), told)
+      h = block(jnp.concatenate([h, other], axis=-1), conditioning)
       if self.kind.attention and not plus:
         h = parts.attention(width, f"attentions_{i}", normed)(h)
     if plus and self.kind.attention:
@@ -383,7 +387,7 @@ class UpStage(nn.Module):
         resample=fir_up if self.kind.image else nearest_up,
         shortcut=True,
       )
-      return block(h, told), drawn
+      return block(h, conditioning), drawn
     if self.kind.by_block(self.resample):
-      return parts.resnet(width, "upsamplers_0", resample=nearest_up)(h, told), drawn
+      return parts.resnet(width, "upsamplers_0", resample=nearest_up)(h, conditioning), drawn
     return ConvUp(width, parts.dtype, name="upsamplers_0")(h), drawn

@@ -159,18 +159,20 @@ class ResnetBlock2D(nn.Module):
   @nn.compact
   def __call__(self, x: Array, condition: Array) -> Array:
     """[b, h, w, any], [b, e] -> [b, h', w', width]."""
-    told = nn.Dense((1 + self.scale_shift) * self.width, dtype=self.dtype, name="time_emb_proj")
-    told = told(self.act(condition))[:, None, None]
+    projected = nn.Dense(
+      (1 + self.scale_shift) * self.width, dtype=self.dtype, name="time_emb_proj"
+    )
+    projected = projected(self.act(condition))[:, None, None]
     h = self.act(group_norm(x, self.groups[0], self.eps, self.dtype, "norm1")(x))
     if self.resample is not None:
       x, h = self.resample(x), self.resample(h)
     h = conv(self.width, 3, padding=1, dtype=self.dtype, name="conv1")(h)
     norm2 = group_norm(h, self.groups[1], self.eps, self.dtype, "norm2")
     if self.scale_shift:
-      scale, shift = jnp.split(told, 2, axis=-1)
+      scale, shift = jnp.split(projected, 2, axis=-1)
       h = norm2(h) * (1 + scale) + shift
     else:
-      h = norm2(h + told)
+      h = norm2(h + projected)
     h = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(self.act(h))
     h = conv(self.width, 3, padding=1, dtype=self.dtype, name="conv2")(h)
     if self.shortcut or x.shape[-1] != self.width:

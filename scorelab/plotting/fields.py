@@ -191,7 +191,7 @@ def samples(
   if field is not None:
     _draw_field(parts[1], field)
   style.caption(figure, text)
-  style.settle(figure)
+  style.fit_layout(figure)
   return figure
 
 

@@ -26,7 +26,7 @@ class Panel(NamedTuple):
 
   Attributes:
     target, score: its column and its row, for people.
-    curves: of the samplers, by label; their looks are of `look`.
+    curves: of the samplers, by label; their styles are of `line_style`.
     floor: mean over keys of exact samples against exact samples.
     floor_sem: its standard error.
   """
@@ -38,7 +38,7 @@ class Panel(NamedTuple):
   floor_sem: float
 
 
-def look(sampler: str, *, dashed: bool, number: int) -> Mapping[str, Any]:
+def line_style(sampler: str, *, dashed: bool, number: int) -> Mapping[str, Any]:
   """Returns a sampler's line style: its colour, dashes if stochastic, a marker by its number."""
   marker = _MARKERS[number % len(_MARKERS)]
   line = {"color": style.sampler_colour(sampler), "ls": "--" if dashed else "-", "lw": 1.4}
@@ -84,7 +84,7 @@ def pareto(panels: Sequence[Panel], metric: str, text: str) -> Figure:
   width = max(2.5 * len(targets), 6)
   figure = style.new_figure(width, 2.6 * len(scores) + 1.7)
   axes = figure.subplots(len(scores), len(targets), squeeze=False, sharex=True)
-  handles = _looks([c for panel in panels for c in panel.curves if c.label in front(panel)])
+  handles = _line_styles([c for panel in panels for c in panel.curves if c.label in front(panel)])
   for ax in axes.flat:
     ax.set_visible(False)
   for panel in panels:
@@ -109,7 +109,7 @@ def pareto(panels: Sequence[Panel], metric: str, text: str) -> Figure:
   return figure
 
 
-def _looks(curves: Sequence[Curve]) -> dict[str, Mapping[str, Any]]:
+def _line_styles(curves: Sequence[Curve]) -> dict[str, Mapping[str, Any]]:
   """Returns line styles by label, in colours that every kind of colour vision tells apart.
 
   A sampler keeps its colour in other figures if that is one of SAFE_COLOURS, or if all of these are
@@ -119,10 +119,10 @@ def _looks(curves: Sequence[Curve]) -> dict[str, Mapping[str, Any]]:
   own = {look["color"] for look in looks.values()}
   spare = iter([colour for colour in style.SAFE_COLOURS if colour not in own])
   return {
-    label: look
-    if look["color"] in style.SAFE_COLOURS
-    else {**look, "color": next(spare, look["color"])}
-    for label, look in looks.items()
+    label: line_style
+    if line_style["color"] in style.SAFE_COLOURS
+    else {**line_style, "color": next(spare, line_style["color"])}
+    for label, line_style in looks.items()
   }
 
 

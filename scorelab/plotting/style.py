@@ -78,7 +78,7 @@ METRIC_LABELS = {
   "frechet": "Frechet distance",
   "confident_share": "confident share / real",
   "class_count": "classes",
-  "class_accuracy": "share of the class asked for",
+  "class_accuracy": "share of the requested class",
   "mode_weight_tv": "mode-weight TV",
   "off_mode_share": "off-mode share",
   "within_mode_std": "within-mode std (1 is right)",
@@ -126,7 +126,7 @@ def caption(figure: Figure, text: str) -> None:
   figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color="#505050")
 
 
-def settle(figure: Figure, passes: int = 4) -> None:
+def fit_layout(figure: Figure, passes: int = 4) -> None:
   """Repeats a figure's layout, so that titles and captions do not overlap with equal scales.
 
   Axes with equal scales are smaller than their cells, so the next pass has other margins.

@@ -75,7 +75,7 @@ def chains(
   ax.set_xticks(modes)
   ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(bars), borderaxespad=0)
   style.caption(figure, text)
-  style.settle(figure)
+  style.fit_layout(figure)
   return figure
 
 

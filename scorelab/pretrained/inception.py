@@ -79,7 +79,7 @@ def _read_npz(file: pathlib.Path) -> Arrays:
     with np.load(file, allow_pickle=False) as arrays:
       return Arrays({name: np.asarray(arrays[name]) for name in arrays.files})
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise PretrainedError(f"{file}: no NPZ of plain arrays") from error
+    raise PretrainedError(f"{file}: not an NPZ file of plain arrays") from error
 
 
 def prepared(x: Array) -> Array:

@@ -61,7 +61,7 @@ def read_bin(file: pathlib.Path) -> Arrays:
   for name, tensor in state.items():
     plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
     if not isinstance(name, str) or not plain or not tensor.is_floating_point():
-      raise PretrainedError(f"{file}: {shown(name)} is no floating-point tensor")
+      raise PretrainedError(f"{file}: {shown(name)} is not a floating-point tensor")
     size += tensor.numel() * tensor.element_size()
     if size > file.stat().st_size:  # views of one storage, before they are copied
       raise PretrainedError(f"{file}: its tensors are larger than the file")
@@ -76,7 +76,7 @@ def _check_archive(file: pathlib.Path) -> None:
       entries = archive.infolist()
   except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
     raise PretrainedError(
-      f"{file}: is no archive of torch.save, or damaged ({shown(str(error))})"
+      f"{file}: is not an archive of torch.save, or it is damaged ({shown(str(error))})"
     ) from None
   if sum(entry.file_size for entry in entries) > file.stat().st_size:
     raise PretrainedError(f"{file}: would unpack to more bytes than the file has")

@@ -167,7 +167,7 @@ def _current_fields(config: Mapping[str, Any]) -> dict[str, Any]:
       if value is None:
         continue
       raise PretrainedError(
-        f"{field} = {shown(value)} is not known here; remove it from the file if it has no effect"
+        f"{field} = {shown(value)} is not supported; remove it from the file if it has no effect"
       )
     if present in config and config[present] != current:
       raise PretrainedError(
@@ -213,7 +213,7 @@ def _solver(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _only(config: Mapping[str, Any], field: str, known: Any) -> None:
   """Raises PretrainedError if a field differs from its single supported value, the default."""
   if (value := config.get(field, known)) != known:
-    raise PretrainedError(f"{field} = {shown(value)} is not known here (known: {known})")
+    raise PretrainedError(f"{field} = {shown(value)} is not supported (known: {known})")
 
 
 def _grid(config: Mapping[str, Any], name: str, steps: int) -> dict[str, Any]:
@@ -231,14 +231,14 @@ def _grid(config: Mapping[str, Any], name: str, steps: int) -> dict[str, Any]:
   open_end = {} if all(ends) else {"to_data": False}
   for option in ("use_beta_sigmas", "use_flow_sigmas"):
     if config.get(option):
-      raise PretrainedError(f"{option} = True is not known here: choose the grid in config.sampler")
+      raise PretrainedError(f"{option} = True is not supported: choose the grid in config.sampler")
   for option, grid in _SIGMAS.items():
     if not config.get(option):
       continue
     if spacing != "linspace" and not multistep:
       raise PretrainedError(
         f"{option} = True with timestep_spacing = {spacing} has ends that depend on the number of "
-        "steps, which is not known here: choose the grid in config.sampler"
+        "steps, which is not supported: choose the grid in config.sampler"
       )
     given = {k: config[k] for k in ("sigma_min", "sigma_max") if config.get(k) is not None}
     limits = {k: _number(given, k, 1.0, 1e-8, 1e8) for k in given}
@@ -315,7 +315,7 @@ def _choice(config: Mapping[str, Any], field: str, default: str, known: Any) -> 
   value = config.get(field, default)
   if not isinstance(value, (str, type(None))) or value not in known:
     names = ", ".join(str(name) for name in known)
-    raise PretrainedError(f"{field} = {shown(value)} is not known here (known: {names})")
+    raise PretrainedError(f"{field} = {shown(value)} is not supported (known: {names})")
   return value
 
 

@@ -102,7 +102,7 @@ def load_score_sde(file: str | pathlib.Path, network: UNet2D, *, channels: int =
   try:
     state = serialization.msgpack_restore(path.read_bytes())
   except Exception as error:  # msgpack may raise anything at another file
-    raise PretrainedError(f"{path}: no msgpack ({shown(str(error))})") from None
+    raise PretrainedError(f"{path}: not a msgpack file ({shown(str(error))})") from None
   state = state.get("params_ema", state) if isinstance(state, dict) else None
   if not isinstance(state, dict):
     raise PretrainedError(f"{path}: holds no parameters")
@@ -123,7 +123,7 @@ def _placed(path: pathlib.Path, given: dict[str, Any], network: UNet2D, channels
   leaves: Mapping[str, Any] = flax.traverse_util.flatten_dict(template, sep=".")
   if any(name.startswith("Downsample_") for name in given):
     raise PretrainedError(
-      f"{path}: Downsample layers are not known here: they are of progressive_input 'residual', or "
+      f"{path}: Downsample layers are not supported: they are of progressive_input 'residual', or "
       "of resblock_type 'ddpm'"
     )
   names = dict(_names(network, leaves))

@@ -48,7 +48,7 @@ def read_unet2d(config: Mapping[str, Any]) -> tuple[UNet2D, tuple[int | None, in
     if field not in known:
       if value is None:
         continue
-      raise PretrainedError(f"{field} = {shown(value)} is an option that is not known here")
+      raise PretrainedError(f"{field} = {shown(value)} is an option that is not supported")
     options[field] = _checked(field, value)
   options["down_block_types"] = _plain(options.get("down_block_types", UNet2D.down_block_types))
   options["up_block_types"] = _plain(options.get("up_block_types", UNet2D.up_block_types))
@@ -63,7 +63,7 @@ def read_unet2d(config: Mapping[str, Any]) -> tuple[UNet2D, tuple[int | None, in
   size = config.get("sample_size")
   pair = size if isinstance(size, (list, tuple)) else (size, size)
   if len(pair) != 2 or any(side is not None and not _whole(side) for side in pair):
-    raise PretrainedError(f"sample_size = {shown(size)} is no size of an image")
+    raise PretrainedError(f"sample_size = {shown(size)} is not an image size")
   return network, (pair[0], pair[1], channels)
 
 
@@ -92,7 +92,7 @@ def _checked(field: str, value: Any) -> Any:
   else:
     good = _whole(value, least=0 if field == _DOWNSAMPLE_PADDING else 1)
   if not good:
-    raise PretrainedError(f"{field} = {shown(value)} is no value that it can have")
+    raise PretrainedError(f"{field} = {shown(value)} is not a valid value")
   return value
 
 

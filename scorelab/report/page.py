@@ -76,7 +76,7 @@ def render(runs: Sequence[Run], command: str, live: bool = False) -> str:
   )
   environment.filters["number"] = shown_number
   environment.filters["metric"] = metric_label
-  environment.filters["breakable"] = breakable
+  environment.filters["breakable"] = with_line_breaks
   given: dict[str, Any] = {
     "style": Markup((folder / "page.css").read_text()),
     "script": Markup((folder / "page.js").read_text()),
@@ -110,7 +110,7 @@ def shown_number(value: float) -> str:
   return f"{value:.4g}" if math.isfinite(value) else "-"
 
 
-def breakable(name: str) -> Markup:
+def with_line_breaks(name: str) -> Markup:
   """A path that may be broken at its slashes, dashes and underscores."""
   return Markup("").join(
     Markup("{}<wbr>").format(char) if char in "/-_" else Markup("{}").format(char) for char in name

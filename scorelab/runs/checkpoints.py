@@ -230,7 +230,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     except Exception as error:
       raise CheckpointError(
         f"saving a checkpoint in {self._directory} failed ({_reason(error)}): those before it are "
-        "kept; make room, or the folder writable, and the same command goes on"
+        "kept; free disk space or make the folder writable, then run the same command to resume"
       ) from error
 
   def _best(self, steps: Sequence[int]) -> int | None:
@@ -276,15 +276,15 @@ def silence_orbax() -> None:
   """Suppresses the messages of Orbax's failing threads: the error is raised here, in one line."""
   logging.get_absl_handler().addFilter(lambda record: not _by_orbax(record))
   warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-  tell = sys.unraisablehook
+  report_before = sys.unraisablehook
 
-  def tell_others(unraisable: Any) -> None:
+  def report_others(unraisable: Any) -> None:
     code = getattr(unraisable.object, "cr_code", None)
     late = "Event loop is closed" in str(unraisable.exc_value)  # a write that ends after its save
     if not late and (code is None or "orbax" not in code.co_filename):
-      tell(unraisable)
+      report_before(unraisable)
 
-  sys.unraisablehook = tell_others
+  sys.unraisablehook = report_others
 
 
 def _by_orbax(record: logging.logging.LogRecord) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
-def leads() -> bool:
+def is_leader() -> bool:
   """Returns True in the process that writes the run's files: the only one, or process 0."""
   return jax.process_index() == 0
 

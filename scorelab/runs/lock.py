@@ -31,7 +31,7 @@ def why_unwritable(path: pathlib.Path, error: OSError) -> str | None:
   if not (file.is_relative_to(folder) or folder.is_relative_to(file)):
     return None
   if error.errno in _FULL:
-    advice = "nothing that was saved is lost: make room, and the same command goes on"
+    advice = "nothing that was saved is lost: make room, and run the same command to resume"
   elif error.errno in _FORBIDDEN:
     advice = "make it writable, or give another --workdir"
   else:
@@ -60,7 +60,8 @@ def hold(path: pathlib.Path, off: bool = False) -> Iterator[None]:
     lock.acquire()
   except filelock.Timeout:
     raise UnwritableError(
-      f"{path}: {_holder(file)} is at work here: wait until it ends, or give another --workdir"
+      f"{path}: {_holder(file)} is using this directory: wait until it ends, or set "
+      "another --workdir"
     ) from None
   except OSError as error:
     if error.errno not in _NO_LOCKS:

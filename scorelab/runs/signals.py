@@ -21,7 +21,7 @@ class Preempted(ScorelabError):  # noqa: N818 (it is no error)
 
   exit_code = PREEMPTED_EXIT_CODE
 
-  def __init__(self, message: str = "stopped and saved; the same command goes on") -> None:
+  def __init__(self, message: str = "stopped and saved; run the same command to resume") -> None:
     super().__init__(message)
 
 

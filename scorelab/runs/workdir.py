@@ -18,7 +18,7 @@ import jax
 
 from scorelab.data.fingerprints import changes
 from scorelab.errors import RefusedError
-from scorelab.runs.distributed import leads
+from scorelab.runs.distributed import is_leader
 from scorelab.runs.files import append_jsonl, write_json
 from scorelab.runs.identity import (
   FINGERPRINT,
@@ -166,9 +166,7 @@ def _recorded_config(path: pathlib.Path) -> dict[str, Any]:
   try:
     return json.loads(file.read_text())["config"]
   except (ValueError, KeyError, TypeError):
-    raise RefusedError(
-      f"{file} is damaged: put back what was there, or give another --workdir"
-    ) from None
+    raise RefusedError(f"{file} is damaged: restore it, or give another --workdir") from None
 
 
 def check_data(path: pathlib.Path, found: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -228,7 +226,7 @@ def open_workdir(
           f"{path}: holds a run with {name} = {old.get(name)!r}, not {new.get(name)!r}: {advice}"
         )
     check_data(path, found, asked)
-    if "data" in config and "data" not in asked and leads():
+    if "data" in config and "data" not in asked and is_leader():
       print(
         f"{path}: holds a run from before data had fingerprints: whether its data have changed "
         "since is not known",

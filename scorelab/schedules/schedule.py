@@ -118,7 +118,7 @@ class Schedule(_Traits, Pytree, abstract=True):
     return _time(self, jnp.asarray(log_snr, float))
 
   @property
-  def knows_time(self) -> bool:
+  def has_time(self) -> bool:
     """True if `time` is a closed form, which extrapolates beyond the ends of [0, 1]."""
     return type(self).time is not Schedule.time
 
@@ -160,7 +160,7 @@ class Schedule(_Traits, Pytree, abstract=True):
 
   def along(self, log_snr: Floats) -> Level:
     """Returns the levels of these log-SNRs as a grid has them: `at` their times, if closed form."""
-    return self.extended_at(self.time(log_snr)) if self.knows_time else self.at_log_snr(log_snr)
+    return self.extended_at(self.time(log_snr)) if self.has_time else self.at_log_snr(log_snr)
 
   @checked
   def at_ratio(self, ratio: Annotated[Floats | float, AtLeast(0)]) -> Level:

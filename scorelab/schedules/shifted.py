@@ -42,9 +42,9 @@ class Shifted(Schedule):
     return self.schedule.t_max
 
   @property
-  def knows_time(self) -> bool:
+  def has_time(self) -> bool:
     """The schedule's own."""
-    return self.schedule.knows_time
+    return self.schedule.has_time
 
   @property
   def timed(self) -> bool:  # pyrefly: ignore[bad-override]

@@ -51,7 +51,7 @@ class Board:
   def __exit__(self, *exc: object) -> None:
     self._live.stop()
 
-  def say(self, text: str) -> None:
+  def print_line(self, text: str) -> None:
     """Prints a line above the table."""
     self._console.print(text, markup=False, soft_wrap=True)
 
@@ -64,14 +64,16 @@ class Board:
         self._labels[row.training.workdir] = f"training {row.training.workdir.name}"
     found = Counter(outcome.state for outcome in outcomes.values())
     runs = f"{len(rows)} run{'s' * (len(rows) != 1)}"
-    self.say(f"{runs}: {found['done']} done before, {found['failed']} failed before")
+    self.print_line(f"{runs}: {found['done']} done before, {found['failed']} failed before")
 
   def ended(self, task: Task, outcome: Outcome) -> None:
     """Records an outcome; called for every task that has ended."""
     self._started.pop(task.workdir, None)
     after = f" after {outcome.seconds:.0f} s" if outcome.seconds else ""
     line = f": {outcome.line}" if outcome.line else ""
-    self.say(f"{time.strftime('%H:%M:%S')} {outcome.state}{after}  {self._label(task)}{line}")
+    self.print_line(
+      f"{time.strftime('%H:%M:%S')} {outcome.state}{after}  {self._label(task)}{line}"
+    )
 
   def show(
     self,
@@ -86,9 +88,9 @@ class Board:
       self._live.update(self._table(running, outcomes, now), refresh=True)
     elif running and now - self._shown > _EVERY:
       self._shown = now
-      self.say(self._summary(outcomes, len(running)))
+      self.print_line(self._summary(outcomes, len(running)))
       for task, line in running:
-        self.say(f"  {self._label(task)}: {_progress(task, line)}")
+        self.print_line(f"  {self._label(task)}: {_progress(task, line)}")
 
   def _label(self, task: Task) -> str:
     return self._labels.get(task.workdir, task.workdir.name)

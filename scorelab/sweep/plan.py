@@ -99,7 +99,7 @@ def parse_range(spec: str, config: ConfigDict) -> tuple[str, Range]:
   except (AttributeError, KeyError):
     kind = float  # there is no such field: `resolve` says so, and what was meant
   if kind not in (int, float):
-    raise SweepError(f"--range {spec}: {field} is no number; give its values by --grid")
+    raise SweepError(f"--range {spec}: {field} is not a number; give its values by --grid")
   try:
     ends = float(low), float(rest[0])
   except ValueError:
@@ -226,7 +226,7 @@ def typed(point: Point) -> list[str]:
 def resolve(config: str, common: Sequence[str], point: Point) -> ConfigDict:
   """Returns the config of one run; raises SweepError, one line, for a mistake."""
   try:
-    found = read_config(config, [*common, *typed(point)], _say_once)
+    found = read_config(config, [*common, *typed(point)], _print_once)
   except ConfigError as error:
     raise SweepError(str(error)) from error
   if found.ensemble.seeds == 1 and not found.ensemble.over:
@@ -235,7 +235,7 @@ def resolve(config: str, common: Sequence[str], point: Point) -> ConfigDict:
 
 
 @functools.cache
-def _say_once(line: str) -> None:
+def _print_once(line: str) -> None:
   """Prints a line to stderr once, even if several points cause it."""
   print(line, file=sys.stderr)
 
@@ -332,7 +332,7 @@ def check(config: str, common: Sequence[str], points: Sequence[Point]) -> None:
       resolved = resolve(config, common, point)
       if resolved.get("pretrained") and resolved.pretrained.path is not None:
         sampling.build(resolved, "eval")
-      elif ensembles.asked(resolved):
+      elif ensembles.is_ensemble(resolved):
         ensembles.build(resolved)
       else:
         build(resolved)

@@ -117,7 +117,7 @@ class Sweep:
   def _run(self, rows: list[Row]) -> dict[pathlib.Path, Outcome]:
     args = self._args
     engine = make_engine(args.engine, self._jobs, args.resource, self._root, self._program or MAIN)
-    with Board(results.differing(rows)) as board, Signals(self._stop, board.say):
+    with Board(results.differing(rows)) as board, Signals(self._stop, board.print_line):
       outcomes = run_rows(rows, engine, args.retry, self._stop, board)
       engine.close()
     return outcomes
@@ -187,6 +187,6 @@ class Sweep:
       for row in failed:
         print(f"  {row.task.shown()}: {outcomes[row.task.workdir].line}", file=sys.stderr)
     if self._stop.is_set() or any(line["state"] == "stopped" for line in lines):
-      print("stopped and saved; the same command goes on", file=sys.stderr)
+      print("stopped and saved; run the same command to resume", file=sys.stderr)
       return PREEMPTED_EXIT_CODE
     return 1 if failed else 0

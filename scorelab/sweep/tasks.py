@@ -56,7 +56,7 @@ class Slot:
   env: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def deal(things: Sequence[str], hands: int) -> list[list[str]]:
+def split_evenly(things: Sequence[str], hands: int) -> list[list[str]]:
   """Distributes things evenly; if there are fewer things than hands, they are shared."""
   if len(things) >= hands:
     return [list(things[hand::hands]) for hand in range(hands)]
@@ -89,14 +89,14 @@ def default_jobs() -> int:
 def make_slots(jobs: int, cache: pathlib.Path) -> list[Slot]:
   """Divides this machine's GPUs and cores into `jobs` slots with one compilation cache."""
   cores, gpus = usable_cores(), visible_gpus()
-  shares = [frozenset(map(int, hand)) for hand in deal([str(c) for c in cores], jobs)]
+  shares = [frozenset(map(int, hand)) for hand in split_evenly([str(c) for c in cores], jobs)]
   slots = []
   for index, share in enumerate(shares):
     env = {name: str(len(share)) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     env["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     env = {name: value for name, value in env.items() if name not in os.environ}
     if gpus:
-      env["CUDA_VISIBLE_DEVICES"] = ",".join(deal(gpus, jobs)[index])
+      env["CUDA_VISIBLE_DEVICES"] = ",".join(split_evenly(gpus, jobs)[index])
       if jobs > len(gpus):
         env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / -(-jobs // len(gpus)):.3f}"
     slots.append(Slot(share, env))
@@ -128,8 +128,8 @@ def failure(workdir: pathlib.Path) -> str | None:
 class Signals:
   """Sets an event at the first Ctrl-C, SIGTERM or SIGHUP; the second ends this process."""
 
-  def __init__(self, stop: threading.Event, say: Callable[[str], object]) -> None:
-    self._stop, self._say = stop, say
+  def __init__(self, stop: threading.Event, print_line: Callable[[str], object]) -> None:
+    self._stop, self._print_line = stop, print_line
     self._previous: dict[int, Any] = {}
 
   def __enter__(self) -> None:
@@ -145,7 +145,7 @@ class Signals:
     if self._stop.is_set():
       os._exit(PREEMPTED_EXIT_CODE)  # the runs received the signal, and save on their own
     self._stop.set()
-    self._say("stopping: the runs save and end")
+    self._print_line("stopping: the runs save and end")
 
 
 @contextlib.contextmanager

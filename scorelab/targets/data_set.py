@@ -154,7 +154,7 @@ def _check_float32(points: np.ndarray, names: Sequence[str] | None) -> None:
 
 
 def index_of_class(
-  key: Key, labels: Int[np.ndarray, " m"], asked: Int[Array, " n"]
+  key: Key, labels: Int[np.ndarray, " m"], requested: Int[Array, " n"]
 ) -> Int[Array, " n"]:
   """Returns the index of a point of each of the requested classes [n], with replacement; jittable.
 
@@ -166,5 +166,5 @@ def index_of_class(
   order = np.argsort(labels, kind="stable")
   counts = np.bincount(labels, minlength=int(labels.max()) + 1)
   starts, counts = jnp.asarray(np.cumsum(counts) - counts), jnp.asarray(counts)
-  rank = jax.random.randint(key, asked.shape, 0, jnp.maximum(counts[asked], 1))
-  return jnp.asarray(order)[starts[asked] + rank]
+  rank = jax.random.randint(key, requested.shape, 0, jnp.maximum(counts[requested], 1))
+  return jnp.asarray(order)[starts[requested] + rank]

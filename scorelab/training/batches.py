@@ -77,7 +77,7 @@ class StreamFeed(Feed):
     return {"read": self._layout.place(jnp.asarray(own.reshape(-1, 2, 2)))}
 
 
-def nothing_read() -> Array:
+def unread_position() -> Array:
   """Returns the position of a stream before its first item; int32 [processes, 2, 2]."""
   return jnp.zeros((jax.process_count(), 2, 2), jnp.int32)
 

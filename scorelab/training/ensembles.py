@@ -85,7 +85,7 @@ class Ensemble:
   trained: tuple[Member, ...]
 
 
-def asked(config: ConfigDict) -> bool:
+def is_ensemble(config: ConfigDict) -> bool:
   """Returns True if the config describes more than one run; `seeds = 1` alone is a single run."""
   return bool(config.ensemble.over) or config.ensemble.seeds not in (None, 1)
 
@@ -247,7 +247,7 @@ def make_program(ensemble: Ensemble, layout: Layout) -> Program:
   experiment, trained = ensemble.experiment, ensemble.trained
   divides = len(trained) % layout.num_devices == 0
   spread = layout.split if divides else layout.whole
-  given = layout.place(_given(trained), split=divides)
+  given = layout.place(_member_inputs(trained), split=divides)
   data = _stacked([member.experiment.data for member in trained], _shared(experiment, "train"))
   held_out = _stacked(
     [member.experiment.validation for member in trained],
@@ -256,10 +256,12 @@ def make_program(ensemble: Ensemble, layout: Layout) -> Program:
   data, data_axis = layout.place(data[0], split=divides and data[1] == 0), data[1]
   validation = layout.place(held_out[0], split=divides and held_out[1] == 0)
 
-  def step(given: _Given, state: TrainState, data: Batch, read: None) -> tuple[TrainState, Metrics]:
+  def step(
+    given: _MemberInputs, state: TrainState, data: Batch, read: None
+  ) -> tuple[TrainState, Metrics]:
     del read
 
-    def one(given: _Given, state: TrainState, data: Batch) -> tuple[TrainState, Metrics]:
+    def one(given: _MemberInputs, state: TrainState, data: Batch) -> tuple[TrainState, Metrics]:
       root, numbers = given
       return train_step(experiment.at(numbers), root, state, data)
 
@@ -267,8 +269,8 @@ def make_program(ensemble: Ensemble, layout: Layout) -> Program:
     return spread(state), layout.whole(metrics)
 
   @jax.jit
-  def validate(given: _Given, state: TrainState, batch: Batch) -> dict[str, Array]:
-    def one(given: _Given, state: TrainState, batch: Batch) -> dict[str, Array]:
+  def validate(given: _MemberInputs, state: TrainState, batch: Batch) -> dict[str, Array]:
+    def one(given: _MemberInputs, state: TrainState, batch: Batch) -> dict[str, Array]:
       root, numbers = given
       params, key = evaluated_params(state), stream_key(root, Stream.VALIDATION, 0)
       context = Context(state.step, state.ema)
@@ -276,7 +278,7 @@ def make_program(ensemble: Ensemble, layout: Layout) -> Program:
 
     return layout.whole(jax.vmap(one, (0, 0, held_out[1]))(given, state, batch))
 
-  def init_all(given: _Given) -> TrainState:
+  def init_all(given: _MemberInputs) -> TrainState:
     def one(root: Key) -> TrainState:
       return init_state(experiment, root=root)
 
@@ -304,11 +306,11 @@ def make_program(ensemble: Ensemble, layout: Layout) -> Program:
   )
 
 
-_Given = tuple[Key, dict[str, Array]]
+_MemberInputs = tuple[Key, dict[str, Array]]
 """Root keys and numbers: of all trainings, or of one."""
 
 
-def _given(trained: Sequence[Member]) -> _Given:
+def _member_inputs(trained: Sequence[Member]) -> _MemberInputs:
   roots = jnp.stack([member.experiment.root for member in trained])
   fields = [field for field in trained[0].over if not field.startswith("sampler.")]
   return roots, {f: jnp.array([member.over[f] for member in trained], float) for f in fields}

@@ -19,12 +19,12 @@ import numpy as np
 from scorelab.experiment.keys import Stream
 from scorelab.experiment.spec import Experiment
 from scorelab.runs.checkpoints import Checkpoints
-from scorelab.runs.distributed import any_process, leads
+from scorelab.runs.distributed import any_process, is_leader
 from scorelab.runs.files import append_jsonl, truncate_jsonl
 from scorelab.runs.sharding import Layout, make_layout
 from scorelab.runs.signals import Preempted, StopFlag
 from scorelab.runs.workdir import Workdir
-from scorelab.training import throughput as speed
+from scorelab.training import throughput
 from scorelab.training.batches import Feed, make_feed
 from scorelab.training.pace import Pace, Window
 from scorelab.training.progress import Progress, check_finite, summarise
@@ -104,19 +104,19 @@ def train(
     if (found := checkpoints.restore(state)) is not None:
       state, step = found
       unlogged = checkpoints.unlogged(step)
-      if leads():
-        print(f"{workdir.path}: going on from step {step}", file=sys.stderr)
-    if leads():
+      if is_leader():
+        print(f"{workdir.path}: resuming from step {step}", file=sys.stderr)
+    if is_leader():
       workdir.metrics.touch()
       truncate_jsonl(workdir.metrics, step)
 
     chunk, feed = program.chunk, program.feed(state)
-    progress = Progress(step, experiment.num_steps, shown=leads())
+    progress = Progress(step, experiment.num_steps, shown=is_leader())
     window = Window(unlogged)
     pending: tuple[int, list[Metrics]] | None = None
     abstract: tuple[int, Any] | None = None  # a chunk's length, and what it takes
 
-    def settle(validation: dict[str, np.ndarray]) -> None:
+    def log_chunk(validation: dict[str, np.ndarray]) -> None:
       """Logs the metrics of the previous chunk while the device computes the next one."""
       nonlocal pending
       if pending is None:
@@ -127,7 +127,7 @@ def train(
         return
       line = program.line(window.take(), last, validation)
       rate = progress.update(last, line["loss"])
-      if leads():
+      if is_leader():
         workdir.log({"step": last, **line})
         append_jsonl(workdir.timings, {"step": last, "time": time.time(), "steps_per_s": rate})
 
@@ -145,7 +145,7 @@ def train(
       for leaf in jax.tree.leaves(metrics):
         leaf.copy_to_host_async()
       pace.dispatched(length)
-      settle({})
+      log_chunk({})
       step += length
       pending = (step, metrics)
       if not pace.known:  # the first chunk's own time, without what was compiled for it
@@ -159,26 +159,26 @@ def train(
         state = state.replace(extra=state.extra | feed.progress())
       if saved:
         validation = jax.tree.map(np.asarray, program.validate(state))
-        settle(validation)
+        log_chunk(validation)
         numbers = {name: float(np.mean(value)) for name, value in validation.items()}
         state = remember(state, numbers[experiment.monitor])
         done = finished(experiment, state, step)
         checkpoints.save(step, state, numbers)
       elif stopping:
-        settle({})
+        log_chunk({})
         checkpoints.save(step, state, None, window.unlogged())
       if stopping:
         progress.close()
         checkpoints.wait()
         raise Preempted
     progress.close()
-    if leads() and abstract is not None and (rate := progress.steady_rate()) is not None:
+    if is_leader() and abstract is not None and (rate := progress.steady_rate()) is not None:
       length, given = abstract
-      cost = speed.flops(chunk.func, *chunk.args, *given, length=length)
+      cost = throughput.flops(chunk.func, *chunk.args, *given, length=length)
       examples = program.num_runs * experiment.batch_size
-      found = speed.report(rate, examples, cost, experiment.compute_dtype)
+      found = throughput.report(rate, examples, cost, experiment.compute_dtype)
       append_jsonl(workdir.timings, {"step": step, "time": time.time(), **found})
-    if step < experiment.num_steps and leads():
+    if step < experiment.num_steps and is_leader():
       print(
         f"stopped early at step {step}: no better {experiment.monitor} than at step "
         f"{checkpoints.best_step()} in {experiment.patience} validations",

@@ -15,7 +15,7 @@ from scorelab.experiment.keys import Stream, stream_key
 from scorelab.experiment.spec import Experiment
 from scorelab.runs.sharding import ONE_DEVICE, Layout
 from scorelab.targets import is_streamed
-from scorelab.training.batches import nothing_read
+from scorelab.training.batches import unread_position
 from scorelab.typing import Array, Key, Params
 
 
@@ -55,7 +55,7 @@ def init_state(
   if experiment.patience:
     extra = {"best": jnp.asarray(jnp.inf), "waited": jnp.zeros((), jnp.int32)}
   if is_streamed(experiment.target):
-    extra["read"] = nothing_read()
+    extra["read"] = unread_position()
   return TrainState(jnp.zeros((), jnp.int32), params, ema, experiment.optimizer.init(params), extra)
 
 

@@ -78,14 +78,14 @@ def loss_and_gradient(
     found, grads = gradient(params, key, layout.split(batch), context)
     return found, layout.keep(grads)
 
-  def deal(x: Array) -> Array:
+  def split(x: Array) -> Array:
     return jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
 
   def add(total: Params, part: tuple[Key, Batch]) -> tuple[Params, tuple[Array, Metrics]]:
     found, grads = gradient(params, part[0], layout.split(part[1]), context)
     return layout.keep(jax.tree.map(jnp.add, total, grads)), found
 
-  dealt = layout.split(jax.tree.map(deal, layout.split(batch)), axis=1)
+  dealt = layout.split(jax.tree.map(split, layout.split(batch)), axis=1)
   zeros = layout.keep(jax.tree.map(jnp.zeros_like, params))
   total, found = jax.lax.scan(add, zeros, (jax.random.split(key, parts), dealt))
   mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), found)

@@ -11,7 +11,7 @@ import optax
 
 from scorelab.networks import UNet
 from scorelab.pretrained import unet_params
-from scorelab.training import throughput as speed
+from scorelab.training import throughput
 from scorelab.training.step import own_sums
 from scripts.benchmarks.timed_processes import Task
 
@@ -37,7 +37,7 @@ def ours(side: int, batch: int, dim: int) -> Task:
     return optax.apply_updates(params, updates), state, value
 
   held = params, optimizer.init(params)
-  flops = speed.flops(step, *held)
+  flops = throughput.flops(step, *held)
 
   def call() -> None:
     nonlocal held

@@ -12,12 +12,12 @@ import tempfile
 from collections.abc import Iterator
 
 from scripts.chaos_trials.runs import RUN, BrokenError, saved_step, snapshot
-from scripts.chaos_trials.trial import Trial, say
+from scripts.chaos_trials.trial import Trial, print_line
 
 _FIRST_ROOM = 64 * 1024  # bytes
 
 
-def mounting() -> list[str] | None:
+def mount_command() -> list[str] | None:
   """The command that gives a program mounts of its own; None where that is not allowed."""
   for command in (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]):
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(FileNotFoundError):
@@ -59,23 +59,23 @@ def fill_disk(trial: Trial, name: str, mounts: bool) -> None:
       process = trial.lab.start(folder, largest_file=None if mounts else room)
       if process.wait() == 0:
         break
-      line = process.must_refuse(1, "make room")
-      process.must_have_gone_on_from(saved)
+      line = process.require_refusal(1, "make room")
+      process.require_resumed_from(saved)
       if (saved_step(folder / RUN) or 0) < (saved or 0):
         raise BrokenError(f"the checkpoint of step {saved} is lost, with {room} bytes of room")
-      say(f"{room // 1024} KiB of room: {line}")
+      print_line(f"{room // 1024} KiB of room: {line}")
       room, refused = room * 3 // 2, refused + 1
-    process.must_have_gone_on_from(saved)
+    process.require_resumed_from(saved)
     if not refused:
       raise BrokenError(f"{room} bytes of room were enough: nothing was tried")
-    say(f"{name}: {room // 1024} KiB are enough, after {refused} starts on a full disk")
+    print_line(f"{name}: {room // 1024} KiB are enough, after {refused} starts on a full disk")
     trial.compare(folder)
 
 
 def forbid_writing(trial: Trial, name: str, mounts: bool) -> None:
   """A run that is started in a read-only folder: empty, in training, in evaluation, and done."""
   if not mounts and os.geteuid() == 0:
-    say(f"{name}: left out: nothing is read-only for root, and mounts are not allowed here")
+    print_line(f"{name}: left out: nothing is read-only for root, and mounts are not allowed here")
     return
   folder = trial.folder(name)
 
@@ -95,16 +95,16 @@ def forbid_writing(trial: Trial, name: str, mounts: bool) -> None:
         process.end(signal.SIGKILL)
       writable(False)
       before = snapshot(folder)
-      line = trial.lab.start(folder).must_refuse(2, "make it writable")
+      line = trial.lab.start(folder).require_refusal(2, "make it writable")
       if snapshot(folder) != before:
         raise BrokenError("a read-only folder was written")
       writable(True)
-      say(f"read-only {f'after a kill while {phase}' if phase else 'and empty'}: {line}")
-    trial.lab.start(folder).must_end_well()
+      print_line(f"read-only {f'after a kill while {phase}' if phase else 'and empty'}: {line}")
+    trial.lab.start(folder).require_success()
     writable(False)
-    trial.lab.start(folder).must_end_well()
+    trial.lab.start(folder).require_success()
     writable(True)
-    say("read-only and done: it shows its table")
+    print_line("read-only and done: it shows its table")
     trial.compare(folder)
 
 
@@ -117,14 +117,14 @@ def start_twice(trial: Trial, name: str) -> None:
   first.popen.send_signal(signal.SIGSTOP)
   before = snapshot(folder)
   second = trial.lab.start(folder)
-  line = second.must_refuse(2, f"process {first.popen.pid} on {socket.gethostname()}")
+  line = second.require_refusal(2, f"process {first.popen.pid} on {socket.gethostname()}")
   if snapshot(folder) != before:
     raise BrokenError("the second start has written into the first one's folder")
-  say(f"the second start: {line}")
+  print_line(f"the second start: {line}")
   first.end(signal.SIGKILL)
   saved = saved_step(first.workdir)
   third = trial.lab.start(folder)
-  third.must_end_well()
-  third.must_have_gone_on_from(saved)
-  say("the first one killed, a third start took its folder over")
+  third.require_success()
+  third.require_resumed_from(saved)
+  print_line("the first one killed, a third start took its folder over")
   trial.compare(folder)

@@ -11,7 +11,7 @@ import time
 
 from scorelab.runs.signals import PREEMPTED_EXIT_CODE
 from scripts.chaos_trials.runs import RUN, BrokenError, Process, count_lines, saved_step
-from scripts.chaos_trials.trial import Timetable, Trial, say
+from scripts.chaos_trials.trial import Timetable, Trial, print_line
 
 _TRAINING = ("training", "saving", "training", "saving", "starting")
 _AFTER = ("sampling", "evaluating", "drawing")
@@ -48,7 +48,7 @@ def plan(number: int, times: Timetable, rng: random.Random) -> list[Kill]:
   return kills + [Kill(phase, 1.0, rng.random()) for phase in after]
 
 
-def strike(process: Process, kill: Kill, times: Timetable, number: signal.Signals) -> str | None:
+def signal_at(process: Process, kill: Kill, times: Timetable, number: signal.Signals) -> str | None:
   """Kills a process as planned; returns its phase at that moment, or None if it had ended."""
   due = int(kill.progress * times.lines) if kill.phase in ("training", "saving") else 0
   if not process.reaches(kill.phase, due):
@@ -64,7 +64,7 @@ def strike(process: Process, kill: Kill, times: Timetable, number: signal.Signal
   return None if code == 0 else phase
 
 
-def kill_again_and_again(
+def kill_repeatedly(
   trial: Trial, folder: pathlib.Path, due: list[Kill], number: signal.Signals, ahead: int = 0
 ) -> list[str]:
   """Starts a run and kills it at each due moment, then lets it finish.
@@ -86,18 +86,18 @@ def kill_again_and_again(
   for kill in due:
     saved = saved_step(folder / RUN)
     process = trial.lab.start(folder, ahead=len(struck) * ahead)
-    phase = strike(process, kill, trial.times, number)
-    process.must_have_gone_on_from(saved)
+    phase = signal_at(process, kill, trial.times, number)
+    process.require_resumed_from(saved)
     if phase is None:
-      say(f"it has ended before the next kill, planned for {kill.phase}")
+      print_line(f"it has ended before the next kill, planned for {kill.phase}")
       return struck
     struck.append(phase)
     at = f"after {count_lines(process.workdir)} lines, step {saved_step(process.workdir)} saved"
-    say(f"kill {len(struck)} of {len(due)} by {number.name} while {phase}, {at}")
+    print_line(f"kill {len(struck)} of {len(due)} by {number.name} while {phase}, {at}")
   saved = saved_step(folder / RUN)
   last = trial.lab.start(folder, ahead=len(due) * ahead)
-  last.must_end_well()
-  last.must_have_gone_on_from(saved)
+  last.require_success()
+  last.require_resumed_from(saved)
   return struck
 
 
@@ -109,10 +109,10 @@ def kill_runs(
   while due:
     rounds += 1
     folder = trial.folder(f"{name}-{rounds}")
-    struck = kill_again_and_again(trial, folder, due, number, ahead)
+    struck = kill_repeatedly(trial, folder, due, number, ahead)
     trial.compare(folder)
     if not struck:
       raise BrokenError(f"no kill falls into {due[0].phase}")
     phases, due = [*phases, *struck], due[len(struck) :]
   counted = ", ".join(f"{phase} {n}" for phase, n in collections.Counter(phases).items())
-  say(f"{name}: {len(phases)} kills by {number.name} in {rounds} runs, while {counted}")
+  print_line(f"{name}: {len(phases)} kills by {number.name} in {rounds} runs, while {counted}")

@@ -126,7 +126,7 @@ class Process:
       self.popen.wait()
       raise BrokenError(f"it does not end within {_PATIENCE:.0f} s") from None
 
-  def must_end_well(self) -> None:
+  def require_success(self) -> None:
     """Waits for the end; raises BrokenError if the exit code is not 0."""
     if code := self.wait():
       raise BrokenError(f"exit code {code}; it said: {' | '.join(self.said()[-3:])}")
@@ -135,21 +135,21 @@ class Process:
     """The lines of its stderr."""
     return self._said.read_text(errors="replace").splitlines()
 
-  def went_on_from(self) -> int | None:
+  def resumed_from(self) -> int | None:
     """Returns the step that it reports to resume from; None if it has not reported one."""
-    found = [re.search(r"going on from step (\d+)", line) for line in self.said()]
+    found = [re.search(r"resuming from step (\d+)", line) for line in self.said()]
     return next((int(match[1]) for match in found if match), None)
 
-  def must_have_gone_on_from(self, saved: int | None) -> None:
+  def require_resumed_from(self, saved: int | None) -> None:
     """Raises BrokenError unless it resumed from the newest checkpoint."""
-    step = self.went_on_from()
+    step = self.resumed_from()
     if step is not None and step != saved:
       raise BrokenError(f"it went on from step {step}, where {saved} was the newest checkpoint")
     logged = max((line["step"] for line in read_jsonl(self.workdir / "metrics.jsonl")), default=0)
     if logged < (saved or 0):
       raise BrokenError(f"metrics.jsonl ends at step {logged}, before the checkpoint of {saved}")
 
-  def must_refuse(self, code: int, *words: str) -> str:
+  def require_refusal(self, code: int, *words: str) -> str:
     """Waits for the end; the line it ended with. BrokenError if code, line or words differ."""
     found, lines = self.wait(), self.said()
     line = lines[-1] if lines else ""

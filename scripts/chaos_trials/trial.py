@@ -24,7 +24,7 @@ from scripts.chaos_trials.runs import RUN, TICK, BrokenError, Lab, Process, coun
 _VARYING = {"timings.jsonl", "LOCK"}  # the clock's share, and the last process's name
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
   """Prints a line at once."""
   print(text, flush=True)
 
@@ -71,16 +71,16 @@ class Trial:
     if found:
       raise BrokenError(f"{folder.name} DIFFERS: {'; '.join(found[:10])}")
     lines = f"{self.times.lines} lines of metrics, evaluation, samples and figures"
-    say(f"{folder.name}: the same bits in {len(self.state)} arrays, {lines}")
+    print_line(f"{folder.name}: the same bits in {len(self.state)} arrays, {lines}")
 
 
 def make_trial(lab: Lab, root: pathlib.Path) -> Trial:
   """Makes the undisturbed run, and makes it again: the second one is timed and compared, too."""
-  say("undisturbed, which compiles; then again, which is timed")
+  print_line("undisturbed, which compiles; then again, which is timed")
   for name in ("undisturbed", "timed"):
     (root / name).mkdir(parents=True)
     times = watch(lab.start(root / name))
-  say(", ".join(f"{phase} {seconds:.2g} s" for phase, seconds in times.seconds.items()))
+  print_line(", ".join(f"{phase} {seconds:.2g} s" for phase, seconds in times.seconds.items()))
   trial = Trial(lab, root, times, final_state(lab.arguments, root / "undisturbed" / RUN))
   trial.compare(root / "timed")
   return trial
@@ -96,7 +96,7 @@ def watch(process: Process) -> Timetable:
     seconds[phase] += min(now - last, 0.1)  # more than that, and we were not running either
     saves += phase == "saving" != before
     before, last = phase, now
-  process.must_end_well()
+  process.require_success()
   seconds["saving"] /= max(saves, 1)
   lines = count_lines(process.workdir)
   seconds["training"] /= max(lines, 1)
@@ -114,7 +114,7 @@ def final_state(arguments: Sequence[str], workdir: pathlib.Path) -> dict[str, np
   jax.config.update("jax_platforms", "cpu")  # the runs themselves may want all of a GPU's memory
   config = read_config(file, [a for a in arguments if a.startswith("--config.")])
   program = None
-  if ensembles.asked(config):
+  if ensembles.is_ensemble(config):
     ensemble = ensembles.build(config)
     experiment = ensemble.experiment
     program = ensembles.make_program(ensemble, make_layout(experiment.sharding))

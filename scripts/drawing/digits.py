@@ -84,7 +84,7 @@ def _sets(source: Source) -> dict[str, np.ndarray]:
 
 
 def guided(source: Source, number: int = 6) -> None:
-  """Digits by the class asked for, a sheet for each guidance; and the share that is of it."""
+  """Digits by the requested class, a sheet for each guidance; and the share that is of it."""
   with np.load(source.workdir.samples) as arrays:
     asked = arrays["labels"]
     drawn = {name: arrays[name] for name in summary.kept_rows(source.workdir)}
@@ -105,7 +105,7 @@ def guided(source: Source, number: int = 6) -> None:
     shares = {f"digit_{c}": float(right[asked == c].mean()) for c in range(target.num_classes)}
     rows.append({"row": name, "number": len(x), "right": float(right.mean())} | shares)
   text = (
-    "columns: the digit asked for, 0 to 9; the first samples of the evaluation's first key, as "
+    "columns: the requested digit, 0 to 9; the first samples of the evaluation's first key, as "
     f"they came; share of {len(asked)} in which a classifier of real digits sees it"
   )
   figure = images.albums(pages, text, target.num_classes)

@@ -90,7 +90,7 @@ def panels(lines: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> list[pa
         nfe, value, sem_of = (
           np.array([line[name] for line in own], float) for name in ("nfe", metric, f"{metric}_sem")
         )
-        look = pareto.look(label.split()[0], dashed=label in STOCHASTIC, number=number)
+        look = pareto.line_style(label.split()[0], dashed=label in STOCHASTIC, number=number)
         if own:
           curves.append(Curve(label, nfe, value, sem_of, look))
       if curves:
@@ -125,7 +125,7 @@ def fewest(lines: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> str:
       else:
         limit = NEAR * finest[target][metric] if target in finest else float("nan")
         holds = [line[metric] <= limit for line in own]
-      kept = own[_first_of_the_last_run(holds) :]
+      kept = own[_start_of_last_streak(holds) :]
       if not own:
         cells.append("")
       elif not kept:
@@ -137,7 +137,7 @@ def fewest(lines: Sequence[dict[str, Any]], metric: str = METRICS[0]) -> str:
   return _markdown(table)
 
 
-def _first_of_the_last_run(holds: Sequence[bool]) -> int:
+def _start_of_last_streak(holds: Sequence[bool]) -> int:
   """Index from which on all are true; the length if the last is not."""
   index = len(holds)
   while index and holds[index - 1]:
@@ -179,7 +179,7 @@ def _markdown(table: list[list[str]]) -> str:
   return "\n".join("| " + " | ".join(cells) + " |" for cells in table)
 
 
-def lines_of_others(out: pathlib.Path, targets: Collection[str]) -> list[dict[str, Any]]:
+def other_rows(out: pathlib.Path, targets: Collection[str]) -> list[dict[str, Any]]:
   """Returns the lines of out/pareto.csv of other targets than these, as `summarise` has them."""
   path = out / "pareto.csv"
   lines = read_csv(path) if path.exists() else []

@@ -16,7 +16,7 @@ from scorelab.plotting import budgets, curves, save, style, write_csv
 from scorelab.runs.signals import StopFlag
 from scorelab.targets import truth_of
 from scripts.drawing.source import Source
-from scripts.published import Entry, Found, judge, select
+from scripts.published import Entry, Found, decide, select
 
 STEPS = (4, 9, 16, 25, 49, 100)
 ETAS = (0.0, 0.1, 0.5, 1.0)
@@ -192,7 +192,7 @@ def compare(
   for where, entry in PUBLISHED.items():
     if (values := found.get(where)) is None:
       continue
-    line = judge(entry, Found(*mean_and_sem(values), values.size))
+    line = decide(entry, Found(*mean_and_sem(values), values.size))
     row = dict(zip(("row", "eta", "num_steps"), where, strict=True)) | {"keys": values.size}
     table.append(row | {name: line[name] for name in _COLUMNS})
   return table

@@ -64,7 +64,7 @@ def test_a_row_clips(clipping):
   ("changes", "message"),
   [
     ({"clipping": "dinamic"}, "did you mean 'dynamic'"),
-    ({"clip_limit": 1.0}, "clip_limit = 1.0 is no option of dpmpp_2m"),
+    ({"clip_limit": 1.0}, "clip_limit = 1.0 is not an option of dpmpp_2m"),
     ({"clipping": "static", "clip_quantile": 0.9}, "and static clipping"),
     ({"clipping": "dynamic", "clip_quantile": 2.0}, "must be in"),
   ],

@@ -207,7 +207,7 @@ def test_weaker_models_are_found(tmp_path):
     ({"network": {"num_classes": 4}}, "num_classes = 4, and target.name = 'nine_modes' has 9"),
     ({"target": {"name": "moons"}}, "'moons' has no classes"),
     ({"sampler": {"guidance": "clasifier"}}, "did you mean 'classifier'"),
-    ({"sampler": {"guidance_scale": 2.0}}, "guidance_scale = 2.0 is no option of dpmpp_2m on"),
+    ({"sampler": {"guidance_scale": 2.0}}, "guidance_scale = 2.0 is not an option of dpmpp_2m on"),
     ({"sampler": {"guidance_rescale": 1.5}}, "must be in"),
     (
       {"network": {"label_dropout": 0.0}, "sampler": {"guidance": "classifier_free"}},

@@ -115,7 +115,7 @@ def test_schedules(monkeypatch, shape):
     assert grid.num_steps == len(grid.pairs[0].t) == 1 + len(grid.noisy_pairs[0].t)
     grid.prior(KEY, (4, 2))
     assert schedule.t_min <= schedule.t_max and isinstance(schedule.timed, bool)
-    assert schedule.knows_time == (schedule is not own) and (schedule.process or schedule is own)
+    assert schedule.has_time == (schedule is not own) and (schedule.process or schedule is own)
   Grid.from_arrays([0.5, 1.0], [0.5, 0.0], process="ve")
   for name, build in schedules.GRIDS.items():
     function = watched.function(schedules, build.__name__)

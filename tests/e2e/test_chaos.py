@@ -150,7 +150,7 @@ def test_no_disturbance_leaves_a_trace():
   said = run_chaos("clock", "full_disk", "read_only", "two_starts")
   for name in ("clock-1", "full_disk", "two_starts"):
     assert f"{name}: the same bits" in said
-  if faults.mounting():
+  if faults.mount_command():
     assert "read_only: the same bits" in said
 
 

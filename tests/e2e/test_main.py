@@ -173,7 +173,7 @@ def test_a_second_start_is_refused_by_the_first_ones_name(tmp_path):
   with hold(workdir):
     result = main(FAST, *SMALL, f"--workdir={workdir}")
   assert result.returncode == 2
-  assert f"process {os.getpid()} on {socket.gethostname()} is at work here" in result.stderr
+  assert f"process {os.getpid()} on {socket.gethostname()} is using this directory" in result.stderr
   assert len(result.stderr.strip().splitlines()) == 1
   assert [path.name for path in workdir.iterdir()] == ["LOCK"]
 
@@ -260,8 +260,8 @@ def test_patches_are_killed_and_go_on_to_their_samples(tmp_path):
     result = main(*flags, f"--workdir={workdir}", timeout=900)
     assert result.returncode == 0, result.stderr
     errors.append(result.stderr)
-  assert "going on from step" in errors[0]
-  assert "going on" not in errors[1]
+  assert "resuming from step" in errors[0]
+  assert "resuming" not in errors[1]
   with np.load(killed / "samples.npz") as arrays:
     assert arrays["ddim-4"].shape == (20, 32, 32, 3)
   for name in ("metrics.jsonl", "evaluation.json"):
@@ -287,7 +287,7 @@ def test_a_damaged_checkpoint_is_passed_over_in_one_line(finished, tmp_path):
   assert result.returncode == 0, result.stderr
   warning, going_on, *_ = result.stderr.splitlines()
   assert "step 60" in warning and "is damaged" in warning and "trying an older one" in warning
-  assert going_on.endswith("going on from step 40")
+  assert going_on.endswith("resuming from step 40")
   assert "Traceback" not in result.stderr and "Exception" not in result.stderr
   for name in ("metrics.jsonl", "evaluation.json"):
     assert (workdir / name).read_bytes() == (source / name).read_bytes()

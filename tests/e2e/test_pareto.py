@@ -133,12 +133,12 @@ def test_the_committed_table_keeps_the_lines_of_other_targets(tmp_path):
   """What is measured takes the place of its target's lines; all others are written as before."""
   committed = REFERENCE / "pareto" / "pareto.csv"
   (tmp_path / "pareto.csv").write_bytes(committed.read_bytes())
-  others = drawing.lines_of_others(tmp_path, ["grid25_80"])
+  others = drawing.other_rows(tmp_path, ["grid25_80"])
   write_csv(tmp_path / "others.csv", others, "python scripts/pareto.py")
   kept = [text for text in committed.read_text().splitlines() if "grid25_80" not in text]
   assert (tmp_path / "others.csv").read_text().splitlines() == kept
   assert 0 < len(others) == len(kept) - 2 < len(read_csv(committed))
-  assert drawing.lines_of_others(tmp_path / "nowhere", []) == []
+  assert drawing.other_rows(tmp_path / "nowhere", []) == []
 
 
 def test_a_budget_counts_if_all_larger_ones_hold_too():

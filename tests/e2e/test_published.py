@@ -60,32 +60,32 @@ def test_counted_networks_are_those_of_the_configs():
 def test_a_tolerance():
   """|1.05 - 1| is within 0.05 and 5 %, to rounding, and not within 4 %."""
   for tolerance, verdict in (("0.0501", "compatible"), ("5.01%", "compatible"), ("4%", "differs")):
-    line = published.judge(make(tolerance=tolerance), published.Found(1.05))
+    line = published.decide(make(tolerance=tolerance), published.Found(1.05))
     assert line["verdict"] == verdict and line["rule"] == f"within {tolerance}"
     assert line["difference"] == pytest.approx(0.05) and line["errors_apart"] is None
   negative = make(published=(-10.0,), tolerance="1%")
-  assert published.judge(negative, published.Found(-9.95))["verdict"] == "compatible"
-  exact = published.judge(make(tolerance="0"), published.Found(1.0))
+  assert published.decide(negative, published.Found(-9.95))["verdict"] == "compatible"
+  exact = published.decide(make(tolerance="0"), published.Found(1.0))
   assert (exact["rule"], exact["verdict"]) == ("exactly", "agrees")
 
 
 def test_a_rule_that_a_network_of_zeros_would_pass_gives_no_verdict():
   """Of 0.995 within 0.01 a zero network's relative error of 1 is too; within 0.004 it is not."""
   entry = make(published=(0.995,), tolerance="0.01", zero="1")
-  line = published.judge(entry, published.Found(0.998))
+  line = published.decide(entry, published.Found(0.998))
   assert line["verdict"] == "not compared" and "zeros" in line["note"] and not line["rule"]
   entry = make(published=(0.995,), tolerance="0.004", zero="1")
-  assert published.judge(entry, published.Found(0.998))["verdict"] == "compatible"
-  assert published.judge(entry, published.Found(1.0))["verdict"] == "differs"
+  assert published.decide(entry, published.Found(0.998))["verdict"] == "compatible"
+  assert published.decide(entry, published.Found(1.0))["verdict"] == "differs"
 
 
 def test_standard_errors_of_published_draws():
   """3, 4 and 5 have a mean of 4 and a standard error of 1 / sqrt(3); 5.2 +- 0.5 is 1.57 away."""
-  line = published.judge(make(published=(3.0, 4.0, 5.0)), published.Found(5.2, 0.5, 10))
+  line = published.decide(make(published=(3.0, 4.0, 5.0)), published.Found(5.2, 0.5, 10))
   assert line["published"] == 4 and line["published_sem"] == pytest.approx(3**-0.5)
   assert line["errors_apart"] == pytest.approx(1.2 / (1 / 3 + 0.25) ** 0.5)
   assert line["verdict"] == "agrees"
-  line = published.judge(make(published=(3.0, 4.0, 5.0)), published.Found(5.6, 0.5, 10))
+  line = published.decide(make(published=(3.0, 4.0, 5.0)), published.Found(5.6, 0.5, 10))
   assert line["errors_apart"] > 2 and line["verdict"] == "differs"
 
 
@@ -93,17 +93,17 @@ def test_standard_errors_of_one_published_number():
   """Ours of 16 draws is 0.1, so that a draw has 0.4: a mean of four has 0.2, one alone 0.4."""
   for keys, error in ((4, 0.2), (1, 0.4)):
     entry = make(published=(2.0,), keys=keys)
-    line = published.judge(entry, published.Found(2.45, 0.1, 16))
+    line = published.decide(entry, published.Found(2.45, 0.1, 16))
     assert line["published_sem"] == pytest.approx(error)
     assert line["errors_apart"] == pytest.approx(0.45 / (0.01 + error**2) ** 0.5)
     assert line["verdict"] == ("differs" if keys == 4 else "agrees")
 
 
 def test_nothing_to_compare():
-  assert published.judge(make(), None)["verdict"] == "not measured"
-  assert published.judge(make(file=""), None)["verdict"] == "not compared"
+  assert published.decide(make(), None)["verdict"] == "not measured"
+  assert published.decide(make(file=""), None)["verdict"] == "not compared"
   # One seed has no standard error.
-  assert published.judge(make(), published.Found(1.0, math.nan, 1))["verdict"] == "not measured"
+  assert published.decide(make(), published.Found(1.0, math.nan, 1))["verdict"] == "not measured"
 
 
 def test_locates_rows(tmp_path):
@@ -127,8 +127,8 @@ def test_locates_rows(tmp_path):
 def test_the_table_of_a_readme():
   """What differs only in `at` is one line, which says where it differs."""
   entries = [make(at=f"{n} steps", tolerance="0.1", published=(n / 4,)) for n in (4, 9, 8)]
-  lines = [published.judge(entry, published.Found(2.0)) for entry in entries]
-  lines.append(published.judge(make(system="C"), published.Found(1234.0, 20.0, 2)))
+  lines = [published.decide(entry, published.Found(2.0)) for entry in entries]
+  lines.append(published.decide(make(system="C"), published.Found(1234.0, 20.0, 2)))
   head, _, first, second = published.as_markdown(lines).splitlines()
   assert head.count("|") == first.count("|") == second.count("|")
   assert "a loss at 4, 9, 8 steps | 1.00, 2.25, 2.00 | 2.00, 2.00, 2.00 | within 0.1" in first

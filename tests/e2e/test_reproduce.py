@@ -165,7 +165,7 @@ def test_a_signal_stops_it_and_it_goes_on(tmp_path, places, capsys):
   thread.start()
   assert reproduce.execute([slow, a_step(tmp_path, "next", "")], places) == 75
   thread.join()
-  assert "the same command goes on" in capsys.readouterr().err
+  assert "run the same command to resume" in capsys.readouterr().err
   assert not slow.done and not (tmp_path / "next").exists()
   (tmp_path / "slow.py").write_text("")
   assert reproduce.execute([slow], places) == 0

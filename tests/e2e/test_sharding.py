@@ -25,7 +25,7 @@ from scorelab.runs.files import read_jsonl
 from scorelab.runs.lock import hold
 from scorelab.runs.sharding import ONE_DEVICE, Layout
 from scorelab.runs.workdir import open_workdir
-from scorelab.training import throughput as speed
+from scorelab.training import throughput
 from scorelab.typing import Context
 
 
@@ -136,8 +136,8 @@ def test_operations_are_counted_and_the_peak_is_measured():
     return jax.lax.scan(lambda c, _: (c + a @ b, None), jax.numpy.zeros((64, 16)), length=7)[0]
 
   once = 2 * 64 * 32 * 16
-  assert once <= speed.flops(jax.jit(repeated), a, b) < 1.1 * once
-  found = speed.report(10.0, 32, 1e6, "float32")
+  assert once <= throughput.flops(jax.jit(repeated), a, b) < 1.1 * once
+  found = throughput.report(10.0, 32, 1e6, "float32")
   assert found["examples_per_s"] == 320
   assert found["peak_flops_per_s"] > 1e9
   np.testing.assert_allclose(found["utilisation"], 1e7 / found["peak_flops_per_s"])

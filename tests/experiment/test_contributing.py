@@ -158,7 +158,7 @@ def test_a_new_option_is_set_from_the_shell(part, words):
   with pytest.raises(ConfigError, match=r"^sampler\.node = 1\.0, must be in \(0, 1\)$"):
     check_bounds(config)
   config = read_config(f"{ROOT}/configs/ncsn_gmm.py:fast")
-  with pytest.raises(ConfigError, match=r"sampler\.node = 0\.5 is no option of dpmpp_2m on"):
+  with pytest.raises(ConfigError, match=r"sampler\.node = 0\.5 is not an option of dpmpp_2m on"):
     config.sampler.node = 0.5
     build(config)
 

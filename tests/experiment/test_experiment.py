@@ -209,9 +209,9 @@ BAD = {
   "seed": ({"seed": -1}, "seed = -1, must be from 0"),
   "limits": ({"schedule.sigma_max": 0.01}, "schedule: sigma_min = 0.02 and sigma_max = 0.01"),
   "nan": ({"optimizer.learning_rate": float("nan")}, "learning_rate = nan, must be above 0"),
-  "unused": ({"sampler.eta": 0.5}, "sampler.eta = 0.5 is no option of dpmpp_2m"),
-  "unused in loss": ({"loss.gamma": 5.0}, "loss.gamma = 5.0 is no option of ncsn"),
-  "unused in schedule": ({"schedule.beta_min": 1.0}, "schedule.beta_min = 1.0 is no option"),
+  "unused": ({"sampler.eta": 0.5}, "sampler.eta = 0.5 is not an option of dpmpp_2m"),
+  "unused in loss": ({"loss.gamma": 5.0}, "loss.gamma = 5.0 is not an option of ncsn"),
+  "unused in schedule": ({"schedule.beta_min": 1.0}, "schedule.beta_min = 1.0 is not an option"),
   "norm": (
     {"loss.weighting": None, "loss.name": "ddpm", "loss.norm": "l3"},
     "loss: norm = 'l3' must be one of huber",
@@ -257,7 +257,10 @@ BAD = {
   "decays": ({"optimizer.ema_decays": (0.9, 1.0)}, "ema_decays = .* must be in"),
   "row": ({"evaluation.rows": ("heun",)}, "rows.0. = 'heun' must read 'name:num_steps'"),
   "row's sampler": ({"evaluation.rows": ("hun:3",)}, "'hun' is not a sampler; did you mean 'heun'"),
-  "row's option": ({"evaluation.rows": ("heun:3:eta=1",)}, "rows.0..eta = 1 is no option of heun"),
+  "row's option": (
+    {"evaluation.rows": ("heun:3:eta=1",)},
+    "rows.0..eta = 1 is not an option of",
+  ),
   "row's value": ({"evaluation.rows": ("ddim:3:eta=-1",)}, "rows.0..eta = -1, must be at least 0"),
   "row's steps": (
     {"evaluation.rows": ("ddim:0",)},
@@ -266,7 +269,7 @@ BAD = {
   "metric": ({"evaluation.metrics": ("fid",)}, "evaluation.metrics = 'fid' is not a metric"),
   "metric's option": (
     {"evaluation.metrics": ("energy_distance:p=1",)},
-    "'energy_distance:p=1'.p = 1 is no option of energy_distance",
+    "'energy_distance:p=1'.p = 1 is not an option of energy_distance",
   ),
   "modes": (
     {"target.name": "moons"},

@@ -106,7 +106,7 @@ def test_options_are_read_from_signature_and_docstring():
   ],
 )
 def test_ranges(allowed, inside, outside, words):
-  assert allowed.words == words
+  assert allowed.description == words
   assert all(map(allowed.allows, inside))
   assert not any(map(allowed.allows, outside))
 
@@ -119,10 +119,10 @@ def test_the_range_is_that_of_the_named_part(tmp_path, monkeypatch):
     "def own(key, predict, x, grid, *, eta: Annotated[float, AtLeast(-1)] = 0.0): ...\n"
   )
   monkeypatch.chdir(tmp_path)
-  assert range_of("sampler", "eta", {"name": "ddim"}).words == "at least 0"
-  assert range_of("sampler", "eta", {"name": "dpmpp_2m"}).words == "at least 0"
-  assert range_of("sampler", "eta", {"name": "ranged_part.own"}).words == "at least -1"
-  assert range_of("", "seed", {}).words == "from 0 to 4294967295"
+  assert range_of("sampler", "eta", {"name": "ddim"}).description == "at least 0"
+  assert range_of("sampler", "eta", {"name": "dpmpp_2m"}).description == "at least 0"
+  assert range_of("sampler", "eta", {"name": "ranged_part.own"}).description == "at least -1"
+  assert range_of("", "seed", {}).description == "from 0 to 4294967295"
   config = fields.make_config()
   config.sampler.update(name="ranged_part.own", eta=-0.5)
   check_bounds(config)

@@ -167,10 +167,10 @@ BAD = {
   "steps": ({"num_steps": 0}, "evaluation.likelihood_num_steps = 0, must be at least 1"),
   "steps of adaptive": (
     {"method": "adaptive", "num_steps": 9},
-    "likelihood_num_steps = 9 is no option of evaluation.likelihood_method = 'adaptive'",
+    "likelihood_num_steps = 9 is not an option of evaluation.likelihood_method = 'adaptive'",
   ),
-  "tolerance of rk4": ({"tolerance": 1e-3}, "tolerance = 0.001 is no option of .* = 'rk4'"),
-  "probes of exact": ({"num_probes": 2}, "num_probes = 2 is no option of .* = 'exact'"),
+  "tolerance of rk4": ({"tolerance": 1e-3}, "tolerance = 0.001 is not an option of .* = 'rk4'"),
+  "probes of exact": ({"num_probes": 2}, "num_probes = 2 is not an option of .* = 'exact'"),
 }
 
 

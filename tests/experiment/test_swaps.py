@@ -94,7 +94,7 @@ def of_old_parts(field, part, said):
 
   Autoguidance has to be told its weaker model; a nested part needs a main one that takes its field.
   """
-  nested = f"{field} = {part!r} is no option of "
+  nested = f"{field} = {part!r} is not an option of "
   return [
     line
     for line in said
@@ -182,7 +182,7 @@ def test_what_was_typed_is_not_dropped_but_refused():
   typed = ["--config.schedule.name=variance_preserving", "--config.schedule.rho=5.0"]
   config = read_config(NCSN, typed)
   assert config.schedule.sigma_max is None and config.schedule.rho == 5.0
-  with pytest.raises(ConfigError, match=r"schedule\.rho = 5\.0 is no option of variance_preserv"):
+  with pytest.raises(ConfigError, match=r"schedule\.rho = 5\.0 is not an option of variance_"):
     parts.plan_components(config, None)
 
 
@@ -289,7 +289,7 @@ def test_none_is_a_name_where_a_registry_has_it():
 
 
 def test_a_sweep_swaps_and_unsets_and_says_it_once(capsys):
-  plan._say_once.cache_clear()
+  plan._print_once.cache_clear()
   for seed in ("0", "1"):
     point = {"schedule.name": "variance_preserving", "loss.weighting": "None", "seed": seed}
     config = plan.resolve(NCSN, [], point)

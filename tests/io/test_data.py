@@ -84,11 +84,21 @@ BAD = {
     "column 'wdth' is not in it; did you mean 'width'?",
   ),
   "columns without names": ("a.csv", "1,2\n", {"columns": ("x",)}, "need a first line of names"),
-  "columns of arrays": ("a.npy", POINTS, {"columns": ("x",)}, "columns = .* no option of a .npy"),
-  "array of text": ("a.csv", "1,2\n", {"array": "x"}, "array = 'x' is no option of a .csv file"),
+  "columns of arrays": (
+    "a.npy",
+    POINTS,
+    {"columns": ("x",)},
+    "columns = .* not an option of a .npy",
+  ),
+  "array of text": (
+    "a.csv",
+    "1,2\n",
+    {"array": "x"},
+    "array = 'x' is not an option of a .csv",
+  ),
   "nan": ("a.csv", "1,2\n3,nan\n", {}, r"1 of 4 numbers are not finite .* at \[1, 1\]"),
   "too large": ("a.csv", "1,2\n3,1e300\n", {}, "1 of 4 numbers are not finite in float32"),
-  "not text": ("a.csv", b"\xff\xfe\x00\x01\n", {}, "is no text of numbers"),
+  "not text": ("a.csv", b"\xff\xfe\x00\x01\n", {}, "is not a text file of numbers"),
   "many arrays": ("a.npz", {"a": POINTS, "b": POINTS}, {}, r"2 arrays \(a, b\): give target.array"),
   "no array": ("a.npz", {}, {}, "holds 0 arrays"),
   "array": (
@@ -100,7 +110,7 @@ BAD = {
   "pickle": ("a.npz", {"a": np.array([{}, []], object)}, {}, "holds pickled objects"),
   "pickled array": ("a.npy", np.array([{}], object), {}, "it holds pickled objects"),
   "text array": ("a.npz", {"a": np.array(["x"])}, {}, "holds <U1, not real numbers"),
-  "torn": ("a.npz", b"PK\x03\x04 and nothing else", {}, "is no .npz file of plain arrays"),
+  "torn": ("a.npz", b"PK\x03\x04 and nothing else", {}, "is not a .npz file of plain arrays"),
   "scalar": ("a.npy", np.array(1.0), {}, "holds no points"),
 }
 
@@ -180,7 +190,7 @@ REMEDIES = {
   "text alone": ("a,b\nc,d\ne,f\n", {}, "no column of this table is all numbers"),
   "no name": ("x,\n1,2\n3,4\n", {}, "column 2 has no name: name it, or choose"),
   "no such position": ("5,6\n7,8\n", {"columns": ("2",)}, "without one they are '0' to '1'"),
-  "header of arrays": (POINTS, {"header": True}, "header = True is no option of a .npy file"),
+  "header of arrays": (POINTS, {"header": True}, "header = True is not an option of a .npy file"),
 }
 
 
@@ -327,7 +337,7 @@ def test_a_run_on_a_file(write):
   [
     ("1,2\n3,4\n", {}, "target: path = .*: 2 points are too few"),
     ("1,2\n", {"path": "none.csv"}, "target: path = 'none.csv': there is no such file"),
-    ("1,2\n", {"num_points": 3}, "target.num_points = 3 is no option of points"),
+    ("1,2\n", {"num_points": 3}, "target.num_points = 3 is not an option of points"),
     (as_csv(POINTS), {"num_train": 5}, "num_train = 5 must be 0: .* has its own training points"),
     ("1,2\n", {"test_fraction": 1.0}, re.escape("target.test_fraction = 1.0, must be in [0, 1)")),
   ],

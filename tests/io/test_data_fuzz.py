@@ -73,13 +73,13 @@ BAD = {
   "semicolons": ("a.csv", b"1;2\n3;4\n", r"line 2: '3;4' is not a number: .* sep=';'\)\.to_csv"),
   "decimal commas": ("a.tsv", b"1,5\t2\n1,5\t3\n", r"line 2: '1,5' is not .* decimal=','\)"),
   "open quote": ("a.csv", b'1,2\n"3,4\n5,6\n', "line 2 has 1 columns, not 2"),
-  "zero bytes": ("a.csv", b"1,2\n\x00,4\n", "line 2: '.x00' is not a number|is no text"),
-  "utf-16": ("a.csv", "1,2\n3,4\n".encode("utf-16"), "is no text of numbers"),
-  "one long field": ("a.csv", b"1" * 200_000, "is no text of numbers"),
-  "not npy": ("a.npy", b"1,2\n3,4\n", "is no .npy file of plain arrays"),
-  "npy of a zip": ("a.npy", zipped([("a.npy", npy())]), "is no .npy file of plain arrays"),
-  "npy of a pickle": ("a.npy", pickle.dumps([1]), "is no .npy file of plain arrays"),
-  "empty npy": ("a.npy", b"", "is no .npy file of plain arrays"),
+  "zero bytes": ("a.csv", b"1,2\n\x00,4\n", "line 2: '.x00' is not a number|is not a text"),
+  "utf-16": ("a.csv", "1,2\n3,4\n".encode("utf-16"), "is not a text file of numbers"),
+  "one long field": ("a.csv", b"1" * 200_000, "is not a text file of numbers"),
+  "not npy": ("a.npy", b"1,2\n3,4\n", "is not a .npy file of plain arrays"),
+  "npy of a zip": ("a.npy", zipped([("a.npy", npy())]), "is not a .npy file of plain arrays"),
+  "npy of a pickle": ("a.npy", pickle.dumps([1]), "is not a .npy file of plain arrays"),
+  "empty npy": ("a.npy", b"", "is not a .npy file of plain arrays"),
   "half an npy": ("a.npy", npy()[:-8], r"it is of shape \(50, 2\), and holds only 792 bytes"),
   "no rows": ("a.npy", npy(np.zeros((0, 2))), "holds no points"),
   "no columns": ("a.npy", npy(np.zeros((4, 0))), "holds no points"),
@@ -94,10 +94,10 @@ BAD = {
     npy(shape=(HUGE, 2)),
     r"it, of shape .*, takes 2.98e.06 GiB, and the machine",
   ),
-  "a header of brackets": ("a.npy", npy()[:10] + b"(" * 5000, "is no .npy file of plain arrays"),
-  "not npz": ("a.npz", b"PK\x05\x06", "is no .npz file of plain arrays"),
+  "a header of brackets": ("a.npy", npy()[:10] + b"(" * 5000, "is not a .npy file of plain arrays"),
+  "not npz": ("a.npz", b"PK\x05\x06", "is not a .npz file of plain arrays"),
   "no members": ("a.npz", zipped([]), r"holds 0 arrays \(\): give target.array"),
-  "no array": ("a.npz", zipped([("a.txt", "1,2\n")]), "is no .npz file of plain arrays"),
+  "no array": ("a.npz", zipped([("a.txt", "1,2\n")]), "is not a .npz file of plain arrays"),
   "a claim in a zip": (
     "a.npz",
     zipped([("a.npy", npy(shape=(HUGE, 2)))]),
@@ -108,13 +108,13 @@ BAD = {
     zipped([("a.npy", npy(np.array([{}])))]),
     "'a' holds pickled objects",
   ),
-  "torn zip": ("a.npz", zipped([("a.npy", npy())])[:-40], "is no .npz file of plain arrays"),
+  "torn zip": ("a.npz", zipped([("a.npy", npy())])[:-40], "is not a .npz file of plain arrays"),
   "damaged zip": (
     "a.npz",
     zipped([("a.npy", npy())], zipfile.ZIP_STORED).replace(POINTS[7].tobytes(), bytes(16)),
-    "is no .npz file of plain arrays",
+    "is not a .npz file of plain arrays",
   ),
-  "wrong extension": ("a.csv", npy(), "is no text of numbers"),
+  "wrong extension": ("a.csv", npy(), "is not a text file of numbers"),
   "no extension": ("points", ROWS.encode(), "must end in one of .csv, .npy, .npz, .tsv"),
 }
 
@@ -171,8 +171,8 @@ def test_links_and_odd_files(tmp_path):
   np.testing.assert_array_equal(data.read_points(str(tmp_path / "link.csv")), POINTS)
   check_refused(tmp_path / "dangling.csv", "there is no such file")
   check_refused(tmp_path / "loop.csv", "symbolic links|no such file")
-  check_refused(tmp_path / "folder.csv", "is no regular file")
-  check_refused(tmp_path / "pipe.csv", "is no regular file")  # which would wait for ever
+  check_refused(tmp_path / "folder.csv", "is not a regular file")
+  check_refused(tmp_path / "pipe.csv", "is not a regular file")  # which would wait for ever
   check_refused(tmp_path / ("long" * 100 + ".csv"), "too long")
   check_refused(tmp_path / "a\0.csv", "there is no such file|null")
 
@@ -386,7 +386,7 @@ def test_a_folder_of_oddities(tmp_path, capsys):
   assert (
     f": {len(kept) + len(NO_IMAGES)} images; passed over: 1 .txt, 3 that are no files; " in said
   )
-  assert "4 (is no image)" in said and "2 (has too many pixels)" in said
+  assert "4 (is not an image)" in said and "2 (has too many pixels)" in said
 
 
 def test_a_file_that_went_away_is_damaged(tmp_path):

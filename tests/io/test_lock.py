@@ -29,7 +29,7 @@ def test_a_folder_belongs_to_one_process_while_it_lives(tmp_path):
   ) as holder:
     assert holder.stdout.readline() == b"held\n"
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    who = f"process {holder.pid} on {socket.gethostname()} is at work here"
+    who = f"process {holder.pid} on {socket.gethostname()} is using this directory"
     with pytest.raises(lock.UnwritableError, match=who), lock.hold(folder):
       pass
     with lock.hold(folder, off=True):

@@ -110,7 +110,7 @@ def test_a_script_says_in_a_line_why_it_ends(capsys):
   with pytest.raises(SystemExit) as ended:
     exit_with(stopped)
   assert ended.value.code == run.PREEMPTED_EXIT_CODE == 75
-  assert capsys.readouterr().err == "stopped and saved; the same command goes on\n"
+  assert capsys.readouterr().err == "stopped and saved; run the same command to resume\n"
   with pytest.raises(SystemExit) as ended:
     exit_with(lambda: 3)
   assert ended.value.code == 3

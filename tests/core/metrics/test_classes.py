@@ -57,15 +57,17 @@ def test_training_points_are_not_judged_by_a_classifier_that_has_seen_them():
 def test_class_accuracy_of_real_digits_and_of_modes():
   """Real test digits are what they are, 97 %; asked for others they are not; one mode in nine."""
   labels = TARGET.labels["test"]
-  assert class_accuracy(None, TEST, REFERENCE.asking(labels)) > 0.96
-  assert class_accuracy(None, TEST, REFERENCE.asking((labels + 1) % 10)) < 0.03
+  assert class_accuracy(None, TEST, REFERENCE.with_labels(labels)) > 0.96
+  assert class_accuracy(None, TEST, REFERENCE.with_labels((labels + 1) % 10)) < 0.03
   modes = nine_modes()
   x, label = (np.asarray(a) for a in modes.sample_with_labels(jax.random.key(0), 300))
   reference = Reference(x, modes)
-  assert class_accuracy(None, x, reference.asking(label)) == 1
-  assert class_accuracy(None, x, reference.asking(0 * label)) == (label == 0).mean()
-  assert np.isnan(class_accuracy(None, x * np.nan, reference.asking(label)))
-  assert reference.asking(label).cached("name", lambda: 3) == reference.cached("name", lambda: 4)
+  assert class_accuracy(None, x, reference.with_labels(label)) == 1
+  assert class_accuracy(None, x, reference.with_labels(0 * label)) == (label == 0).mean()
+  assert np.isnan(class_accuracy(None, x * np.nan, reference.with_labels(label)))
+  assert reference.with_labels(label).cached("name", lambda: 3) == reference.cached(
+    "name", lambda: 4
+  )
   with pytest.raises(ValueError, match="without labels"):
     class_accuracy(None, x, reference)
 

@@ -116,7 +116,7 @@ def test_every_layer_has_a_gradient(name):
     ("unet", {"block": "rasnet"}, "network: block = 'rasnet' must be one of"),
     ("dit", {"patch_size": 3}, "network: patch_size = 3 must divide"),
     ("dit", {"dropout": 1.0}, "network.dropout = 1.0, must be in .0, 1."),
-    ("dit", {"dim": 8}, "network.dim = 8 is no option of dit"),
+    ("dit", {"dim": 8}, "network.dim = 8 is not an option of dit"),
   ],
 )
 def test_refusals(name, options, message):

@@ -196,7 +196,7 @@ class TestConfigs:
       ({"name": "cosine_beta"}, "did you mean 'cosine_betas'"),
       (
         {"name": "linear_betas", "offset": 0.1},
-        "schedule.offset = 0.1 is no option of linear_betas",
+        "schedule.offset = 0.1 is not an option of linear_betas",
       ),
       ({"name": "linear_betas", "beta_max": 1.5}, "schedule: betas must be a row of numbers"),
       (

@@ -102,7 +102,7 @@ def test_random_draws_are_uniform_and_the_first_are_kept():
 BAD = {
   "field": (["--grid", "sampler.etta=0"], "not a field; did you mean 'config.sampler.eta'?"),
   "value": (["--grid", "network.width=8,x"], "config.network.width=x"),
-  "option": (["--grid", "sampler.eta=0"], "sampler.eta = 0.0 is no option of dpmpp_2m"),
+  "option": (["--grid", "sampler.eta=0"], "sampler.eta = 0.0 is not an option of dpmpp_2m"),
   "form": (["--grid", "network.width"], "must read FIELD=VALUE,VALUE"),
   "twice": (["--grid", "seed=1", "--seeds", "2"], "--seeds and the field seed are the same"),
   "flag": (["--gird", "a=1"], "'--gird' is not a flag"),
@@ -111,7 +111,7 @@ BAD = {
     ["--random", "1", "--range", "network.widht=1:9"],
     "did you mean 'config.network.width'?",
   ),
-  "range of names": (["--random", "1", "--range", "loss.name=1:9"], "loss.name is no number"),
+  "range of names": (["--random", "1", "--range", "loss.name=1:9"], "loss.name is not a number"),
   "range order": (["--random", "1", "--range", "network.width=9:1"], "LOW must be below HIGH"),
   "both": (["--random", "1", "--optuna", "1", "--grid", "seed=1"], "choose one"),
   "jobs": (["--grid", "seed=1", "--jobs", "0"], "must be at least 1"),
@@ -261,7 +261,7 @@ def test_a_stopped_sweep_lets_its_runs_save(engine, tmp_path):
   process.send_signal(signal.SIGINT if engine == "local" else signal.SIGTERM)
   _, error = process.communicate(timeout=60)
   assert process.returncode == 75, error
-  assert b"the same command goes on" in error
+  assert b"run the same command to resume" in error
   while len(list(tmp_path.glob("*/saved"))) < 2 and time.monotonic() < deadline:
     time.sleep(0.05)  # submitit's own process may end before what it has started
   assert len(list(tmp_path.glob("*/saved"))) == 2

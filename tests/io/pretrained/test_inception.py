@@ -132,7 +132,7 @@ def test_one_field_takes_inception_for_the_small_network(file):
     ("inception.pth", {}, r"is a pickle, which can run any code; convert it.*weights_only=True"),
     ("inception.npz", {"fc.weight": np.zeros((1000, 2048), np.float32)}, "has 1000 classes"),
     ("inception.npz", {"fc.weight": np.zeros((1008, 2048), np.float32)}, "no weights for"),
-    ("objects.npz", {"a": np.array([{}])}, "no NPZ of plain arrays"),
+    ("objects.npz", {"a": np.array([{}])}, "not an NPZ file of plain arrays"),
   ],
 )
 def test_mistakes_are_one_line(name, arrays, message, tmp_path):

@@ -235,10 +235,10 @@ class TestHostileBins:
     wrong = {
       "holds a list": [torch.ones(2)],
       "holds a dict where": {},
-      "3 is no floating-point tensor": {3: torch.ones(2)},
-      "a is no floating-point tensor": {"a": torch.ones(2, dtype=torch.int32)},
-      "b is no floating-point tensor": {"b": torch.ones(2, 2).to_sparse()},
-      "c is no floating-point tensor": {"c": "text"},
+      "3 is not a floating-point tensor": {3: torch.ones(2)},
+      "a is not a floating-point tensor": {"a": torch.ones(2, dtype=torch.int32)},
+      "b is not a floating-point tensor": {"b": torch.ones(2, 2).to_sparse()},
+      "c is not a floating-point tensor": {"c": "text"},
       "larger than the file": {"d": torch.ones(1).expand(10**14)},
       "there are no weights for": {"e": torch.ones(2)},
     }

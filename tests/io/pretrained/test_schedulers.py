@@ -34,7 +34,7 @@ TABLES = np.split(ARRAYS["sigmas"], np.cumsum(ARRAYS["lengths"])[:-1])
 # steps.
 DECLINED = {
   "diffusers-heun-01-N5": "choose the grid in config",
-  "diffusers-dpmpp-09-N5": "algorithm_type = sde-dpmsolver is not known here",
+  "diffusers-dpmpp-09-N5": "algorithm_type = sde-dpmsolver is not supported",
 }
 OTHERS = {"diffusers-dpmpp-08-N5", "diffusers-unipc-05-N5"}
 
@@ -83,7 +83,7 @@ def test_limits_of_sigma_are_the_grids():
   assert (sampler["sigma_min"], sampler["sigma_max"]) == (0.1, 9.0)
   with pytest.raises(PretrainedError, match="sigma_min = -1 must be from"):
     read_scheduler({**karras, "sigma_min": -1})
-  with pytest.raises(PretrainedError, match="use_beta_sigmas = True is not known here"):
+  with pytest.raises(PretrainedError, match="use_beta_sigmas = True is not supported"):
     read_scheduler({**karras, "use_beta_sigmas": True})
 
 
@@ -116,7 +116,7 @@ def test_a_field_is_read_or_refused():
     read_fields(predict_epsilon=False, prediction_type="epsilon")
   with pytest.raises(PretrainedError, match="predict_epsilon = 0 must be true or false"):
     read_fields(predict_epsilon=0)
-  with pytest.raises(PretrainedError, match="predict_v = True is not known here"):
+  with pytest.raises(PretrainedError, match="predict_v = True is not supported"):
     read_fields(predict_v=True)
   assert read_fields(predict_v=None, tensor_format="pt", _diffusers_version="0.0.4").kind == "noise"
 
@@ -155,7 +155,7 @@ def test_other_solvers_are_refused():
   for fields in ({"algorithm_type": "sde-dpmsolver"}, {"algorithm_type": ["dpmsolver"]}):
     with pytest.raises(PretrainedError, match="algorithm_type"):
       read_fields(MULTISTEP, **fields)
-  with pytest.raises(PretrainedError, match="solver_order = 3 is not known here"):
+  with pytest.raises(PretrainedError, match="solver_order = 3 is not supported"):
     read_fields(MULTISTEP, algorithm_type="sde-dpmsolver++", solver_order=3)
   with pytest.raises(PretrainedError, match="interpolation_type = log_linear"):
     read_fields("EulerDiscreteScheduler", interpolation_type="log_linear")
