@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 import textwrap
 import typing
 from collections.abc import Callable, Hashable, Mapping
@@ -19,6 +20,7 @@ GIVEN = frozenset({"parent", "name", "kind", "event_ndim", "outputs", "schedule"
 """Keywords that an experiment passes itself."""
 
 _SECTIONS = ("Args:", "Attributes:")
+_ELSEWHERE = re.compile(r"(?:as for|see) `(\w+)`(?=[.;])")
 _ENTRY = re.compile(r"(\w+(?:, \w+)*): (.*)")
 
 
@@ -96,15 +98,24 @@ def summary(part: Callable[..., Any]) -> str:
 
 
 def described(part: Callable[..., Any]) -> dict[str, str]:
-  """Returns what a docstring's `Args` or `Attributes` say, by name, each in one line."""
+  """Returns what a docstring's `Args` or `Attributes` say, by name, each in one line.
+
+  For "as for `euler`." it is the text of that function of the same module.
+  """
   inner = _inner(part)
   sources = inner.__mro__[::-1] if isinstance(inner, type) else (inner,)
   found: dict[str, str] = {}
   for source in sources:  # of a class, its bases first
+    module = sys.modules.get(getattr(source, "__module__", ""))
+    known = vars(module) if module else {}
     lines = inspect.cleandoc(getattr(source, "__doc__", None) or "").splitlines()
     for start, line in enumerate(lines):
       if line in _SECTIONS:
         found |= _entries(lines[start + 1 :])
+    for name, text in found.items():
+      if (other := _ELSEWHERE.match(text)) and other[1] in known:
+        there = described(known[other[1]]).get(name, text)
+        found[name] = f"{there.removesuffix('.')}{text[other.end() :]}"
   return found
 
 

@@ -52,11 +52,12 @@ def consistency(
   Args:
     parameterization: reads the network; of kind 'consistency'.
     schedule: the forward process.
-    min_intervals, max_intervals: the first n and the largest.
+    min_intervals: number of grid intervals n at the start of training.
+    max_intervals: largest number of grid intervals.
     double_every: training steps between doublings.
-    level_mean, level_std: of log(sigma / alpha) in the data's units, cut off at the schedule's
-      ends; the defaults are for data of std 0.5.
-    rho: of the grid.
+    level_mean, level_std: mean and std of log(sigma / alpha) in the data's units, cut off at the
+      schedule's ends; the defaults are for data of std 0.5.
+    rho: exponent of the grid, Karras et al.'s: levels equally spaced in (sigma / alpha)^(1 / rho).
     huber_delta: c in the data's units; the published 0.00054 sqrt(d) is for std 0.5.
     uniforms: draws the levels, `(key, n) -> [n]`.
 

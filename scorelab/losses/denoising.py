@@ -123,7 +123,12 @@ def edm(
   """Like `ncsn`, with EDM's levels and weights: the mean square of the network's own error.
 
   By default log(sigma / alpha) is N(-1.2, 1.2^2) and the weight 1 / c_out^2. Karras et al. 2022,
-  eq. 8 and table 1. Takes and returns the same as `ncsn`.
+  eq. 8 and table 1. Returns the same as `ncsn`.
+
+  Args:
+    parameterization, schedule, uniforms, levels_per_point, num_bands: as for `ncsn`.
+    levels: quantile function of the level distribution; EDM's log-normal by default.
+    weighting: w >= 0 on |x0 error|^2, elementwise; EDM's own by default.
   """
   return ncsn(
     parameterization,
@@ -158,7 +163,7 @@ def ddpm(
   Args:
     parameterization, schedule, levels, uniforms, levels_per_point, num_bands: as for `ncsn`.
     norm: 'l2', 'l1' or 'huber'.
-    huber_delta: in units of the noise.
+    huber_delta: error from which on the Huber loss is linear, in units of the noise.
 
   Returns:
     A loss with the metrics of `ncsn`.

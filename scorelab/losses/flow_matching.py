@@ -50,7 +50,12 @@ def flow_matching(
   normal.
 
   Args:
-    parameterization, schedule, levels, uniforms, levels_per_point, num_bands: as for `ncsn`.
+    parameterization: reads the network.
+    schedule: the forward process.
+    levels: quantile function of the level distribution, `(schedule, u [n]) -> Level [n]`.
+    uniforms: draws the u, `(key, n) -> [n]`.
+    levels_per_point: levels drawn for each point of the batch.
+    num_bands: equal bands of log-SNR over the schedule, for the metric `band_loss`, noisiest last.
     coupling: 'independent' or 'optimal_transport'.
 
   Returns:

@@ -149,7 +149,11 @@ def sliced(
 ) -> Loss:
   """Sliced score matching: the mean of v^T J v + (v^T s)^2 / 2 over probes (SSM).
 
-  Song et al. 2019, section 3. Takes, returns and raises what `hutchinson` does.
+  Song et al. 2019, section 3. Returns and raises what `hutchinson` does.
+
+  Args:
+    parameterization, schedule, levels, score_weighting, uniforms: as for `hyvarinen`.
+    probes, num_probes: as for `hutchinson`.
   """
   mean_over_probes = averaging(probes, num_probes)
 
@@ -184,8 +188,8 @@ def sliced_fd(
   Args:
     parameterization, schedule, levels, score_weighting, uniforms: as for `hyvarinen`.
     probes, num_probes: as for `hutchinson`.
-    eps: in units of x. The step eps |v|, eps sqrt(d), should be short against the std of a
-      mode and long against the rounding of x.
+    eps: step of the differences, in units of x. The step eps |v|, eps sqrt(d), should be short
+      against the std of a mode and long against the rounding of x.
 
   Returns and raises what `hutchinson` does.
   """

@@ -30,7 +30,12 @@ def uniform_time(
   t_min: Annotated[float, Between(0, 1)] | None = None,
   t_max: Annotated[float, Between(0, 1)] = 1.0,
 ) -> Level:
-  """t uniform on [t_min, t_max]; t_min is the schedule's own by default. u [n] -> Level [n]."""
+  """t uniform on [t_min, t_max]; t_min is the schedule's own by default. u [n] -> Level [n].
+
+  Args:
+    t_min: smallest time; None for the schedule's own.
+    t_max: largest time.
+  """
   low = schedule.t_min if t_min is None else t_min
   return schedule.at(low + (t_max - low) * u)
 
@@ -43,7 +48,12 @@ def log_uniform(
   sigma_min: Annotated[float, Above(0)] | None = None,
   sigma_max: Annotated[float, Above(0)] | None = None,
 ) -> Level:
-  """log(sigma / alpha) uniform between the ends given, or the schedule's. u [n] -> Level [n]."""
+  """log(sigma / alpha) uniform between the ends given, or the schedule's. u [n] -> Level [n].
+
+  Args:
+    sigma_min: smallest sigma / alpha; None for the schedule's own.
+    sigma_max: largest sigma / alpha; None for the schedule's own.
+  """
   low, high = _log_ratio_ends(schedule, sigma_min, sigma_max)
   return schedule.at_log_snr(-(low + (high - low) * u))
 
@@ -61,6 +71,11 @@ def log_normal(
   """log(sigma / alpha) normal, clipped to the ends given, or the schedule's. u [n] -> Level [n].
 
   Karras et al. 2022 (arXiv 2206.00364), table 1: P_mean and P_std, for data of std 0.5.
+
+  Args:
+    level_mean: mean of log(sigma / alpha), before it is clipped.
+    level_std: standard deviation of log(sigma / alpha), before it is clipped.
+    sigma_min, sigma_max: as for `log_uniform`.
   """
   low, high = _log_ratio_ends(schedule, sigma_min, sigma_max)
   log_ratio = level_mean + level_std * jax.scipy.special.ndtri(u)
@@ -75,7 +90,12 @@ def grid_levels(
   num_levels: Annotated[int, Count(1_000_000)] = 100,
   spacing: str = "uniform",
 ) -> Level:
-  """One of the noisy levels of a sampling grid, each as often. u [n] -> Level [n]."""
+  """One of the noisy levels of a sampling grid, each as often. u [n] -> Level [n].
+
+  Args:
+    num_levels: number of noisy levels of the grid.
+    spacing: the grid, a name of GRIDS.
+  """
   grid = GRIDS[spacing](schedule, num_levels)
   index = jnp.minimum(jnp.floor(u * num_levels).astype(int), num_levels - 1)
   return jax.tree.map(lambda a: a[index], grid.levels)
@@ -92,6 +112,9 @@ def fixed_level(schedule: Schedule, u: Array, *, sigma: Annotated[float, Above(0
   """The one level whose sigma / alpha, > 0, is `sigma`, in units of the data. u [n] -> Level [n].
 
   A little noise smooths the data; the schedule's own ends do not bind.
+
+  Args:
+    sigma: sigma / alpha of the level.
   """
   return schedule.at_ratio(jnp.full_like(u, sigma))
 
@@ -240,13 +263,21 @@ def score_weight(level: Level) -> Array:
 
 @checked
 def min_snr_weight(level: Level, *, gamma: Annotated[float, Above(0)] = 5.0) -> Array:
-  """min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556, section 3.4)."""
+  """min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556, section 3.4).
+
+  Args:
+    gamma: largest weight, an SNR (alpha / sigma)^2.
+  """
   return jnp.minimum(snr_weight(level), gamma)
 
 
 @checked
 def edm_weight(level: Level, *, data_std: Annotated[float, Above(0)] = 1.0) -> Array:
-  """1 / c_out^2 = (sigma^2 + alpha^2 s^2) / (sigma s)^2 (Karras et al. 2022, table 1)."""
+  """1 / c_out^2 = (sigma^2 + alpha^2 s^2) / (sigma s)^2 (Karras et al. 2022, table 1).
+
+  Args:
+    data_std: standard deviation s of the data.
+  """
   return snr_weight(level) + 1 / data_std**2
 
 
@@ -270,6 +301,10 @@ def p2_weight(
 
   Choi et al., "Perception Prioritized Training of Diffusion Models", CVPR 2022 (arXiv 2204.00227),
   eq. 8, where the offset is k.
+
+  Args:
+    gamma: exponent; 0 is the weighting `snr`.
+    snr_offset: added to the SNR, > 0, so that the weight is bounded if gamma is 1 or more.
   """
   snr = snr_weight(level)
   return snr / (snr_offset + snr) ** gamma

@@ -102,7 +102,7 @@ def bound_terms(
     predict: the network or the truth.
     x0: clean points, [n, *event].
     grid: noisy levels, and the data last.
-    variance: of the steps, 'small', 'large' or 'learned'.
+    variance: variance of the model's steps, 'small', 'large' or 'learned'.
 
   Raises:
     ValueError: the variance is not known, or 'learned' and the predictions have none; or the grid
@@ -146,10 +146,10 @@ def stepwise_kl(
     parameterization: reads the network.
     schedule: the forward process.
     num_levels: noisy levels of the chain, >= 2.
-    spacing: where they are, a name of GRIDS. At pure noise (`uniform` on `linear_flow`) a noise or
-      a score does not determine x0, and is refused.
+    spacing: the grid of these levels, a name of GRIDS. At pure noise (`uniform` on `linear_flow`) a
+      noise or a score does not determine x0, and is refused.
     uniforms: draws the steps, `(key, n) -> [n]`.
-    variance: of the steps, 'small', 'large' or 'learned'.
+    variance: variance of the model's steps, 'small', 'large' or 'learned'.
 
   Returns:
     A loss of batches {x [n, *event], label [n] or absent}, without metrics.

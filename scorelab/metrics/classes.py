@@ -160,6 +160,9 @@ def class_count(key: Key | None, x: ArrayLike, y: Reference, *, threshold: float
   """Returns the number of classes among the samples that the classifier is confident about.
 
   Args, returns and errors: those of `confident_share`.
+
+  Args:
+    threshold: as for `confident_share`.
   """
   del key
   if not np.isfinite(x := as_points("x", x)).all():

@@ -47,6 +47,9 @@ def recall(
   """Share of reference points within the samples' manifold: in [0, 1], 1 if none is missed.
 
   Args, returns and errors: those of `precision`.
+
+  Args:
+    num_neighbours: as for `precision`.
   """
   del key
   return _shares(x, y, num_neighbours, of_samples=False)

@@ -132,6 +132,9 @@ def off_mode_share(
   where modes overlap.
 
   Args, returns and errors: those of `mode_weight_tv`, and of `mode_radius`.
+
+  Args:
+    num_std: radius of a mode in 2-D, in its standard deviations, in (0, 37]; see `mode_radius`.
   """
   del key
   if not np.isfinite(as_points("x", x)).all():
@@ -149,6 +152,9 @@ def within_mode_std(
   off in 1-D, 0.13 % in 2-D and less in more dimensions.
 
   Args, returns and errors: those of `off_mode_share`; nan also where every sample is off mode.
+
+  Args:
+    num_std: as for `off_mode_share`.
   """
   del key
   _, distances = nearest_modes(x, target)

@@ -90,6 +90,9 @@ def memorised_share(
   give what is due to chance: on a line with equidistant points, 2 ratio / (1 + ratio).
 
   Args, returns and errors: those of `nearest_point_distance`; y has two points at least.
+
+  Args:
+    ratio: d_1 / d_2 below which a sample counts as memorised, in (0, 1).
   """
   del key
   nearest = _nearest(x, y, 2)

@@ -67,11 +67,11 @@ def sliced_wasserstein(
     x: the samples, [n] or [n, ...], trailing axes flattened to d.
     y: points [m] or [m, ...]; or a distribution; or a Reference, which remembers what was made of
       it for the last keys.
-    p: 1 or 2.
+    p: order of the distance, 1 or 2.
     num_projections: number of directions, at least 1.
     projections: the directions themselves, [d, num_projections], unit columns.
     x_weights: [n], >= 0, normalised here; uniform by default. Not against a distribution.
-    y_weights: [m], likewise, where y is an array.
+    y_weights: [m], likewise, if y is an array.
     engine: 'numpy' or 'jax'; by default NumPy on the CPU, where XLA's sort is many times slower.
 
   Returns:
@@ -100,6 +100,9 @@ def max_sliced_wasserstein(
 
   The maximum is over the drawn directions, so it grows with their number, towards that over the
   sphere. Args, returns and errors: those of `sliced_wasserstein`.
+
+  Args:
+    p, num_projections, projections, x_weights, y_weights, engine: as for `sliced_wasserstein`.
   """
   options = p, num_projections, projections, x_weights, y_weights, engine
   return float(_projected_costs(key, x, y, *options).max()) ** (1 / p)
@@ -115,7 +118,7 @@ def wasserstein(key: Key | None, x: ArrayLike, y: ArrayLike | Reference, *, p: i
     key: not used; here because every metric takes one.
     x: the samples, [n] or [n, ...], trailing axes flattened; at most MAX_EXACT_POINTS.
     y: the reference points, or a Reference that has some; at most as many.
-    p: 1 or 2.
+    p: order of the distance, 1 or 2.
 
   Returns:
     The distance; nan if a point is not finite.

@@ -72,16 +72,16 @@ class DiT(nn.Module):
     patch_size: side of a patch, in pixels; must divide height and width.
     width: channels of a token; a multiple of 8 and of num_heads.
     depth: number of blocks.
-    num_heads: of every attention; they share the width.
+    num_heads: heads of every attention; they share the width.
     mlp_ratio: the hidden width of a block's perceptron, per token's width.
-    dropout: in every block, given a key 'dropout'.
+    dropout: probability of a dropped unit in every block, given a key 'dropout'.
     flash: whether attention is cuDNN's: on a GPU and in bfloat16 only.
     level_scale: multiplies the level before its sinusoids; 1 for time indices up to 1000.
     num_classes: classes of the labels; 0 for none.
     label_dropout: share of labels that are dropped in training, given a key 'dropout'.
     remat: whether what is inside a block is computed again for the gradient, and not kept.
-    dtype: of the computation, as 'bfloat16'; None for that of x. Parameters, statistics of the
-      normalisations and the last layer are float32 in any case, and the output of x's dtype.
+    dtype: type of the computation, such as 'bfloat16'; None for that of x. Parameters, statistics
+      of the normalisations and the last layer are float32 in any case, and the output of x's dtype.
     outputs: numbers given for each channel of a pixel.
 
   Raises:

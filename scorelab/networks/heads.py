@@ -23,8 +23,8 @@ class HeadsMLP(nn.Module):
   """Dense layers on the point, then those of the head selected by the conditioning.
 
   Attributes:
-    widths: of the hidden layers that all heads share.
-    head_widths: of each head's own hidden layers.
+    widths: widths of the hidden layers that all heads share.
+    head_widths: widths of each head's own hidden layers.
     num_heads: T; conditioning i, rounded, is head i in 0..T - 1.
     activation: a name of ACTIVATIONS, after each hidden layer.
     outputs: numbers given for each coordinate of the point.

@@ -82,7 +82,7 @@ class ResidualMLP(nn.Module):
   that the network can extrapolate linearly outside the data.
 
   Attributes:
-    width: of the residual stream, and of each block's hidden layer.
+    width: width of the residual stream, and of each block's hidden layer.
     depth: number of blocks.
     activation: a name of ACTIVATIONS.
     num_features: Fourier features of the point and, as many, of the conditioning.

@@ -45,12 +45,13 @@ class UNet(nn.Module):
 
   Attributes:
     dim: channels of the first stage, and sinusoids of the level; a multiple of 8.
-    dim_mults: each stage's multiple of them.
+    dim_mults: channels of each stage, as multiples of `dim`.
     block: a name of BLOCKS.
-    attention: each stage's, one of ATTENTIONS; or one name for all. The middle has a full one.
-    key_softmax: of linear attention, one of KEY_SOFTMAXES.
+    attention: attention of each stage, one of ATTENTIONS; or one name for all. The middle has a
+      full one.
+    key_softmax: softmax of the keys in linear attention, one of KEY_SOFTMAXES.
     first_skip: whether the first stage, too, has a mirror.
-    num_heads: of every attention.
+    num_heads: heads of every attention.
     head_dim: channels of each head.
     flash: whether full attention is cuDNN's: on a GPU and in bfloat16 only.
     scale_shift: whether the condition scales and shifts within a block; else it is added.

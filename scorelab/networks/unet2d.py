@@ -23,6 +23,7 @@ from scorelab.networks.unet2d_blocks import (
   ConvDown,
   ConvUp,
   Kind,
+  Middle,
   Parts,
   average_down,
   fir_down,
@@ -49,11 +50,39 @@ MIDDLES = ("UNetMidBlock2D", None)
 class UNet2D(nn.Module):
   """U-Net with a skip from every layer on the way down.
 
-  Attributes: those of config.json in diffusers, but for sample_size, and
+  Its options are those of config.json in diffusers but for sample_size, and the last three.
 
+  Attributes:
+    block_out_channels: channels of each stage, finest first.
+    down_block_types: kind of the blocks of each stage on the way down, a name of DOWN.
+    up_block_types: kind of the blocks of each stage on the way up, a name of UP.
+    layers_per_block: ResNet blocks of a stage on the way down; one more on the way up.
+    mid_block_type: 'UNetMidBlock2D', or None for no blocks at the coarsest stage.
+    mid_block_scale_factor: divisor of every residual sum of the middle blocks.
+    add_attention: whether the middle blocks have an attention.
+    attention_head_dim: channels of an attention head; None for one head of all channels.
+    norm_num_groups: groups of the group normalisations; None only with Skip or Plus blocks.
+    attn_norm_num_groups: groups of the middle attention's normalisation; None for those of the
+      blocks, or for no normalisation with 'scale_shift'.
+    norm_eps: epsilon of the normalisations.
+    act_fn: activation of the ResNet blocks.
+    resnet_time_scale_shift: 'default' adds the level's embedding, 'scale_shift' scales with it too.
+    downsample_padding: padding of the convolutions that halve the image.
+    downsample_type: 'conv' or 'resnet', for block types that allow both.
+    upsample_type: 'conv' or 'resnet', for block types that allow both.
+    time_embedding_type: features of the level: 'positional', 'fourier' or 'learned'.
+    time_embedding_dim: width of the level's embedding; None for four times the first channels.
+    freq_shift: offset in the spacing of the positional frequencies, as in `timestep_sinusoids`.
+    flip_sin_to_cos: whether cosines come before sines in the positional features.
+    num_train_timesteps: number of levels that 'learned' features know.
+    class_embed_type: embedding of labels: 'timestep', 'identity', or None for a table or no labels.
+    num_class_embeds: number of classes of a table of embeddings; None for no table.
+    center_input_sample: whether x is mapped from [0, 1] to [-1, 1] first.
+    out_channels: channels of the result; None for `outputs` times those of x.
+    dropout: probability of a dropped unit in the ResNet blocks.
     outputs: where out_channels is None, the result has `outputs` times x's channels.
-    dtype: of the computation, as 'bfloat16'; None for that of x. Parameters, statistics and the
-      last layer are float32 in any case, and the output of x's dtype.
+    dtype: type of the computation, such as 'bfloat16'; None for that of x. Parameters, statistics
+      and the last layer are float32 in any case, and the output of x's dtype.
     remat: whether what is inside a block is computed again for the gradient, and not kept.
 
   Raises:
@@ -300,38 +329,6 @@ class DownStage(nn.Module):
     else:
       h = ConvDown(width, self.padding, parts.dtype, name="downsamplers_0")(h)
     return h, image, [*given, h]
-
-
-class Middle(nn.Module):
-  """A block, an attention and a block at the coarsest stage; without attention, two blocks.
-
-  Attributes:
-    width: channels.
-    divisor: of every sum with a residual path.
-    attention: whether there is one.
-    attention_groups: of its normalisation; None for the blocks' own, or for no normalisation where
-      the condition scales and shifts.
-    parts: what blocks are made of.
-  """
-
-  width: int
-  divisor: float
-  attention: bool
-  attention_groups: int | None
-  parts: Parts
-
-  @nn.compact
-  def __call__(self, h: Array, conditioning: Array) -> Array:
-    """[b, h, w, width], [b, e] -> [b, h, w, width]."""
-    parts, width = self.parts, self.width
-    own = parts.groups or plus_groups(width)
-    normed = self.attention_groups or (None if parts.scale_shift else own)
-    h = parts.resnet(width, "resnets_0", groups=(own, own), divisor=self.divisor)(h, conditioning)
-    if self.attention:
-      h = parts.attention(width, "attentions_0", normed, self.divisor)(h)
-    return parts.resnet(width, "resnets_1", groups=(own, own), divisor=self.divisor)(
-      h, conditioning
-    )
 
 
 class UpStage(nn.Module):

@@ -301,6 +301,38 @@ class Parts:
     return module(self.head_dim or width, groups, self.eps, divisor, self.dtype, name=name)
 
 
+class Middle(nn.Module):
+  """A block, an attention and a block at the coarsest stage; without attention, two blocks.
+
+  Attributes:
+    width: channels.
+    divisor: of every sum with a residual path.
+    attention: whether there is one.
+    attention_groups: of its normalisation; None for the blocks' own, or for no normalisation where
+      the condition scales and shifts.
+    parts: what blocks are made of.
+  """
+
+  width: int
+  divisor: float
+  attention: bool
+  attention_groups: int | None
+  parts: Parts
+
+  @nn.compact
+  def __call__(self, h: Array, conditioning: Array) -> Array:
+    """[b, h, w, width], [b, e] -> [b, h, w, width]."""
+    parts, width = self.parts, self.width
+    own = parts.groups or plus_groups(width)
+    normed = self.attention_groups or (None if parts.scale_shift else own)
+    h = parts.resnet(width, "resnets_0", groups=(own, own), divisor=self.divisor)(h, conditioning)
+    if self.attention:
+      h = parts.attention(width, "attentions_0", normed, self.divisor)(h)
+    return parts.resnet(width, "resnets_1", groups=(own, own), divisor=self.divisor)(
+      h, conditioning
+    )
+
+
 def plus_groups(channels: int) -> int:
   """Number of groups of NCSN++'s normalisations of this width."""
   return min(channels // 4, 32)

@@ -33,7 +33,7 @@ def clipped(
 
   Args:
     predict: any.
-    clip_limit: > 0, in units of the data.
+    clip_limit: largest |x0| allowed, in units of the data.
     clip_keep_noise: whether the noise stays the network's own, as in DDIM's code; else it is what x
       and the clipped x0 make it, as in DDPM's and DPM-Solver++'s. Static.
     event_ndim: without effect.
@@ -58,9 +58,9 @@ def thresholded(
 
   Args:
     predict: any.
-    clip_quantile: in [0, 1].
+    clip_quantile: the quantile of an event's |x0| that is q.
     clip_limit: the largest q, >= 1; at 1 this is `clipped`.
-    clip_keep_noise: as `clipped`. Static.
+    clip_keep_noise: as for `clipped`.
     event_ndim: how many trailing axes are one event. Static.
   """
 

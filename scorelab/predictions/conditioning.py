@@ -35,7 +35,11 @@ def time(level: Level) -> Array:
 
 @checked
 def time_index(level: Level, *, num_train_steps: Annotated[int, AtLeast(1)] = 1000) -> Array:
-  """The step i of a discrete process of T steps, t = (i + 1) / T: round(t T) - 1, as a float."""
+  """The step i of a discrete process of T steps, t = (i + 1) / T: round(t T) - 1, as a float.
+
+  Args:
+    num_train_steps: number of steps T.
+  """
   return jnp.round(require_time(level) * num_train_steps) - 1
 
 

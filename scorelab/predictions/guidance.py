@@ -54,7 +54,7 @@ def extrapolated(
 
   Args:
     pair: the two predictions.
-    guidance_scale: 0 is the weak one, 1 the strong one.
+    guidance_scale: weight of the strong prediction: 0 is the weak one, 1 the strong one.
     guidance_low, guidance_high: guides where low < sigma / alpha <= high; the strong prediction is
       given elsewhere (Kynkaanniemi et al. 2024).
     guidance_rescale: phi: x0 is scaled by phi std(strong x0) / std(guided x0) + 1 - phi,

@@ -248,7 +248,7 @@ class ReverseStep(Parameterization):
 
   Attributes:
     schedule: the process.
-    num_train_steps: T.
+    num_train_steps: number of steps T.
     relative: the second form; what is left to learn is then of order 1 at every step.
 
   Raises:

@@ -64,7 +64,8 @@ def lms(
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level; the step onto the data is of full order.
-    order: 1 to 4; the first steps have lower order. Static.
+    order: number of noises that the polynomial passes through; the first steps have lower order.
+      Static.
     lower_order_final: whether the order falls to 1 at the end. Static.
 
   Returns:
@@ -94,7 +95,10 @@ def ipndm(
   The weights are fractions, 3/2 and -1/2 for order 2. Where the spacing varies smoothly the method
   stays of second order.
 
-  Arguments, returned values and errors: see `lms`.
+  Returned values and errors: see `lms`.
+
+  Args:
+    order, lower_order_final: as for `lms`.
   """
   weights = _adams_weights(*_step_numbers(grid), grid, order, lower_order_final)
   return run_multistep(key, predict, x, grid, weights, "noise")
@@ -114,7 +118,7 @@ def deis(
 
   Args:
     key, predict, x, grid: see `lms`; the step onto the data is of first order.
-    order: 1 to 4. Static.
+    order: number of noises that the polynomial passes through. Static.
     lower_order_final: whether the order falls to 1 also on a grid that ends in noise. Static.
 
   Returns:

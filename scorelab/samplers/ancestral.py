@@ -89,8 +89,8 @@ def ancestral(
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level.
-    variance: of each step's noise: 'small', 'large', 'optimal' or 'learned', see `ancestral_step`.
-      Static.
+    variance: variance of each step's noise: 'small', 'large', 'optimal' or 'learned', see
+      `ancestral_step`. Static.
 
   Returns:
     Samples of x's shape; nfe = N.

@@ -171,8 +171,8 @@ def dpmpp_3m(
 
   Args:
     key, predict, x, grid, view: see `dpmpp_2m`.
-    curvature: 1 for third order.
-    solver_type: of the second-order steps at the start and the end. Static.
+    curvature: share of the parabola's second derivative that is used; 1 for third order.
+    solver_type: form of the second-order steps at the start and the end. Static.
     lower_order_final: whether the orders fall to 2 and 1 at the end. Static.
 
   Returns:

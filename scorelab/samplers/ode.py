@@ -216,7 +216,10 @@ def heun(
 ) -> Samples:
   """Samples by Heun's method in r, with EDM's churn (algorithm 2): two calls of `predict` a step.
 
-  The step onto the data is Euler's, one call. Arguments: see `euler`.
+  The step onto the data is Euler's, one call.
+
+  Args:
+    churn, s_tmin, s_tmax, s_noise: as for `euler`.
 
   Returns:
     Samples of x's shape; nfe = 2 N - 1 on a grid that ends at the data, else 2 N.
@@ -237,7 +240,11 @@ def midpoint(
   s_tmax: Annotated[Array | float, Above(0)] = math.inf,
   s_noise: Annotated[Array | float, Above(0)] = 1.0,
 ) -> Samples:
-  """Samples by the midpoint method: the slope at (r + r') / 2. See `heun`."""
+  """Samples by the midpoint method: the slope at (r + r') / 2. See `heun`.
+
+  Args:
+    churn, s_tmin, s_tmax, s_noise: as for `euler`.
+  """
   options = (churn, s_tmin, s_tmax, s_noise)
   return _solve(key, predict, x, grid, *options, between=arithmetic)
 
@@ -258,6 +265,9 @@ def dpm_solver_2(
 
   Lu et al. 2022 (arXiv 2206.00927), algorithm 1; k-diffusion's DPM2, with churn, and diffusers'
   KDPM2. See `heun`.
+
+  Args:
+    churn, s_tmin, s_tmax, s_noise: as for `euler`.
   """
   options = (churn, s_tmin, s_tmax, s_noise)
   return _solve(key, predict, x, grid, *options, between=geometric)

@@ -113,7 +113,7 @@ def dpm_solver_2_ancestral(
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level.
-    eta: see `ddim`; 0 is `dpm_solver_2`.
+    eta: share of the Bayes posterior's noise that a step renews; 0 is deterministic.
     s_noise: the relative std of the noise added.
 
   Returns:
@@ -150,8 +150,11 @@ def dpmpp_2s_ancestral(
 ) -> Samples:
   """Samples by DPM-Solver++(2S) and renewed noise: two calls of `predict` a step.
 
-  A step holds x0 constant at its value half way in log-SNR. Arguments and returned values: see
+  A step holds x0 constant at its value half way in log-SNR. Returned values: see
   `dpm_solver_2_ancestral`; eta = 0 is `dpmpp_2s`.
+
+  Args:
+    eta, s_noise: as for `dpm_solver_2_ancestral`.
   """
 
   def step(x: Array, inputs: tuple[Level, Level, Noise], one_call: bool) -> tuple[Array, Array]:
@@ -197,7 +200,10 @@ def dpmpp_sde(
   """Samples by DPM-Solver++ (SDE): two calls of `predict` a step, both of which renew noise.
 
   The first is a `ddim_step` half way in log-SNR; the second starts from x again with that x0. It
-  draws twice a step. Arguments and returned values: see `dpm_solver_2_ancestral`.
+  draws twice a step. Returned values: see `dpm_solver_2_ancestral`.
+
+  Args:
+    eta, s_noise: as for `dpm_solver_2_ancestral`.
   """
 
   def step(x: Array, inputs: tuple[Level, Level, Noise], one_call: bool) -> tuple[Array, Array]:
@@ -262,9 +268,10 @@ def predictor_corrector(
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level.
-    snr: of the corrector, see `corrector_step`.
+    snr: the corrector's ratio of the step to its noise, see `corrector_step`.
     corrector_steps: calls of `predict` at each level before the predictor's own. Static.
-    variance: of the predictor, see `ancestral_step`: 'large' is Song's reverse diffusion. Static.
+    variance: variance of the predictor's noise, see `ancestral_step`: 'large' is Song's reverse
+      diffusion. Static.
     event_ndim: number of trailing axes of one event, over which norms are taken; None for all.
 
   Returns:

@@ -77,7 +77,10 @@ def underdamped_langevin(
 
   Args:
     key: consumed; RecordedNoise takes (velocity [1, *x.shape], steps [n, *x.shape]).
-    score, x, num_steps, burn_in, thin: see `ula`.
+    score, x: see `ula`.
+    num_steps: number of steps, including the burn-in. Static.
+    burn_in: steps before the first that is kept, < num_steps. Static.
+    thin: keeps every thin-th step after burn-in; divides their number. Static.
     step_size: the time step dt > 0, in units of x; stable below 2 std.
     friction: c > 0, per unit time; 2 / std forgets a Gaussian's start fastest.
 

@@ -80,7 +80,7 @@ def unipc(
     predict: the network or the truth.
     x: the start at grid[0], of any shape.
     grid: from noise to data, or to a last noisy level.
-    order: of the predictor, 1 to 3. Static.
+    order: order of the predictor, 1 to 3. Static.
     solver_type: 'bh1' or 'bh2', see `unipc_weights`; matters for steps of order 1 and 2. Static.
     view: the view that is interpolated, 'x0' or 'noise'. Static.
     uncorrected: number of first steps without correction; N for the predictor alone. Static.

@@ -188,7 +188,7 @@ class Laplace(Schedule):
 
   Attributes:
     mu: the law's middle, in units of 2 lambda, as is b.
-    b: its scale.
+    b: scale of the law of 2 lambda.
   """
 
   mu: float = 0.0
@@ -244,6 +244,10 @@ class GaussianChannel(Schedule):
   Variance-exploding x / alpha, seen in units of its noise. Guo, Shamai and Verdu, "Mutual
   Information and Minimum Mean-Square Error in Gaussian Channels", IEEE Transactions on Information
   Theory 51 (2005), eq. 1, with alpha^2 their snr.
+
+  Attributes:
+    alpha_min: alpha at t = 1, the noisiest level.
+    alpha_max: alpha at t = 0, next to the data.
   """
 
   alpha_min: Annotated[float, Above(0)] = 0.01

@@ -85,7 +85,13 @@ def linear_betas(
   beta_min: Annotated[float, Above(0)] = 1e-4,
   beta_max: Annotated[float, Above(0)] = 0.02,
 ) -> np.ndarray:
-  """Equally spaced betas, [num_levels] (Ho et al. 2020)."""
+  """Equally spaced betas, [num_levels] (Ho et al. 2020).
+
+  Args:
+    num_levels: number of steps T.
+    beta_min: first beta, next to the data.
+    beta_max: last beta, below 1.
+  """
   return np.linspace(beta_min, beta_max, num_levels)
 
 
@@ -96,7 +102,11 @@ def scaled_linear_betas(
   beta_min: Annotated[float, Above(0)] = 0.00085,
   beta_max: Annotated[float, Above(0)] = 0.012,
 ) -> np.ndarray:
-  """Betas whose square roots are equally spaced, [num_levels] (Rombach et al. 2022)."""
+  """Betas whose square roots are equally spaced, [num_levels] (Rombach et al. 2022).
+
+  Args:
+    num_levels, beta_min, beta_max: as for `linear_betas`.
+  """
   return np.linspace(beta_min**0.5, beta_max**0.5, num_levels) ** 2
 
 
@@ -107,7 +117,13 @@ def vp_betas(
   beta_min: Annotated[float, Above(0)] = 0.1,
   beta_max: Annotated[float, Above(0)] = 20.0,
 ) -> np.ndarray:
-  """The VP SDE's beta(t) dt, [num_levels]: linear, its ends per unit of t (Song et al. 2021)."""
+  """The VP SDE's beta(t) dt, [num_levels]: linear, its ends per unit of t (Song et al. 2021).
+
+  Args:
+    num_levels: number of steps T.
+    beta_min: beta(t) at t = 0, per unit of t.
+    beta_max: beta(t) at t = 1, per unit of t; below T.
+  """
   return linear_betas(
     num_levels=num_levels, beta_min=beta_min / num_levels, beta_max=beta_max / num_levels
   )
@@ -123,6 +139,11 @@ def cosine_betas(
   """Betas of the cosine schedule, at most `clip`, [num_levels]: diffusers' squaredcos_cap_v2.
 
   beta = 1 - cos^2 b / cos^2 a = sin(b - a) sin(b + a) / cos^2 a (Nichol and Dhariwal 2021).
+
+  Args:
+    num_levels: number of steps T.
+    offset: s in alpha^2 = cos^2((t + s) / (1 + s) pi / 2), up to a factor.
+    clip: largest beta allowed.
   """
   angles = (np.arange(num_levels + 1) / num_levels + offset) / (1 + offset) * np.pi / 2
   a, b = angles[:-1], angles[1:]
@@ -142,6 +163,13 @@ def sigmoid_betas(
 
   The defaults are those of Sohl-Dickstein et al. 2015's swiss roll as often reimplemented; others'
   "sigmoid" of images has start -6, end 6 and the ends of `linear_betas`.
+
+  Args:
+    num_levels: number of steps T.
+    beta_min: beta at the lower end of the full logistic curve.
+    beta_max: beta at its upper end.
+    start: argument of the logistic function at the first step.
+    end: argument of the logistic function at the last step.
   """
   curve = 1 / (1 + np.exp(-np.linspace(start, end, num_levels)))
   return beta_min + (beta_max - beta_min) * curve
@@ -167,5 +195,6 @@ def discrete(betas: Callable[..., np.ndarray]) -> Callable[..., Discrete]:
   schedule.__signature__ = inspect.Signature([*options, own])  # pyrefly: ignore[missing-attribute]
   hints = typing.get_type_hints(betas, include_extras=True)
   schedule.__annotations__ = {**hints, "zero_terminal_snr": bool}
-  schedule.__doc__ = betas.__doc__
+  note = "zero_terminal_snr: whether alpha is moved and stretched to end at 0, in pure noise."
+  schedule.__doc__ = f"{inspect.getdoc(betas)}\n\nArgs:\n  {note}"
   return schedule

@@ -29,7 +29,13 @@ def uniform(
   t_min: Annotated[float, Between(0, 1)] | None = None,
   to_data: bool = True,
 ) -> Grid:
-  """Levels equally spaced in t from t_max to t_min, then the data if `to_data`."""
+  """Levels equally spaced in t from t_max to t_min, then the data if `to_data`.
+
+  Args:
+    t_max: time of the first level, the noisiest.
+    t_min: time of the last noisy level; None for the schedule's own.
+    to_data: whether the last step ends at the data; if not, at one more noisy level.
+  """
   last = schedule.t_min if t_min is None else t_min
   return schedule.grid(jnp.linspace(t_max, last, num_steps + (not to_data)), to_data=to_data)
 
@@ -43,7 +49,11 @@ def quadratic(
   t_min: Annotated[float, Between(0, 1)] | None = None,
   to_data: bool = True,
 ) -> Grid:
-  """Levels equally spaced in sqrt(t): more of them near the data (Song et al. 2020, D.2)."""
+  """Levels equally spaced in sqrt(t): more of them near the data (Song et al. 2020, D.2).
+
+  Args:
+    t_max, t_min, to_data: as for `uniform`.
+  """
   last = schedule.t_min if t_min is None else t_min
   roots = jnp.linspace(t_max**0.5, last**0.5, num_steps + (not to_data))
   return schedule.grid(roots**2, to_data=to_data)
@@ -75,7 +85,7 @@ def timesteps(
     schedule: the process.
     num_steps: N, at most T.
     spacing: one of SPACINGS.
-    steps_offset: of 'leading', from 0 to T - 1 - (N - 1) w.
+    steps_offset: steps by which 'leading' is moved, from 0 to T - 1 - (N - 1) w.
     num_levels: T; by default the schedule's own, or 1000 if it is continuous.
     to_data: whether the last step goes to the data (the other libraries' set_alpha_to_one) or to
       step 0, which 'leading' reaches without an offset, and 'linspace', have already taken.
@@ -117,7 +127,11 @@ def karras(
 ) -> Grid:
   """Levels equally spaced in (sigma / alpha)^(1 / rho) (Karras et al. 2022, eq. 5).
 
-  sigma_max and sigma_min are ends of sigma / alpha; by default the schedule's own.
+  Args:
+    sigma_max: largest sigma / alpha; None for the schedule's own.
+    sigma_min: smallest sigma / alpha; None for the schedule's own.
+    rho: exponent; the larger, the more of the levels are next to the data.
+    to_data: as for `uniform`.
   """
   high, low = _ratio_ends(schedule, sigma_max, sigma_min)
   roots = jnp.linspace(high ** (1 / rho), low ** (1 / rho), num_steps + (not to_data))
@@ -133,7 +147,11 @@ def uniform_log_snr(
   sigma_min: Annotated[float, Above(0)] | None = None,
   to_data: bool = True,
 ) -> Grid:
-  """Levels equally spaced in log-SNR: geometric in sigma / alpha."""
+  """Levels equally spaced in log-SNR: geometric in sigma / alpha.
+
+  Args:
+    sigma_max, sigma_min, to_data: as for `karras`.
+  """
   high, low = _ratio_ends(schedule, sigma_max, sigma_min)
   log_snrs = jnp.linspace(-jnp.log(high), -jnp.log(low), num_steps + (not to_data))
   return schedule.grid_at(schedule.along(log_snrs), to_data=to_data)
@@ -148,6 +166,10 @@ def given_log_snrs(
   to_data: bool = True,
 ) -> Grid:
   """Levels of the given log-SNRs, increasing, such as scripts/optimise_grid.py finds.
+
+  Args:
+    log_snrs: log(alpha / sigma) of the noisy levels, increasing.
+    to_data: as for `uniform`.
 
   Raises:
     ValueError: they are not num_steps, or with to_data=False num_steps + 1.

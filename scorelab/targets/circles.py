@@ -128,6 +128,12 @@ def two_circles(
 
   With `num_points`, training sees that many equidistant points on each circle and nothing else,
   while samples are compared with the circles themselves.
+
+  Args:
+    radius: radius of both circles.
+    offset: both coordinates of the first circle's centre; the other centre is its negative.
+    noise: standard deviation of Gaussian noise around the circles; 0 is the circles themselves.
+    num_points: number of training points on each circle; None for new draws in every batch.
   """
   splits = {}
   if num_points is not None:
@@ -145,6 +151,10 @@ def two_circles_points(
   """`num_points` equidistant points on each of the two circles: a data set, with its exact predict.
 
   Its optimal denoiser is the softmax-weighted mean of the points: a sampler with it memorises.
+
+  Args:
+    num_points: number of points on each circle.
+    radius, offset: as for `two_circles`.
   """
   return Empirical(equidistant(num_points, radius, offset).astype(np.float32))
 

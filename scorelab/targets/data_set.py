@@ -82,8 +82,8 @@ def split(
 
   Args:
     points: [n, *event_shape].
-    validation_fraction, test_fraction: of the points, in [0, 1), together below 1; each rounded
-      up to whole points, and 0 for no such set.
+    validation_fraction, test_fraction: share of the points, in [0, 1), together below 1; each
+      rounded up to whole points, and 0 for no such set.
     split_seed: seed of the split: the same points are always split alike.
     standardise: whether each coordinate is scaled to mean 0 and std 1 over the training points,
       in float64.

@@ -100,7 +100,7 @@ def digits(
   Every class has its share in every split; the splits are the same in every run.
 
   Args:
-    validation_share: of the 1,347 digits that are not for tests, in (0, 1).
+    validation_share: share of the 1,347 digits that are not for tests, in (0, 1).
     scaling: a name of SCALINGS: 'ends' takes pixels of 0 to 16 to [-1, 1], so that bins are 1/8
       wide, 'bins' to [-1, 15/17], and 'none' leaves them.
     dequantise: whether the target has `dequantise`, which a density needs: uniform noise over each

@@ -34,6 +34,11 @@ def ring(
   """Equal modes on a circle: by default the "8 gaussians" of the normalising-flow literature.
 
   Grathwohl et al., "FFJORD", ICLR 2019 (arXiv 1810.01367): radius 4 and std 0.5, over sqrt(2).
+
+  Args:
+    num_modes: number of modes, equally spaced in angle.
+    radius: distance of the modes from the origin.
+    std: standard deviation of each mode in each coordinate.
   """
   angles = 2 * np.pi * np.arange(num_modes) / num_modes
   means = radius * np.stack([np.cos(angles), np.sin(angles)], -1)
@@ -50,6 +55,10 @@ def grid25(
   After the toy study of Cardoso et al., "Monte Carlo guided Diffusion for Bayesian linear
   inverse problems", ICLR 2024 (arXiv 2308.07983). Weights are equal unless 25 are given.
 
+  Args:
+    dim: dimension d of a point, even.
+    weights: 25 weights, normalised here; None for equal ones.
+
   Raises:
     ValueError: dim is odd.
   """
@@ -65,7 +74,13 @@ def two_modes_1d(
   std: Annotated[float, Above(0)] = 0.5,
   weight: Annotated[float, Between(0, 1, "()")] = 1 / 3,
 ) -> GaussianMixture:
-  """Two modes on the line at -+ separation / 2, the left one of this weight: for pictures."""
+  """Two modes on the line at -+ separation / 2, the left one of this weight: for pictures.
+
+  Args:
+    separation: distance between the means.
+    std: standard deviation of each mode.
+    weight: weight of the left mode; the right one has the rest.
+  """
   means = np.array([[-separation / 2], [separation / 2]])
   return GaussianMixture([weight, 1 - weight], means, np.full(2, std**2))
 

@@ -52,9 +52,9 @@ def patches(
   """Patches of both photographs; those of different splits share no pixel.
 
   Args:
-    side: of a patch, in pixels, from 1 to 64.
-    stride: from one training patch to the next, down and to the right; those of validation are
-      four times as far apart and those of tests twice.
+    side: side of a patch in pixels, from 1 to 64.
+    stride: pixels from one training patch to the next, down and to the right; those of validation
+      are four times as far apart and those of tests twice.
     dequantise: whether the target has `dequantise`, which a density needs: uniform noise over each
       value's bin.
 

@@ -75,7 +75,8 @@ def _piece(u: Array, number: int) -> tuple[Array, Array]:
 def swiss_roll(*, noise: Annotated[float, AtLeast(0)] = 0.0) -> Points:
   """scikit-learn's swiss roll as Sohl-Dickstein et al. 2015 show it: seen from its side, over 10.
 
-  `noise` is scikit-learn's, before the division.
+  Args:
+    noise: standard deviation of Gaussian noise, scikit-learn's: before the division by 10.
   """
   return along(roll, noise / 10)
 
@@ -91,7 +92,11 @@ def roll(u: Float[Array, " n"]) -> Float[Array, "n 2"]:
 
 @checked
 def moons(*, noise: Annotated[float, AtLeast(0)] = 0.05) -> Points:
-  """scikit-learn's two interleaving half-circles."""
+  """scikit-learn's two interleaving half-circles.
+
+  Args:
+    noise: standard deviation of Gaussian noise around the half-circles, whose radius is 1.
+  """
 
   def curve(u: Array) -> Array:
     piece, place = _piece(u, 2)
@@ -110,6 +115,10 @@ def spirals(
   """Two arms from the origin, each the other turned by half: the radius is a third of the angle.
 
   Uniform along the arms but for their middle, as the angle is the root of a uniform number.
+
+  Args:
+    turns: full turns of each arm around the origin.
+    noise: standard deviation of Gaussian noise around the arms.
   """
 
   def curve(u: Array) -> Array:
@@ -123,7 +132,11 @@ def spirals(
 
 @checked
 def checkerboard(*, width: Annotated[float, Above(0)] = 4.0) -> Points:
-  """Uniform on the 8 squares of one colour of a board of 4 by 4, on [-width, width]^2."""
+  """Uniform on the 8 squares of one colour of a board of 4 by 4, on [-width, width]^2.
+
+  Args:
+    width: half the side of the board.
+  """
 
   def sample(key: Key, n: int) -> Array:
     u = 4 * jax.random.uniform(key, (n, 2))
@@ -147,6 +160,12 @@ def pinwheel(
   """Gaussians about (2, 0), turned into arms that bend by rate exp(radius / 2).
 
   Turning keeps the norm: E |x|^2 = 4 (1 + radial_std^2 + tangential_std^2), and the mean is 0.
+
+  Args:
+    num_arms: number of arms.
+    radial_std: standard deviation along the radius, relative to the mean radius 2.
+    tangential_std: standard deviation across the radius, relative to the mean radius 2.
+    rate: strength of the bend: a point at this radius is turned by rate exp(radius / 2) radians.
   """
 
   def sample(key: Key, n: int) -> Array:

@@ -1,5 +1,6 @@
 """Fields of configs: from the signatures of the parts, and from nowhere else."""
 
+import re
 import subprocess
 import sys
 from typing import Annotated, Literal
@@ -8,10 +9,11 @@ import pytest
 
 from scorelab.config import fields, generate
 from scorelab.config.options import check_bounds
-from scorelab.config.parts import PARTS, range_of
+from scorelab.config.parts import METRIC_PARTS, PARTS, range_of
 from scorelab.config.sections import SECTIONS
 from scorelab.errors import ConfigError
 from scorelab.ranges import AtLeast, Between, Count, OneOf
+from scorelab.samplers import SAMPLERS
 from scorelab.signatures import options_of_part
 
 PART_OPTIONS = [
@@ -26,6 +28,25 @@ PART_OPTIONS = [
 def test_the_file_is_what_the_signatures_say():
   text = generate.as_text(generate.described_parts())
   assert fields.FILE.read_text() == text, "run python -m scorelab.config.generate"
+
+
+def test_every_option_of_every_part_has_its_own_help():
+  """Not a reference to another part's, which `scorelab options` would not show."""
+  lacking = [
+    f"{section}.{name} {option.name}: {option.help!r}"
+    for section, selectors in (PARTS | {"metric": METRIC_PARTS}).items()
+    for parts in selectors.values()
+    for name, part in parts.items()
+    for option in options_of_part(part).values()
+    if option.kind and re.match(r"$|(as for|see|like) `", option.help)
+  ]
+  assert lacking == []
+
+
+def test_help_is_that_of_the_function_it_refers_to():
+  helps = {name: options_of_part(SAMPLERS[name]) for name in ("euler", "heun", "dpmpp_3m_sde")}
+  assert helps["heun"]["s_noise"].help == helps["euler"]["s_noise"].help != ""
+  assert helps["dpmpp_3m_sde"]["solver_type"].help.endswith("; k-diffusion has 0.5 and 'heun'.")
 
 
 def test_parts_agree_on_the_type_of_a_shared_option():
