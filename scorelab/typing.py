@@ -17,8 +17,15 @@ if TYPE_CHECKING:
   from scorelab.schedules import Grid, Level
 
 Array: TypeAlias = jax.Array
+AnyArray: TypeAlias = Array | np.ndarray
+"""An array on a device, or of NumPy's."""
 Floats: TypeAlias = Float[Array, "*shape"]
 """Floats of any shape: all that one signature calls so have the same, element by element."""
+Scalar: TypeAlias = Float[Array, ""]
+PointSet: TypeAlias = Float[AnyArray, " n *event"]
+"""n points; trailing axes are one point's."""
+ReferenceSet: TypeAlias = Float[AnyArray, " m *event"]
+"""m points of the same shape as those of the signature's PointSet."""
 Key: TypeAlias = jax.Array
 """A typed key, made by `jax.random.key`. Consumed once."""
 Params: TypeAlias = Any
@@ -38,8 +45,8 @@ class Samples(NamedTuple):
       if it equals `nfe`.
   """
 
-  x: Array
-  path: Array
+  x: Floats
+  path: Float[Array, " steps *shape"]
   nfe: int
   network_calls: int | None = None
 
@@ -91,7 +98,7 @@ class Loss(Protocol):
 
   def __call__(
     self, params: Params, key: Key, batch: Batch, context: Context, /
-  ) -> tuple[Array, Metrics]: ...
+  ) -> tuple[Scalar, Metrics]: ...
 
 
 @runtime_checkable

@@ -55,7 +55,7 @@ class LogLikelihood(NamedTuple):
   """
 
   log_prob: Float[Array, " batch"]
-  z: Float[Array, " batch * event"]
+  z: Float[Array, " batch *event"]
   nfe: int
 
 
@@ -71,7 +71,7 @@ METHODS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = Registry("meth
 def log_likelihood(
   key: Key,
   predict: Predict,
-  x: Float[Array, " batch * event"],
+  x: Float[Array, " batch *event"],
   grid: Grid,
   *,
   divergence: str = "exact",
@@ -150,7 +150,7 @@ STATUSES = ("solved", "too many steps", "no step is short enough")
 def adaptive_log_likelihood(
   key: Key,
   predict: Predict,
-  x: Float[Array, " batch * event"],
+  x: Float[Array, " batch *event"],
   grid: Grid,
   *,
   divergence: str = "exact",

@@ -24,7 +24,7 @@ from scorelab.losses.levels import UNIFORMS, stratified
 from scorelab.predictions import Parameterization, mixed, ratio_ends
 from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Schedule
-from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params
+from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params, Scalar
 from scorelab.validation import checked
 
 
@@ -70,7 +70,7 @@ def consistency(
   if parameterization.kind != "consistency":
     raise ValueError(f"kind = {parameterization.kind!r} must be 'consistency' for this loss")
 
-  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
+  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Scalar, Metrics]:
     level_key, noise_key = jax.random.split(key)
     x0 = batch["x"]
     doublings = jnp.floor(context.step / double_every)

@@ -36,7 +36,7 @@ from scorelab.losses.probes import inner, sum_event
 from scorelab.predictions import Parameterization, mixed, x0_slope
 from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Level, Schedule
-from scorelab.typing import Array, Average, Batch, Context, Key, Loss, Metrics, Params
+from scorelab.typing import Array, Average, Batch, Context, Key, Loss, Metrics, Params, Scalar
 from scorelab.validation import checked, require_batch
 
 Cost: TypeAlias = Callable[[str, Array, Level], Array]
@@ -219,7 +219,7 @@ def regression(
     schedule,
   )
 
-  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
+  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Scalar, Metrics]:
     del context
     require_batch(batch)
     level_key, noise_key = jax.random.split(key)

@@ -47,7 +47,7 @@ from scorelab.losses.probes import PROBES, averaging, inner, trace
 from scorelab.predictions import Parameterization, noised
 from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Level, Schedule
-from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params
+from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params, Scalar
 from scorelab.validation import checked, require_batch
 
 MODES = ("forward", "reverse")
@@ -215,7 +215,7 @@ def _loss(
 ) -> Loss:
   """The weighted mean of the terms (key, score, x [n, *event]) -> div s [n], |s|^2 / 2 [n]."""
 
-  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
+  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Scalar, Metrics]:
     del context
     require_batch(batch)
     level_key, noise_key, probe_key = jax.random.split(key, 3)

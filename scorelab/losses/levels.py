@@ -14,18 +14,19 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from scorelab.predictions import x0_slope
 from scorelab.ranges import Above, Between, Count
 from scorelab.schedules import GRIDS, Level, Schedule, Tabulated, require_time
-from scorelab.typing import Array, Key
+from scorelab.typing import Array, Floats, Key
 from scorelab.validation import Registry, checked, is_traced
 
 
 @checked
 def uniform_time(
   schedule: Schedule,
-  u: Array,
+  u: Floats,
   *,
   t_min: Annotated[float, Between(0, 1)] | None = None,
   t_max: Annotated[float, Between(0, 1)] = 1.0,
@@ -43,7 +44,7 @@ def uniform_time(
 @checked
 def log_uniform(
   schedule: Schedule,
-  u: Array,
+  u: Floats,
   *,
   sigma_min: Annotated[float, Above(0)] | None = None,
   sigma_max: Annotated[float, Above(0)] | None = None,
@@ -61,7 +62,7 @@ def log_uniform(
 @checked
 def log_normal(
   schedule: Schedule,
-  u: Array,
+  u: Floats,
   *,
   level_mean: float = -1.2,
   level_std: Annotated[float, Above(0)] = 1.2,
@@ -85,7 +86,7 @@ def log_normal(
 @checked(spacing=GRIDS)
 def grid_levels(
   schedule: Schedule,
-  u: Array,
+  u: Floats,
   *,
   num_levels: Annotated[int, Count(1_000_000)] = 100,
   spacing: str = "uniform",
@@ -102,13 +103,13 @@ def grid_levels(
 
 
 @checked
-def data_level(schedule: Schedule, u: Array) -> Level:
+def data_level(schedule: Schedule, u: Floats) -> Level:
   """The data themselves, t = 0, alpha = 1, sigma = 0: no noise is added. u [n] -> Level [n]."""
   return schedule.at_ratio(jnp.zeros_like(u))
 
 
 @checked
-def fixed_level(schedule: Schedule, u: Array, *, sigma: Annotated[float, Above(0)] = 1.0) -> Level:
+def fixed_level(schedule: Schedule, u: Floats, *, sigma: Annotated[float, Above(0)] = 1.0) -> Level:
   """The one level whose sigma / alpha, > 0, is `sigma`, in units of the data. u [n] -> Level [n].
 
   A little noise smooths the data; the schedule's own ends do not bind.
@@ -205,27 +206,27 @@ LEVELS: dict[str, Callable[..., Level]] = Registry("levels") | {
 }
 
 
-def independent(key: Key, n: int) -> Array:
+def independent(key: Key, n: int) -> Float[Array, " {n}"]:
   """n independent uniforms."""
   return jax.random.uniform(key, (n,))
 
 
-def stratified(key: Key, n: int) -> Array:
+def stratified(key: Key, n: int) -> Float[Array, " {n}"]:
   """One uniform in each of n equal cells, in order: the points they go with must be shuffled."""
   return (jnp.arange(n) + jax.random.uniform(key, (n,))) / n
 
 
-def shifted(key: Key, n: int) -> Array:
+def shifted(key: Key, n: int) -> Float[Array, " {n}"]:
   """n equidistant points with one random shift (Kingma et al. 2021, appendix I.1)."""
   return (jnp.arange(n) + jax.random.uniform(key)) / n
 
 
-def shared(key: Key, n: int) -> Array:
+def shared(key: Key, n: int) -> Float[Array, " {n}"]:
   """One uniform for all n: the whole batch at one level."""
   return jnp.full(n, jax.random.uniform(key))
 
 
-def antithetic(key: Key, n: int) -> Array:
+def antithetic(key: Key, n: int) -> Float[Array, " {n}"]:
   """n / 2 independent uniforms u and their mirror images 1 - u; n even."""
   u = jax.random.uniform(key, (n // 2,))
   return jnp.concatenate([u, 1 - u])
@@ -241,13 +242,13 @@ UNIFORMS: dict[str, Callable[[Key, int], Array]] = Registry("uniforms") | {
 
 
 @checked
-def uniform_weight(level: Level) -> Array:
+def uniform_weight(level: Level) -> Floats:
   """1: the mean squared error of x0, or of the score for a score weighting."""
   return jnp.ones_like(level.sigma)
 
 
 @checked
-def snr_weight(level: Level) -> Array:
+def snr_weight(level: Level) -> Floats:
   """alpha^2 / sigma^2: the squared error of the noise, or sigma^2 times that of the score.
 
   Song and Ermon 2019 (arXiv 1907.05600), section 4.2; Ho et al. 2020, eq. 14.
@@ -256,13 +257,13 @@ def snr_weight(level: Level) -> Array:
 
 
 @checked
-def score_weight(level: Level) -> Array:
+def score_weight(level: Level) -> Floats:
   """alpha^2 / sigma^4: the squared error of the score, unweighted (Vincent 2011, section 4.2)."""
   return (level.alpha / level.sigma**2) ** 2
 
 
 @checked
-def min_snr_weight(level: Level, *, gamma: Annotated[float, Above(0)] = 5.0) -> Array:
+def min_snr_weight(level: Level, *, gamma: Annotated[float, Above(0)] = 5.0) -> Floats:
   """min(SNR, gamma) (Hang et al. 2023, arXiv 2303.09556, section 3.4).
 
   Args:
@@ -272,7 +273,7 @@ def min_snr_weight(level: Level, *, gamma: Annotated[float, Above(0)] = 5.0) -> 
 
 
 @checked
-def edm_weight(level: Level, *, data_std: Annotated[float, Above(0)] = 1.0) -> Array:
+def edm_weight(level: Level, *, data_std: Annotated[float, Above(0)] = 1.0) -> Floats:
   """1 / c_out^2 = (sigma^2 + alpha^2 s^2) / (sigma s)^2 (Karras et al. 2022, table 1).
 
   Args:
@@ -282,7 +283,7 @@ def edm_weight(level: Level, *, data_std: Annotated[float, Above(0)] = 1.0) -> A
 
 
 @checked
-def truncated_snr_weight(level: Level) -> Array:
+def truncated_snr_weight(level: Level) -> Floats:
   """max(SNR, 1): the larger of the squared errors of x0 and of the noise.
 
   Salimans and Ho 2022 (arXiv 2202.00512), section 4.
@@ -296,7 +297,7 @@ def p2_weight(
   *,
   gamma: Annotated[float, Above(0)] = 1.0,
   snr_offset: Annotated[float, Above(0)] = 1.0,
-) -> Array:
+) -> Floats:
   """SNR / (snr_offset + SNR)^gamma: less for details than `snr`, which is gamma = 0.
 
   Choi et al., "Perception Prioritized Training of Diffusion Models", CVPR 2022 (arXiv 2204.00227),
@@ -311,7 +312,7 @@ def p2_weight(
 
 
 @checked
-def likelihood_weight(level: Level, *, schedule: Schedule) -> Array:
+def likelihood_weight(level: Level, *, schedule: Schedule) -> Floats:
   """g(t)^2 on the score's squared error: t uniform, half its mean bounds KL(data || model).
 
   But for a constant and the prior's own KL. Song et al., "Maximum Likelihood Training of
@@ -338,7 +339,7 @@ WEIGHTINGS: dict[str, Callable[..., Array]] = Registry("weighting") | {
 
 
 @checked
-def sigma_squared_weight(level: Level) -> Array:
+def sigma_squared_weight(level: Level) -> Floats:
   """sigma^2: the squared error of the noise (Song and Ermon 2019, section 4.2)."""
   return level.sigma**2
 

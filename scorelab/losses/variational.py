@@ -46,7 +46,7 @@ from scorelab.losses.probes import sum_event
 from scorelab.predictions import Parameterization, Prediction, noised, x0_slope
 from scorelab.ranges import AtLeast, Count
 from scorelab.schedules import GRIDS, Grid, Level, Schedule
-from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params, Predict
+from scorelab.typing import Array, Batch, Context, Key, Loss, Metrics, Params, Predict, Scalar
 from scorelab.validation import checked
 
 VARIANCES: tuple[str, ...] = ("small", "large", "learned")
@@ -163,7 +163,7 @@ def stepwise_kl(
     raise ValueError(f"num_levels = {num_levels} must be at least 2: a step has two ends")
   require_signal(parameterization, schedule, num_levels, spacing)
 
-  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
+  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Scalar, Metrics]:
     del context
     steps = jax.tree.map(lambda a: a[:-1], _Terms.of(GRIDS[spacing](schedule, num_levels)))
     _, term, square, fraction = _shown(parameterization, uniforms, steps, params, key, batch)
@@ -200,7 +200,7 @@ def variational_bound(
   _check_learned(variance, parameterization)
   require_signal(parameterization, schedule, num_levels, spacing)
 
-  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
+  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Scalar, Metrics]:
     del context
     grid = GRIDS[spacing](schedule, num_levels)
     terms = _Terms.of(grid)
@@ -244,7 +244,7 @@ def hybrid(
   _check_learned("learned", parameterization)
   require_signal(parameterization, schedule, num_levels, spacing)
 
-  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
+  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Scalar, Metrics]:
     del context
     terms = _Terms.of(GRIDS[spacing](schedule, num_levels))
     level, term, square, fraction = _shown(parameterization, uniforms, terms, params, key, batch)
@@ -295,7 +295,7 @@ def continuous_bound(
   if not has_density:
     raise ValueError("levels must have a density: fixed, data and grid have none")
 
-  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Array, Metrics]:
+  def loss(params: Params, key: Key, batch: Batch, context: Context) -> tuple[Scalar, Metrics]:
     del context
     level_key, noise_key = jax.random.split(key)
     x0 = batch["x"]

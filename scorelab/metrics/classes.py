@@ -17,11 +17,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 from typing_extensions import TypeIs
 
 from scorelab.metrics.reference import Reference, as_points
-from scorelab.typing import Key, LabelledSplitTarget, MixtureTarget
+from scorelab.typing import AnyArray, Key, LabelledSplitTarget, MixtureTarget, PointSet
 
 _FOLDS = 5
 _MANY = 10_000  # training points, of which fits take minutes: two folds
@@ -51,7 +50,7 @@ def _classifier(target: LabelledSplitTarget) -> Any:
   return LogisticRegression(max_iter=1000).fit(train, np.asarray(target.labels["train"]))
 
 
-def class_probabilities(x: ArrayLike, target: object) -> np.ndarray:
+def class_probabilities(x: PointSet, target: object) -> np.ndarray:
   """Returns the classifier's probabilities of points [n, ...], [n, classes].
 
   Training points are judged by a classifier of the other folds of the training set.
@@ -94,9 +93,7 @@ def _held_out(target: LabelledSplitTarget) -> np.ndarray:
   return cross_val_predict(model, train, labels, cv=folds, method="predict_proba")
 
 
-def confident_share(
-  key: Key | None, x: ArrayLike, y: Reference, *, threshold: float = 0.9
-) -> float:
+def confident_share(key: Key | None, x: PointSet, y: Reference, *, threshold: float = 0.9) -> float:
   """Returns the share of samples that the classifier is confident about over that of test points.
 
   About 1 for real points; see `class_probabilities` of points that it was trained on.
@@ -127,7 +124,7 @@ def has_known_classes(target: object) -> bool:
   return isinstance(target, MixtureTarget) or has_labels(target)
 
 
-def class_accuracy(key: Key | None, x: ArrayLike, y: Reference) -> float:
+def class_accuracy(key: Key | None, x: PointSet, y: Reference) -> float:
   """Returns the share of samples that belong to the class requested for them.
 
   By the likeliest component where the target is a mixture, else by the classifier. Exact samples
@@ -156,7 +153,7 @@ def class_accuracy(key: Key | None, x: ArrayLike, y: Reference) -> float:
   return float((found == np.asarray(y.labels)).mean())
 
 
-def class_count(key: Key | None, x: ArrayLike, y: Reference, *, threshold: float = 0.9) -> float:
+def class_count(key: Key | None, x: PointSet, y: Reference, *, threshold: float = 0.9) -> float:
   """Returns the number of classes among the samples that the classifier is confident about.
 
   Args, returns and errors: those of `confident_share`.
@@ -171,7 +168,7 @@ def class_count(key: Key | None, x: ArrayLike, y: Reference, *, threshold: float
   return float(len(set(probabilities.argmax(1)[probabilities.max(1) > threshold])))
 
 
-def class_imbalance(key: Key | None, x: ArrayLike, y: Reference) -> float:
+def class_imbalance(key: Key | None, x: PointSet, y: Reference) -> float:
   """Returns the largest ratio between a class's share of samples and its share of test points.
 
   Over classes max(p / q, q / p), with samples and test points assigned to their likeliest class: 1
@@ -185,7 +182,7 @@ def class_imbalance(key: Key | None, x: ArrayLike, y: Reference) -> float:
 
   target = _labelled(y.target)
 
-  def shares(points: ArrayLike) -> np.ndarray:
+  def shares(points: AnyArray) -> np.ndarray:
     probabilities = class_probabilities(points, target)
     return np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1]) / len(
       probabilities

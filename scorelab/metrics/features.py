@@ -32,7 +32,7 @@ from scorelab.metrics.classes import has_labels
 from scorelab.metrics.reference import Reference
 from scorelab.ranges import AtLeast
 from scorelab.targets import splits_of
-from scorelab.typing import Array, Key, LabelledSplitTarget, Params, SplitTarget, Target
+from scorelab.typing import Array, Key, LabelledSplitTarget, Params, PointSet, SplitTarget, Target
 from scorelab.validation import Registry, checked
 
 Extractor: TypeAlias = Callable[[ArrayLike], np.ndarray]
@@ -134,7 +134,7 @@ def in_features(
     `of_points` is the metric on points.
   """
 
-  def measured(key: Key | None, x: ArrayLike, y: Reference, **options: Any) -> float:
+  def measured(key: Key | None, x: PointSet, y: Reference, **options: Any) -> float:
     if not np.isfinite(np.asarray(x)).all():
       return float("nan")
     extract = features(y.target)

@@ -11,10 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from scorelab.metrics.reference import Reference, as_pair
-from scorelab.typing import Key
+from scorelab.typing import Key, PointSet, ReferenceSet
 
 
 class Moments(NamedTuple):
@@ -48,7 +47,7 @@ def gaussian_frechet(a: Moments, b: Moments) -> float:
   return float(((a.mean - b.mean) ** 2).sum() + traces - 2 * singular.sum())
 
 
-def frechet(key: Key | None, x: ArrayLike, y: ArrayLike | Reference) -> float:
+def frechet(key: Key | None, x: PointSet, y: ReferenceSet | Reference) -> float:
   """Gaussian Frechet distance of the points themselves, squared as FID is; 0 for equal moments.
 
   Biased upwards by about tr C (1 / n + 1 / m) and more: few points read as far away, so compare

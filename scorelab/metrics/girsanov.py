@@ -21,11 +21,12 @@ from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from scorelab.predictions import noised
 from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Level
-from scorelab.typing import Array, ExactTarget, Key, Predict
+from scorelab.typing import Array, ExactTarget, Key, Predict, Scalar
 from scorelab.validation import checked
 
 
@@ -41,16 +42,16 @@ class Girsanov(NamedTuple):
     density_sem, bound_sem, prior_sem, learning_sem, total_sem: the standard errors.
   """
 
-  density: Array
-  density_sem: Array
-  bound: Array
-  bound_sem: Array
-  prior: Array
-  prior_sem: Array
-  learning: Array
-  learning_sem: Array
-  total: Array
-  total_sem: Array
+  density: Float[Array, " levels"]
+  density_sem: Float[Array, " levels"]
+  bound: Float[Array, " levels"]
+  bound_sem: Float[Array, " levels"]
+  prior: Scalar
+  prior_sem: Scalar
+  learning: Scalar
+  learning_sem: Scalar
+  total: Scalar
+  total_sem: Scalar
 
 
 @checked
@@ -59,7 +60,7 @@ def girsanov(
   target: ExactTarget,
   predict: Predict,
   levels: Level,
-  prior_std: Annotated[Array, Above(0)],
+  prior_std: Annotated[Scalar, Above(0)],
   num_samples: Annotated[int, AtLeast(1)],
 ) -> Girsanov:
   """The bound on KL(q || p) at each level, for p the model's law if it were run without grid error.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scorelab.metrics.reference import Reference, as_pair
-from scorelab.typing import Array, Key
+from scorelab.typing import Array, Key, PointSet, ReferenceSet
 
 _COORDINATES = 8  # summed in one loop, without an [n, m] array between them
 _BLOCK = 2**13  # points of x and of y at a time
@@ -64,7 +64,7 @@ def _mean_root(squares: Array) -> Array:
   return jnp.sqrt(squares).mean(1, dtype=jnp.result_type(float))
 
 
-def mean_pairwise_distance(x: ArrayLike, y: ArrayLike | None = None) -> float:
+def mean_pairwise_distance(x: PointSet, y: ArrayLike | None = None) -> float:
   """Returns mean_ij |x_i - y_j|, Euclidean, over all pairs; y = x by default.
 
   Distances are in float64 if x or y is, else in float32; means are in float64. Works on blocks of
@@ -91,7 +91,7 @@ def mean_pairwise_distance(x: ArrayLike, y: ArrayLike | None = None) -> float:
 
 
 def energy_distance(
-  key: Key | None, x: ArrayLike, y: ArrayLike | Reference, *, unbiased: bool = False
+  key: Key | None, x: PointSet, y: ReferenceSet | Reference, *, unbiased: bool = False
 ) -> float:
   """2 E|x - y| - E|x - x'| - E|y - y'|, in the data's units, with no root; 0 is a match.
 
@@ -131,8 +131,8 @@ def energy_distance(
 
 def kernel_distance(
   key: Key | None,
-  x: ArrayLike,
-  y: ArrayLike | Reference,
+  x: PointSet,
+  y: ReferenceSet | Reference,
   *,
   degree: int = 3,
   unbiased: bool = True,

@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from scorelab.metrics.reference import Points, Reference, as_pair
-from scorelab.typing import Key
+from scorelab.typing import Key, PointSet, ReferenceSet
 
 _BLOCK = 2**24  # distances at a time: 128 MiB
 
 
 def precision(
-  key: Key | None, x: ArrayLike, y: ArrayLike | Reference, *, num_neighbours: int = 3
+  key: Key | None, x: PointSet, y: ReferenceSet | Reference, *, num_neighbours: int = 3
 ) -> float:
   """Share of samples within the reference's manifold (eq. 2): in [0, 1], 1 for good samples.
 
@@ -42,7 +41,7 @@ def precision(
 
 
 def recall(
-  key: Key | None, x: ArrayLike, y: ArrayLike | Reference, *, num_neighbours: int = 3
+  key: Key | None, x: PointSet, y: ReferenceSet | Reference, *, num_neighbours: int = 3
 ) -> float:
   """Share of reference points within the samples' manifold: in [0, 1], 1 if none is missed.
 
@@ -55,7 +54,9 @@ def recall(
   return _shares(x, y, num_neighbours, of_samples=False)
 
 
-def _shares(x: ArrayLike, y: ArrayLike | Reference, num_neighbours: int, of_samples: bool) -> float:
+def _shares(
+  x: PointSet, y: ReferenceSet | Reference, num_neighbours: int, of_samples: bool
+) -> float:
   x, points = as_pair(x, y.require_points() if isinstance(y, Reference) else y)
   if not 1 <= num_neighbours < min(len(x), len(points)):
     raise ValueError(

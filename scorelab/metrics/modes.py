@@ -11,11 +11,10 @@ beyond which a sample is off mode grows with d; see `mode_radius`.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
 from typing_extensions import TypeIs
 
 from scorelab.metrics.reference import Reference, as_points
-from scorelab.typing import Key, ModedTarget
+from scorelab.typing import Key, ModedTarget, PointSet
 
 
 def has_modes(target: object) -> TypeIs[ModedTarget]:
@@ -50,7 +49,7 @@ def mode_radius(dim: int, num_std: float = 4.0) -> float:
   return float(np.sqrt(2 * scipy.special.gammainccinv(dim / 2, np.exp(-(num_std**2) / 2))))
 
 
-def mode_distances(x: ArrayLike, target: ModedTarget | Reference) -> np.ndarray:
+def mode_distances(x: PointSet, target: ModedTarget | Reference) -> np.ndarray:
   """Returns the distance of samples from each mode, in standard deviations.
 
   Args:
@@ -67,7 +66,7 @@ def mode_distances(x: ArrayLike, target: ModedTarget | Reference) -> np.ndarray:
   return _distances_and_sizes(x, target)[0]
 
 
-def nearest_modes(x: ArrayLike, target: ModedTarget | Reference) -> tuple[np.ndarray, np.ndarray]:
+def nearest_modes(x: PointSet, target: ModedTarget | Reference) -> tuple[np.ndarray, np.ndarray]:
   """Returns the mode that each sample belongs to, [n], and its distance from there, [n].
 
   Args and errors: those of `mode_distances`. A sample that is not finite has distance nan.
@@ -80,7 +79,7 @@ def nearest_modes(x: ArrayLike, target: ModedTarget | Reference) -> tuple[np.nda
   return modes, np.take_along_axis(distances, modes[:, None], axis=1)[:, 0]
 
 
-def off_mode(x: ArrayLike, target: ModedTarget | Reference, *, num_std: float = 4.0) -> np.ndarray:
+def off_mode(x: PointSet, target: ModedTarget | Reference, *, num_std: float = 4.0) -> np.ndarray:
   """Returns a mask [n] of samples beyond `mode_radius` of every mode.
 
   Args and errors: those of `mode_distances` and of `mode_radius`. False for a sample that is not
@@ -90,7 +89,7 @@ def off_mode(x: ArrayLike, target: ModedTarget | Reference, *, num_std: float = 
   return distances.min(1) > mode_radius(_dim(target), num_std)
 
 
-def mode_weights(x: ArrayLike, target: ModedTarget | Reference) -> np.ndarray:
+def mode_weights(x: PointSet, target: ModedTarget | Reference) -> np.ndarray:
   """Returns the share of the samples that belongs to each mode, [k], summing to 1.
 
   Args and errors: those of `mode_distances`. All nan if a sample is not finite.
@@ -102,7 +101,7 @@ def mode_weights(x: ArrayLike, target: ModedTarget | Reference) -> np.ndarray:
   return np.bincount(modes, minlength=num_modes) / len(modes)
 
 
-def mode_weight_tv(key: Key | None, x: ArrayLike, target: ModedTarget | Reference) -> float:
+def mode_weight_tv(key: Key | None, x: PointSet, target: ModedTarget | Reference) -> float:
   """Returns the total variation of shares and true weights, 1/2 sum_k |share - weight|.
 
   In [0, 1]. Exact samples give about sum_k sqrt(w (1 - w) / (2 pi n)).
@@ -124,7 +123,7 @@ def mode_weight_tv(key: Key | None, x: ArrayLike, target: ModedTarget | Referenc
 
 
 def off_mode_share(
-  key: Key | None, x: ArrayLike, target: ModedTarget | Reference, *, num_std: float = 4.0
+  key: Key | None, x: PointSet, target: ModedTarget | Reference, *, num_std: float = 4.0
 ) -> float:
   """Returns the share of samples beyond `mode_radius(d, num_std)` deviations of every mode.
 
@@ -143,7 +142,7 @@ def off_mode_share(
 
 
 def within_mode_std(
-  key: Key | None, x: ArrayLike, target: ModedTarget | Reference, *, num_std: float = 4.0
+  key: Key | None, x: PointSet, target: ModedTarget | Reference, *, num_std: float = 4.0
 ) -> float:
   """Returns the spread of samples around their modes over the true one: below 1 is too tight.
 
@@ -166,7 +165,7 @@ def within_mode_std(
 
 
 def _distances_and_sizes(
-  x: ArrayLike, target: ModedTarget | Reference
+  x: PointSet, target: ModedTarget | Reference
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns `mode_distances` and the log-determinants [k] of the modes' covariances' roots."""
   mixture = _mixture(target)

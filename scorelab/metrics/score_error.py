@@ -14,6 +14,7 @@ from typing import Annotated, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from scorelab import predictions
 from scorelab.ranges import AtLeast
@@ -38,10 +39,10 @@ class ScoreError(NamedTuple):
     absolute_sem, relative_sem: [L], that of the ratio by the delta method; nan for one draw.
   """
 
-  absolute: Array
-  relative: Array
-  absolute_sem: Array
-  relative_sem: Array
+  absolute: Float[Array, " levels"]
+  relative: Float[Array, " levels"]
+  absolute_sem: Float[Array, " levels"]
+  relative_sem: Float[Array, " levels"]
 
 
 _Drawn: TypeAlias = tuple[Array, Predict, Predict]

@@ -12,15 +12,14 @@ from __future__ import annotations
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from scorelab.metrics.reference import Reference, as_pair
-from scorelab.typing import Key, PartedTarget, SupportedTarget
+from scorelab.typing import Key, PartedTarget, PointSet, ReferenceSet, SupportedTarget
 
 _T = TypeVar("_T")
 
 
-def support_distance(key: Key | None, x: ArrayLike, target: SupportedTarget | Reference) -> float:
+def support_distance(key: Key | None, x: PointSet, target: SupportedTarget | Reference) -> float:
   """Mean distance of the samples to the nearest point of the target's support.
 
   In the data's units; exact samples give 0.
@@ -42,7 +41,7 @@ def support_distance(key: Key | None, x: ArrayLike, target: SupportedTarget | Re
   return float(distance(x).mean()) if np.isfinite(x).all() else float("nan")
 
 
-def component_tv(key: Key | None, x: ArrayLike, target: PartedTarget | Reference) -> float:
+def component_tv(key: Key | None, x: PointSet, target: PartedTarget | Reference) -> float:
   """Total variation between the parts' shares and their weights, 1/2 sum_k |share - weight|.
 
   Two equal parts with shares .5 -+ d give d. Exact samples give about
@@ -59,7 +58,7 @@ def component_tv(key: Key | None, x: ArrayLike, target: PartedTarget | Reference
   return float(np.abs(shares - weights).sum() / 2)
 
 
-def nearest_point_distance(key: Key | None, x: ArrayLike, y: ArrayLike | Reference) -> float:
+def nearest_point_distance(key: Key | None, x: PointSet, y: ReferenceSet | Reference) -> float:
   """Mean distance of the samples to the nearest reference point.
 
   Against the training points it is 0 for a sampler that memorises; exact samples give what held-out
@@ -82,7 +81,7 @@ def nearest_point_distance(key: Key | None, x: ArrayLike, y: ArrayLike | Referen
 
 
 def memorised_share(
-  key: Key | None, x: ArrayLike, y: ArrayLike | Reference, *, ratio: float = 1 / 3
+  key: Key | None, x: PointSet, y: ReferenceSet | Reference, *, ratio: float = 1 / 3
 ) -> float:
   """Share of the samples much nearer to one reference point than to any other.
 
@@ -99,7 +98,7 @@ def memorised_share(
   return float("nan") if nearest is None else float((nearest[:, 0] < ratio * nearest[:, 1]).mean())
 
 
-def _nearest(x: ArrayLike, y: ArrayLike | Reference, count: int) -> np.ndarray | None:
+def _nearest(x: PointSet, y: ReferenceSet | Reference, count: int) -> np.ndarray | None:
   """Distances of x to its nearest points of y, [n, count], increasing; None if one is not finite.
 
   Raises:

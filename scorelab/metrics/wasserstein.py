@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,28 +26,19 @@ from numpy.typing import ArrayLike
 
 from scorelab.metrics import transport
 from scorelab.metrics.reference import Reference, as_pair, as_points
-from scorelab.typing import Array, Key, ProjectedTarget
+from scorelab.typing import Key, PointSet, ProjectedTarget, ReferenceSet
 
 MAX_EXACT_POINTS = 5000
 _MAX_PIVOTS = 10**8
 _DYNAMIC_RANGE = 1e-8  # of a plan's cost to the largest of its arcs
 
 
-class Distribution(Protocol):
-  """A distribution whose laws along directions are known, such as `targets.GaussianMixture`."""
-
-  @property
-  def dim(self) -> int: ...
-
-  def marginal(self, directions: Array, /) -> transport.Marginal: ...  # [m, d]
-
-
-Against: TypeAlias = ArrayLike | Distribution | Reference
+Against: TypeAlias = ReferenceSet | ProjectedTarget | Reference
 
 
 def sliced_wasserstein(
   key: Key | None,
-  x: ArrayLike,
+  x: PointSet,
   y: Against,
   *,
   p: int = 2,
@@ -86,7 +77,7 @@ def sliced_wasserstein(
 
 def max_sliced_wasserstein(
   key: Key | None,
-  x: ArrayLike,
+  x: PointSet,
   y: Against,
   *,
   p: int = 2,
@@ -108,7 +99,7 @@ def max_sliced_wasserstein(
   return float(_projected_costs(key, x, y, *options).max()) ** (1 / p)
 
 
-def wasserstein(key: Key | None, x: ArrayLike, y: ArrayLike | Reference, *, p: int = 2) -> float:
+def wasserstein(key: Key | None, x: PointSet, y: ReferenceSet | Reference, *, p: int = 2) -> float:
   """Returns the Wasserstein distance W_p in R^d, Euclidean and exact: POT's network simplex.
 
   Costs are SciPy's, in float64, of the points' differences: POT's own expand |x - y|^2, which
@@ -171,7 +162,7 @@ def random_directions(key: Key | None, dim: int, num: int) -> np.ndarray:
 
 def _projected_costs(
   key: Key | None,
-  x: ArrayLike,
+  x: PointSet,
   y: Against,
   p: int,
   num_projections: int,

@@ -32,7 +32,7 @@ from scorelab.samplers.multistep import dpmpp_weights
 from scorelab.samplers.noise import Noise
 from scorelab.samplers.ode import ratio_change, rk4_step, slope_correction
 from scorelab.schedules import Grid, require_time
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked
 
 ORDERS = (1, 2, 3, 4)
@@ -51,7 +51,7 @@ def _adams_weights(knots: Array, known: Array, grid: Grid, order: int, lower: bo
 def lms(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   order: Annotated[int, OneOf(1, 2, 3, 4)] = 4,
@@ -84,7 +84,7 @@ def lms(
 def ipndm(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   order: Annotated[int, OneOf(1, 2, 3, 4)] = 4,
@@ -108,7 +108,7 @@ def ipndm(
 def deis(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   order: Annotated[int, OneOf(1, 2, 3, 4)] = 3,
@@ -135,7 +135,7 @@ def deis(
 def plms(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   warm_up: str = "heun",

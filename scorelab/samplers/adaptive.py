@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from scorelab.ranges import Above, AtLeast
 from scorelab.samplers.noise import Noise
 from scorelab.schedules import Grid, Level
-from scorelab.typing import Array, Key, Predict
+from scorelab.typing import Array, Floats, Key, Predict
 from scorelab.validation import checked
 
 STATUSES = ("solved", "too many steps", "no step is short enough")
@@ -46,7 +46,7 @@ class AdaptiveSamples(NamedTuple):
 def adaptive_ode(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   rtol: Annotated[Array | float, Above(0)] = 1e-4,

@@ -29,7 +29,7 @@ from scorelab.losses import variational
 from scorelab.predictions import Prediction
 from scorelab.samplers.noise import Noise, as_noise
 from scorelab.schedules import Grid, Level
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked
 
 VARIANCES = (*variational.VARIANCES, "optimal")
@@ -37,8 +37,8 @@ VARIANCES = (*variational.VARIANCES, "optimal")
 
 @checked(variance=VARIANCES)
 def ancestral_step(
-  pred: Prediction, now: Level, nxt: Level, z: Array, variance: str = "small"
-) -> Array:
+  pred: Prediction, now: Level, nxt: Level, z: Floats, variance: str = "small"
+) -> Floats:
   """One draw at the cleaner level `nxt`, given the prediction at `now`.
 
       x_s = c_x x_t + c_0 x0 + sqrt(v) z
@@ -80,7 +80,7 @@ def ancestral_step(
 
 @checked(variance=VARIANCES)
 def ancestral(
-  key: Key | Noise, predict: Predict, x: Array, grid: Grid, *, variance: str = "small"
+  key: Key | Noise, predict: Predict, x: Floats, grid: Grid, *, variance: str = "small"
 ) -> Samples:
   """Samples by ancestral steps: one call of `predict` a step, no noise on the step onto the data.
 
@@ -102,7 +102,7 @@ def ancestral(
 
 
 @checked
-def renoise_step(pred: Prediction, now: Level, nxt: Level, z: Array) -> Array:
+def renoise_step(pred: Prediction, now: Level, nxt: Level, z: Floats) -> Floats:
   """Predicts x_0 and adds new noise to the level `nxt`: alpha' x0 + sigma' z.
 
   It keeps none of the noise in x, unlike an ancestral step: if x_0 is uncertain, the law at `nxt`
@@ -118,7 +118,7 @@ def renoise_step(pred: Prediction, now: Level, nxt: Level, z: Array) -> Array:
 def renoise(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   denoise: bool = True,

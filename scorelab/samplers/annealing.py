@@ -19,7 +19,7 @@ from scorelab.ranges import Above, Count
 from scorelab.samplers.langevin import ula_step
 from scorelab.samplers.noise import Noise, as_noise
 from scorelab.schedules import Grid, Level
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked, is_traced
 
 RULES = ("published", "ncsnv2")
@@ -81,7 +81,7 @@ def ncsnv2_step_size(
 def annealed_langevin(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   steps_per_level: Annotated[int, Count(1_000_000)] = 5,

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from scorelab.predictions import Prediction, ratio_ends
 from scorelab.samplers.noise import Noise, as_noise
 from scorelab.schedules import Grid, Level, safe_sqrt
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked
 
 
 @checked
-def consistency_step(pred: Prediction, nxt: Level, z: Array, end: Array) -> Array:
+def consistency_step(pred: Prediction, nxt: Level, z: Floats, end: Float[Array, ""]) -> Floats:
   """Maps x to the end of the flow, and adds noise from there to the level `nxt`.
 
       y = f(x)    x' = alpha' (y + sqrt(r'^2 - end^2) z)      with r = sigma / alpha
@@ -35,7 +36,7 @@ def consistency_step(pred: Prediction, nxt: Level, z: Array, end: Array) -> Arra
 
 
 @checked
-def consistency(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Samples:
+def consistency(key: Key | Noise, predict: Predict, x: Floats, grid: Grid) -> Samples:
   """Samples by `consistency_step`: one call of `predict` a step, one in all on a grid of one step.
 
   Args:

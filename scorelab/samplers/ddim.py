@@ -9,12 +9,13 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from scorelab.predictions import Prediction
 from scorelab.ranges import Above, AtLeast
 from scorelab.samplers.noise import Noise, as_noise
 from scorelab.schedules import Grid, Level, safe_sqrt
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked
 
 
@@ -23,9 +24,9 @@ def ddim_step(
   pred: Prediction,
   now: Level,
   nxt: Level,
-  z: Array,
+  z: Floats,
   eta: Annotated[Array | float, AtLeast(0)] = 0.0,
-) -> Array:
+) -> Floats:
   """One step from level `now` to the cleaner level `nxt`.
 
   Keeps x0 and part of the noise, renews the rest. With r = sigma / alpha (eq. 16, process-free):
@@ -64,8 +65,8 @@ def noise_shares(now: Level, nxt: Level, eta: Array | float) -> tuple[Array, Arr
 
 
 def renewing_step(
-  pred: Prediction, nxt: Level, z: Array, renewed: Array | float, kept: Array | float
-) -> Array:
+  pred: Prediction, nxt: Level, z: Floats, renewed: Array | float, kept: Array | float
+) -> Floats:
   """Takes a `ddim_step` with explicit shares of r' to renew and to keep, each in [0, 1]."""
   return nxt.alpha * (pred.x0 + nxt.sigma / nxt.alpha * (kept * pred.noise + renewed * z))
 
@@ -74,7 +75,7 @@ def renewing_step(
 def ddim(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   eta: Annotated[Array | float, AtLeast(0)] = 0.0,
@@ -107,8 +108,12 @@ def ddim(
 
 @checked
 def ddim_inference(
-  key: Key | Noise, x0: Array, grid: Grid, *, eta: Annotated[Array | float, AtLeast(0)] = 0.0
-) -> Array:
+  key: Key | Noise,
+  x0: Floats,
+  grid: Grid,
+  *,
+  eta: Annotated[Array | float, AtLeast(0)] = 0.0,
+) -> Float[Array, " levels *shape"]:
   """Draws a path of DDIM's inference process, which is conditioned on x0 (eqs. 6 and 7).
 
   Draws x_N from q(x_N | x0), then steps from it by `ddim_step` with the true x0. For every eta

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from scorelab.typing import AnyArray
 
-def effective_sample_size(path: ArrayLike) -> np.ndarray:
+
+def effective_sample_size(
+  path: Float[AnyArray, " steps chains *event"],
+) -> Float[np.ndarray, "*event"]:
   """Returns the number of independent draws that estimate each coordinate's mean as well.
 
   Geyer, "Practical Markov Chain Monte Carlo", Statistical Science 7(4), 1992, section 3.3: the
@@ -28,7 +33,7 @@ def effective_sample_size(path: ArrayLike) -> np.ndarray:
   return _diagnose(diagnostics.effective_sample_size, path)
 
 
-def split_rhat(path: ArrayLike) -> np.ndarray:
+def split_rhat(path: Float[AnyArray, " steps chains *event"]) -> Float[np.ndarray, "*event"]:
   """Returns the potential scale reduction of half chains: below 1.01 if the chains agree.
 
   It only compares chains with each other: chains that are all in the same mode agree, however many

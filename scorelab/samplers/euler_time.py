@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from scorelab.samplers.noise import Noise
 from scorelab.schedules import Grid, Level, require_time
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked
 
 
@@ -21,7 +21,7 @@ from scorelab.validation import checked
 def euler_time(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   unsquared: bool = False,

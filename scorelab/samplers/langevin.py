@@ -13,10 +13,11 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from scorelab.ranges import Above, AtLeast, Count
 from scorelab.samplers.noise import Noise, as_noise
-from scorelab.typing import Array, Key
+from scorelab.typing import Array, Floats, Key
 from scorelab.validation import checked
 
 Function: TypeAlias = Callable[[Array], Array]
@@ -34,9 +35,9 @@ class Chain(NamedTuple):
     nfe: calls of `score`, exactly; MALA calls `log_prob` as often.
   """
 
-  x: Array
-  path: Array
-  acceptance: Array
+  x: Floats
+  path: Float[Array, " kept *shape"]
+  acceptance: Float[Array, "*chains"]
   nfe: int
 
 
@@ -52,7 +53,7 @@ class MalaState(NamedTuple):
   log_prob: Array
 
 
-def ula_step(x: Array, score: Array, step_size: Array | float, z: Array) -> Array:
+def ula_step(x: Floats, score: Floats, step_size: Array | float, z: Floats) -> Floats:
   """One unadjusted Langevin step, x + h score + sqrt(2 h) z.
 
   Args:
@@ -72,7 +73,7 @@ def mala_step(
   score: Function,
   log_prob: Function,
   step_size: Array | float,
-  z: Array,
+  z: Floats,
   uniform: Array,
 ) -> tuple[MalaState, Array]:
   """One Metropolis-adjusted step: ULA's x', taken with probability min(1, ratio).
@@ -157,7 +158,7 @@ def run_chains(
 def ula(
   key: Key | Noise,
   score: Function,
-  x: Array,
+  x: Floats,
   *,
   step_size: Annotated[Array | float, Above(0)],
   num_steps: Annotated[int, Count(1_000_000)],
@@ -195,7 +196,7 @@ def mala(
   key: Key | Noise,
   score: Function,
   log_prob: Function,
-  x: Array,
+  x: Floats,
   *,
   step_size: Annotated[Array | float, Above(0)],
   num_steps: Annotated[int, Count(1_000_000)],

@@ -32,7 +32,7 @@ from scorelab.samplers.history import (
 )
 from scorelab.samplers.noise import Noise
 from scorelab.schedules import Grid, safe_sqrt
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked
 
 SOLVER_TYPES = ("midpoint", "heun")
@@ -121,7 +121,7 @@ def shares_by_sde(grid: Grid, eta: Array | float) -> tuple[Array, Array]:
 def dpmpp_2m(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   solver_type: str = "midpoint",
@@ -156,7 +156,7 @@ def dpmpp_2m(
 def dpmpp_3m(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   curvature: Annotated[Array | float, AtLeast(0)] = 1.0,
@@ -190,7 +190,7 @@ def dpmpp_3m(
 def dpmpp_2m_sde(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   eta: Annotated[Array | float, AtLeast(0)] = 1.0,
@@ -220,7 +220,7 @@ def dpmpp_2m_sde(
 def dpmpp_3m_sde(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   eta: Annotated[Array | float, AtLeast(0)] = 1.0,

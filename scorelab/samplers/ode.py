@@ -25,20 +25,20 @@ from scorelab.ranges import Above, AtLeast
 from scorelab.samplers.ddim import ddim_step
 from scorelab.samplers.noise import Noise, ZeroNoise, as_noise
 from scorelab.schedules import Grid, Level, Schedule
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked
 
 
 @checked
 def churned(
-  x: Array,
+  x: Floats,
   now: Level,
-  z: Array,
+  z: Floats,
   gamma: Annotated[Array | float, AtLeast(0)],
   *,
   schedule: Schedule,
   noise_scale: Annotated[Array | float, AtLeast(0)] = 1.0,
-) -> tuple[Array, Level]:
+) -> tuple[Floats, Level]:
   """Adds new noise: from `now` to the level with (1 + gamma) times its r (algorithm 2, line 5).
 
   Args:
@@ -69,7 +69,7 @@ def ratio_change(now: Level, nxt: Level) -> Array:
   return jnp.where(finite, nxt.sigma / nxt.alpha - ratio, 0)
 
 
-def slope_correction(pred: Prediction, slope: Array, now: Level, nxt: Level) -> Array:
+def slope_correction(pred: Prediction, slope: Floats, now: Level, nxt: Level) -> Floats:
   """Returns the change of Euler's step for another slope dy / dr: alpha' (r' - r) (slope - noise).
 
   Zero from pure noise (alpha = 0), where r is infinite: Euler's step from there has an error of
@@ -175,7 +175,7 @@ def scan_to_data(
 def euler(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   churn: Annotated[Array | float, AtLeast(0)] = 0.0,
@@ -206,7 +206,7 @@ def euler(
 def heun(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   churn: Annotated[Array | float, AtLeast(0)] = 0.0,
@@ -232,7 +232,7 @@ def heun(
 def midpoint(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   churn: Annotated[Array | float, AtLeast(0)] = 0.0,
@@ -253,7 +253,7 @@ def midpoint(
 def dpm_solver_2(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   churn: Annotated[Array | float, AtLeast(0)] = 0.0,
@@ -274,7 +274,7 @@ def dpm_solver_2(
 
 
 @checked
-def rk4(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Samples:
+def rk4(key: Key | Noise, predict: Predict, x: Floats, grid: Grid) -> Samples:
   """Samples by the classic Runge-Kutta method in r: four calls of `predict` a step.
 
   The step onto the data is Euler's, one call.
@@ -304,8 +304,8 @@ def rk4(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Samples:
 
 
 def rk4_step(
-  predict: Predict, x: Array, now: Level, middle: Level, nxt: Level
-) -> tuple[Array, Array]:
+  predict: Predict, x: Floats, now: Level, middle: Level, nxt: Level
+) -> tuple[Floats, Floats]:
   """Takes a Runge-Kutta step from `now` to `nxt`, both noisy; returns x and the noise at its start.
 
   Fourth order if `middle` is half way in r; second order otherwise, as in PNDM.

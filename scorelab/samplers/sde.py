@@ -24,7 +24,7 @@ from scorelab.samplers.ddim import ddim_step, noise_shares, renewing_step
 from scorelab.samplers.noise import Noise, as_noise
 from scorelab.samplers.ode import geometric, level_between, ratio_change, scan_to_data
 from scorelab.schedules import Grid, Level, Schedule, require_time, reverse_drift, safe_sqrt
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked
 
 
@@ -32,7 +32,7 @@ from scorelab.validation import checked
 def euler_maruyama(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   eta: Annotated[Array | float, AtLeast(0)] = 1.0,
@@ -97,7 +97,7 @@ def _at(pred: Prediction, x0: Array, now: Level) -> Prediction:
 def dpm_solver_2_ancestral(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   eta: Annotated[Array | float, AtLeast(0)] = 1.0,
@@ -142,7 +142,7 @@ def dpm_solver_2_ancestral(
 def dpmpp_2s_ancestral(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   eta: Annotated[Array | float, AtLeast(0)] = 1.0,
@@ -174,7 +174,7 @@ def dpmpp_2s_ancestral(
 
 
 @checked
-def dpmpp_2s(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Samples:
+def dpmpp_2s(key: Key | Noise, predict: Predict, x: Floats, grid: Grid) -> Samples:
   """Samples by DPM-Solver++(2S): two calls of `predict` a step. Deterministic, of second order.
 
   Args:
@@ -191,7 +191,7 @@ def dpmpp_2s(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Sample
 def dpmpp_sde(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   eta: Annotated[Array | float, AtLeast(0)] = 1.0,
@@ -223,8 +223,8 @@ def dpmpp_sde(
 
 @checked
 def corrector_step(
-  pred: Prediction, z: Array, snr: Annotated[Array | float, Above(0)], event_ndim: int | None
-) -> Array:
+  pred: Prediction, z: Floats, snr: Annotated[Array | float, Above(0)], event_ndim: int | None
+) -> Floats:
   """Takes a Langevin step at one level, x + h score + sqrt(2 h) z, with h from a ratio of norms.
 
       h = 2 (snr |z| / |score|)^2        norms of events, averaged over the batch
@@ -253,7 +253,7 @@ def corrector_step(
 def predictor_corrector(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   snr: Annotated[Array | float, Above(0)] = 0.16,

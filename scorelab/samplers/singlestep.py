@@ -20,7 +20,7 @@ from scorelab.samplers.history import combine, exponential_moments, lagrange_wei
 from scorelab.samplers.multistep import SOLVER_TYPES, log_snr_knots
 from scorelab.samplers.noise import Noise
 from scorelab.schedules import Grid, Level
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked
 
 
@@ -53,7 +53,7 @@ def singlestep_weights(grid: Grid, orders: np.ndarray, solver_type: str) -> Arra
 def dpmpp_singlestep(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   order: Annotated[int, OneOf(1, 2, 3, 4)] = 3,

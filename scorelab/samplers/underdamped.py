@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from scorelab.ranges import Above, AtLeast, Count
 from scorelab.samplers.langevin import Chain, Function, run_chains
 from scorelab.samplers.noise import Noise, as_noise
-from scorelab.typing import Array, Key
+from scorelab.typing import Array, Floats, Key
 from scorelab.validation import checked
 
 
@@ -32,7 +32,7 @@ def baoab_step(
   score: Function,
   step_size: Array | float,
   friction: Array | float,
-  z: Array,
+  z: Floats,
 ) -> KineticState:
   """One underdamped step at unit mass: the five exact flows B, A, O, A, B in turn.
 
@@ -65,7 +65,7 @@ def baoab_step(
 def underdamped_langevin(
   key: Key | Noise,
   score: Function,
-  x: Array,
+  x: Floats,
   *,
   step_size: Annotated[Array | float, Above(0)],
   num_steps: Annotated[int, Count(1_000_000)],

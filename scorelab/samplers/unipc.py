@@ -18,7 +18,7 @@ from scorelab.samplers.history import combine, lagrange_weights, past_nodes, ste
 from scorelab.samplers.multistep import VIEWS, log_snr_knots, view_moments
 from scorelab.samplers.noise import Noise
 from scorelab.schedules import Grid, Level
-from scorelab.typing import Array, Key, Predict, Samples
+from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked
 
 SOLVER_TYPES = ("bh1", "bh2")
@@ -61,7 +61,7 @@ def unipc_weights(
 def unipc(
   key: Key | Noise,
   predict: Predict,
-  x: Array,
+  x: Floats,
   grid: Grid,
   *,
   order: Annotated[int, OneOf(1, 2, 3, 4)] = 2,

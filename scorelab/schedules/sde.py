@@ -56,7 +56,7 @@ def reverse_drift(
 @checked
 def forward_path(
   key: Key, schedule: Schedule, x: Floats, times: Float[Array, " num_times"]
-) -> tuple[Floats, Float[Array, " num_steps * shape"]]:
+) -> tuple[Floats, Float[Array, " num_steps *shape"]]:
   """Simulates the forward SDE by the Euler-Maruyama method: of first order in law.
 
   Args:

@@ -28,9 +28,9 @@ class DataSet:
     fingerprint: of the file that the points were read from (scorelab.data.fingerprints), or None.
   """
 
-  train: Float[Array, " _ * event"]
-  validation: Float[Array, " _ * event"] | None = None
-  test: Float[Array, " _ * event"] | None = None
+  train: Float[Array, " _ *event"]
+  validation: Float[Array, " _ *event"] | None = None
+  test: Float[Array, " _ *event"] | None = None
   location: Array | float = 0.0
   spread: Array | float = 1.0
   fingerprint: Mapping[str, Any] | None = None
@@ -63,7 +63,7 @@ class DataSet:
     named = {"train": self.train, "validation": self.validation, "test": self.test}
     return {name: points for name, points in named.items() if points is not None}
 
-  def sample(self, key: Key, n: int) -> Float[Array, " {n} * event"]:
+  def sample(self, key: Key, n: int) -> Float[Array, " {n} *event"]:
     """Returns training points, drawn with replacement: [n, *event_shape]."""
     return self.train[jax.random.randint(key, (n,), 0, len(self.train))]
 

@@ -42,7 +42,7 @@ class Empirical(Pytree, static=("chunk_size",), eq=False):
       20 MB, whatever n and d, or twice a chunk's size. Static.
   """
 
-  points: Float[Array, " n * event"]
+  points: Float[Array, " n *event"]
   chunk_size: int
 
   def __init__(self, points: ArrayLike, *, chunk_size: int = 1024):
@@ -87,7 +87,7 @@ class Empirical(Pytree, static=("chunk_size",), eq=False):
     """(low, high), each of the shape of a point: the box of the points, for figures."""
     return jnp.min(self.points, axis=0), jnp.max(self.points, axis=0)
 
-  def sample(self, key: Key, n: int) -> Float[Array, " {n} * event"]:
+  def sample(self, key: Key, n: int) -> Float[Array, " {n} *event"]:
     """Returns independent draws with replacement, [n, *event]."""
     return self.points[jax.random.randint(key, (n,), 0, len(self.points))]
 

@@ -1,11 +1,13 @@
 """Shapes and dtypes that public functions declare, checked by beartype as they are called.
 
-Every public function and method of schedules, targets and likelihoods is called once; one that is
-new fails the last test of its package until it is called here.
+Every public function of schedules, targets, likelihoods, samplers, losses and metrics is called
+once; one that is new fails the test of its package until it is called here. Samplers and losses are
+traced only: nothing is compiled.
 """
 
 import functools
 import inspect
+import sys
 import typing
 
 import jax
@@ -15,10 +17,13 @@ import pytest
 from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
-from scorelab import likelihood, schedules, targets
-from scorelab.predictions import Prediction
+from scorelab import likelihood, losses, metrics, samplers, schedules, targets
+from scorelab.predictions import PARAMETERIZATIONS, Prediction, log_sigma
+from scorelab.samplers.langevin import MalaState
+from scorelab.samplers.underdamped import KineticState
 from scorelab.schedules import Grid, Level
 from scorelab.targets import data_set, points
+from scorelab.typing import Context, Floats, Samples
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
@@ -181,6 +186,127 @@ def test_likelihoods(monkeypatch):
       declared(getattr(likelihood, name))(KEY, target.predict, jnp.ones(()), grid)
 
 
+def fields(result, start=None):
+  """Checks the fields of a NamedTuple together, and that the shape is the start's."""
+  names = {**vars(sys.modules[type(result).__module__]), **NAMES}
+  hints = typing.get_type_hints(type(result), names)
+  scope = {}
+  exec(f"def check({', '.join(hints)}, start): pass", scope)
+  scope["check"].__annotations__ = hints | ({} if start is None else {"start": Floats})
+  jaxtyped(scope["check"], typechecker=beartype)(*result, start)
+  return result
+
+
+def gaussian(x, level, kind="x0"):
+  """The truth of N(0, I), for points of any shape; of consistency, the end of its flow."""
+  x0 = level.alpha * x / (level.alpha**2 + level.sigma**2) ** (1 if kind == "x0" else 0.5)
+  return Prediction.of(x, level, kind, **{kind: x0})
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 2), (2, 4, 1)])
+def test_samplers(shape):
+  grid = schedules.karras(schedules.VarianceExploding(), 4)
+  called = set()
+
+  def call(name, *args, **options):
+    called.add(name)
+    return declared(getattr(samplers, name))(*args, **options)
+
+  def everything(key, x):
+    names = {sampler.__name__ for sampler in samplers.SAMPLERS.values()}
+    for name in (*sorted(names), "adaptive_ode"):
+      kind = "consistency" if name == "consistency" else "x0"
+      fields(call(name, key, functools.partial(gaussian, kind=kind), x, grid), x)
+    steps = {"step_size": 0.1, "num_steps": 6, "burn_in": 2, "thin": 2}
+    log_prob = lambda x: -jnp.sum(x**2, -1) / 2  # noqa: E731
+    fields(call("ula", key, jnp.negative, x, **steps), x)
+    fields(call("mala", key, jnp.negative, log_prob, x, **steps), x)
+    fields(call("underdamped_langevin", key, jnp.negative, x, **steps), x)
+    now, nxt, z = grid[0], grid[1], jnp.ones_like(x)
+    pred = gaussian(x, now)
+    call("ancestral_step", pred, now, nxt, z), call("renoise_step", pred, now, nxt, z)
+    call("consistency_step", pred, nxt, z, jnp.ones(())), call("ddim_step", pred, now, nxt, z, 0.5)
+    call("renewing_step", pred, nxt, z, *call("noise_shares", now, nxt, 0.5))
+    call("churned", x, now, z, 0.1, schedule=grid.schedule)
+    call("slope_correction", pred, z, now, nxt), call("rk4_step", gaussian, x, now, now, nxt)
+    call("corrector_step", pred, z, 0.1, 1), call("ula_step", x, -x, 0.1, z)
+    state = MalaState(x, -x, log_prob(x))
+    call("mala_step", state, jnp.negative, log_prob, 0.1, z, jnp.ones(shape[:-1]))
+    call("baoab_step", KineticState(x, z, -x), jnp.negative, 0.1, 1.0, z)
+    call("as_noise", key), call("ncsnv2_step_size", grid.levels.sigma[:-1], 5)
+    assert call("ddim_inference", key, x, grid).shape == (5, *shape)
+
+  jax.eval_shape(everything, KEY, jnp.ones(shape))
+  path = np.random.default_rng(0).normal(size=(8, 2, *shape))
+  for name in ("effective_sample_size", "split_rhat"):
+    assert call(name, path).shape == call(name, jnp.asarray(path)).shape == shape
+  assert set(public(samplers)) - called == set()
+
+
+def test_losses():
+  schedule, batch = schedules.VariancePreserving(), {"x": jnp.ones((4, 2))}
+  context = Context(jnp.zeros((), int), {})
+
+  def everything(key, u):
+    for name, make in losses.LOSSES.items():
+      kind = "consistency" if name == "consistency" else "noise"
+      learned = {"learned_variance": True} if name == "hybrid" else {}
+      if kind == "consistency":
+        learned = {"schedule": schedule}
+
+      def apply(variables, x, c, rngs=None, width=4 if name == "hybrid" else 2):
+        return variables["params"] * jnp.ones((len(x), width))
+
+      loss = declared(make)(PARAMETERIZATIONS[kind](apply, log_sigma, **learned), schedule)
+      declared(loss)(jnp.ones(()), key, batch, context)
+    for levels in losses.LEVELS.values():
+      declared(levels)(schedule, u)
+    for uniforms in losses.UNIFORMS.values():
+      declared(uniforms)(key, 4)
+    level = schedule.at(u)
+    for name, weight in (losses.WEIGHTINGS | losses.SCORE_WEIGHTINGS).items():
+      declared(weight)(level, **({"schedule": schedule} if name == "likelihood" else {}))
+
+  jax.eval_shape(everything, KEY, jnp.full(4, 0.4))
+  assert public(losses).keys() == {make.__name__ for make in losses.LOSSES.values()}
+
+
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray], ids=["NumPy", "JAX"])
+def test_metrics(make):
+  nine, circles = targets.nine_modes(), targets.two_circles()
+  drawn = [make(np.asarray(nine.sample(jax.random.key(seed), 40))) for seed in (0, 1)]
+  x, y = drawn[0], drawn[1][:30]
+  called = set()
+
+  def call(name, *args, **options):
+    called.add(name)
+    return declared(getattr(metrics, name))(*args, **options)
+
+  needs_classes = metrics.CLASS_METRICS | metrics.LABEL_METRICS
+  for name in metrics.METRICS.keys() - needs_classes.keys():
+    if name in metrics.SUPPORT_METRICS:
+      against = [circles, metrics.Reference(target=circles)]
+    elif name in metrics.MODE_METRICS:
+      against = [nine, metrics.Reference(y, nine)]
+    else:
+      against = [y, metrics.Reference(y, nine)]
+    for reference in against:
+      assert isinstance(call(name, KEY, x, reference), float)
+  call("mean_pairwise_distance", x, y), call("mode_weights", x, nine)
+  levels = schedules.VarianceExploding().at(jnp.array([0.3, 0.6, 0.9]))
+
+  def errors(key):
+    fields(call("score_error", key, nine, nine.predict, levels, 4))
+    fields(call("class_score_error", key, nine, lambda label: nine.predict, levels, 4))
+    call("mode_score_error", key, nine, nine.predict, schedules.VarianceExploding().at(0.5), 4)
+    fields(call("girsanov", key, nine, nine.predict, levels, jnp.ones(()), 4))
+
+  jax.eval_shape(errors, KEY)
+  of_classes = {*needs_classes, "class_probabilities", "features_need", "in_features"}
+  asking = {"has_known_classes", "has_labels", "has_modes"}  # of a target
+  assert set(public(metrics)) - called == of_classes | asking
+
+
 @pytest.mark.parametrize(
   "call",
   [
@@ -190,8 +316,15 @@ def test_likelihoods(monkeypatch):
     ),
     lambda: declared(targets.GaussianMixture.marginal)(targets.nine_modes(), jnp.ones(2)),
     lambda: declared(targets.GaussianMixture.log_prob)(targets.nine_modes(), jnp.ones(2, int)),
+    lambda: declared(samplers.ula_step)(jnp.ones(2), jnp.ones(2), 0.1, jnp.ones((3, 2))),
+    lambda: fields(Samples(jnp.ones(2), jnp.ones((5, 3)), 5)),
+    lambda: declared(metrics.recall)(KEY, np.ones((9, 2)), np.ones((9, 3))),
+    lambda: declared(metrics.recall)(KEY, np.ones((9, 2), int), np.ones((9, 2))),
   ],
-  ids=["two shapes", "two events", "one direction", "whole numbers"],
+  ids=[
+    *("two shapes", "two events", "one direction", "whole numbers", "noise of another shape"),
+    *("a path of another shape", "two point sets", "whole points"),
+  ],
 )
 def test_wrong_shapes_are_refused(call):
   with pytest.raises(TypeCheckError):
