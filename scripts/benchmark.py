@@ -28,7 +28,6 @@ import difflib
 import importlib
 import json
 import os
-import pathlib
 import platform
 import shlex
 import sys
@@ -36,8 +35,6 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from scripts import outputs
 from scripts.benchmarks import table

@@ -34,8 +34,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
-
 # A few seconds of training in 150 lines, so that kills have something to fall into.
 DEFAULT = [
   "--config=configs/ncsn_gmm.py:fast",

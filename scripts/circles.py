@@ -14,14 +14,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import pathlib
-import sys
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
 from scorelab import evaluation
 from scorelab.cli.exit import exit_with

@@ -14,8 +14,6 @@ import pathlib
 import sys
 from collections.abc import Callable
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
-
 from scripts.claiming import exempt, mixtures, others, pages
 from scripts.claiming.checking import Claim, problems, prose
 

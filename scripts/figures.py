@@ -19,8 +19,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
-
 from scorelab.errors import ConfigError, RunError
 from scorelab.runs.checkpoints import CheckpointError
 from scripts import outputs

@@ -35,8 +35,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
-
 from scripts import outputs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -111,6 +109,7 @@ def run_tests(tests: Sequence[str], copy: pathlib.Path, timeout: float) -> Outco
     "JAX_COMPILATION_CACHE_DIR": str(copy.parent / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONPATH": str(copy),  # also for the programs that tests start
   }
   begun = time.monotonic()
   process = subprocess.Popen(

@@ -29,8 +29,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
-
 from scorelab.errors import RunError
 from scorelab.metrics import Reference, energy_distance, max_sliced_wasserstein
 from scorelab.metrics.statistics import mean_and_sem

@@ -34,8 +34,6 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
-
 from scorelab.cli.exit import exit_with
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics import max_sliced_wasserstein

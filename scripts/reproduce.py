@@ -28,8 +28,6 @@ import sys
 import threading
 from collections.abc import Iterable, Sequence
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
-
 from scorelab.plotting import write_csv
 from scorelab.runs.signals import PREEMPTED_EXIT_CODE
 from scorelab.sweep.plan import Row, SweepError, Task, make_rows

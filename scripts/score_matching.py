@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,8 +25,6 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
 from configs import base
 from scorelab import evaluation, training

@@ -18,8 +18,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
-
 from scorelab.plotting import read_csv
 from scripts import published
 from scripts.benchmark import CASES

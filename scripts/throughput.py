@@ -30,8 +30,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-
 from scorelab.networks import UNet
 from scripts import outputs
 

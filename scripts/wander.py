@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import sys
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
 from configs import ncsn_gmm_published
 from scorelab import evaluation, training

@@ -70,7 +70,7 @@ def main() -> None:
   phase.during(evaluator, "draw_sets", "sampling")
   phase.during(figures, "draw_run", "drawing")
   phase.during(ensemble_figures, "draw_ensemble", "drawing")
-  runpy.run_path(program, run_name="__main__")
+  runpy.run_path(program, run_name="__main__")  # in this process, whose functions are watched
 
 
 if __name__ == "__main__":

@@ -169,3 +169,8 @@ def test_what_is_in_the_wheel_inserts_no_path_and_runs_no_file():
   for file in (ROOT / "scorelab").rglob("*.py"):
     assert "sys.path.insert" not in (text := file.read_text()), file
     assert "runpy" not in text, file
+
+
+def test_scripts_import_what_is_installed():
+  for file in (ROOT / "scripts").rglob("*.py"):
+    assert not re.search(r"sys\.path\.(insert|append)", file.read_text()), file

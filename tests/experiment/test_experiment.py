@@ -4,7 +4,6 @@ import importlib
 import inspect
 import json
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -434,7 +433,6 @@ def test_learning_rate_warms_up_and_decays():
 
 
 if __name__ == "__main__":
-  sys.path.insert(0, ".")
   GOLDEN.mkdir(exist_ok=True)
   for config_name in ["base", *CONFIGS]:
     (GOLDEN / f"{config_name}.json").write_text(changed(config_name))
