@@ -19,8 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from scorelab.errors import ConfigError, RunError
-from scorelab.runs.checkpoints import CheckpointError
+from scorelab.errors import ScorelabError
 from scripts import outputs
 from scripts.drawing import (
   circles,
@@ -102,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
       metrics = steps.METRICS if "steps" in FIGURES[args.name] else ()
       source = open_source(args.name, args.workdir, out, args.keys, metrics, others)
-  except (RunError, CheckpointError, ConfigError) as error:
+  except ScorelabError as error:
     print(error, file=sys.stderr)
     return 1
   source.out.mkdir(parents=True, exist_ok=True)

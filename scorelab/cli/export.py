@@ -20,13 +20,12 @@ from ml_collections import ConfigDict
 from scorelab import training
 from scorelab.config.importing import make_importable
 from scorelab.config.shipped import root
-from scorelab.errors import ConfigError, RunError
+from scorelab.errors import ScorelabError
 from scorelab.experiment.build import build
 from scorelab.experiment.recorded import build_without_data
 from scorelab.experiment.spec import Experiment
 from scorelab.predictions import Exact
 from scorelab.pretrained import PretrainedError, save_model, save_pipeline
-from scorelab.runs.checkpoints import CheckpointError
 from scorelab.runs.workdir import Workdir
 from scorelab.typing import Params
 
@@ -94,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     state = training.restore_trained(experiment, workdir)
     params = training.evaluated_params(state, experiment.evaluation.ema)
     export(experiment, params, arguments.to, arguments.format)
-  except (ConfigError, PretrainedError, RunError, CheckpointError) as error:
+  except ScorelabError as error:
     print(error, file=sys.stderr)
     return 2
   print(arguments.to)

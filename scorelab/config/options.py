@@ -66,13 +66,6 @@ def literal(text: str) -> Any:
     return text
 
 
-def is_traced(value: Any) -> bool:
-  """Returns True if a number is a traced argument of a program: it has no value yet."""
-  import jax  # not at the top: mistakes of a command line are reported before JAX is imported
-
-  return isinstance(value, jax.core.Tracer)
-
-
 def check_fields(config: Any, known: ConfigDict, section: str = "") -> None:
   """Checks the fields of a config for unknown names and wrong types.
 
@@ -183,7 +176,8 @@ def check_bound(
     shown: the field's name in the message, if it is another one.
     settings: the values of the section, which name its parts.
   """
-  from scorelab.config.parts import range_of  # not above: it imports JAX
+  from scorelab.config.parts import range_of  # not above: these import JAX
+  from scorelab.validation import is_traced
 
   section, _, name = field.rpartition(".")
   allowed = None if value is None else range_of(section, name, settings)

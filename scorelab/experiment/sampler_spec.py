@@ -17,7 +17,6 @@ from scorelab.config.options import (
   accepted_options,
   check_bound,
   choose,
-  is_traced,
   literal,
   options_of,
   refuse_unused,
@@ -30,6 +29,7 @@ from scorelab.samplers import KERNELS, SAMPLERS
 from scorelab.schedules import GRIDS, Grid, Schedule
 from scorelab.targets import num_classes_of
 from scorelab.typing import Array, ClassifiedTarget, Key, Params, Predict, Samples, Target
+from scorelab.validation import is_traced
 
 _PREDICTION_FIELDS = {"guidance", "guidance_weak", "clipping"} | accepted_options(
   *(guidance.options for guidance in GUIDANCES.values()), *CLIPPINGS.values()

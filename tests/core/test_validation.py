@@ -303,15 +303,8 @@ def test_traced_numbers_are_not_checked(name):
   jax.eval_shape(program, jnp.asarray(value, jnp.float32))
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_arguments_of_another_kind(name):
-  call, line = KINDS[name]
-  assert line in said(call)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_unknown_names(name):
-  call, line = NAMES[name]
+@pytest.mark.parametrize(("call", "line"), [*KINDS.values(), *NAMES.values()], ids=[*KINDS, *NAMES])
+def test_arguments_of_another_kind_and_unknown_names(call, line):
   assert line in said(call)
 
 
