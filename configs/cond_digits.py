@@ -14,11 +14,12 @@ Guided at 3 for sigma / alpha in (0.2, 2] only it is 0.60.
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.digits import digits
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.digits(base.get_config())
+  config = digits()
   config.schedule.update(name="variance_exploding", sigma_min=0.01, sigma_max=20.0, rho=7.0)
   config.network.update(num_classes=10, label_dropout=0.1)
   config.sampler.update(name="dpmpp_2m", num_steps=16, guidance="classifier_free")

@@ -12,17 +12,13 @@ result of this config is committed.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, ncsn_gmm
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.get_config()
-  config.schedule.update(name="variance_exploding", sigma_min=0.02, sigma_max=80.0, rho=7.0)
-  config.network.update(name="residual_mlp", width=192, depth=2, num_classes=9, label_dropout=0.1)
-  config.loss.weighting = "edm"
-  config.optimizer.learning_rate = 3e-3
-  config.sampler.update(grid="uniform_log_snr", sigma_min=0.05)
+  config = ncsn_gmm.get_config()
+  config.network.update(num_classes=9, label_dropout=0.1)
   config.evaluation.rows = (
     "dpmpp_2m:32",
     "dpmpp_2m:16:guidance=classifier:guidance_scale=1.0",

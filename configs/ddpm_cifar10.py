@@ -9,12 +9,12 @@ on a GPU; nothing here was measured.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs.presets.images import images, small_images
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.images(base.get_config(), "rotations")
+  config = images("rotations")
   config.target.update(name="images", path="hub:uoft-cs/cifar10", side=32, flip=True)
   config.target.column = "img"
   config.schedule.update(name="cosine_betas", beta_min=None, beta_max=None)
@@ -25,4 +25,4 @@ def get_config(arg: str = "") -> ConfigDict:
   config.training.update(num_steps=400_000, batch_size=128)
   config.training.update(checkpoint_every=5000, keep_every=50_000)
   config.evaluation.update(num_samples=10_000, batch_size=500)
-  return base.small_images(config, arg)
+  return small_images(config, arg)

@@ -13,12 +13,12 @@ Frechet distance.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs.presets.images import images, small_images
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.images(base.get_config(), "classifier")
+  config = images("classifier")
   config.target.update(name="digits", dequantise=True)
   config.network.update(name="modern_unet", dim=32, dim_mults=(1, 2), attention=("none", "full"))
   config.training.update(num_steps=3000, batch_size=64)
@@ -27,4 +27,4 @@ def get_config(arg: str = "") -> ConfigDict:
   config.evaluation.metrics += ("confident_share", "class_count", "class_imbalance")
   config.evaluation.update(likelihood_points=100, likelihood_method="heun")
   config.evaluation.update(likelihood_num_steps=32, likelihood_divergence="hutchinson")
-  return base.small_images(config, arg)
+  return small_images(config, arg)

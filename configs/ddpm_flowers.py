@@ -12,12 +12,12 @@ eight. `python scripts/throughput.py` measures this model's.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs.presets.images import images, small_images
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a short run, of minutes on a CPU."""
-  config = base.images(base.get_config(), "rotations")
+  config = images("rotations")
   config.target.update(name="images", path="hub:huggan/flowers-102-categories", side=128, flip=True)
   config.network.update(name="unet", dim=128, dim_mults=(1, 2, 4), block="resnet", dtype="bfloat16")
   config.parameterization.name = "noise"
@@ -30,4 +30,4 @@ def get_config(arg: str = "") -> ConfigDict:
   config.sampler.update(name="ancestral", num_steps=1000, grid="uniform", variance="small")
   config.evaluation.rows = ("dpmpp_2m:32:grid=karras", "ddim:50")
   config.evaluation.batch_size = 128
-  return base.small_images(config, arg)
+  return small_images(config, arg)

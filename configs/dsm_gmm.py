@@ -13,11 +13,12 @@ smoothing costs as discretisation.
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.score_matching import score_matching
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.score_matching(base.get_config(), "denoising")
+  config = score_matching("denoising")
   config.loss.sigma = 1.0
   config.training.num_steps = 2000
   config.sampler.update(sigma=1.0, step_size=1e-1)

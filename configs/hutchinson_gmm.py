@@ -11,9 +11,10 @@ takes is said in base.score_matching.
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.score_matching import score_matching
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.score_matching(base.get_config(), "hutchinson")
+  config = score_matching("hutchinson")
   return base.variant(config, arg)

@@ -11,9 +11,10 @@ takes is said in base.score_matching. The published settings are in hyvarinen_gm
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.score_matching import score_matching
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.score_matching(base.get_config(), "hyvarinen")
+  config = score_matching("hyvarinen")
   return base.variant(config, arg)

@@ -13,11 +13,12 @@ negative divergence at one of the fixed points, and the loss falls without learn
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.score_matching import score_matching
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.score_matching(base.get_config(), "hyvarinen")
+  config = score_matching("hyvarinen")
   config.target.num_train = 10_000
   config.parameterization.name = "score"
   config.network = base.get_config().network

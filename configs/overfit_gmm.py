@@ -12,11 +12,12 @@ least held-out loss, and its checkpoint is evaluated. Expect a relative score er
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.score_matching import score_matching
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.score_matching(base.get_config(), "hyvarinen")
+  config = score_matching("hyvarinen")
   config.target.num_train = 10_000
   config.optimizer.decay = "constant"
   config.training.update(checkpoint_every=100, patience=20)

@@ -11,11 +11,12 @@ by Heun with 31 evaluations, which follows a few starts far out to where they le
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.digits import digits
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.digits(base.get_config())
+  config = digits()
   config.schedule.update(name="sigma_power", base=1.01)
   config.evaluation.rows = ("dpmpp_2m:32", "euler_time:20")
   return base.variant(config, arg)

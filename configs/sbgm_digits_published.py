@@ -10,11 +10,12 @@ without the tanh that samples go through.
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.digits import digits
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.digits(base.get_config())
+  config = digits()
   config.target.update(scaling="bins", dequantise=False)
   config.schedule.update(name="sigma_power", base=1.01)
   config.parameterization.update(name="score", conditioning="time")

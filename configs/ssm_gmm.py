@@ -11,10 +11,11 @@ takes is said in base.score_matching. Its variance-reduced form is ssm_vr_gmm.py
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.score_matching import score_matching
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.score_matching(base.get_config(), "sliced")
+  config = score_matching("sliced")
   config.loss.probes = "gaussian"
   return base.variant(config, arg)

@@ -12,10 +12,11 @@ signs; here they are Gaussian, as in the paper's theory.
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.score_matching import score_matching
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.score_matching(base.get_config(), "sliced_vr")
+  config = score_matching("sliced_vr")
   config.loss.probes = "gaussian"
   return base.variant(config, arg)

@@ -11,10 +11,11 @@ all ten classes, and 88 % as many confident digits as among real ones; with chur
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.digits import digits
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.digits(base.get_config())
+  config = digits()
   config.schedule.name = "sub_vp"
   return base.variant(config, arg)

@@ -12,10 +12,11 @@ variational bound; the Gaussian of the training digits' moments has 2.98.
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.digits import digits
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The experiment; arg 'fast' makes it a run of seconds."""
-  config = base.digits(base.get_config())
+  config = digits()
   config.schedule.name = "variance_preserving"
   return base.variant(config, arg)

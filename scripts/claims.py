@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FILES = (
   ROOT / "README.md",
   *sorted((ROOT / "docs").glob("*.md")),
-  *sorted((ROOT / "configs").glob("*.py")),
+  *sorted((ROOT / "configs").rglob("*.py")),
 )
 
 

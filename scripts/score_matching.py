@@ -27,6 +27,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.presets.score_matching import score_matching
 from scorelab import evaluation, training
 from scorelab.cli.exit import exit_with
 from scorelab.experiment.build import build
@@ -45,7 +46,7 @@ PROBED |= {"sliced_fd": "gaussian"}
 
 def at_data(loss: str) -> ConfigDict:
   """The data's own score, by an implicit loss."""
-  config = base.score_matching(base.get_config(), loss)
+  config = score_matching(loss)
   config.loss.probes = PROBED.get(loss)
   return config
 

@@ -1,4 +1,4 @@
-"""Bindings of the numbers in the docstrings of configs on the nine modes, and of base.py."""
+"""Bindings of the numbers in the docstrings of presets, and of configs on the nine modes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from scorelab.targets.digits import digits
+from scorelab import targets
 from scorelab.targets.mixtures import nine_modes
 from scripts.claiming.checking import AtMost, Bindings, Claim
 from scripts.claiming.sources import (
@@ -22,17 +22,19 @@ from scripts.claiming.sources import (
 SW = "max_sliced_wasserstein"
 
 
-def base() -> list[Claim]:
-  """Common settings of configs/base.py."""
+def score_matching() -> list[Claim]:
+  """The preset."""
   modes = nine_modes()
   apart = min(np.linalg.norm(a - b) for a, b in itertools.combinations(np.array(modes.means), 2))
-  splits = digits().splits
+  width = float(np.sqrt(np.ravel(modes.covariances)[0]))
+  return [Claim("The modes are {} apart and {} wide", [float(apart), width])]
+
+
+def digits() -> list[Claim]:
+  """The preset."""
+  splits = targets.digits().splits
   best = where_least("vp_digits/stopping.csv", "step", "val_loss")
   return [
-    Claim(
-      "The modes are {} apart and {} wide",
-      [float(apart), float(np.sqrt(np.ravel(modes.covariances)[0]))],
-    ),
     Claim(
       "each seen at {} levels, is least", [setting("vp_digits", "training.validation_repeats")]
     ),
@@ -312,7 +314,8 @@ def overfit_gmm() -> list[Claim]:
 
 
 CLAIMS: dict[str, Bindings] = {
-  "base": base,
+  "digits": digits,
+  "score_matching": score_matching,
   "consistency_gmm": consistency_gmm,
   "dsm_gmm": dsm_gmm,
   "dsm_gmm_published": dsm_gmm_published,

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base
+from configs.presets.digits import digits
 from scorelab.cli.export import export, main
 from scorelab.experiment.build import build
 from scorelab.pretrained import PretrainedError, load_model, load_pipeline
@@ -13,7 +13,7 @@ from scorelab.pretrained import PretrainedError, load_model, load_pipeline
 @pytest.fixture(scope="module")
 def experiment():
   """A `unet2d` on digits, on a table of betas: reachable from a config by its options' names."""
-  config = base.digits(base.get_config())
+  config = digits()
   config.schedule.update(name="linear_betas", num_levels=1000)
   config.parameterization.update(name="noise", conditioning="time_index")
   config.network.update(name="unet2d", widths=None, norms=None, activation=None)
