@@ -1,6 +1,7 @@
 """Wrong calls of the library: each gets one line, and nothing is added to a compiled program."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from scorelab.targets import TARGETS
 from scorelab.targets.empirical import Empirical
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Context
-from scorelab.validation import Registry, UnknownNameError
+from scorelab.validation import Registry, UnknownNameError, parts_of
 
 VE = VarianceExploding()
 GRID = schedules.karras(VE, 4)
@@ -342,6 +343,13 @@ def test_registries_are_dicts():
   assert dict(registry) == {"a": 1, "b": 2}
   with pytest.raises(UnknownNameError, match="part = 'aa' must be one of a, b"):
     registry["aa"]
+
+
+def test_parts_are_named_as_they_are_imported_and_classes_in_snake_case():
+  module = types.ModuleType("registry")
+  vars(module).update(UNet2D=1, DiT=2, GatedMLP=3, SubVP=4, dpmpp_2m=5, _helper=6)
+  named = {"unet2d": 1, "dit": 2, "gated_mlp": 3, "sub_vp": 4, "dpmpp_2m": 5}
+  assert parts_of(module) == named
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpmpp_2m_sde", "heun", "predictor_corrector"])
