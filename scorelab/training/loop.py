@@ -98,7 +98,9 @@ def train(
   with Checkpoints(
     workdir.checkpoints, keep_every=experiment.keep_every, best_metric=experiment.monitor
   ) as checkpoints:
+    # Committed to its devices, like a restored state: a resumed run has the same executables.
     state = program.init()
+    state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, state))
     step = 0
     unlogged = None
     if (found := checkpoints.restore(state)) is not None:
