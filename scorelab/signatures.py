@@ -50,15 +50,21 @@ def option_defaults(part: Callable[..., Any]) -> dict[str, Any]:
 
   Without the keywords that an experiment passes itself.
   """
+  parameters = _parameters if isinstance(part, Hashable) else _parameters.__wrapped__
   return {
     name: None if parameter.default is inspect.Parameter.empty else parameter.default
-    for name, parameter in inspect.signature(part).parameters.items()
+    for name, parameter in parameters(part).items()
     if name not in GIVEN
     and (
       parameter.kind is inspect.Parameter.KEYWORD_ONLY
       or parameter.default is not inspect.Parameter.empty
     )
   }
+
+
+@functools.cache
+def _parameters(part: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+  return inspect.signature(part).parameters
 
 
 def options_of_part(part: Callable[..., Any]) -> Mapping[str, Option]:

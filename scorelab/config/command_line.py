@@ -5,6 +5,7 @@ Nothing here imports JAX, so that mistakes are reported at once.
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -122,6 +123,7 @@ def _unsets(argument: str) -> bool:
   return bool(sign) and text in words and field in nullable_fields()
 
 
+@functools.cache
 def nullable_fields() -> frozenset[str]:
   """Returns the fields that may be None, as 'SECTION.FIELD'."""
   sections = fields.make_config().items()
