@@ -15,6 +15,15 @@ if jax.__version_info__[:2] == (0, 10):
   os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
+def resident_memory():
+  """Bytes of memory that the process has now; 0 where the system does not say."""
+  try:
+    with open("/proc/self/statm") as file:
+      return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+  except OSError:
+    return 0
+
+
 def pytest_collection_finish():
   """What the imports have made stays to the end: the garbage collector need not walk over it."""
   gc.collect()
@@ -37,11 +46,15 @@ def compilation_cache(tmp_path_factory):
   jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
 
 
+MEMORY = 2e9  # bytes
+
+
 @pytest.fixture(autouse=True, scope="module")
-def programs_of_one_module():
-  """What a module has compiled is forgotten after it: a whole run would keep gigabytes."""
+def programs_of_earlier_modules():
+  """What earlier modules have compiled is forgotten once it fills memory."""
   yield
-  jax.clear_caches()
+  if resident_memory() > MEMORY:
+    jax.clear_caches()
 
 
 @pytest.fixture

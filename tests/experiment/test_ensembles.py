@@ -26,8 +26,6 @@ from scorelab.runs.workdir import open_workdir
 from scorelab.training import ensembles
 from tests.stopping import StopAfter
 
-pytestmark = pytest.mark.usefixtures("full_optimisation")
-
 OVER = "optimizer.learning_rate=1e-3,1e-2 optimizer.weight_decay=0.1;sampler.eta=0,0.5"
 
 
@@ -65,7 +63,7 @@ def program(ensemble):
 
 
 @pytest.fixture(scope="module")
-def trained(ensemble, program, tmp_path_factory, quick_compilation):
+def trained(ensemble, program, tmp_path_factory):
   return run(ensemble, tmp_path_factory.mktemp("straight"), program=program)
 
 
@@ -121,7 +119,7 @@ def test_stopped_and_resumed_is_uninterrupted(ensemble, program, trained, tmp_pa
   assert workdir.metrics.read_text() == trained[1].metrics.read_text()
 
 
-def test_numbers_of_every_section_are_traced(quick_compilation):
+def test_numbers_of_every_section_are_traced():
   """Where they are arguments of the program, the loss is that of the config which has them."""
   over = "schedule.sigma_max=50 loss.sigma_min=0.05 parameterization.data_std=2"
   over += " optimizer.b2=0.99 optimizer.ema_decays=0.9 optimizer.clip_norm=0.1"
@@ -197,9 +195,9 @@ def test_a_field_that_a_program_must_know_is_refused():
 
 def test_folders_are_those_of_what_is_trained(tmp_path):
   """One seed is the run that it was, in the folder that it had; samplers have no part in it."""
-  assert not ensembles.asked(small_config())
-  assert not ensembles.asked(small_config(seeds=1))
-  assert ensembles.asked(small_config(over=OVER))
+  assert not ensembles.is_ensemble(small_config())
+  assert not ensembles.is_ensemble(small_config(seeds=1))
+  assert ensembles.is_ensemble(small_config(over=OVER))
   before = json.loads(small_config().to_json())
   del before["ensemble"]
   assert run_id(before) == run_id(json.loads(small_config().to_json()))
@@ -220,7 +218,7 @@ def test_folders_are_those_of_what_is_trained(tmp_path):
     build(small_config(seeds=2))
 
 
-def test_a_nan_names_its_member(tmp_path, quick_compilation):
+def test_a_nan_names_its_member(tmp_path):
   config = small_config(over="optimizer.learning_rate=1e-3,1e30")
   config.optimizer.update(warmup_steps=0, clip_norm=0.0)
   with pytest.raises(RunError, match=r"member learning_rate=1e\+30,seed=0: training stopped: "):
@@ -228,7 +226,7 @@ def test_a_nan_names_its_member(tmp_path, quick_compilation):
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory, quick_compilation):
+def evaluated(tmp_path_factory):
   """Three untrained seeds with two samplers each, stopped in the second member and taken up."""
   config = small_config(seeds=3, over="sampler.eta=0,1")
   config.training.num_steps = 0

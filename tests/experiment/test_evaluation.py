@@ -25,7 +25,7 @@ def config_of(**evaluation_fields):
   config.evaluation.update(
     num_keys=4, num_samples=400, num_reference=800, num_projections=20, score_samples=64
   )
-  config.evaluation.update(rows=("ddim:4:eta=1.0",), **evaluation_fields)
+  config.evaluation.update({"rows": ("ddim:4:eta=1.0",)} | evaluation_fields)
   return config
 
 
@@ -56,6 +56,11 @@ def with_exact_network(experiment):
 
 
 LIKELIHOOD = {"likelihood_points": 8, "likelihood_num_steps": 2, "likelihood_bound_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def plain():
+  return build(config_of())
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +140,9 @@ def test_more_steps_and_more_noise_leave_the_floor(tmp_path):
 
 def test_a_prior_that_is_too_narrow_shows_as_prior(tmp_path):
   """Started at sigma = 2 from N(0, 4 I), the outer modes at distance 10 are hardly reached."""
-  config = config_of()
+  config = config_of(rows=(), metrics=("energy_distance",), score_levels=())
   config.schedule.sigma_max = 2.0
   config.sampler.num_steps = 30
-  config.evaluation.score_levels = (0.1, 1.0)
   result, _, _ = evaluate(config, tmp_path, exact_network=True)
   numbers = result["rows"][0]["metrics"]["energy_distance"]
   assert numbers["prior"] > 1
@@ -179,7 +183,7 @@ def test_the_same_command_gives_the_same_bits(evaluated, tmp_path):
 
 
 def test_one_key_has_no_standard_error(tmp_path):
-  config = config_of(metrics=("mode_weight_tv",), score_levels=())
+  config = config_of(rows=(), metrics=("mode_weight_tv",), score_levels=())
   config.evaluation.num_keys = 1
   result, _, _ = evaluate(config, tmp_path)
   assert result["rows"][0]["metrics"]["mode_weight_tv"]["sem"] is None
@@ -196,21 +200,19 @@ def test_budget_of_numbers_by_hand():
   assert budget(np.full((4, 2), np.nan))["value"] is None
 
 
-def test_a_stop_leaves_nothing_half_written(tmp_path):
-  experiment = build(config_of())
-  workdir = open_workdir(tmp_path, experiment.config, {})
+def test_a_stop_leaves_nothing_half_written(plain, tmp_path):
+  workdir = open_workdir(tmp_path, plain.config, {})
   stop = StopFlag()
   stop.requested = True
   with pytest.raises(Preempted):
-    evaluation.evaluate(experiment, experiment.init_params(jax.random.key(0)), workdir, stop)
+    evaluation.evaluate(plain, plain.init_params(jax.random.key(0)), workdir, stop)
   assert not workdir.evaluation.exists()
   assert not workdir.samples.exists()
 
 
-def test_rows_compile_once_for_all_keys_and_starts():
-  experiment = build(config_of())
-  row = experiment.evaluation.rows[0]
-  sample = evaluation.sample_row(row, lambda _: experiment.target.predict)
+def test_rows_compile_once_for_all_keys_and_starts(plain):
+  row = plain.evaluation.rows[0]
+  sample = evaluation.sample_row(row, lambda _: plain.target.predict)
   for seed in (0, 1):
     keys = jax.random.split(jax.random.key(seed), 3)
     x, nfe = sample(None, keys, jnp.full((3, 5, 2), float(seed)))
@@ -247,13 +249,13 @@ def test_langevin_rows_start_at_the_data_or_the_prior(tmp_path):
 
 
 @pytest.mark.parametrize(("levels", "sigma"), [("data", None), ("fixed", 1.0)])
-def test_a_network_of_one_level_has_no_bound(levels, sigma):
+def test_a_network_of_one_level_has_no_bound(plain, levels, sigma):
   config = config_of()
   config.parameterization.update(name="scaled_score", conditioning="none")
   config.loss.update(name="hyvarinen", levels=levels, sigma=sigma, weighting=None)
   assert not build(config).evaluation.girsanov
   assert not build(ula_gmm.get_config("fast")).evaluation.girsanov  # nothing is learned
-  assert build(config_of()).evaluation.girsanov
+  assert plain.evaluation.girsanov
 
 
 def test_kernels_need_what_they_need():
@@ -268,11 +270,10 @@ def test_kernels_need_what_they_need():
 
 
 @pytest.mark.parametrize("size", [3, 8])
-def test_samples_in_batches_are_the_same_law_and_all_there(size):
+def test_samples_in_batches_are_the_same_law_and_all_there(plain, size):
   """A sampler without noise does not see the batches: each start has its own sample."""
-  experiment = build(config_of())
-  row = experiment.evaluation.rows[0]
-  sample = evaluation.sample_row(row, lambda _: experiment.target.predict)
+  row = plain.evaluation.rows[0]
+  sample = evaluation.sample_row(row, lambda _: plain.target.predict)
   keys, starts = (
     jax.random.split(jax.random.key(0), 2),
     jax.random.normal(jax.random.key(1), (2, 7, 2)),
@@ -283,10 +284,9 @@ def test_samples_in_batches_are_the_same_law_and_all_there(size):
   assert nfe == same
 
 
-def test_batches_draw_noise_of_their_own():
-  experiment = build(config_of())
-  row = experiment.evaluation.rows[1]  # ancestral: the same start ends elsewhere in each batch
-  sample = evaluation.sample_row(row, lambda _: experiment.target.predict)
+def test_batches_draw_noise_of_their_own(plain):
+  row = plain.evaluation.rows[1]  # ancestral: the same start ends elsewhere in each batch
+  sample = evaluation.sample_row(row, lambda _: plain.target.predict)
   starts = jnp.full((1, 6, 2), 50.0)
   x, _ = evaluation.sample_in_batches(
     sample, {}, jax.random.split(jax.random.key(0), 1), starts, 2, StopFlag()

@@ -15,7 +15,6 @@ from scorelab.predictions import Exact
 from scorelab.runs.signals import StopFlag
 from scorelab.typing import Samples
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 BROUGHT = {
   "csv": dict(name="points", validation_fraction=0.2, test_fraction=0.3),
   "digits": dict(name="digits"),

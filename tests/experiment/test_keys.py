@@ -26,7 +26,6 @@ from scorelab.targets import TARGETS
 from scorelab.targets.mixtures import nine_modes
 from scorelab.typing import Context
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 VP = VariancePreserving()
 LEVELS = VP.at(jnp.array([0.2, 0.7]))
 

@@ -16,8 +16,6 @@ from scorelab.predictions import Exact
 from scorelab.runs.signals import StopFlag
 from scorelab.targets.mixtures import GaussianMixture, nine_modes
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def config_of(**likelihood):
   config = ncsn_gmm.get_config("fast")

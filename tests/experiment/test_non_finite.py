@@ -26,7 +26,6 @@ from scorelab.targets import TARGETS
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.targets.mixtures import nine_modes
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 TARGET = GaussianMixture([0.3, 0.7], [[-4.0, 0.0], [3.0, 1.0]], [0.5, 1.0])
 X = jnp.array([[0.5, -1.0], [2.0, 0.3]])
@@ -80,8 +79,28 @@ def test_faults_of_a_table():
   assert non_finite.find(table(a=exact_only)) != []
 
 
-def measured(tmp_path, predict, **changed):
-  """evaluation.json of a small experiment whose network is `predict`."""
+class Lost:
+  """A network that is the truth, and nan above the level that its parameters say."""
+
+  def bind(self, params, label=None):
+    del label
+
+    def predict(x, level):
+      pred = nine_modes().predict(x, level)
+      lost = level.sigma > params["above"]
+      return Prediction.of(x, level, "x0", x0=jnp.where(lost, jnp.nan, pred.x0))
+
+    return predict
+
+
+@pytest.fixture(scope="module")
+def programs():
+  """What `Lost` is evaluated with, compiled once for every level from which it is nan."""
+  return {}
+
+
+def measured(tmp_path, network, params, programs=None, **changed):
+  """evaluation.json of a small experiment with such a network."""
   config = ncsn_gmm.get_config("fast")
   config.network.update(width=8, depth=1, num_features=4)
   config.evaluation.update(num_keys=2, num_samples=20, num_reference=20, num_projections=4)
@@ -89,25 +108,19 @@ def measured(tmp_path, predict, **changed):
   config.evaluation.update(score_levels=(0.1, 2.0), score_samples=16)
   config.evaluation.update(likelihood_points=10, likelihood_num_steps=8, likelihood_bound_steps=4)
   config.evaluation.update(changed)
-  experiment = dataclasses.replace(build(config), parameterization=Exact(predict))
+  experiment = dataclasses.replace(build(config), parameterization=network)
   workdir = open_workdir(tmp_path, experiment.config, {})
-  result = evaluation.evaluate(experiment, {}, workdir, StopFlag())
+  result = evaluation.evaluate(experiment, params, workdir, StopFlag(), programs=programs)
   assert json.loads(workdir.evaluation.read_text()) == result  # no NaN, which is no JSON
   return result
 
 
-def test_every_table_of_a_network_that_fails_above_a_level(tmp_path):
+def test_every_table_of_a_network_that_fails_above_a_level(tmp_path, programs):
   """nan above sigma = 1: at 2 of two score levels, and at the levels of Girsanov's bound above 1.
 
   Sampling and the likelihood's solver go through these levels too.
   """
-  target = nine_modes()
-
-  def broken(x, level):
-    pred = target.predict(x, level)
-    return Prediction.of(x, level, "x0", x0=jnp.where(level.sigma > 1, jnp.nan, pred.x0))
-
-  result = measured(tmp_path, broken)
+  result = measured(tmp_path, Lost(), {"above": 1.0}, programs)
   faults = result["non_finite"]
   row, score, bound, flow, chain = faults
   above = sum(sigma > 1 for sigma in result["girsanov"]["sigma"])
@@ -126,8 +139,8 @@ def test_every_table_of_a_network_that_fails_above_a_level(tmp_path):
   assert in_one_line(faults) == "; ".join(faults[:4]) + "; and 1 more in evaluation.json"
 
 
-def test_tables_of_a_sound_network_have_no_faults(tmp_path):
-  assert "non_finite" not in measured(tmp_path, nine_modes().predict)
+def test_tables_of_a_sound_network_have_no_faults(tmp_path, programs):
+  assert "non_finite" not in measured(tmp_path, Lost(), {"above": np.inf}, programs)
 
 
 def test_an_exact_score_that_fails_is_named(tmp_path, monkeypatch):
@@ -148,7 +161,8 @@ def test_an_exact_score_that_fails_is_named(tmp_path, monkeypatch):
     )
 
   monkeypatch.setattr(GaussianMixture, "predict", broken)
-  result = measured(tmp_path, lambda x, level: honest(nine_modes(), x, level))
+  network = Exact(lambda x, level: honest(nine_modes(), x, level))
+  result = measured(tmp_path, network, {}, likelihood_points=0)
   assert result["non_finite"] == [
     "score error at sigma = 2 (the exact score is not finite at sigma / alpha = 2)"
   ]
@@ -158,7 +172,7 @@ def test_a_mode_without_weight_has_no_error_and_is_no_fault(tmp_path, monkeypatc
   """It has no part of q_t: None in the file, where nan is no JSON."""
   target = GaussianMixture([1.0, 0.0], [[0.0, 0.0], [3.0, 0.0]], [1.0, 1.0])
   monkeypatch.setitem(TARGETS, "nine_modes", lambda: target)
-  result = measured(tmp_path, target.predict)
+  result = measured(tmp_path, Exact(target.predict), {}, likelihood_points=0)
   assert "non_finite" not in result
   assert result["score_error"]["relative_by_mode"] == [0.0, None]
 

@@ -15,8 +15,6 @@ from scorelab.experiment.build import build
 from scorelab.runs.signals import StopFlag
 from scorelab.targets.data_set import split
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 POINTS = np.random.default_rng(0).normal([3.0, -1.0], [2.0, 0.5], (200, 2))
 
 

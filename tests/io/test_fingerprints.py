@@ -25,7 +25,6 @@ from scorelab.runs.signals import StopFlag
 from scorelab.sweep import plan
 from tests.paths import ROOT
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 POINTS = np.random.default_rng(0).normal(size=(60, 2))
 
 

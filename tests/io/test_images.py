@@ -22,7 +22,6 @@ from scorelab.runs.workdir import open_workdir
 from tests.stopping import StopAfter
 
 pytest.importorskip("grain")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIDE, DAMAGED = 8, 20
 
 
