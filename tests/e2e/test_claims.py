@@ -70,8 +70,9 @@ def test_no_binding_is_of_a_file_that_is_not_there():
   root = ROOT
   assert all((root / name).exists() for name in pages.CLAIMS)
   names = [*mixtures.CLAIMS, *others.CLAIMS]
-  assert len(names) == len(set(names))
-  assert all((root / "configs" / f"{name}.py").exists() for name in names)
+  stems = [file.stem for file in (root / "configs").rglob("*.py")]
+  assert len(names) == len(set(names)) and len(stems) == len(set(stems))
+  assert set(names) <= set(stems)
 
 
 def test_precision_is_that_of_the_print():
