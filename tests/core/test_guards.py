@@ -23,14 +23,6 @@ from scorelab.targets.data_set import split
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.fixture
-def optimised():
-  """XLA optimises as it does for users, in this test alone."""
-  jax.config.update("jax_disable_most_optimizations", False)
-  yield
-  jax.config.update("jax_disable_most_optimizations", True)
-
-
 def small(config=None, **training_options):
   config = config or ncsn_gmm.get_config("fast")
   config.network.update(width=8, depth=1, num_features=4)
@@ -65,6 +57,13 @@ def poisoned(experiment, monkeypatch, at_step, name="loss"):
   return experiment
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+  """Parameters after training without a NaN and without a stop."""
+  state, _ = trained(build(small()), tmp_path_factory.mktemp("straight"))
+  return jax.tree.leaves(state.params)
+
+
 @pytest.mark.parametrize(
   ("name", "at_step", "line", "kept"),
   [
@@ -73,9 +72,8 @@ def poisoned(experiment, monkeypatch, at_step, name="loss"):
     ("val_loss", 4, "training stopped: val_loss is inf at step 4", [2]),
   ],
 )
-@pytest.mark.usefixtures("optimised")  # bits of programs of unlike lengths
 def test_a_nan_stops_and_the_last_good_checkpoint_stays(
-  name, at_step, line, kept, tmp_path, monkeypatch
+  name, at_step, line, kept, straight, tmp_path, monkeypatch
 ):
   """The checkpoint before it is whole, and the run goes on from there where the cause is gone."""
   with monkeypatch.context() as patch:
@@ -86,8 +84,7 @@ def test_a_nan_stops_and_the_last_good_checkpoint_stays(
   with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
     assert checkpoints.steps() == kept
   again, workdir = trained(build(small()), tmp_path / "run")
-  straight, _ = trained(build(small()), tmp_path / "straight")
-  for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(straight.params), strict=True):
+  for a, b in zip(jax.tree.leaves(again.params), straight, strict=True):
     np.testing.assert_array_equal(a, b)
   assert [line["step"] for line in read_jsonl(workdir.metrics)] == [2, 4, 6]
 
@@ -213,6 +210,7 @@ def test_more_points_than_the_exact_distance_takes():
     check_metrics(build(config))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("dim", [1, 1000])
 def test_dimensions(dim, tmp_path):
   """From a file to a table."""
