@@ -134,6 +134,7 @@ def test_the_samplers_churn_keeps_the_law(part, x64):
 def test_the_loss_trains_by_its_name(part):
   config = ncsn_gmm.get_config("fast")
   config.loss.update(name="own_absolute.absolute_noise", weighting=None)
+  config.network.update(width=16, depth=1, num_features=8)
   experiment = build(config)
   chunk = training.make_chunk(experiment)
   state, metrics = chunk(training.init_state(experiment), experiment.data, length=5)

@@ -29,13 +29,14 @@ def config_of(**evaluation_fields):
   return config
 
 
-def evaluate(config, tmp_path, exact_network=False):
+def evaluate(config, tmp_path, exact_network=False, programs=None):
   experiment = build(config)
   params = experiment.init_params(jax.random.key(0))
   if exact_network:
     experiment = with_exact_network(experiment)
   workdir = open_workdir(tmp_path, experiment.config, {})
-  return evaluation.evaluate(experiment, params, workdir, StopFlag()), experiment, workdir
+  result = evaluation.evaluate(experiment, params, workdir, StopFlag(), programs=programs)
+  return result, experiment, workdir
 
 
 class Exact:
@@ -64,9 +65,16 @@ def plain():
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory):
+def programs():
+  """What `evaluated` has compiled."""
+  return {}
+
+
+@pytest.fixture(scope="module")
+def evaluated(programs, tmp_path_factory):
   """A network that was not trained, with all that is measured: result, experiment, folder."""
-  return evaluate(config_of(**LIKELIHOOD), tmp_path_factory.mktemp("evaluated"))
+  folder = tmp_path_factory.mktemp("evaluated")
+  return evaluate(config_of(**LIKELIHOOD), folder, programs=programs)
 
 
 def test_budgets_add_up_and_are_written(evaluated):
@@ -177,8 +185,8 @@ def test_without_an_exact_score_there_are_a_value_and_a_floor(tmp_path):
   }
 
 
-def test_the_same_command_gives_the_same_bits(evaluated, tmp_path):
-  again = evaluate(config_of(**LIKELIHOOD), tmp_path)[2]
+def test_the_same_command_gives_the_same_bits(evaluated, programs, tmp_path):
+  again = evaluate(config_of(**LIKELIHOOD), tmp_path, programs=programs)[2]
   assert evaluated[2].evaluation.read_text() == again.evaluation.read_text()
 
 

@@ -59,7 +59,8 @@ def test_a_loss_consumes_no_key_twice(name):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_consumes_no_key_twice(name):
-  target = TARGETS[name](**({"dequantise": True} if name in ("digits", "patches") else {}))
+  options = {"digits": {"dequantise": True}, "patches": {"dequantise": True, "stride": 32}}
+  target = TARGETS[name](**options.get(name, {}))
   keys = iter(jax.random.split(jax.random.key(0), 4))
   with jax.debug_key_reuse(True):
     x = jax.jit(target.sample, static_argnums=1)(next(keys), 8)

@@ -74,8 +74,9 @@ def test_every_part_takes_the_place_of_every_config_s_own(checks):
         if (field, section) in tried:  # a section that several configs share
           continue
         tried.add((field, section))
+        changed, own = config.copy_and_resolve_references(), dict(config[path])
         for part in known:
-          changed = config.copy_and_resolve_references()
+          changed[path].update(own)
           old, changed[path][field] = changed[path][field], part
           drop_old_options(changed, {f"{path}.{field}": old})
           try:
