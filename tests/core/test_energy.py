@@ -41,14 +41,10 @@ def random_network(dim=3):
   return unravel(jnp.asarray(np.random.default_rng(0).normal(size=flat.shape) / 2))
 
 
-@pytest.mark.parametrize("process", PROCESSES)
-@pytest.mark.parametrize("name", READINGS)
-def test_the_score_is_the_gradient_of_the_log_density(name, process, x64):
-  """By autodiff, point by point, where the network saw them together; so it has no curl."""
-  parameterization = PARAMETERIZATIONS[name](NETWORK.apply, log_sigma, energy=True)
-  predict = parameterization.bind(random_network())
-  levels = PROCESSES[process].at(np.linspace(0.1, 0.9, 6).reshape(2, 3))
-  x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 3)))
+@functools.cache
+def measurement(name):
+  """A program for the score, the log-density and their derivatives: one for all processes."""
+  predict = PARAMETERIZATIONS[name](NETWORK.apply, log_sigma, energy=True).bind(random_network())
 
   @jax.jit
   def measure(x, levels):
@@ -59,46 +55,66 @@ def test_the_score_is_the_gradient_of_the_log_density(name, process, x64):
     together = predict(x, levels)
     return together.score, together.log_density, jax.vmap(jax.vmap(one))(x, levels)
 
-  score, log_density, (gradient, jacobian) = measure(x, levels)
-  assert log_density.shape == (2, 3)
-  scale = np.abs(jacobian).max()
-  np.testing.assert_allclose(score, gradient, 1e-9, 1e-12 * scale)  # rounding
-  np.testing.assert_allclose(jacobian, jnp.swapaxes(jacobian, -1, -2), 1e-9, 1e-12 * scale)
-  assert np.abs(jacobian[..., 0, 1]).min() > 1e-3 * np.abs(jacobian).min()  # not by being diagonal
+  return measure
 
 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("name", READINGS)
-def test_a_network_made_of_the_truth_knows_its_log_ratios(name, process, x64):
-  """The output that each reading wants of the exact mixture, integrated along rays from 0.
+def test_the_score_is_the_gradient_of_the_log_density(name, process, x64):
+  """By autodiff, point by point, where the network saw them together; so it has no curl."""
+  levels = PROCESSES[process].at(np.linspace(0.1, 0.9, 6).reshape(2, 3))
+  x = np.random.default_rng(1).normal(size=(2, 3, 3))
+  score, log_density, (gradient, jacobian) = measurement(name)(x, levels)
+  assert log_density.shape == (2, 3)
+  scale = np.abs(jacobian).max()
+  np.testing.assert_allclose(score, gradient, 1e-9, 1e-12 * scale)  # rounding
+  np.testing.assert_allclose(jacobian, np.swapaxes(jacobian, -1, -2), 1e-9, 1e-12 * scale)
+  assert np.abs(jacobian[..., 0, 1]).min() > 1e-3 * np.abs(jacobian).min()  # not by being diagonal
 
+
+@functools.cache
+def made_of_the_truth(name):
+  """A program for the predictions of the exact mixture and of a network made of it.
+
+  The network has the output that each reading wants of the mixture, integrated along rays from 0.
   Any constant may be added to that integral I: here -40, so that f = u (1 - sqrt(1 - 2 I / |u|^2))
   is real, of which <u, f> - |f|^2 / 2 = I.
   """
   covariances = [[[0.5, 0.2], [0.2, 0.3]], [[0.2, -0.1], [-0.1, 0.8]]]
   target = GaussianMixture([0.3, 0.7], np.array([[1.0, 0.5], [-0.7, 0.4]]), np.array(covariances))
-  level = PROCESSES[process].at_ratio(0.8)
   construct = functools.partial(PARAMETERIZATIONS[name], conditioning=log_sigma)
   reading = construct(lambda *_: None)
   nodes, weights = np.polynomial.legendre.leggauss(60)
 
-  def wanted(u):
-    x = u / reading.scale_input(jnp.ones(()), level)
-    none, unit = (reading.read(x, level, jnp.full_like(x, value)).score for value in (0.0, 1.0))
-    return (target.predict(x, level).score - none) / (unit - none)
+  @jax.jit
+  def run(x, level):
+    def wanted(u):
+      x = u / reading.scale_input(jnp.ones(()), level)
+      none, unit = (reading.read(x, level, jnp.full_like(x, value)).score for value in (0.0, 1.0))
+      return (target.predict(x, level).score - none) / (unit - none)
 
-  def network(variables, u, c, rngs=None):
-    along = jax.vmap(lambda s: jnp.sum(u * wanted(s * u), axis=-1))(jnp.asarray(1 + nodes) / 2)
-    integral = jnp.asarray(weights / 2) @ along - 40
-    return u * (1 - jnp.sqrt(1 - 2 * integral / jnp.sum(u**2, axis=-1)))[:, None]
+    def network(variables, u, c, rngs=None):
+      along = jax.vmap(lambda s: jnp.sum(u * wanted(s * u), axis=-1))(jnp.asarray(1 + nodes) / 2)
+      integral = jnp.asarray(weights / 2) @ along - 40
+      return u * (1 - jnp.sqrt(1 - 2 * integral / jnp.sum(u**2, axis=-1)))[:, None]
 
-  x = jnp.asarray(np.random.default_rng(2).normal(size=(20, 2)))
-  pred = jax.jit(construct(network, energy=True).bind(None))(x, level)
-  truth = jax.jit(target.predict)(x, level)
+    predictions = construct(network, energy=True).bind(None)(x, level), target.predict(x, level)
+    return [(p.score, p.log_density) for p in predictions]
+
+  return run
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("name", READINGS)
+def test_a_network_made_of_the_truth_knows_its_log_ratios(name, process, x64):
+  """Its score is the mixture's, and so are the ratios of its densities."""
+  x = np.random.default_rng(2).normal(size=(20, 2))
+  (score, log_density), (true_score, truth) = made_of_the_truth(name)(
+    x, PROCESSES[process].at_ratio(0.8)
+  )
   # The quadrature is exact to 1e-9 here; -40 costs two digits.
-  np.testing.assert_allclose(pred.score, truth.score, 1e-7, 1e-7)
-  ratios, exact = (p.log_density - p.log_density[0] for p in (pred, truth))
-  np.testing.assert_allclose(ratios, exact, 1e-7, 1e-7)
+  np.testing.assert_allclose(score, true_score, 1e-7, 1e-7)
+  np.testing.assert_allclose(log_density - log_density[0], truth - truth[0], 1e-7, 1e-7)
 
 
 def test_the_exact_log_density_is_the_noised_mixtures(x64):

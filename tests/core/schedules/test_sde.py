@@ -33,54 +33,73 @@ KEY = jax.random.key(0)
 TIMES = np.array([0.0134, 0.0513, 0.3137, 0.5004, 0.7707, 0.9603])
 
 
-def slope(f, h=1e-5):
-  """Central differences of fourth order at TIMES."""
-  a, b, c, d = f(TIMES + h * np.array([[-2], [-1], [1], [2]]))
-  return (a - 8 * b + 8 * c - d) / (12 * h)
+WIDTH = 1e-5
+AROUND = TIMES + WIDTH * np.array([[-2], [-1], [1], [2]])
+
+
+def slope(values):
+  """Central differences of fourth order at TIMES, of a function's values AROUND them."""
+  a, b, c, d = values
+  return (a - 8 * b + 8 * c - d) / (12 * WIDTH)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("schedule", EVERY.values(), ids=EVERY)
 def test_drift_and_diffusion_are_slopes(schedule):
   """f = d log alpha / dt; g^2 = alpha^2 d(sigma / alpha)^2 / dt, what is added to x / alpha."""
-  alpha, sigma = jax.jit(schedule.alpha), jax.jit(schedule.sigma)
-  f, g2 = jax.jit(lambda t: (schedule.drift(t), schedule.diffusion_squared(t)))(TIMES)
-  np.testing.assert_allclose(f, slope(lambda t: np.log(alpha(t))), 1e-7, 1e-9)
-  rate = slope(lambda t: np.asarray(sigma(t) / alpha(t)) ** 2)
-  np.testing.assert_allclose(g2, np.asarray(alpha(TIMES)) ** 2 * rate, 1e-6)
+
+  @jax.jit
+  def measure(t, around):
+    f, g2 = schedule.drift(t), schedule.diffusion_squared(t)
+    return f, g2, schedule.alpha(t), schedule.alpha(around), schedule.sigma(around)
+
+  f, g2, alpha, *around = map(np.asarray, measure(TIMES, AROUND))
+  np.testing.assert_allclose(f, slope(np.log(around[0])), 1e-7, 1e-9)
+  np.testing.assert_allclose(g2, alpha**2 * slope((around[1] / around[0]) ** 2), 1e-6)
 
 
 @pytest.mark.usefixtures("x64")
 @each
-@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
-def test_backwards_keeps_the_variance(schedule, eta):
+def test_backwards_keeps_the_variance(schedule):
   """Of data N(0, s^2), V = alpha^2 s^2 + sigma^2: backwards by a x and eta g dw it must fall as
 
   dV/dt = 2 a V - eta^2 g^2, whatever eta is (the Fokker-Planck equation of a Gaussian).
   """
   s = 1.7
 
-  def variance(t):
-    level = schedule.at(t)
-    return np.asarray((level.alpha * s) ** 2 + level.sigma**2)
-
-  level, v = schedule.at(TIMES), variance(TIMES)
   x = np.array([[0.3], [-2.0]]) * np.ones(6)
-  drift = np.stack([reverse_drift(schedule, level, row, -row / v, eta=eta) for row in x])
-  fall = 2 * drift / x * v - eta**2 * schedule.diffusion_squared(TIMES)
-  np.testing.assert_allclose(fall, np.broadcast_to(slope(variance), fall.shape), 1e-6, 1e-7)
+
+  def variance(level):
+    return (level.alpha * s) ** 2 + level.sigma**2
+
+  @jax.jit
+  def measure(t, around, eta):
+    level = schedule.at(t)
+    v = variance(level)
+    drift = jax.vmap(lambda x: reverse_drift(schedule, level, x, -x / v, eta=eta))(x)
+    fall = 2 * drift / x * v - eta**2 * schedule.diffusion_squared(t)
+    return fall, variance(schedule.at(around))
+
+  for eta in (0.0, 0.6, 1.0):
+    fall, around = map(np.asarray, measure(TIMES, AROUND, eta))
+    np.testing.assert_allclose(fall, np.broadcast_to(slope(around), fall.shape), 1e-6, 1e-7)
 
 
 @pytest.mark.usefixtures("x64")
 @each
 def test_the_probability_flow_is_the_velocity(schedule):
   """From the score what `velocity` says from x0 and noise, for points and levels in a batch."""
-  x0, noise = np.random.default_rng(0).normal(size=(2, 6, 3))
-  level = schedule.at(TIMES)
-  at = level.like(x0)
-  x, score = at.alpha * x0 + at.sigma * noise, -noise / at.sigma
-  flow = reverse_drift(schedule, level, x, score, eta=0.0)
-  np.testing.assert_allclose(flow, schedule.velocity(level, x0, noise), 1e-8, 1e-9)
+
+  @jax.jit
+  def both(x0, noise):
+    level = schedule.at(TIMES)
+    at = level.like(x0)
+    x, score = at.alpha * x0 + at.sigma * noise, -noise / at.sigma
+    flow = reverse_drift(schedule, level, x, score, eta=0.0)
+    return flow, schedule.velocity(level, x0, noise)
+
+  flow, velocity = both(*np.random.default_rng(0).normal(size=(2, 6, 3)))
+  np.testing.assert_allclose(flow, velocity, 1e-8, 1e-9)
 
 
 def test_a_level_without_time_is_refused():
@@ -103,11 +122,13 @@ FROM_DATA = ("variance_preserving", "sub_vp", "sigma_power", "cosine", "sigmoid"
 
 
 # One of each kind: the others differ by alpha and sigma only, which finite differences have tested.
-SIMULATED = (
-  *("variance_exploding", "sigma_power", "sub_vp", "laplace", "linear_flow"),
-  "zero_terminal_snr",
-)
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in EVERY if name not in SIMULATED]
+SIMULATED = ("sub_vp", "linear_flow")
+KINDS = ("variance_exploding", "sigma_power", "laplace", "zero_terminal_snr")
+OTHERS = [
+  pytest.param(name, marks=pytest.mark.e2e if name in KINDS else pytest.mark.slow)
+  for name in EVERY
+  if name not in SIMULATED
+]
 
 
 @pytest.mark.parametrize("name", [*SIMULATED, *OTHERS])
