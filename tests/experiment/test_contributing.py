@@ -246,8 +246,8 @@ def test_the_metric_is_a_shifts_length(part):
 def test_the_network_takes_each_point_by_itself(part):
   """An output depends on its own point and level, and on no other's."""
   network, x, c = part("gated.GatedMLP")(8, 2), 1 + jnp.eye(3, 2), jnp.array([0.0, 1.0, 2.0])
-  params = network.init(jax.random.key(0), x, c)
-  slopes = jax.jacobian(lambda x, c: network.apply(params, x, c), (0, 1))(x, c)
+  params = jax.jit(network.init)(jax.random.key(0), x, c)
+  slopes = jax.jit(jax.jacobian(lambda x, c: network.apply(params, x, c), (0, 1)))(x, c)
   for slope in slopes:
     size = np.abs(np.asarray(slope).reshape(3, 2, 3, -1)).sum((1, 3))
     assert (np.diag(size) > 0).all() and not (size - np.diag(np.diag(size))).any()

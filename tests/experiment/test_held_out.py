@@ -1,6 +1,7 @@
 """Points that an experiment holds out: no training, validation or reference point is another's."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -44,7 +45,15 @@ def settings(name, folder):
   return (BROUGHT | DRAWN)[name]
 
 
-def experiment_of(name, folder, **evaluation_fields):
+@pytest.fixture(scope="module")
+def experiment_of(tmp_path_factory):
+  """Experiments by the name of their target and fields of their evaluation, each built once."""
+  return functools.cache(
+    lambda name, **f: build_experiment(name, tmp_path_factory.mktemp("f"), **f)
+  )
+
+
+def build_experiment(name, folder, **evaluation_fields):
   config = base.variant(base.get_config(), "fast")
   config.target.update(settings(name, folder))
   config.evaluation.metrics = ("energy_distance",)
@@ -69,9 +78,9 @@ def points(x, name):
 
 
 @pytest.mark.parametrize("name", [*BROUGHT, *DRAWN])
-def test_no_held_out_point_was_trained_on(name, tmp_path):
+def test_no_held_out_point_was_trained_on(name, experiment_of):
   """Validation and likelihood see points of their own, in every target that has splits."""
-  experiment = experiment_of(name, tmp_path)
+  experiment = experiment_of(name)
   key = experiment.key(Stream.LIKELIHOOD, 0)
   found, source = likelihood_evaluation.held_out(experiment, key, 40)
   assert source == ("test" if name in BROUGHT else "fresh") and len(found) <= 40
@@ -82,9 +91,9 @@ def test_no_held_out_point_was_trained_on(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", BROUGHT)
-def test_the_reference_is_the_test_set_and_the_floor_has_training_points(name, tmp_path):
+def test_the_reference_is_the_test_set_and_the_floor_has_training_points(name, experiment_of):
   """Neither has points of the other or of validation, and no key deals them out like another."""
-  experiment = experiment_of(name, tmp_path, reference="test")
+  experiment = experiment_of(name, reference="test")
   sets = evaluation.draw_sets(experiment, {}, StopFlag())
   splits = {key: points(x, name) for key, x in experiment.target.splits.items()}
   training = points(experiment.data["x"], name)
@@ -97,9 +106,9 @@ def test_the_reference_is_the_test_set_and_the_floor_has_training_points(name, t
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_fresh_sets_have_no_point_in_common(name, tmp_path):
+def test_fresh_sets_have_no_point_in_common(name, experiment_of):
   """A law with a density draws no point twice: one in two sets would come of a shared key."""
-  experiment = experiment_of(name, tmp_path)
+  experiment = experiment_of(name)
   sets = evaluation.draw_sets(experiment, {}, StopFlag())
   drawn = [*sets["reference"], *sets["exact"], experiment.validation["x"]]
   drawn += [experiment.data["x"]] if experiment.data else []
