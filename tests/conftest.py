@@ -25,9 +25,13 @@ def resident_memory():
 
 
 def pytest_collection_finish():
-  """What the imports have made stays to the end: the garbage collector need not walk over it."""
+  """What the imports have made stays to the end: the garbage collector need not walk over it.
+
+  Traced programs are many small objects and few cycles: it need not come often either.
+  """
   gc.collect()
   gc.freeze()
+  gc.set_threshold(50_000)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -132,6 +132,7 @@ def test_own_points_keep_their_labels():
   assert batch["x"].shape[0] == batch["label"].shape[0] == 128
 
 
+@pytest.mark.e2e
 def test_the_truth_in_the_network_s_place_is_of_each_class(tmp_path):
   """Every row: nothing is learned, the classes are those asked for, and calls are counted."""
   config = config_of(
@@ -177,6 +178,7 @@ def test_other_labels_than_the_data_s(asked):
   assert sets["rows"][0]["true_start"].shape == (2, 100, 2)
 
 
+@pytest.mark.e2e
 def test_weaker_models_are_found(tmp_path):
   """The parameters themselves, an average, an earlier checkpoint: each what training had."""
   config = config_of(

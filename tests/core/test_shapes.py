@@ -1,8 +1,8 @@
 """Shapes and dtypes that public functions declare, checked by beartype as they are called.
 
 Every public function of schedules, targets, likelihoods, samplers, losses and metrics is called
-once; one that is new fails the test of its package until it is called here. Samplers and losses are
-traced only: nothing is compiled.
+once; one that is new fails the test of its package until it is called here. Where no numbers are
+needed the call is traced only: nothing is compiled.
 """
 
 import functools
@@ -106,7 +106,8 @@ def test_schedules(monkeypatch, shape):
   own = schedules.Shifted(type("Own", (schedules.Schedule,), dict(
     alpha=lambda self, t: 1 - t, sigma=lambda self, t: t))(), 0.3)  # fmt: skip
   made = [build() for build in schedules.SCHEDULES.values()]
-  for schedule in [table, own, *made[: 11 if shape == () else 2]]:
+
+  def call_all(t, schedule):
     level = schedule.at(t)
     schedule.variance(t)
     assert schedule.at_log_snr(schedule.log_snr(t)).sigma.shape == shape
@@ -116,15 +117,22 @@ def test_schedules(monkeypatch, shape):
     schedule.along(level.log_snr)
     schedule.rates(t), schedule.drift(t), schedule.diffusion_squared(t), schedule.prior_std(level)
     schedule.velocity(schedule.at(0.5), jnp.ones((*shape, 2)), jnp.ones((*shape, 2)))
+
+  def call_grid(schedule):
     grid = schedule.grid(jnp.array([0.9, 0.5]))
     assert grid.num_steps == len(grid.pairs[0].t) == 1 + len(grid.noisy_pairs[0].t)
     grid.prior(KEY, (4, 2))
+
+  for schedule in [table, own, *made[: 11 if shape == () else 2]]:
+    jax.eval_shape(functools.partial(call_all, schedule=schedule), t)
+    jax.eval_shape(functools.partial(call_grid, schedule))
     assert schedule.t_min <= schedule.t_max and isinstance(schedule.timed, bool)
     assert schedule.has_time == (schedule is not own) and (schedule.process or schedule is own)
   Grid.from_arrays([0.5, 1.0], [0.5, 0.0], process="ve")
   for name, build in schedules.GRIDS.items():
     function = watched.function(schedules, build.__name__)
-    function(made[0], 4, **({"log_snrs": (-1.0, 0.0, 1.0, 2.0)} if name == "given" else {}))
+    options = {"log_snrs": (-1.0, 0.0, 1.0, 2.0)} if name == "given" else {}
+    jax.eval_shape(lambda s, f=function, o=options: f(s, 4, **o), made[0])
   x, level = jnp.ones((4, 2)), made[0].at(0.5)
   call = functools.partial(watched.function, schedules)
   call("ratio_ends")(made[0]), call("safe_sqrt")(t), call("require_time")(level)
@@ -143,7 +151,8 @@ def test_targets(monkeypatch):
   level, label = schedules.VarianceExploding().at(0.5), jnp.array([0, 2, 1])
   full = np.eye(2)[None] * np.array([1.0, 2.0])[:, None, None]
   mixtures = [targets.nine_modes(), targets.GaussianMixture([1, 2], np.eye(2), full)]
-  for law in mixtures:
+
+  def call_all(law):
     for shape in ((2,), (3, 2), (4, 3, 2)):
       x = jnp.ones(shape)
       law.predict(x, level), law.predict_of_class(x, level, jnp.zeros((), int))
@@ -155,6 +164,9 @@ def test_targets(monkeypatch):
     along = law.marginal(jnp.eye(2))
     along.cdf(jnp.ones((3, 2))), along.partial_mean(jnp.ones(2)), along.quantile(jnp.array([0.3]))
     along.shifted(along.mean), along.second_moment, along.has_atoms
+
+  for law in mixtures:
+    jax.eval_shape(functools.partial(call_all, law))
   made = [
     *mixtures, targets.two_circles(noise=0.1), targets.two_circles_points(), targets.moons(),
     targets.digits(dequantise=True), targets.patches(dequantise=True, side=4),
@@ -180,10 +192,11 @@ def test_targets(monkeypatch):
 def test_likelihoods(monkeypatch):
   target, grid = targets.nine_modes(), schedules.karras(schedules.VarianceExploding(), 4)
   for name in ("log_likelihood", "adaptive_log_likelihood"):
-    found = declared(getattr(likelihood, name))(KEY, target.predict, jnp.ones((3, 2)), grid)
+    function = functools.partial(declared(getattr(likelihood, name)), KEY, target.predict)
+    found = jax.eval_shape(function, jnp.ones((3, 2)), grid)
     assert found.log_prob.shape == (3,) and found.z.shape == (3, 2)
     with pytest.raises(TypeCheckError):
-      declared(getattr(likelihood, name))(KEY, target.predict, jnp.ones(()), grid)
+      jax.eval_shape(function, jnp.ones(()), grid)
 
 
 def fields(result, start=None):

@@ -124,6 +124,7 @@ def test_denoising_at_one_level_of_a_gaussian(schedule):
   assert_mean(raised - values, 0.13)
 
 
+@pytest.mark.e2e
 def test_denoising_optimum_of_the_notebook():
   """At sigma = 1 on the nine modes: the notebook says 0.181.
 
@@ -141,6 +142,7 @@ def draw_nine_modes(rng):
   return means[modes] + rng.normal(0, 0.1**0.5, (65_536, 2))
 
 
+@pytest.mark.e2e
 def test_minimum_for_the_notebook():
   """0.8151 by quadrature over the plane and the levels; the notebook's own estimate is 0.8126."""
   loss = ncsn(

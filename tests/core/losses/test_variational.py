@@ -236,7 +236,7 @@ def told(grid):
 EXACT = {"x0": 0.0, "fraction": 0.0}
 
 
-@pytest.mark.parametrize("process", ["ve", "vp"])
+@pytest.mark.parametrize("process", ["vp", pytest.param("ve", marks=pytest.mark.e2e)])
 def test_the_sum_is_the_bound_of_the_whole_chain(process, x64):
   """E bound = H(x_0) + KL(paths): no step is looked at alone. With each step's true variance too.
 
@@ -329,7 +329,9 @@ def on_fresh_batches(loss, params, num_keys=32):
   return jax.tree.map(lambda *a: np.array(a), *rows)
 
 
-@pytest.mark.parametrize("name", ["stepwise_kl", "variational_bound", "hybrid"])
+@pytest.mark.parametrize(
+  "name", ["stepwise_kl", "hybrid", pytest.param("variational_bound", marks=pytest.mark.e2e)]
+)
 def test_least_at_the_true_mean_and_variance(name, x64):
   """Gradients vanish there, and any other mean or variance is worse."""
   schedule, own = SCHEDULES["vp"], {"num_levels": 8, "spacing": "uniform_log_snr"}

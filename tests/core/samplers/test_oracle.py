@@ -25,9 +25,13 @@ pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 
 
 def runs(library, *families):
-  """Test parameters: the library's runs of these families."""
-  rows = MANIFEST[library]["runs"]
-  return [pytest.param(r, id=r["id"]) for r in rows if r.get("family") in (families or (None,))]
+  """Test parameters: the library's runs of these families; those of more than 10 steps are e2e."""
+
+  def marks(name):
+    return () if name.endswith(("/N5", "/N10")) else pytest.mark.e2e
+
+  rows = [r for r in MANIFEST[library]["runs"] if r.get("family") in (families or (None,))]
+  return [pytest.param(r, id=r["id"], marks=marks(r["id"])) for r in rows]
 
 
 def exact(library):

@@ -21,7 +21,12 @@ BETAS = {"linear": "linear_betas", "squaredcos_cap_v2": "cosine_betas"}
 BETAS |= {"scaled_linear": "scaled_linear_betas"}
 
 
-@pytest.mark.parametrize("run", [r for r in RUNS if r["family"] == "ddim"], ids=lambda r: r["id"])
+DDIM = [r for r in RUNS if r["family"] == "ddim"]
+SHORT = [r for r in DDIM if r["id"].endswith(("-N5", "-N6"))]
+LONG = [pytest.param(r, marks=pytest.mark.e2e) for r in DDIM if r not in SHORT]
+
+
+@pytest.mark.parametrize("run", [*SHORT, *LONG], ids=lambda r: r["id"])
 def test_levels_are_diffusers(run, x64):
   """sigma / alpha where DDIM's scheduler calls the network, and where it ends."""
   config, expected = run["config"], TABLES[run["sigmas"]]

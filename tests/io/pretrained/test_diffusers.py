@@ -19,6 +19,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TESTDATA = TESTDATA / "pretrained"
 PIPELINES = ("ddpm_cifar10_like", "class_cond_modern", "ncsnpp_like")
+FIRST = [
+  name if name == PIPELINES[0] else pytest.param(name, marks=pytest.mark.e2e) for name in PIPELINES
+]
 FLAT = "ddpm_cifar10_like_hub_layout"
 
 
@@ -51,7 +54,7 @@ def test_outputs(name):
   np.testing.assert_allclose(out * scale, y * scale, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", PIPELINES[:2])
+@pytest.mark.parametrize("name", FIRST[:2])
 def test_rectangular_images(name):
   io = recorded(name)
   labels = io["class_labels"][:1] if "class_labels" in io else None
@@ -59,7 +62,7 @@ def test_rectangular_images(name):
   np.testing.assert_allclose(out, io["y_rect"], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", FIRST)
 def test_every_stage(name):
   """What each module gives to the second call's first image: four channels were kept."""
   io, model = recorded(name), pipeline(name)
@@ -124,7 +127,7 @@ def test_shards_are_put_together(tmp_path):
   )
 
 
-@pytest.mark.parametrize("name", PIPELINES[:2])
+@pytest.mark.parametrize("name", FIRST[:2])
 def test_ddim_trajectories(name):
   """Ten steps of a network of random weights, which amplifies rounding: 1e-3 of values up to 6.
 
@@ -201,6 +204,7 @@ def test_a_hub_id_that_cannot_be_fetched_says_where_to_put_the_files(monkeypatch
     load_pipeline("/no/such/directory")
 
 
+@pytest.mark.e2e
 def test_predictor_corrector_is_their_pipeline(monkeypatch):
   """ScoreSdeVePipeline, 5 steps, its own noise; values up to 1e4, which float32 rounds to 1e-3.
 
