@@ -71,7 +71,7 @@ class Truth:
 
 @functools.partial(jit, static_argnums=0)
 def mapped(function, keys):
-  return jax.lax.map(function, keys)
+  return jax.lax.map(function, keys, batch_size=len(keys) // 40 if len(keys) > 1000 else None)
 
 
 def over_keys(function, num_keys):
