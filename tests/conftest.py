@@ -6,10 +6,13 @@ import os
 import jax
 import pytest
 
+from tests.forked_main import ROOT, Forked
+
 # Tests compile more than they compute: XLA optimises little. Without its new fusions for CPUs a
 # program compiles two to three times faster, and in one piece with a third less CPU time than in
 # many; XLA ends a process over a flag that it does not know.
 jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of subprocesses
 if jax.__version_info__[:2] == (0, 10):
   quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
   os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}".strip()
@@ -41,8 +44,9 @@ def compilation_cache(tmp_path_factory):
   That is in the folder JAX_COMPILATION_CACHE_DIR, where it is set: all that took long, or
   JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS.
   """
-  given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-  folder = given or str(tmp_path_factory.mktemp("compilation_cache"))
+  ours = tmp_path_factory.getbasetemp()
+  ours = ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours  # all workers share it
+  folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(ours / "compilation_cache")
   least = float(os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2"))
   os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(least)
@@ -61,6 +65,13 @@ def programs_of_earlier_modules():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="session")
+def forked(compilation_cache):
+  """Runs this checkout's main.py and scripts as processes that need not import anything."""
+  with Forked(cwd=ROOT) as processes:
+    yield processes
+
+
 @pytest.fixture
 def x64():
   """float64 for one test: what is exact is compared to rounding, not to float32's."""
@@ -77,5 +88,7 @@ def quick_compilation():
 def full_optimisation():
   """XLA optimises as it does for users: for bits that two programs share, and for long runs."""
   jax.config.update("jax_disable_most_optimizations", False)
+  os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"
   yield
   jax.config.update("jax_disable_most_optimizations", True)
+  os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"

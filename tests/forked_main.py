@@ -1,14 +1,17 @@
-"""Runs main.py as a process of its own for every command line, forked from one that has imported.
+"""Runs main.py and the scripts as processes of their own, forked from one that has imported.
 
 `Forked().run(argv)` does what `python main.py ARGV` does, in a fraction of the time: the imports
 are there, no backend of JAX is up before the fork. Run as a program it is the process that forks.
 """
 
 import dataclasses
+import gc
+import importlib
 import json
 import os
 import pathlib
 import resource
+import runpy
 import signal
 import subprocess
 import sys
@@ -30,10 +33,17 @@ class Result:
 
 
 ROOT = pathlib.Path(__file__).parent.parent
+# All that a run imports, most of it on use.
+IMPORTED = (
+  *("scorelab.cli.train", "scorelab.config.generate", "scorelab.evaluation.ensemble_figures"),
+  *("scorelab.evaluation.pretrained", "scorelab.evaluation.tensorboard", "scorelab.likelihood"),
+  *("scorelab.plotting", "scorelab.training.ensembles", "scorelab.sweep", "scorelab.report"),
+  *("diffrax", "matplotlib.pyplot", "ot", "scipy.stats", "sklearn.datasets"),
+)
 
 
 class Forked:
-  """A process that runs main.py again and again; a context manager.
+  """A process that runs main.py and scripts again and again; a context manager.
 
   Args:
     root: the checkout whose main.py it is.
@@ -61,21 +71,34 @@ class Forked:
     self._server.wait()
 
   def run(self, argv, timeout=120.0):
-    print(json.dumps([argv, timeout]), file=self._server.stdin, flush=True)
+    """Runs main.py with these arguments."""
+    return self.python([self._root / "main.py", *argv], timeout)
+
+  def python(self, argv, timeout=900.0, cwd="."):
+    """Runs a file with arguments, `-m` and a module, or `-c` and code, as `python ARGV` does.
+
+    Args:
+      argv: the file, `-m` or `-c`, and what follows.
+      timeout: seconds, after which it is killed.
+      cwd: its current directory, by default the one that all have.
+    """
+    request = [[str(argument) for argument in argv], timeout, str(cwd)]
+    print(json.dumps(request), file=self._server.stdin, flush=True)
     return Result(*json.loads(self._server.stdout.readline()))
 
 
 def serve():
-  """Answers a line [argv, timeout] with a line of what `Result` holds."""
-  sys.path.insert(0, str(ROOT))
-  from scorelab.cli.train import main
-
+  """Answers a line [argv, timeout, cwd] with a line of what `Result` holds."""
+  sys.path[0] = str(ROOT)
+  for module in IMPORTED:
+    importlib.import_module(module)
+  gc.freeze()  # no process need look through what was imported
   for line in sys.stdin:
-    argv, timeout = json.loads(line)
+    argv, timeout, cwd = json.loads(line)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
       child = os.fork()
       if child == 0:
-        become(["main.py", *argv], out.fileno(), err.fileno(), main)
+        become(argv, cwd, out.fileno(), err.fileno())
       waited = 0.0  # of our own time: where the machine is stopped, it goes on later
       while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         time.sleep(0.005)
@@ -89,22 +112,42 @@ def serve():
     print(json.dumps([os.waitstatus_to_exitcode(ended[1]), *texts, waited > timeout]), flush=True)
 
 
-def become(argv, out, err, main):
-  """Runs main.py in this process, as its `__main__` does, and ends it."""
-  sys.argv = argv
+def become(argv, cwd, out, err):
+  """Runs Python's arguments in this process, as an interpreter does, and ends it."""
+  os.chdir(cwd)
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
   os.dup2(out, 1)
   os.dup2(err, 2)
   resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
   code = 1
   try:
-    code = main(argv)
+    execute(*argv)
+    code = 0
+  except SystemExit as ended:
+    code = ended.code or 0
+    if not isinstance(code, int):
+      print(code, file=sys.stderr)
+      code = 1
   except BaseException:
     traceback.print_exc()
   finally:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def execute(program, *arguments):
+  """Runs a program as `__main__`, by its file, `-m` and its module, or `-c` and its text."""
+  if program == "-c":
+    sys.argv = ["-c", *arguments[1:]]
+    exec(compile(arguments[0], "<string>", "exec"), {"__name__": "__main__"})
+  elif program == "-m":
+    sys.argv = [*arguments]
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+  else:
+    sys.argv = [program, *arguments]
+    sys.path.insert(0, str(pathlib.Path(program).resolve().parent))
+    runpy.run_path(program, run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from scorelab.data.points import FILES
 from scorelab.experiment import sampler_spec as rows
 from scorelab.optimizers import DECAYS, RULES
 from scorelab.runs.sharding import SHARDINGS
-from tests.forked_main import Forked, Result
+from tests.forked_main import Result
 
 # Configs by how their smallest network is asked for.
 TINY = ("width=8", "depth=1", "num_features=4")
@@ -407,12 +407,6 @@ def wrong(run, numbers, folder):
       found.append(f"case {number}: {said}\n  main.py {shlex.join(arguments)}")
     shutil.rmtree(folder / str(number))
   return found
-
-
-@pytest.fixture(scope="module")
-def forked():
-  with Forked() as processes:
-    yield processes
 
 
 def test_a_few_cases(forked, tmp_path):

@@ -1,4 +1,4 @@
-"""The command line, as a person or a scheduler uses it: whole processes."""
+"""The command line, as a person or a scheduler uses it: whole processes, most of them forked."""
 
 import json
 import os
@@ -30,10 +30,9 @@ def command(*arguments):
   return [sys.executable, "main.py", *map(str, arguments)]
 
 
-def main(*arguments, timeout=300):
-  return subprocess.run(
-    command(*arguments), capture_output=True, text=True, timeout=timeout, check=False
-  )
+@pytest.fixture(scope="module")
+def main(forked):
+  return lambda *arguments: forked.run(arguments, timeout=900)
 
 
 BAD = {
@@ -69,7 +68,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
-def test_bad_command_lines_are_one_line_and_code_2(arguments, message, tmp_path):
+def test_bad_command_lines_are_one_line_and_code_2(arguments, message, main, tmp_path):
   workdir = tmp_path / "run"
   result = main(f"--workdir={workdir}", *arguments)
   assert result.returncode == 2
@@ -79,7 +78,7 @@ def test_bad_command_lines_are_one_line_and_code_2(arguments, message, tmp_path)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(main, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("finished")
   result = main(FAST, *SMALL, f"--workdir={workdir}")
   assert result.returncode == 0, result.stderr
@@ -98,7 +97,7 @@ def test_a_run_leaves_what_it_must(finished):
   assert "step 60/60" in result.stderr
 
 
-def test_done_is_printed_and_not_redone(finished):
+def test_done_is_printed_and_not_redone(finished, main):
   workdir, first = finished
   before = (workdir / "evaluation.json").stat().st_mtime_ns
   result = main(FAST, *SMALL, f"--workdir={workdir}")
@@ -108,7 +107,7 @@ def test_done_is_printed_and_not_redone(finished):
   assert (workdir / "evaluation.json").stat().st_mtime_ns == before
 
 
-def test_eval_with_another_sampler(finished):
+def test_eval_with_another_sampler(finished, main):
   workdir, _ = finished
   changes = ["--config.sampler.name=heun", "--config.evaluation.rows=()", "--mode=eval"]
   result = main(FAST, *SMALL, *changes, f"--workdir={workdir}")
@@ -117,14 +116,14 @@ def test_eval_with_another_sampler(finished):
   assert [(row["sampler"], row["nfe"]) for row in rows] == [("heun", 31)]
 
 
-def test_eval_of_nothing_is_refused_and_leaves_nothing(tmp_path):
+def test_eval_of_nothing_is_refused_and_leaves_nothing(main, tmp_path):
   result = main(FAST, "--mode=eval", f"--workdir={tmp_path / 'none'}")
   assert result.returncode == 2
   assert "there is no run here" in result.stderr
   assert not (tmp_path / "none").exists()
 
 
-def test_another_training_is_refused_in_the_same_folder(finished):
+def test_another_training_is_refused_in_the_same_folder(finished, main):
   workdir, _ = finished
   before = sorted(path.name for path in workdir.iterdir())
   result = main(FAST, *SMALL, "--config.seed=1", f"--workdir={workdir}")
@@ -134,7 +133,7 @@ def test_another_training_is_refused_in_the_same_folder(finished):
   assert sorted(path.name for path in workdir.iterdir()) == before
 
 
-def test_a_longer_training_is_told_how(finished):
+def test_a_longer_training_is_told_how(finished, main):
   workdir, _ = finished
   result = main(FAST, *SMALL, "--config.training.num_steps=120", f"--workdir={workdir}")
   assert result.returncode == 2
@@ -145,7 +144,7 @@ def test_a_longer_training_is_told_how(finished):
   assert (workdir / "DONE").exists()
 
 
-def test_files_next_to_a_config_and_in_the_current_directory_are_imported(tmp_path):
+def test_files_next_to_a_config_and_in_the_current_directory_are_imported(forked, tmp_path):
   """A config that imports its neighbour, flags from a file, and a sampler of one's own."""
   there = tmp_path / "there"
   there.mkdir()
@@ -159,8 +158,8 @@ def test_files_next_to_a_config_and_in_the_current_directory_are_imported(tmp_pa
   own += "def own(key, predict, x, grid):\n  return ddim(key, predict, x, grid)\n"
   (tmp_path / "own_sampler.py").write_text(own)
   arguments = ["--flagfile=flags", *SMALL[1:], "--config.sampler.name=own_sampler.own"]
-  arguments = [sys.executable, ROOT / "main.py", *arguments, "--config.evaluation.rows=()"]
-  result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+  arguments = [ROOT / "main.py", *arguments, "--config.evaluation.rows=()"]
+  result = forked.python(arguments, cwd=tmp_path)
   assert result.returncode == 0, result.stderr
   (run,) = tmp_path.glob("results/mine/*/config.json")
   recorded = json.loads(run.read_text())["config"]
@@ -168,7 +167,7 @@ def test_files_next_to_a_config_and_in_the_current_directory_are_imported(tmp_pa
   assert recorded["sampler"]["name"] == "own_sampler.own"
 
 
-def test_a_second_start_is_refused_by_the_first_ones_name(tmp_path):
+def test_a_second_start_is_refused_by_the_first_ones_name(main, tmp_path):
   workdir = tmp_path / "run"
   with hold(workdir):
     result = main(FAST, *SMALL, f"--workdir={workdir}")
@@ -186,7 +185,7 @@ LONG += ["--config.training.checkpoint_every=10"]
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def straight(main, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("straight")
   result = main(*LONG, f"--workdir={workdir}")
   assert result.returncode == 0, result.stderr
@@ -222,7 +221,7 @@ def start_and_signal(workdir, number, delay):
   return process.returncode
 
 
-def test_sigterm_saves_exits_75_and_resumes(straight, tmp_path):
+def test_sigterm_saves_exits_75_and_resumes(straight, main, tmp_path):
   code = start_and_signal(tmp_path / "run", signal.SIGTERM, delay=random.uniform(0, 0.2))
   assert code == 75
   assert main(*LONG, f"--workdir={tmp_path / 'run'}").returncode == 0
@@ -230,7 +229,7 @@ def test_sigterm_saves_exits_75_and_resumes(straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_five_kills_and_resumes_are_uninterrupted(straight, tmp_path):
+def test_five_kills_and_resumes_are_uninterrupted(straight, main, tmp_path):
   """kill -9 at random moments, also while a checkpoint is written: there are thirty of them."""
   run = tmp_path / "run"
   times = [json.loads(line)["time"] for line in (straight / "timings.jsonl").open()]
@@ -242,7 +241,7 @@ def test_five_kills_and_resumes_are_uninterrupted(straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_patches_are_killed_and_go_on_to_their_samples(tmp_path):
+def test_patches_are_killed_and_go_on_to_their_samples(main, tmp_path):
   """kill -9 after a checkpoint: losses, samples and metrics have an uninterrupted run's bits."""
   killed, straight = tmp_path / "killed", tmp_path / "straight"
   flags = ["--config=configs/ddpm_patches.py:fast", "--config.training.num_steps=100"]
@@ -257,7 +256,7 @@ def test_patches_are_killed_and_go_on_to_their_samples(tmp_path):
   assert 0 < (killed / "metrics.jsonl").read_text().count("\n") < 10
   errors = []
   for workdir in (killed, straight):
-    result = main(*flags, f"--workdir={workdir}", timeout=900)
+    result = main(*flags, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
     errors.append(result.stderr)
   assert "resuming from step" in errors[0]
@@ -270,13 +269,13 @@ def test_patches_are_killed_and_go_on_to_their_samples(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_config_runs(name, tmp_path):
+def test_every_config_runs(name, main, tmp_path):
   result = main(f"--config=configs/{name}.py:fast", f"--workdir={tmp_path}")
   assert result.returncode == 0, result.stderr
   assert (tmp_path / "DONE").exists()
 
 
-def test_a_damaged_checkpoint_is_passed_over_in_one_line(finished, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over_in_one_line(finished, main, tmp_path):
   source, _ = finished
   workdir = shutil.copytree(source, tmp_path / "run")
   (workdir / "DONE").unlink(missing_ok=True)
@@ -293,7 +292,7 @@ def test_a_damaged_checkpoint_is_passed_over_in_one_line(finished, tmp_path):
     assert (workdir / name).read_bytes() == (source / name).read_bytes()
 
 
-def test_all_damaged_checkpoints_are_refused(finished, tmp_path):
+def test_all_damaged_checkpoints_are_refused(finished, main, tmp_path):
   source, _ = finished
   workdir = tmp_path / "run"
   shutil.copytree(source, workdir)

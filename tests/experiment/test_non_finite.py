@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +22,7 @@ from scorelab.schedules import VarianceExploding
 from scorelab.targets import TARGETS
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.targets.mixtures import nine_modes
+from tests.paths import ROOT
 
 KEY = jax.random.key(0)
 TARGET = GaussianMixture([0.3, 0.7], [[-4.0, 0.0], [3.0, 1.0]], [0.5, 1.0])
@@ -205,15 +203,14 @@ UNTRAINED += ["--config.evaluation.likelihood_points=10"]
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("members", [[], ["--config.ensemble.seeds=2"]], ids=["one", "ensemble"])
-def test_main_ends_in_one_line_and_code_1_and_again(members, tmp_path):
+def test_main_ends_in_one_line_and_code_1_and_again(members, forked, tmp_path):
   """A network that is nan at high levels; what was computed is on disk, and DONE is not."""
   (tmp_path / "broken.py").write_text(NETWORK)
   workdir = tmp_path / "run"
-  command = [sys.executable, "main.py", *UNTRAINED, *members, f"--workdir={workdir}"]
-  environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"}
+  command = [ROOT / "main.py", *UNTRAINED, *members, f"--workdir={workdir}"]
   said = []
   for _ in range(2):
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = forked.python(command, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "not finite" in line]
     assert done.stderr.splitlines()[-1] == line and "Traceback" not in done.stderr

@@ -1,8 +1,6 @@
 """A pretrained model sampled from the command line, and what is refused."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,15 +16,10 @@ CLASSES = MODELS / "class_cond_modern"
 FAST = "--config=configs/pretrained.py:fast"
 
 
-def main(*arguments):
-  command = [sys.executable, "main.py", FAST, "--mode=eval", *map(str, arguments)]
-  return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-
-
 @pytest.mark.e2e
-def test_a_model_is_sampled(tmp_path):
+def test_a_model_is_sampled(forked, tmp_path):
   path, workdir = f"--config.pretrained.path={CLASSES}", f"--workdir={tmp_path}"
-  result = main(path, workdir)
+  result = forked.run([FAST, "--mode=eval", path, workdir])
   assert result.returncode == 0, result.stderr
   rows = json.loads((tmp_path / "evaluation.json").read_text())["rows"]
   assert [(r["sampler"], r["nfe"], r["options"]["eta"], r["metrics"]) for r in rows] == [
@@ -44,7 +37,7 @@ def test_a_model_is_sampled(tmp_path):
   for name in (tmp_path / "figures").iterdir():
     assert Image.open(name).size == (32, 32)
   assert "seconds an image" in result.stdout
-  again = main(path, workdir)
+  again = forked.run([FAST, "--mode=eval", path, workdir])
   assert again.returncode == 0
   assert "already done" in again.stdout
 

@@ -1,11 +1,8 @@
 """The data of a run: told apart by their contents, checked on resume, not needed for an export."""
 
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -111,17 +108,15 @@ class TestRunsOnFiles:
 
 
 @pytest.mark.e2e
-def test_a_finished_run_shows_its_table_when_its_data_are_gone(file, tmp_path):
-  command = [sys.executable, ROOT / "main.py", f"--config={ROOT}/configs/flow_moons.py:fast"]
+def test_a_finished_run_shows_its_table_when_its_data_are_gone(file, forked, tmp_path):
+  command = [ROOT / "main.py", f"--config={ROOT}/configs/flow_moons.py:fast"]
   fields = {"target.name": "points", "target.path": file, "training.num_steps": 2}
   fields |= {"training.log_every": 1, "training.checkpoint_every": 2, "network.width": 4}
   fields |= {"evaluation.metrics": "('energy_distance',)", "evaluation.rows": "()"}
   command += [f"--config.{name}={value}" for name, value in fields.items()]
 
   def main(*more):
-    given = {"capture_output": True, "text": True, "cwd": tmp_path}
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([*map(str, command), *more], check=False, env=environment, **given)
+    return forked.python([*command, *more], cwd=tmp_path)
 
   first = main()
   assert first.returncode == 0, first.stderr
