@@ -3,17 +3,15 @@
 `pytest -s tests/e2e/test_documented_commands.py -k listed -m e2e` prints what is found and excused.
 """
 
-import os
 import pathlib
 import re
 import shlex
-import subprocess
-import sys
+import shutil
 
 import pytest
 
 from tests.documented_commands import SMALL_TABLES, Command, find
-from tests.forked_main import Forked, Result
+from tests.forked_main import Forked
 from tests.paths import ROOT, TESTDATA, copy_checkout, git
 
 COMMANDS = find()
@@ -44,45 +42,53 @@ def copy(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def main(copy):
-  with Forked(copy, copy) as forked:
-    yield forked.run
+def python(copy):
+  with Forked(copy, copy, PYTHONPATH=str(copy)) as forked:
+    yield forked.python
 
 
-def run_script(text, copy):
-  """A script, with its tables made small; what is no script as it stands."""
+def run(text, python):
+  """A command; a script with its tables made small."""
   program, file, *arguments = shlex.split(text)
-  command = [sys.executable if program == "python" else program, file, *arguments]
+  name = pathlib.Path(file).stem
   if program == "pytest":
-    command = [sys.executable, "-m", "pytest", file, *arguments]
-  elif (name := pathlib.Path(file).stem) in SMALL_TABLES:
+    return python(["-m", "pytest", file, *arguments])
+  assert program == "python", text
+  if file.startswith("scripts/") and name in SMALL_TABLES:
     code = SCRIPT.format(argv=[file, *arguments], name=name, tables=SMALL_TABLES[name])
-    command = [sys.executable, "-c", code]
-  environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-  environment["PYTHONPATH"] = str(copy)
-  done = subprocess.run(
-    command, cwd=copy, env=environment, capture_output=True, text=True, check=False
-  )
-  return Result(done.returncode, done.stdout, done.stderr, timed_out=False)
+    return python(["-c", code])
+  return python([file, *arguments])
 
 
-def finished_run(name, copy, main):
-  """The id of a finished small run of configs/NAME.py, in the folder that main.py gives it."""
-  small = Command(f"python main.py --config=configs/{name}.py", "").small()
-  result = main(shlex.split(small)[2:], timeout=900)
-  assert result.returncode == 0, result.stderr
-  folder = pathlib.Path(result.stdout.strip().splitlines()[-1].removesuffix(": already done"))
-  assert (copy / folder / "DONE").exists()
-  return folder.name
+@pytest.fixture(scope="module")
+def finished_run(copy, python, tmp_path_factory):
+  """The id of a finished small run of configs/NAME.py, in the folder that main.py gives it.
+
+  An earlier command may have evaluated it in another way: it is as it was when it had finished.
+  """
+  kept = {}
+
+  def find_or_run(name):
+    if name not in kept:
+      result = run(Command(f"python main.py --config=configs/{name}.py", "").small(), python)
+      assert result.returncode == 0, result.stderr
+      folder = result.stdout.strip().splitlines()[-1].removesuffix(": already done")
+      assert (copy / folder / "DONE").exists()
+      kept[name] = folder, shutil.copytree(copy / folder, tmp_path_factory.mktemp(name) / "run")
+    folder, source = kept[name]
+    shutil.rmtree(copy / folder)
+    shutil.copytree(source, copy / folder)
+    return pathlib.Path(folder).name
+
+  return find_or_run
 
 
-def filled(command, copy, main):
+def filled(command, copy, finished_run):
   """The command at small size, its placeholders replaced by what a user would type."""
   text = command.small()
   for name in dict.fromkeys(re.findall(r"results/(\w+)", text)):
     if (copy / "configs" / f"{name}.py").exists():
-      run = finished_run(name, copy, main)
-      text = text.replace(f"results/{name}/<run id>", f"results/{name}/{run}")
+      text = text.replace(f"results/{name}/<run id>", f"results/{name}/{finished_run(name)}")
   where = f"results/exported-{COMMANDS.index(command)}"
   text = re.sub(r"(--to=)DIR(ECTORY)?", rf"\1{where}", text)
   text = re.sub(r"(path=)DIR(ECTORY)?", rf"\1{MODEL}", text)
@@ -112,19 +118,16 @@ def test_files_that_are_named_exist():
 
 
 @pytest.mark.parametrize("group", sorted(GROUPS, key=lambda group: (-len(GROUPS[group]), group)))
-def test_commands_run_and_leave_the_checkout_clean(group, copy, main):
+def test_commands_run_and_leave_the_checkout_clean(group, copy, python, finished_run):
   done = set()
   for command in GROUPS[group]:
     if "--mode=eval" in command.text and command.group != "pretrained":
-      finished_run(command.group, copy, main)
-    text = filled(command, copy, main)
+      finished_run(command.group)
+    text = filled(command, copy, finished_run)
     if text in done:
       continue
     done.add(text)
-    if text.startswith("python main.py "):
-      result = main(shlex.split(text)[2:], timeout=900)
-    else:
-      result = run_script(text, copy)
+    result = run(text, python)
     said = f"{command.place}: {text}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
     assert result.returncode == 0, said
     assert "Traceback" not in result.stderr, said
