@@ -206,8 +206,8 @@ def comes_apart(run):
   return run["family"] in ("ddim", "pndm") and spacing == "trailing" and 1000 % num_steps > 0
 
 
-# Every run of a setting that our options express. By default two of 5 steps of each family, the
-# fastest; with e2e all of 5 steps, and in float32 each family's first of them.
+# Every run of a setting that our options express. By default two or three of a family, of 5 steps,
+# the fastest; with e2e all of 5 steps, and in float32 each family's first of them.
 EXPRESSED = [
   (i, run)
   for i, run in enumerate(MANIFEST["runs"])
@@ -226,7 +226,9 @@ def params(runs, quick, e2e):
   return [pytest.param(i, r, id=r["id"], marks=marks(r["id"])) for i, r in runs]
 
 
-@pytest.mark.parametrize(("index", "run"), params(EXPRESSED, ("-00-N5", "-01-N5"), "-N5"))
+@pytest.mark.parametrize(
+  ("index", "run"), params(EXPRESSED, ("-00-N5", "-01-N5", "unipc-04-N5"), "-N5")
+)
 def test_samplers_are_the_libraries(index, run):
   samples = sampled(run)
   tolerance = run["tol_f64"]
