@@ -167,7 +167,7 @@ def test_classes_that_no_image_has_are_classes(tmp_path, monkeypatch):
     "b",
     "c",
   )
-  with pytest.raises(ValueError, match="label_column = 'label' has -1, which is no class"):
+  with pytest.raises(ValueError, match="label_column = 'label' has -1, which is not a class"):
     open_images(str(tmp_path / "-1.parquet"), label_column="label")
 
 
@@ -299,8 +299,9 @@ def conditional_config(folder, **target):
   return config
 
 
+@pytest.mark.e2e
 def test_a_labelled_run_is_resumed_and_sampled_by_class(folder, tmp_path):
-  """To the bit, with guidance; a quarter of the labels are dropped, each by its step's key."""
+  """To the bit, with guidance."""
   experiment = build(conditional_config(folder))
   straight, straight_dir = resumes_to_the_bit(experiment, tmp_path)
   evaluation.evaluate(experiment, straight.params, straight_dir, StopFlag())
@@ -309,6 +310,9 @@ def test_a_labelled_run_is_resumed_and_sampled_by_class(folder, tmp_path):
     (sampled,) = set(arrays) - {"exact", "reference", "labels"}
     assert np.isfinite(arrays[sampled]).all()
 
+
+def test_a_quarter_of_the_labels_is_dropped(folder):
+  experiment = build(conditional_config(folder))
   read = {"x": np.zeros((4000, SIDE, SIDE, 3), np.uint8), "label": np.arange(4000) % 7}
   shown = np.asarray(experiment.read_batch(jax.random.key(0), read)["label"])
   dropped = shown == 7
