@@ -30,7 +30,7 @@ def test_a_name_of_two_parts_lists_both(capsys):
     "  --config.loss.weighting=edm",
   ]
   assert any(line.startswith("  weighting: str, one of edm, ") for line in text)
-  assert text[-1] == "  data_std: float, above 0, default 1.0"
+  assert text[-2] == "  data_std: float, above 0, default 1.0"
 
 
 def test_a_section_lists_its_fields_and_every_part_with_its_first_line(capsys):
