@@ -17,9 +17,7 @@ from scorelab.samplers.sde import dpmpp_sde
 from scorelab.samplers.singlestep import dpmpp_singlestep
 from scorelab.samplers.ode import euler
 from scorelab.samplers.euler_time import euler_time
-from scorelab.samplers.ddim import (
-  ddim as euler_ancestral,
-)  # other libraries' name, same eta
+from scorelab.samplers.ddim import ddim as euler_ancestral  # k-diffusion's name, same eta
 from scorelab.samplers.sde import euler_maruyama
 from scorelab.samplers.ode import heun
 from scorelab.samplers.adams import ipndm
