@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scorelab.samplers import ancestral
-from scorelab.schedules import Level, VariancePreserving, uniform
+from scorelab.schedules import Level, VariancePreserving, uniform_log_snr
 from scorelab.targets.circles import two_circles_points
 from scorelab.targets.empirical import Empirical
 from scorelab.targets.gaussian_mixture import GaussianMixture
@@ -90,7 +90,8 @@ def test_what_follows_its_score_memorises():
   target = two_circles_points()
   assert target.points.shape == (20, 2) and target.event_shape == (2,)
   np.testing.assert_allclose(target.scale, (0.49 + 0.125) ** 0.5, 1e-5)
-  grid = uniform(VariancePreserving(), 100)
+  # To a noise at which the points, 0.3 apart, do not overlap: a posterior mean is one of them.
+  grid = uniform_log_snr(VariancePreserving(), 100, sigma_min=0.01)
   x = jax.random.normal(jax.random.key(0), (500, 2))
   samples = jax.jit(lambda x: ancestral(jax.random.key(1), target.predict, x, grid).x)(x)
   assert target.distance(samples).max() < 1e-3

@@ -137,7 +137,7 @@ def test_checkpoints_are_read(skips, tmp_path):
 def test_other_checkpoints_are_one_line(tmp_path):
   file = tmp_path / "checkpoint"
   for content, message in (
-    (b"\xc1", "no msgpack"),
+    (b"\xc1", "not a msgpack file"),
     (serialization.msgpack_serialize({"params_ema": {}}), "no weights for AttnBlockpp_0"),
     (
       serialization.msgpack_serialize({"params_ema": {"Downsample_0": {"bias": np.ones(3)}}}),
