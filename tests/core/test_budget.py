@@ -123,6 +123,7 @@ def expected_parts(experiment):
   }
 
 
+@pytest.mark.e2e
 def test_each_part_has_the_expectation_of_a_closed_form(experiment, evaluations):
   """Over 1,000 keys, within 4.5 standard errors: a floor 18 % too low is 9 of them off."""
   _, tables = evaluations

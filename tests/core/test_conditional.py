@@ -33,6 +33,7 @@ def config_of(module=cond_gmm, **fields):
   return config
 
 
+@pytest.mark.e2e
 def test_labelled_draws_are_the_draws_and_their_classes():
   """Of modes far apart the likeliest is the label; of digits the picture is one of that digit."""
   target = nine_modes()
@@ -55,6 +56,7 @@ def test_labelled_draws_are_the_draws_and_their_classes():
   assert len({image.tobytes() for image in np.asarray(drawn)}) > 150  # not one of each
 
 
+@pytest.mark.e2e
 def test_a_class_of_a_mixture_is_its_component():
   """A law of one component, made apart, says the same at every level; label k is the mixture."""
   covariances = np.array([np.eye(2), [[0.5, 0.1], [0.1, 0.3]]])
@@ -81,6 +83,7 @@ def ncsn_gmm_schedule():
   return build(config_of()).schedule
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("network", [MLP((16,), (False,)), ResidualMLP(16, 1, num_features=4)])
 def test_perceptrons_hear_the_label(network):
   """Of its own point alone; none, and the label num_classes, are the same; 0 classes take none."""
@@ -98,6 +101,7 @@ def test_perceptrons_hear_the_label(network):
   assert "label" in shapes["params"] and "label" not in names
 
 
+@pytest.mark.e2e
 def test_labels_are_dropped_in_training_and_kept_in_validation():
   """A tenth of them, to 4 standard errors; the network's own dropout is off, so not twice."""
   config = config_of()
@@ -166,6 +170,7 @@ def test_the_truth_in_the_network_s_place_is_of_each_class(tmp_path):
     assert arrays["labels"].shape == (100,)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("asked", ["uniform", "3"])
 def test_other_labels_than_the_data_s(asked):
   experiment = build(config_of(labels=asked, rows=()))

@@ -82,6 +82,7 @@ CASES = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("sections", CASES.values(), ids=CASES)
 def test_the_values_that_are_told_mend_it(sections):
   """Every way that a warning names leads to a config without one; the cost is that of the data."""

@@ -58,6 +58,7 @@ def measurement(name):
   return measure
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("name", READINGS)
 def test_the_score_is_the_gradient_of_the_log_density(name, process, x64):
@@ -104,6 +105,7 @@ def made_of_the_truth(name):
   return run
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("name", READINGS)
 def test_a_network_made_of_the_truth_knows_its_log_ratios(name, process, x64):
@@ -117,6 +119,7 @@ def test_a_network_made_of_the_truth_knows_its_log_ratios(name, process, x64):
   np.testing.assert_allclose(log_density - log_density[0], truth - truth[0], 1e-7, 1e-7)
 
 
+@pytest.mark.e2e
 def test_the_exact_log_density_is_the_noised_mixtures(x64):
   target = GaussianMixture([0.3, 0.7], np.array([[1.0], [-0.7]]), np.array([0.2, 0.5]))
   level = VariancePreserving().at(0.3)
@@ -129,6 +132,7 @@ def test_the_exact_log_density_is_the_noised_mixtures(x64):
 EXAMPLES = ("ddpm", "hyvarinen", "sliced", "variational_bound")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   "name",
   [

@@ -39,6 +39,7 @@ def test_given_log_snrs_are_the_grid_s():
     given_log_snrs(VE, 4, log_snrs=(0.0, 1.0, 2.0, 3.0, 4.0))
 
 
+@pytest.mark.e2e
 def test_gradients_through_the_scan_are_finite_differences(x64):
   """Central differences of step 1e-5 in float64: to 1e-6 relative."""
   x = 20.0 * jax.random.normal(jax.random.key(0), (50, 2), float)
@@ -56,6 +57,7 @@ def test_gradients_through_the_scan_are_finite_differences(x64):
   np.testing.assert_allclose(jax.jit(jax.grad(loss))(free), expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.e2e
 def test_it_finds_the_best_level_of_two_steps():
   """Euler in two steps on one Gaussian: one free level, whose best place a scan of 400 tells.
 

@@ -64,6 +64,7 @@ def straight(tmp_path_factory):
   return jax.tree.leaves(state.params)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   ("name", "at_step", "line", "kept"),
   [
@@ -89,6 +90,7 @@ def test_a_nan_stops_and_the_last_good_checkpoint_stays(
   assert [line["step"] for line in read_jsonl(workdir.metrics)] == [2, 4, 6]
 
 
+@pytest.mark.e2e
 def test_a_sampler_that_explodes_is_null_in_the_table(tmp_path):
   """Langevin steps far too long: no number, no exception; what is exact beside it is measured."""
   config = small()
@@ -112,6 +114,7 @@ def points_config(tmp_path, points, **options):
   return config
 
 
+@pytest.mark.e2e
 def test_points_that_are_all_the_same_train(tmp_path):
   """A batch without variance: the loss is finite; to be standardised, it is refused by name."""
   points = np.full((20, 2), 3.0)
@@ -131,6 +134,7 @@ def test_a_network_scaled_by_the_data_refuses_data_without_spread(tmp_path):
   build(config)
 
 
+@pytest.mark.e2e
 def test_duplicates_are_points_like_others(tmp_path):
   points = np.repeat(np.random.default_rng(0).normal(size=(3, 2)), 10, axis=0)
   config = points_config(tmp_path, points)
@@ -173,6 +177,7 @@ def test_the_smallest_grids(num_steps):
 ONE = {"evaluation.num_samples": 1, "evaluation.num_reference": 1}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   ("metric", "line"),
   [
@@ -226,6 +231,7 @@ def test_dimensions(dim, tmp_path):
   assert all(np.isfinite(numbers["value"]) for numbers in values)
 
 
+@pytest.mark.e2e
 def test_a_batch_larger_than_the_data_draws_again(tmp_path):
   """With replacement: every point of the batch is one of the few."""
   points = np.random.default_rng(0).normal(size=(10, 2))

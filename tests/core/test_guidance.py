@@ -94,6 +94,7 @@ def test_autoguidance_is_a_ratio_of_densities(x64):
   np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 2.0, 3.0])
 def test_outside_the_interval_it_is_the_strong_one(ratio):
   """Low is left out and high is in; inside it is the guided one, also level by level."""
@@ -134,6 +135,7 @@ def test_rescaling_gives_back_the_strong_spread():
   np.testing.assert_allclose(std(0.5), (wanted + plain) / 2, rtol=1e-5)
 
 
+@pytest.mark.e2e
 def test_one_call_of_a_network_for_both_labels():
   """A network is called once, on twice the batch; a batch is its points, one level or many."""
   calls = []
@@ -158,6 +160,7 @@ def test_one_call_of_a_network_for_both_labels():
   np.testing.assert_allclose(alone, together, rtol=1e-6)
 
 
+@pytest.mark.e2e
 def test_the_true_scores_guided_stay_with_their_class():
   """Scale 1 is the component's own law, mean and covariance to 4 standard errors; 3 is purer.
 
@@ -192,6 +195,7 @@ def test_finite_at_the_ends():
     assert np.isfinite(jax.jit(jax.value_and_grad(total))(2.0)).all()
 
 
+@pytest.mark.e2e
 def test_what_is_known_of_the_guided_is_dropped():
   guided = classifier_free(bind, LABEL, 3, guidance_scale=2.0)(X, SCHEDULES["ve"].at_ratio(1.0))
   for field in ("x0_variance", "variance_fraction", "log_density"):

@@ -73,6 +73,7 @@ def test_of_a_gaussian(name, x64):
     assert np.mean(result.log_prob) == pytest.approx(-1.4516, abs=1e-3)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   "name",
   [
@@ -103,6 +104,7 @@ def test_of_nine_modes(name, x64):
     assert abs(np.mean(error[:40])) < 1e-3 + 4 * np.std(prior_miss[:40]) / 40**0.5
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("method", "order"), [("heun", 2), ("rk4", 4)])
 def test_order_of_convergence(method, order, x64):
   """16 and 32 steps, correlated coordinates, against the flow in closed form."""
@@ -137,6 +139,7 @@ def network(event_ndim=1):
   return EDM(apply, signal_level, event_ndim=event_ndim).bind(None)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("probes", ["rademacher", "gaussian", "sphere"])
 def test_hutchinson_is_unbiased(probes, x64):
   """Over 400 keys: the mean within 4 standard errors of the exact one, the flow the same.
@@ -163,6 +166,7 @@ def test_hutchinson_is_unbiased(probes, x64):
   np.testing.assert_allclose(ratio, 0.5, atol=0.2)
 
 
+@pytest.mark.e2e
 def test_images(x64):
   """[b, h, w, c] of independent N(0, 0.25) pixels: the sum over the pixels in closed form.
 
@@ -189,6 +193,7 @@ def test_images(x64):
   np.testing.assert_allclose(both, np.concatenate(alone), 1e-9)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("to_data", [True, False])
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
@@ -226,6 +231,7 @@ def test_traces_once():
 
 
 class TestAdaptive:
+  @pytest.mark.e2e
   def test_is_rk4_in_fine_steps(self, x64):
     """Of a network, to RK4's own error in 200 steps; all the same at each of three points."""
     grid = uniform(VariancePreserving(), 200)
@@ -238,6 +244,7 @@ class TestAdaptive:
     np.testing.assert_allclose(found.z, fine.z, 1e-6)
     assert [STATUSES[i] for i in found.status] == ["solved"] * 3
 
+  @pytest.mark.e2e
   @pytest.mark.parametrize(
     "name", ["flow", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ve_10", "vp"))]
   )
@@ -270,6 +277,7 @@ class TestAdaptive:
     assert (calls[0] < calls[1]).all() and (calls[1] < calls[2]).all()
     assert (calls[2] < 9 * calls[0]).all()
 
+  @pytest.mark.e2e
   def test_hutchinson_with_probes_for_each_point(self, x64):
     """400 copies of a point, each with probes of its own: in the mean within 4 standard errors."""
     grid, x = uniform(VariancePreserving(), 2), np.array([0.4, -1.0, 0.3])
@@ -290,6 +298,7 @@ class TestAdaptive:
     # The path of a point does not depend on its probes.
     np.testing.assert_allclose(found.z, np.broadcast_to(found.z[0], found.z.shape), 1e-3, 1e-4)
 
+  @pytest.mark.e2e
   def test_a_point_that_fails_is_told_and_stays_alone(self):
     """Of data N(0, I) no point moves: where predictions are nan beyond 2, that is where it is."""
     target = GaussianMixture([1.0], np.zeros((1, 2)), np.ones(1))
@@ -306,6 +315,7 @@ class TestAdaptive:
     assert np.isnan(found.log_prob[1]) and np.isnan(found.z[1]).all()
     np.testing.assert_allclose(found.log_prob[::2], normal(x[::2], 1.0), 1e-3)
 
+  @pytest.mark.e2e
   def test_nfe_counts_calls_and_steps_have_a_cap(self):
     calls = []
 

@@ -133,6 +133,7 @@ def test_annealed_langevin_refuses_steps_that_diverge():
     )
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["laplace", "sigmoid", "linear_flow"])
 def test_euler_in_time_from_pure_noise(name):
   """Finite at every number of steps, and towards the flow of small steps in sigma / alpha."""
@@ -200,6 +201,7 @@ def losses_and_slopes(view, name):
   return run(params, {"x": jax.random.normal(KEY, (8, 2))})
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("name", ["zero_snr", pytest.param("laplace", marks=pytest.mark.e2e)])
@@ -268,6 +270,7 @@ def test_a_long_step_keeps_its_noise():
   np.testing.assert_allclose(moved / 0.02, 0.02 / 80, rtol=1e-5)
 
 
+@pytest.mark.e2e
 def test_the_last_batch_is_filled_with_real_rows():
   """A sampler that averages over its batch sees points of the set alone, and each one once more."""
   seen = []

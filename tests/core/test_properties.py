@@ -104,6 +104,7 @@ NORMS = {
 
 
 class TestSchedules:
+  @pytest.mark.e2e
   @quick
   @given(SCHEDULES, TIMES)
   def test_time_and_level_tell_each_other(self, schedule, t):
@@ -117,6 +118,7 @@ class TestSchedules:
       np.testing.assert_allclose(again.alpha, level.alpha, 1e-9)
       np.testing.assert_allclose(again.sigma, level.sigma, 1e-9)
 
+  @pytest.mark.e2e
   @quick
   @given(SCHEDULES, TIMES)
   def test_the_sde_is_the_log_snr_s(self, schedule, t):
@@ -143,6 +145,7 @@ class TestSchedules:
 
 
 class TestGrids:
+  @pytest.mark.e2e
   @quick
   @given(SCHEDULES, st.sampled_from(sorted(GRIDS)), st.sampled_from((1, 4)), st.booleans())
   def test_run_from_noise_to_data(self, schedule, name, num_steps, to_data):
@@ -165,6 +168,7 @@ class TestGrids:
     if to_data:
       np.testing.assert_array_equal((t[-1], alpha[-1]), (0, 1))
 
+  @pytest.mark.e2e
   @quick
   @given(SCHEDULES, ordered(0.01, 50, 1.5), numbers(1, 9), st.sampled_from((4, 9)))
   def test_ends_and_spacing_are_as_asked(self, schedule, ends, rho, num_steps):

@@ -82,6 +82,7 @@ def test_a_step_is_the_network_s_own_law(relative, x64):
       np.testing.assert_allclose(found, expected, 1e-9, 1e-9)
 
 
+@pytest.mark.e2e
 def test_the_exact_posterior_costs_nothing(x64):
   """T = 40, the data one point: q(x_s | x_t, x_0) has KL zero at every step; samples end at x_1."""
   schedule, grid = chain()
@@ -111,6 +112,7 @@ def test_the_exact_posterior_costs_nothing(x64):
   np.testing.assert_allclose(error.std(0), 1, atol=4 / (2 * n) ** 0.5)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("relative", [False, True])
 def test_the_loss_is_the_kl_of_the_two_laws(relative, x64):
   """T = 2, one step: a mean that follows x_t as q's does and a wrong offset and variance."""

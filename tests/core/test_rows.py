@@ -44,6 +44,7 @@ def test_labels_are_all_different(rows):
     assert label.startswith(f"{sampler}-{num_steps}")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   ("rows", "labels"),
   [
@@ -68,6 +69,7 @@ def evaluated(tmp_path_factory, quick_compilation):
   return experiment, workdir, evaluation.evaluate(experiment, params, workdir, StopFlag())
 
 
+@pytest.mark.e2e
 def test_labels_are_stored_and_name_the_samples(evaluated):
   _, workdir, result = evaluated
   labels = [row["label"] for row in json.loads(workdir.evaluation.read_text())["rows"]]

@@ -123,6 +123,7 @@ class TestProcess:
       np.testing.assert_allclose(a, b, 1e-9)
     assert (np.diff(says["level"].sigma / says["level"].alpha) > 0).all()
 
+  @pytest.mark.e2e
   @each
   def test_at_log_snr_goes_on_beyond_the_ends(self, schedule):
     """Churn at the first level asks for it: a noisier level, of the ratio asked for."""

@@ -98,6 +98,7 @@ def classes_of(module):
   }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("shape", [(), (2, 3)])
 def test_schedules(monkeypatch, shape):
   watched = Watched(monkeypatch, classes_of(schedules))
@@ -146,6 +147,7 @@ def test_schedules(monkeypatch, shape):
     assert missing == {"Schedule.alpha"}  # abstract
 
 
+@pytest.mark.e2e
 def test_targets(monkeypatch):
   watched = Watched(monkeypatch, classes_of(targets))
   level, label = schedules.VarianceExploding().at(0.5), jnp.array([0, 2, 1])
@@ -189,6 +191,7 @@ def test_targets(monkeypatch):
   assert not watched.all - watched.called
 
 
+@pytest.mark.e2e
 def test_likelihoods(monkeypatch):
   target, grid = targets.nine_modes(), schedules.karras(schedules.VarianceExploding(), 4)
   for name in ("log_likelihood", "adaptive_log_likelihood"):
@@ -216,6 +219,7 @@ def gaussian(x, level, kind="x0"):
   return Prediction.of(x, level, kind, **{kind: x0})
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("shape", [(2,), (3, 2), (2, 4, 1)])
 def test_samplers(shape):
   grid = schedules.karras(schedules.VarianceExploding(), 4)
@@ -256,6 +260,7 @@ def test_samplers(shape):
   assert set(public(samplers)) - called == set()
 
 
+@pytest.mark.e2e
 def test_losses():
   schedule, batch = schedules.VariancePreserving(), {"x": jnp.ones((4, 2))}
   context = Context(jnp.zeros((), int), {})
@@ -284,6 +289,7 @@ def test_losses():
   assert public(losses).keys() == {make.__name__ for make in losses.LOSSES.values()}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("make", [np.asarray, jnp.asarray], ids=["NumPy", "JAX"])
 def test_metrics(make):
   nine, circles = targets.nine_modes(), targets.two_circles()

@@ -292,6 +292,7 @@ def test_numbers_out_of_range(name):
     assert line.partition(" = ")[2] in said(lambda: function(jnp.asarray(value)))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", [name for name in NUMBERS if name not in STATIC])
 def test_traced_numbers_are_not_checked(name):
   """The same calls, as an argument of a program: there are no values yet."""
@@ -370,6 +371,7 @@ def test_every_number_of_a_sampler_has_a_range():
       assert option.range or option.kind != "float", (name, option)
 
 
+@pytest.mark.e2e
 def test_valid_calls_of_every_sampler_pass():
   """The checks let the defaults through: the program is traced, not run."""
   for name, sampler in SAMPLERS.items():

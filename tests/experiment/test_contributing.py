@@ -100,6 +100,7 @@ def part(tmp_path, monkeypatch):
     sys.modules.pop(f"own_{pathlib.Path(file).stem}", None)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("options", [{}, {"node": 0.9}], ids=["ralston", "late"])
 def test_the_sampler_is_of_second_order(options, part, x64):
   """On N(0, s^2) x / alpha goes as sqrt(s^2 + r^2), in closed form."""
@@ -131,6 +132,7 @@ def test_the_samplers_churn_keeps_the_law(part, x64):
   np.testing.assert_allclose(gain[0] ** 2 * begun + jnp.sum(gains**2), ended, rtol=0.01)
 
 
+@pytest.mark.e2e
 def test_the_loss_trains_by_its_name(part):
   config = ncsn_gmm.get_config("fast")
   config.loss.update(name="own_absolute.absolute_noise", weighting=None)

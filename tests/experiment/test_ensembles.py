@@ -78,6 +78,7 @@ def assert_close(found, expected, **tolerances):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), **tolerances)
 
 
+@pytest.mark.e2e
 def test_values_cross_seeds_and_samplers_share_a_training(ensemble):
   names = [member.name for member in ensemble.members]
   assert len(set(names)) == 2 * 2 * 2
@@ -87,6 +88,7 @@ def test_values_cross_seeds_and_samplers_share_a_training(ensemble):
   assert len(ensemble.trained) == 4
 
 
+@pytest.mark.e2e
 def test_a_member_is_its_single_run(ensemble, trained, tmp_path):
   """Losses, validations, parameters and averages, to some float32 roundings of 12 steps."""
   state, workdir = trained
@@ -119,6 +121,7 @@ def test_stopped_and_resumed_is_uninterrupted(ensemble, program, trained, tmp_pa
   assert workdir.metrics.read_text() == trained[1].metrics.read_text()
 
 
+@pytest.mark.e2e
 def test_numbers_of_every_section_are_traced():
   """Where they are arguments of the program, the loss is that of the config which has them."""
   over = "schedule.sigma_max=50 loss.sigma_min=0.05 parameterization.data_std=2"
@@ -218,6 +221,7 @@ def test_folders_are_those_of_what_is_trained(tmp_path):
     build(small_config(seeds=2))
 
 
+@pytest.mark.e2e
 def test_a_nan_names_its_member(tmp_path):
   config = small_config(seeds=2, over=OVER.replace("1e-2", "1e30"))  # the numbers are arguments
   with pytest.raises(RunError, match=r"member learning_rate=1e\+30,.*,seed=0: training stopped: "):
@@ -239,6 +243,7 @@ def evaluated(tmp_path_factory):
   return ensemble, workdir, ensemble_evaluation.evaluate(ensemble, params, workdir, StopFlag(), {})
 
 
+@pytest.mark.e2e
 def test_errors_are_those_of_the_members_tables(evaluated):
   _, workdir, result = evaluated
   assert result == json.loads(workdir.evaluation.read_text())
@@ -263,6 +268,7 @@ def test_errors_are_those_of_the_members_tables(evaluated):
     np.testing.assert_allclose(group["girsanov"]["total"], np.mean(totals))
 
 
+@pytest.mark.e2e
 def test_a_member_is_evaluated_as_its_single_run(evaluated, tmp_path):
   """To the roundings of a number that is an argument: float32, through four steps."""
   ensemble, workdir, _ = evaluated
@@ -280,6 +286,7 @@ def test_a_member_is_evaluated_as_its_single_run(evaluated, tmp_path):
   assert_close(found["score_error"], single["score_error"], rtol=1e-5)
 
 
+@pytest.mark.e2e
 def test_programs_are_compiled_once_for_all_members(evaluated):
   ensemble, _, _ = evaluated
   program = ensembles.make_program(ensemble, ONE_DEVICE)

@@ -77,6 +77,7 @@ def evaluated(programs, tmp_path_factory):
   return evaluate(config_of(**LIKELIHOOD), folder, programs=programs)
 
 
+@pytest.mark.e2e
 def test_budgets_add_up_and_are_written(evaluated):
   result, experiment, workdir = evaluated
   assert result == json.loads(workdir.evaluation.read_text()) == evaluation.read(workdir)
@@ -107,6 +108,7 @@ def test_labels_say_what_tells_rows_apart():
   assert row_labels([rows[1], chain])[1] == "mala-8-step_size=0.1"
 
 
+@pytest.mark.e2e
 def test_a_network_that_is_the_truth_has_learned_all(tmp_path):
   """Learning is exactly nothing; so is its standard error, for the keys are paired."""
   result, _, _ = evaluate(config_of(), tmp_path, exact_network=True)
@@ -146,6 +148,7 @@ def test_more_steps_and_more_noise_leave_the_floor(tmp_path):
     assert abs(numbers[part]) < 4 * numbers[f"{part}_sem"] + 1e-3
 
 
+@pytest.mark.e2e
 def test_a_prior_that_is_too_narrow_shows_as_prior(tmp_path):
   """Started at sigma = 2 from N(0, 4 I), the outer modes at distance 10 are hardly reached."""
   config = config_of(rows=(), metrics=("energy_distance",), score_levels=())
@@ -190,6 +193,7 @@ def test_the_same_command_gives_the_same_bits(evaluated, programs, tmp_path):
   assert evaluated[2].evaluation.read_text() == again.evaluation.read_text()
 
 
+@pytest.mark.e2e
 def test_one_key_has_no_standard_error(tmp_path):
   config = config_of(rows=(), metrics=("mode_weight_tv",), score_levels=())
   config.evaluation.num_keys = 1
@@ -277,6 +281,7 @@ def test_kernels_need_what_they_need():
     build(config)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("size", [3, 8])
 def test_samples_in_batches_are_the_same_law_and_all_there(plain, size):
   """A sampler without noise does not see the batches: each start has its own sample."""

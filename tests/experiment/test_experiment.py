@@ -58,12 +58,14 @@ def test_golden(name):
 NEED_FILES = {"cond_cifar10", "ddpm_cifar10", "ddpm_flowers"}  # images that are not brought along
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("arg", [pytest.param("", marks=pytest.mark.e2e), "fast"])
 @pytest.mark.parametrize("name", sorted(CONFIGS.keys() - NEED_FILES - {"pretrained"}))
 def test_every_config_builds(name, arg):
   build(CONFIGS[name].get_config(arg))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_target_builds_with_all_its_options(name):
   """Base settings but for metrics that take any target; each option has a field of the config."""
@@ -156,6 +158,7 @@ LOSS_OPTIONS = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", LOSS_OPTIONS)
 def test_losses_by_name(name):
   """From a config to a gradient, in a network's variance too where it has one."""
@@ -177,6 +180,7 @@ def test_losses_by_name(name):
   assert (last != 0).all()
 
 
+@pytest.mark.e2e
 def test_a_chain_s_levels_are_the_loss_s():
   """What a validation looks at are the noisy levels of the loss's own grid."""
   config = ncsn_gmm.get_config("fast")
@@ -400,6 +404,7 @@ class DataSet:
     return x + 0.5 * jax.random.uniform(key, x.shape)
 
 
+@pytest.mark.e2e
 def test_a_data_set_is_trained_on_validated_and_compared_by_its_splits(monkeypatch):
   monkeypatch.setitem(TARGETS, "nine_modes", DataSet)
   config = base.variant(base.get_config(), "fast")

@@ -77,6 +77,7 @@ def points(x, name):
   return {tuple(row) for row in x}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", [*BROUGHT, *DRAWN])
 def test_no_held_out_point_was_trained_on(name, experiment_of):
   """Validation and likelihood see points of their own, in every target that has splits."""
@@ -90,6 +91,7 @@ def test_no_held_out_point_was_trained_on(name, experiment_of):
   assert not train & validation and not train & held_out and not validation & held_out
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", BROUGHT)
 def test_the_reference_is_the_test_set_and_the_floor_has_training_points(name, experiment_of):
   """Neither has points of the other or of validation, and no key deals them out like another."""
@@ -105,6 +107,7 @@ def test_the_reference_is_the_test_set_and_the_floor_has_training_points(name, e
   assert not np.array_equal(sets["exact"][0], sets["exact"][1])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", DRAWN)
 def test_fresh_sets_have_no_point_in_common(name, experiment_of):
   """A law with a density draws no point twice: one in two sets would come of a shared key."""

@@ -48,6 +48,7 @@ def loss_of(name):
   return LOSSES[name](PARAMETERIZATIONS[kind](apply, log_sigma, **options), VP)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_consumes_no_key_twice(name):
   loss, batch = loss_of(name), {"x": jnp.ones((8, 2))}
@@ -57,6 +58,7 @@ def test_a_loss_consumes_no_key_twice(name):
   assert value.shape == ()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_consumes_no_key_twice(name):
   options = {"digits": {"dequantise": True}, "patches": {"dequantise": True, "stride": 32}}
@@ -72,6 +74,7 @@ def test_a_target_consumes_no_key_twice(name):
   assert jnp.isfinite(x).all()
 
 
+@pytest.mark.e2e
 def test_what_draws_consumes_no_key_twice():
   """Levels, probes, paths, and the errors of scores."""
   target, x = nine_modes(), jnp.ones((6, 2))
@@ -93,6 +96,7 @@ def test_what_draws_consumes_no_key_twice():
     assert call is not None, name
 
 
+@pytest.mark.e2e
 def test_steps_and_levels_draw_noise_of_their_own():
   """What a repeated key would correlate: increments of a path, probes, errors of one level twice.
 
@@ -182,6 +186,7 @@ def noting(recorder, **training_fields):
   )
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_a_training_has_a_key_for_each_purpose_step_and_part(accumulate):
   """Validation's noise alone is the same every time. No key is the root, or evaluation's."""
@@ -215,6 +220,7 @@ def test_a_run_of_another_seed_has_other_keys_at_every_step():
   assert len(set(keys)) == len(keys) == 3 * (1 + 2 * 4)
 
 
+@pytest.mark.e2e
 def test_a_likelihood_has_a_key_for_points_noise_flow_and_chain(monkeypatch):
   recorder = Recorder()
   config = ncsn_gmm.get_config("fast")

@@ -30,6 +30,7 @@ def measure(experiment, predict):
   return likelihood_evaluation.measure_likelihood(experiment, {}, protocol, StopFlag())
 
 
+@pytest.mark.e2e
 def test_of_the_truth():
   """Nine modes: apart as they are, the entropy is that of the choice and of one mode, at 0.02 too.
 
@@ -50,6 +51,7 @@ def test_of_the_truth():
   assert result["nfe"] == 256 and result["sigma"] == pytest.approx(0.02)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   "schedule",
   [
@@ -80,6 +82,7 @@ def test_densities_are_in_units_of_the_data_where_the_signal_is_scaled(schedule)
   assert abs(2 * jnp.log(alpha)) > 1
 
 
+@pytest.mark.e2e
 def test_of_a_wrong_model_it_is_the_kl():
   """The score of another Gaussian: the model's law, and the KL that a closed form has."""
   experiment = build(config_of(points=100, method="adaptive", bound_steps=2))
@@ -108,6 +111,7 @@ class Lattice:
     return x + self.bin_width * (jax.random.uniform(key, x.shape) - 0.5)
 
 
+@pytest.mark.e2e
 def test_bits_of_a_lattice():
   """By a Gaussian of the dequantised law's variance, 1 / 3: its entropy, and a bit for the bins.
 

@@ -113,6 +113,7 @@ def measured(tmp_path, network, params, programs=None, **changed):
   return result
 
 
+@pytest.mark.e2e
 def test_every_table_of_a_network_that_fails_above_a_level(tmp_path, programs):
   """nan above sigma = 1: at 2 of two score levels, and at the levels of Girsanov's bound above 1.
 
@@ -141,6 +142,7 @@ def test_tables_of_a_sound_network_have_no_faults(tmp_path, programs):
   assert "non_finite" not in measured(tmp_path, Lost(), {"above": np.inf}, programs)
 
 
+@pytest.mark.e2e
 def test_an_exact_score_that_fails_is_named(tmp_path, monkeypatch):
   """A truth that is nan at sigma = 2 alone: a level of the score error, and of nothing else."""
   honest = GaussianMixture.predict
@@ -166,6 +168,7 @@ def test_an_exact_score_that_fails_is_named(tmp_path, monkeypatch):
   ]
 
 
+@pytest.mark.e2e
 def test_a_mode_without_weight_has_no_error_and_is_no_fault(tmp_path, monkeypatch):
   """It has no part of q_t: None in the file, where nan is no JSON."""
   target = GaussianMixture([1.0, 0.0], [[0.0, 0.0], [3.0, 0.0]], [1.0, 1.0])

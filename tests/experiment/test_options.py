@@ -64,6 +64,7 @@ def module(tmp_path, monkeypatch):
   return name
 
 
+@pytest.mark.e2e
 def test_every_kind_of_part_may_be_ones_own(module):
   """All of them in one experiment: what is built is what the module has."""
   config = ncsn_gmm.get_config("fast")

@@ -62,6 +62,7 @@ def checks(monkeypatch):
   }
 
 
+@pytest.mark.e2e
 def test_every_part_takes_the_place_of_every_config_s_own(checks):
   """The checks of the parts themselves find no option of an old part."""
   pairs, tried, refused = 0, set(), {}
@@ -158,6 +159,7 @@ def get(config, field):
   return config[section][name]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("file", "typed", "dropped", "kept"), SWAPS.values(), ids=SWAPS)
 def test_a_swap_drops_what_the_new_part_lacks_in_one_line(file, typed, dropped, kept):
   said = []
@@ -299,6 +301,7 @@ def test_a_sweep_swaps_and_unsets_and_says_it_once(capsys):
   assert "dropped schedule.rho = 7.0" in line
 
 
+@pytest.mark.e2e
 def test_an_ensemble_is_built_of_swapped_parts():
   typed = ["schedule.name=variance_preserving", "ensemble.seeds=2"]
   typed += ["ensemble.over=schedule.beta_max=10,20", "evaluation.score_levels=()"]

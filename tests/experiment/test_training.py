@@ -72,6 +72,7 @@ def run(experiment, path, stop=None, program=None):
   return training.train(experiment, workdir, stop or StopFlag(), program), workdir
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("as_for_users")
 def test_a_chunk_is_its_steps_one_by_one(experiment):
   """A Python loop over jitted steps is the reference: the same bits, however the run is cut."""
@@ -91,6 +92,7 @@ def test_a_chunk_is_its_steps_one_by_one(experiment):
     assert int(state.step) == 4
 
 
+@pytest.mark.e2e
 def test_a_chunk_traces_once(experiment, program):
   chunk, sizes = program.chunk, []
   state = training.init_state(experiment)
@@ -120,6 +122,7 @@ def test_ema_is_the_recurrence():
   np.testing.assert_allclose(ema["0.9"], average, rtol=1e-5)  # thirty float32 roundings
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("questions", [0, 1, 3, 4])
 def test_stopped_and_resumed_is_uninterrupted(experiment, program, straight, tmp_path, questions):
   """Parameters, averages, optimiser state and every metrics line, bit for bit."""
@@ -132,6 +135,7 @@ def test_stopped_and_resumed_is_uninterrupted(experiment, program, straight, tmp
   assert [line["step"] for line in read_jsonl(straight_dir.metrics)] == [2, 4, 6, 8, 10, 12]
 
 
+@pytest.mark.e2e
 def test_chunks_by_seconds_have_the_bits_of_chunks_by_steps(tmp_path, monkeypatch):
   """However a run is cut, and where it is stopped between two lines of metrics.jsonl."""
   experiment = build(small_config(log_every=4))
@@ -176,6 +180,7 @@ def test_the_damaged_newest_checkpoint_is_passed_over(experiment, program, strai
   assert_same_bits(straight[0], resumed)
 
 
+@pytest.mark.e2e
 def test_a_nan_stops_the_run_and_says_where(tmp_path):
   config = small_config()
   config.optimizer.update(learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
@@ -255,6 +260,7 @@ def test_a_validation_as_good_as_the_best_is_no_better():
   assert found == [(2, 0), (1, 0), (1, 1), (1, 2), (1, 3), (0.5, 0)]
 
 
+@pytest.mark.e2e
 def test_early_stopping_keeps_the_best(tmp_path, monkeypatch):
   """Of made-up validations the least is at step 8; stopping and resuming does not change that."""
   losses = {4: 3.0, 8: 1.0, 12: 2.0, 16: 1.5, 20: 0.0}
@@ -283,6 +289,7 @@ def test_early_stopping_keeps_the_best(tmp_path, monkeypatch):
   assert int(training.restore_trained(last, workdir).step) == 16
 
 
+@pytest.mark.e2e
 def test_the_monitored_number_is_the_score_error(experiment):
   """The truth in the network's place has none; half the score has a relative error of 1/4."""
   levels = experiment.loss_levels((jnp.arange(8) + 0.5) / 8)

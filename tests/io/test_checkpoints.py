@@ -189,6 +189,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_every_damaged_file_gives_the_newest_or_the_older_bits(run, damage, warnings):
   template, states = make_state(0), {1: make_state(1), 2: make_state(2)}

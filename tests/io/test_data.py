@@ -308,6 +308,7 @@ def config_of(file, **changes):
   return config
 
 
+@pytest.mark.e2e
 def test_a_run_on_a_file(write):
   """Trained, validated and tested on its own points, whose likelihood is measured."""
   config = config_of(write("a.csv", as_csv(POINTS)), standardise=True)

@@ -143,6 +143,7 @@ def test_what_a_pickle_would_do_is_not_done(tmp_path):
   assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.e2e
 def test_a_bomb_is_refused_by_its_header(tmp_path):
   """256 MiB of zeros in 256 KiB, which claim more than there is memory: hardly unpacked."""
   path = tmp_path / "bomb.npz"
@@ -245,6 +246,7 @@ def damaged(draw, sound):
   return bytes(content)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", SOUND)
 def test_damaged_files_are_points_or_a_line(name, tmp_path):
   path = tmp_path / name

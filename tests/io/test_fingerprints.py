@@ -150,6 +150,7 @@ def test_a_sweep_finds_the_runs_of_main_by_their_data(file, tmp_path):
     folders()
 
 
+@pytest.mark.e2e
 def test_configs_without_files_have_the_ids_that_they_had():
   """Those of scorelab before data had fingerprints."""
   for module, known in ((ncsn_gmm_published, "575d2e2f4f"), (ddpm_circles_published, "80557f0cc3")):
@@ -158,6 +159,7 @@ def test_configs_without_files_have_the_ids_that_they_had():
     assert run.run_id(config) == known
 
 
+@pytest.mark.e2e
 def test_an_export_needs_no_data(file, tmp_path, capsys):
   experiment = build(config_of(file))
   assert (

@@ -166,6 +166,7 @@ def test_another_number_of_classes_names_them(folder):
     build(config)
 
 
+@pytest.mark.e2e
 def test_too_few_images_for_a_metric_in_features_are_refused_before_training(folder):
   """41 images leave 3 to test against, which is no more than the nearest neighbours asked for."""
   config = cond_cifar10.get_config("fast")

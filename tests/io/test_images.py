@@ -101,6 +101,7 @@ def test_every_good_image_once_an_epoch(folder):
   check_epochs(open_images(str(folder)), batch_size=40, num_workers=0)
 
 
+@pytest.mark.e2e
 def test_worker_processes_change_nothing(folder):
   """The order is that of the stream, however many decode it; read from Python's own loop."""
   files = open_images(str(folder))
@@ -110,6 +111,7 @@ def test_worker_processes_change_nothing(folder):
   np.testing.assert_array_equal(found.reshape(-1, SIDE, SIDE, 3), expected[:40])
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="asks Linux for its open files")
 def test_what_workers_send_is_let_go(folder):
   """Open files do not grow with the images of a take: a system allows some 1024."""
@@ -120,6 +122,7 @@ def test_what_workers_send_is_let_go(folder):
   assert len(os.listdir("/proc/self/fd")) < before + 100
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["folder", "numbers", "names"])
 def test_labels_go_with_their_images(kind, folder, tmp_path, monkeypatch):
   """In every batch of a stream, damaged images left out, and in every split."""
@@ -282,6 +285,7 @@ def resumes_to_the_bit(experiment, path):
   return straight, straight_dir
 
 
+@pytest.mark.e2e
 def test_a_streamed_run_is_resumed_to_the_bit(folder, tmp_path):
   """Parameters, optimiser, the stream's place and all lines."""
   experiment = build(small_config(folder, cache_gib=0.0, held_out=16))

@@ -69,6 +69,7 @@ def gradients(intervals, powers):
 CONTEXT = Context(jnp.zeros((), int), {})
 
 
+@pytest.mark.e2e
 def test_the_flow_is_a_fixed_point_as_the_grid_refines():
   """The gradient at the truth falls as 1 / n; away from it, it does not."""
   coarse, fine = (gradients(n, [0.4, 0.5, 0.6]) for n in (20, 80))
@@ -79,6 +80,7 @@ def test_the_flow_is_a_fixed_point_as_the_grid_refines():
   np.testing.assert_allclose(fine[[0, 2]], coarse[[0, 2]], rtol=0.5)
 
 
+@pytest.mark.e2e
 def test_training_finds_the_flow():
   """From the posterior mean's power to the truth's, as the intervals double on the way."""
   loss = LOSSES["consistency"](
@@ -218,6 +220,7 @@ class Straight:
     return predict
 
 
+@pytest.mark.e2e
 def test_a_difference_counts_by_its_slope_and_teaches_the_noisier_level_alone():
   """With distances in the place of squares, the loss is |p| sqrt(2) at every level and grid.
 

@@ -202,6 +202,7 @@ def test_loss_of_a_network_that_says_nothing(name):
   assert_mean(values, 3)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["ddpm", "edm"])
 def test_named_losses_of_a_network_that_says_nothing(name):
   """Theirs is the mean square of what the network should say, 1 a coordinate, at their own levels.
@@ -237,6 +238,7 @@ NORMS = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("norm", NORMS)
 def test_norms_of_the_noise(norm, x64):
   """The sum over coordinates of the noise's error, by NumPy, whatever the network's view."""
@@ -263,6 +265,7 @@ def test_norms_of_the_noise(norm, x64):
   np.testing.assert_allclose(list(found.values()), expected, 1e-9)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_norm_is_least_at_the_truth_of_a_gaussian(norm):
   """Mean and median of a Gaussian posterior are one."""
@@ -390,6 +393,7 @@ def test_laws_of_the_log_ratio(name, options, law, x64):
     np.testing.assert_allclose(jnp.log(level.sigma / level.alpha), expected, 1e-9, 1e-9)
 
 
+@pytest.mark.e2e
 def test_levels_drawn(x64):
   """Kolmogorov and Smirnov's test of 5000 draws; all of it is in the range it should be in."""
 

@@ -74,6 +74,7 @@ def test_minimum_for_a_gaussian(x64):
   assert_mean(raised - values, 0.09)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("schedule", [LinearFlow(), VariancePreserving()], ids=["flow", "vp"])
 def test_every_view_has_the_same_loss(schedule, x64):
   """The error of the flow, whatever the network gives; two kinds of rounding."""
@@ -117,6 +118,7 @@ def test_assignment_is_scipy_s():
   assert (np.asarray(several[1]) != found).any()
 
 
+@pytest.mark.e2e
 def test_optimal_transport_straightens_the_paths(x64):
   """On a line the coupling is monotone: N(0, 1) to N(m, v) is x_0 = m + sqrt(v) eps.
 

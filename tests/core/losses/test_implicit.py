@@ -95,6 +95,7 @@ def small_network(dim=3, seed=0):
 
 
 class TestAtTheExactScore:
+  @pytest.mark.e2e
   @pytest.mark.parametrize("event", [(1,), (2,), (50,), (2, 2, 3)], ids=str)
   def test_a_gaussian_gives_the_closed_form(self, event):
     """E [div s + |s|^2 / 2] = -d / v + d / (2 v) for N(0, v I)."""
@@ -117,6 +118,7 @@ class TestAtTheExactScore:
         value, metrics["divergence"] + metrics["half_square_norm"], atol=1e-5
       )
 
+  @pytest.mark.e2e
   def test_nine_modes(self):
     """-d / (2 v) = -10, the modes being 31 std apart; -9.99 is published, of one sample.
 
@@ -129,6 +131,7 @@ class TestAtTheExactScore:
     assert_mean(values, -10)
     assert_mean(values, -9.99)
 
+  @pytest.mark.e2e
   def test_every_perturbation_raises_the_loss_by_half_its_square(self):
     """L(s) - L(s*) = E |s - s*|^2 / 2, on the same points and probes."""
     covariances = [[[0.5, 0.2], [0.2, 0.3]], [[0.2, -0.1], [-0.1, 0.8]]]
@@ -169,6 +172,7 @@ class TestDerivatives:
       h = jnp.tanh(nn.Conv(3, (3, 3))(x) + c[:, None, None, None])
       return nn.Conv(x.shape[-1], (3, 3))(h)
 
+  @pytest.mark.e2e
   @pytest.mark.usefixtures("x64")
   @pytest.mark.parametrize("event", CASES, ids=str)
   def test_both_modes_are_the_trace(self, event):
@@ -195,6 +199,7 @@ class TestDerivatives:
       found = jit(jax.value_and_grad(lambda p, f=loss: f(p, KEY, {"x": x}, None)[0]))(params)
       jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-10, 1e-13), found, expected)
 
+  @pytest.mark.e2e
   def test_memory_does_not_grow_with_the_dimension(self):
     network, params = small_network(dim=64)
     score = Parameterization(network.apply, unconditional, "score")
@@ -228,6 +233,7 @@ class TestDerivatives:
 class TestProbes:
   """The mean over probes is the exact loss, and its gradient."""
 
+  @pytest.mark.e2e
   def test_means(self):
     network, params = small_network()
     score = Parameterization(network.apply, unconditional, "score")
@@ -244,6 +250,7 @@ class TestProbes:
       found = over_keys(lambda key, loss=loss: value_and_grad(loss, key), 4000)
       assert_mean(found, exact, rounding=1e-5, errors=5)
 
+  @pytest.mark.e2e
   @pytest.mark.parametrize("probes", PROBES)
   def test_variance(self, probes):
     """Of v^T A v at a linear score: closed forms, over the number of probes."""
@@ -277,6 +284,7 @@ class TestProbes:
 
 
 class TestLevels:
+  @pytest.mark.e2e
   @pytest.mark.parametrize(("schedule", "make"), [(VE, hyvarinen), (LinearFlow(), sliced)])
   def test_noise_conditional_is_half_of_denoising(self, schedule, make):
     """Vincent 2011: twice the loss and the denoising loss differ by a constant of no network.

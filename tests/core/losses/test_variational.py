@@ -374,6 +374,7 @@ def diffusion_integral(high, low):
   return np.log((1 + VARIANCE / low**2) / (1 + VARIANCE / high**2)) / 2
 
 
+@pytest.mark.e2e
 def test_the_limit_of_many_steps(x64):
   """Twice the steps, half the distance to the integral: a chain's sum is Riemann's, first order."""
   batch, key = {"x": jnp.zeros((1, 1))}, jax.random.key(0)
@@ -404,6 +405,7 @@ def test_the_limit_of_many_steps(x64):
     np.testing.assert_allclose(errors[:-1] / errors[1:], 2, atol=0.05)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["log_uniform", "uniform_time", "log_normal"])
 def test_levels_change_no_integral(name, x64):
   """Reweighted to the same integral between their ends; the rest by SciPy and algebra.
@@ -444,6 +446,7 @@ def test_continuous_bound_of_a_gaussian(x64):
 # What is refused, and networks that give a variance.
 
 
+@pytest.mark.e2e
 def test_errors():
   schedule, silent = SCHEDULES["vp"], Parameterization(lambda *a, **k: None, log_sigma, "x0")
   for name in ("stepwise_kl", "variational_bound"):

@@ -28,6 +28,7 @@ def _pairs(d):
     yield jax.random.key(k), x, y
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("d", [1, 2, 8, 80, 800])
 def test_energy_distance_is_its_floor(d):
   """E|x - x'| (1 / n + 1 / m), with E|x - x'| = 2 Gamma((d + 1) / 2) / Gamma(d / 2)."""
@@ -43,6 +44,7 @@ def _squared_on_the_line(rng):
   return ((x[(cells * N).astype(int)] - y[(cells * M).astype(int)]) ** 2).mean()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("d", [1, 2, 8, 80, 800])
 def test_sliced_distances_are_those_on_the_line(d):
   """The mean of SW_2^2 is that of W_2^2 on the line in every d; the largest slice is POT's."""

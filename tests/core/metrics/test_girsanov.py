@@ -53,6 +53,7 @@ def measure(schedule, num_samples=20_000, num=100):
   return run(KEY), levels, noisiest, cleanest, (0 * TRUTH[0], prior_std**2)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("process", PROCESSES)
 def test_the_exact_score_of_another_gaussian(process):
   """Two exact reverse SDEs differ, as paths, by the KL of their ends at little noise.
@@ -79,6 +80,7 @@ def test_the_exact_score_of_another_gaussian(process):
   assert abs(found.bound[60] - at_middle) < 4 * found.bound_sem[60] + 1e-3 * at_middle
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("process", PROCESSES)
 def test_it_bounds_the_models_own_kl(process):
   """The model's law: where its reverse SDE, which is the MODEL's, goes from another start.
@@ -104,6 +106,7 @@ def test_the_trapezoidal_rule_is_of_second_order():
   np.testing.assert_allclose((values[0] - values[1]) / (values[1] - values[2]), 4, rtol=0.1)
 
 
+@pytest.mark.e2e
 def test_the_exact_score_costs_nothing_and_a_wide_prior_little():
   target, schedule = nine_modes(), VarianceExploding(0.05, 1000.0)
   levels = levels_of(schedule, 4)

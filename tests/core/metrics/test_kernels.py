@@ -25,6 +25,7 @@ def test_equals_scipy_squared_in_one_dimension():
   np.testing.assert_allclose(energy_distance(None, x[:, 0], y[:, 0]), expected, rtol=1e-10)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("d", [2, 20])
 def test_equals_brute_force(d):
   x, y = _points(60, 45, d)
@@ -39,6 +40,7 @@ def test_equals_brute_force(d):
   np.testing.assert_allclose(mean_pairwise_distance(x, y), cross, rtol=1e-12)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("d", [1, 2, 9, 16, 80, 800])
 def test_tight_modes_far_apart_in_float32(d):
   """SciPy's distances in float64 of the same points: modes 10,000 times as far apart as wide.

@@ -82,6 +82,7 @@ def test_radius_is_scipys_chi_quantile(d):
   assert mode_radius(2, 3.3) == 3.3
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("d", [1, 2, 8, 80, 800])
 @pytest.mark.parametrize("stds", [(1.0, 1.0, 1.0), (0.5, 1.0, 3.0)], ids=str)
 def test_exact_samples_are_on_their_modes(d, stds):

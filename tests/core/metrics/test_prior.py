@@ -22,6 +22,7 @@ EXACT = Moments(float(MEAN @ MEAN), np.linalg.eigvalsh(COVARIANCE), 3)
 LEVELS = [(1.0, 4.0, 4.0), (0.2, (1 - 0.04) ** 0.5, 1.0), (0.3, 0.7, 1.0), (0.5, 1.0, 1.0)]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("alpha", "sigma", "std"), LEVELS)
 def test_is_the_divergence_of_gaussians(alpha, sigma, std):
   """By a million draws of SciPy's densities: within 5 standard errors; the formula has none."""

@@ -20,6 +20,7 @@ def _scaled(target, factor):
   )
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("schedule", [VarianceExploding(), VariancePreserving()], ids=["ve", "vp"])
 def test_scaled_score(schedule):
   """A score c times too large has relative error (c - 1)^2 whatever the samples."""
@@ -32,6 +33,7 @@ def test_scaled_score(schedule):
     assert found.absolute.shape == (3,)
 
 
+@pytest.mark.e2e
 def test_absolute_error_of_a_gaussian():
   """For N(0, s^2 I) in d dimensions, sigma^2 E|s*|^2 is d sigma^2 / (alpha^2 s^2 + sigma^2)."""
   d, s, n = 3, 2.0, 20_000

@@ -120,6 +120,7 @@ def test_exact_in_one_dimension_is_sorting(p):
   np.testing.assert_allclose(sliced_wasserstein(KEY, x, y, p=p), expected, rtol=1e-12)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("p", [1, 2])
 @pytest.mark.parametrize(
   "points",
@@ -143,6 +144,7 @@ def test_against_a_law_is_the_integral(points, p):
   np.testing.assert_allclose(value**p, sum(pieces), rtol=1e-6)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("p", [1, 2])
 def test_offsets_change_nothing(p):
   """Against points and a law, 1e8 from the origin: float64 rounds points there to 1.5e-8."""
@@ -167,6 +169,7 @@ def test_exact_with_a_shared_point_far_away(p):
   np.testing.assert_allclose(value, expected, rtol=1e-9)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("p", [1, 2])
 def test_against_atoms_is_against_their_points(p):
   """A mixture without width is its means, weighted; half the samples lie on them exactly."""
@@ -190,6 +193,7 @@ def test_against_a_gaussian():
   np.testing.assert_allclose(value**2, 9 + 1.5**2, rtol=1e-3)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("p", [2, pytest.param(1, marks=pytest.mark.e2e)])
 def test_against_a_law_is_the_limit_of_many_points(p):
   means = np.array([[-3.0, 0.0], [2.0, 2.0], [0.0, -4.0]])

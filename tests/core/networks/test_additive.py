@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from scorelab.networks import AdditiveMLP
 
@@ -15,6 +16,7 @@ def test_published_parameter_count():
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == sum(sizes) == 591_552
 
 
+@pytest.mark.e2e
 def test_time_moves_the_image_by_less_than_one_and_no_more():
   """Where the time's weights are zero it does nothing; else it is a shift, undone by another."""
   network = AdditiveMLP(widths=(16, 16))

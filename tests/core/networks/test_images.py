@@ -69,6 +69,7 @@ def gradient_of(experiment, batch):
   return jax.grad(lambda p: experiment.loss(p, jax.random.key(1), batch, None)[0])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", TINY)
 def test_images_by_name(name):
   """A config's network is initialised, sampled and trained: shapes only."""

@@ -32,6 +32,7 @@ def drawn(module, *args):
   return jax.tree.map(lambda a: rng.normal(0, 0.1, a.shape).astype(a.dtype), shapes)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   ("options", "published"),
   [
@@ -61,6 +62,7 @@ BLOCKS = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("case", BLOCKS)
 def test_published_outputs(oracle, case):
   """In float32, outputs up to 7: rounding alone is 3e-5."""

@@ -41,6 +41,7 @@ def solve_to_each(x, grid, tolerance):
   return adaptive_ode(KEY, exact, x, grid, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("process", ["vp", pytest.param("ve", marks=pytest.mark.e2e)])
 def test_endpoints_of_another_solver(process):
   """Where SciPy, asked for high accuracy, took 16 points of a mixture: to 1e-8."""
@@ -62,6 +63,7 @@ def solution(noise, level):
   return level.alpha * MEAN + noise * np.sqrt((level.alpha * STD) ** 2 + level.sigma**2)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   "schedule",
   [
@@ -88,6 +90,7 @@ def test_tolerance_for_every_process(schedule):
   assert (together.nfe[0] < together.nfe[2]).all()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("to_data", [False, True])
 def test_nfe_counts_calls(to_data):
   calls = []
@@ -104,6 +107,7 @@ def test_nfe_counts_calls(to_data):
   assert found.nfe[0] <= len(calls) <= found.nfe[0] * 7 / 6 + 3
 
 
+@pytest.mark.e2e
 def test_the_step_onto_the_data():
   """From the last noisy level x0 is returned, which is what the sampler says of it."""
   schedule = VarianceExploding(0.02, 10.0)
@@ -114,6 +118,7 @@ def test_the_step_onto_the_data():
   np.testing.assert_allclose(ends[1], jax.jit(exact)(ends[0], noisy[2]).x0, 1e-6)
 
 
+@pytest.mark.e2e
 def test_a_point_that_cannot_be_solved_hurts_no_other():
   """Too few steps; a jump to nan in half of the plane. Both say so, and give nan."""
   grid = uniform(VarianceExploding(0.02, 10.0), 2, to_data=False)
@@ -138,6 +143,7 @@ def centred(x, level):
   return GaussianMixture([1.0], np.zeros((1, 2)), np.array([0.25])).predict(x, level)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("data_std", [0.3, 1.0, 4.0])
 def test_the_unit_of_the_angle_does_not_move_the_end(data_std):
   """On N(0, 0.25 I) the flow scales x by the ratio of the marginal stds, whatever s is."""

@@ -61,6 +61,7 @@ def test_one_velocity(law):
     np.testing.assert_allclose(found, expected, 1e-9, 1e-9)
 
 
+@pytest.mark.e2e
 def test_the_same_samples(law):
   """Where SciPy's flow arrives, DDIM arrives to first order in the steps, and Heun to second."""
   x = starts()

@@ -318,6 +318,7 @@ def test_underdamped_langevin_at_infinite_friction(x64):
 # What all kernels promise
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["mala", "ula"])
 def test_burn_in_and_thinning_pick_states_of_the_long_path(name, x64):
   run = functools.partial(kernel(name), KEY, jnp.ones((3, 2)), step_size=0.3, num_steps=12)
@@ -356,6 +357,7 @@ def test_nfe_counts_calls_of_score(name):
   assert chain.path.shape == (2, 2)
 
 
+@pytest.mark.e2e
 @each
 def test_compiles_once_and_vmaps(name, x64):
   """Other keys, starts and step sizes do not retrace, and vmapped they are the same.
@@ -420,6 +422,7 @@ def test_annealed_langevin_is_the_hand_loop(schedule, x64):
   np.testing.assert_allclose(samples.x, (x + sigma**2 * score(x, alpha, sigma)) / alpha, 1e-9)
 
 
+@pytest.mark.e2e
 def test_annealed_langevin_finds_the_weights():
   """Unequal modes 13 of their stds apart, from noise alone, by the NCSNv2 rule, denoised."""
   weights = np.array([0.15, 0.25, 0.6])

@@ -83,6 +83,7 @@ def _marks(name, options):
   return pytest.mark.e2e if name in LONGER and not options else pytest.mark.slow
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   ("name", "options", "draws", "order"),
   [pytest.param(*row, marks=_marks(*row[:2])) for row in WEAK_ORDERS],
@@ -101,6 +102,7 @@ def test_weak_order(name, options, draws, order):
     assert abs(measured - order) < 0.2, (process, measured, errors)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("eta", [0.5, 1.5])
 def test_every_eta_of_the_reverse_sde_keeps_the_law(eta):
   """In 512 steps to the 5 % that a method of first order leaves; noise of eta = 1 is 40 % off."""
@@ -113,6 +115,7 @@ def test_every_eta_of_the_reverse_sde_keeps_the_law(eta):
     np.testing.assert_allclose(variance, end.alpha**2 * VARIANCE + end.sigma**2, 0.05)
 
 
+@pytest.mark.e2e
 def test_the_optimal_variance_is_exact():
   """Of a Gaussian at any number of steps: no order."""
   sampler = functools.partial(SAMPLERS["ancestral"], variance="optimal")

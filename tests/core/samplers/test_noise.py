@@ -73,6 +73,7 @@ def bound(name):
 NAMES = list({sampler: name for name, sampler in reversed(SAMPLERS.items())}.values())
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", [*NAMES, *KERNELS])
 def test_a_key_and_its_source_are_one_program(name):
   """So they agree bit for bit."""
@@ -83,6 +84,7 @@ def test_a_key_and_its_source_are_one_program(name):
   assert by_key == by_source
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("num_steps", [1, 7])
 @pytest.mark.parametrize("sampler", [ancestral, functools.partial(ddim, eta=1.0)])

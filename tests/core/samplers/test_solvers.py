@@ -251,6 +251,7 @@ def test_langevin_step_keeps_its_stationary_variance(x64):
 WINDOW = {"churn": 2.0, "s_tmin": 0.7, "s_tmax": 3.0, "s_noise": 1.1}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   ("name", "options"),
   [
@@ -294,6 +295,7 @@ TWO_CALLS = [
 ]
 
 
+@pytest.mark.e2e
 @each
 @pytest.mark.parametrize("to_data", [True, False])
 def test_nfe_counts_calls(name, to_data):
@@ -341,6 +343,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.e2e
 @each
 def test_compiles_once_and_vmaps(name, x64):
   """Calls with other keys, points, levels and options do not retrace, and vmapped are the same.
@@ -368,6 +371,7 @@ TOGETHER = ("ddim", "dpmpp_singlestep", "heun", "lms", "unipc")
 OTHERS = [pytest.param(n, marks=pytest.mark.e2e) for n in DETERMINISTIC if n not in TOGETHER]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", [*TOGETHER, *OTHERS])
 def test_images_one_by_one_or_together(name, x64):
   """Deterministic samplers know no batch: [b, h, w, c] is [h, w, c] b times."""
@@ -382,6 +386,7 @@ def test_images_one_by_one_or_together(name, x64):
   assert np.std(apart) > 0.1
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["unipc", "lms", "deis", "ipndm"])
 def test_fewer_steps_than_the_order(name, x64):
   """A grid too short for an order gives the highest that it has room for."""
@@ -398,6 +403,7 @@ def test_fewer_steps_than_the_order(name, x64):
 # Ends and gradients
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "annealed_langevin"])
 def test_from_pure_noise(name):
   """Linear flow from t = 1, alpha = 0: finite, churn and all; in one step it gives the mean."""
@@ -443,6 +449,7 @@ def test_churn_reaches_the_law_of_the_noisier_level(schedule, x64):
   np.testing.assert_allclose(np.hypot(*slopes), noisier.sigma, 1e-12)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("schedule", [VP, FLOW], ids=["vp", "flow"])
 def test_gradients_through_ddim(schedule, x64):
   """With respect to eta, against differences, also where it is 0 or 1; onto the data."""
@@ -464,6 +471,7 @@ def test_gradients_through_ddim(schedule, x64):
   assert np.isfinite(slopes).all()
 
 
+@pytest.mark.e2e
 def test_gradients_through_heun(x64):
   """With respect to the start and the churn, against differences; finite at churn = 0."""
 

@@ -109,6 +109,7 @@ class TestBetweenThePoints:
     ]
     np.testing.assert_allclose(np.divide(error[:-1], error[1:]), 2, 0.1)
 
+  @pytest.mark.e2e
   def test_log_snr_is_linear_between_and_before(self):
     schedule = Discrete([0.1, 0.2, 0.4, 0.5])
     points = np.asarray(schedule.log_snr(jnp.array([0.25, 0.5, 0.75, 1.0])))
@@ -123,6 +124,7 @@ class TestBetweenThePoints:
     slope = (points[1] - points[0]) / 0.25
     np.testing.assert_allclose(before, points[0] - slope * np.array([0.25, 0.15]), 1e-13)
 
+  @pytest.mark.e2e
   def test_alpha_over_sigma_falls_to_zero_over_the_last_interval(self):
     schedule = Discrete(linear_betas(num_levels=10), zero_terminal_snr=True)
     t = np.array([0.9, 0.925, 0.95, 0.975, 1.0])

@@ -127,6 +127,7 @@ def test_prior_std():
   np.testing.assert_allclose(own.prior_std(own.at(1.0)), (1 + 30.0**2) ** 0.5, 1e-6)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("to_data", [True, False])
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_grid(name, to_data):
@@ -159,6 +160,7 @@ DIFFERENT = {sampler: name for name, sampler in reversed(SAMPLERS.items())}.valu
 OTHERS = [pytest.param(n, marks=pytest.mark.e2e) for n in DIFFERENT if n not in ASKING]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", [*ASKING, *OTHERS])
 def test_every_sampler(name):
   """The closed form's samples, for the same key; near noise alpha = 1 - t is known to 6e-6 only."""
@@ -193,6 +195,7 @@ EXAMPLES += ("stepwise_kl",)
 OTHER_LOSSES = [pytest.param(n, marks=pytest.mark.e2e) for n in LOSSES if n not in EXAMPLES]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", [*EXAMPLES, *OTHER_LOSSES])
 def test_every_loss(name):
   """The closed form's loss and its gradient, for the same key."""
@@ -208,6 +211,7 @@ def test_every_loss(name):
     np.testing.assert_allclose(a, b, 2e-4, 1e-5)
 
 
+@pytest.mark.e2e
 def test_likelihood():
   """Log-densities along the flow, with the closed form's at the same levels."""
   target = nine_modes()

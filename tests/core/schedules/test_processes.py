@@ -121,6 +121,7 @@ class TestClosedForms:
     assert channel.alpha(1.0) == 0.01 and (channel.sigma(TIMES) == 1).all()
     np.testing.assert_allclose(channel.diffusion_squared(TIMES), 2 * np.log(5000), 1e-12)
 
+  @pytest.mark.e2e
   def test_every_point_is_on_its_process(self):
     on = {
       "ve": lambda alpha, sigma: alpha,
@@ -159,6 +160,7 @@ class TestShifted:
     np.testing.assert_allclose(level.sigma, moved, 1e-13)
     np.testing.assert_allclose(level.alpha, 1 - moved, 1e-12)
 
+  @pytest.mark.e2e
   @each
   def test_adds_to_the_log_snr(self, schedule):
     shifted = Shifted(schedule, 0.7)
@@ -275,6 +277,7 @@ FEW = {schedule.process: name for name, schedule in reversed(ALL.items())}.value
 REST = [name for name in ALL if name not in FEW]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   ("name", "schedules"),
   [

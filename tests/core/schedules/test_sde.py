@@ -131,6 +131,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", [*SIMULATED, *OTHERS])
 def test_forward_simulation_has_the_marginals(name):
   """Mean and std half-way and late, of 20,000 points after 400 steps in all, or more.
@@ -150,6 +151,7 @@ def test_forward_simulation_has_the_marginals(name):
     np.testing.assert_allclose(points.std(), level.sigma, 0.035)
 
 
+@pytest.mark.e2e
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["variance_preserving", "sigmoid", "cosine_flow"])
 def test_forward_simulation_is_of_first_order(name):

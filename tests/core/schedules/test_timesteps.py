@@ -46,6 +46,7 @@ def test_levels_are_diffusers(run, x64):
   assert grid.ends_at_data == (to_data or ends_early)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   ("num_steps", "given", "known"),
   [  # DDIMScheduler(timestep_spacing=..., steps_offset=...).set_timesteps(n), diffusers 0.42.1

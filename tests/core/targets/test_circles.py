@@ -39,6 +39,7 @@ def quadrature(x, alpha, sigma, noise, num=40_000):
 LEVELS = [(1.0, 0.02), (0.9, 0.1), (0.6, 0.8), (0.05, 1.0), (0.0, 1.0), (1.0, 50.0)]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_prediction_is_that_of_quadrature(x64, noise):
   """float64, from little noise to none of the signal: every view, variance and log-density."""
@@ -137,6 +138,7 @@ def test_one_circle_with_no_signal_left_is_its_mean(x64):
   np.testing.assert_allclose(pred.x0_variance, 2.0 + 0.09, 1e-12)
 
 
+@pytest.mark.e2e
 def test_series_of_little_and_much_concentration_join_scipys_bessel_functions(x64):
   """A / k and A' = 1 - A / k - A^2, A = I1 / I0: in float64 where nothing cancels, 1e-12.
 

@@ -68,6 +68,7 @@ def test_training_sees_noise_and_validation_levels_of_its_own():
   assert (np.round(batch * 8) / 8 != batch).mean() > 0.999
 
 
+@pytest.mark.e2e
 def test_validation_loss_is_the_tutorials_proxy():
   """Its proxy of the likelihood, of a score of 0: half the sum of sigma^2 over T = 20 times.
 

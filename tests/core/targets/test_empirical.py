@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("chunk_size", [1, 7, 1000])
 def test_is_a_mixture_of_points(x64, chunk_size):
   """float64: the same prediction whatever the chunks, the last of them not full; alpha = 0 too."""
@@ -34,6 +35,7 @@ def test_is_a_mixture_of_points(x64, chunk_size):
     np.testing.assert_allclose(got.x0_variance, want.x0_variance, 1e-8, 1e-12)
 
 
+@pytest.mark.e2e
 def test_float32_variance_between_two_points_far_from_the_others():
   """Half way between two points d apart x_0's variance is d^2 / 4: squares of positions cancel."""
   points = np.array([[1024.0, 1024], [1024 + 2**-7, 1024], [-1024, -1024]], np.float32)

@@ -94,6 +94,7 @@ CASES = [
 ]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind, dim", CASES)
 def test_predict_is_the_gradient_of_numpyros_density(kind, dim):
   """Score and log-density by autodiff in float64; x0 from them by Tweedie's formula.
@@ -150,6 +151,7 @@ def test_x0_variance_is_the_curvature_of_numpyros_density(kind):
     assert (rms(np.asarray(variance, float) - expected) / rms(expected)).max() < tolerance
 
 
+@pytest.mark.e2e
 def test_posterior_mean_by_importance_sampling():
   """E[x0 | x_t] is the mean of prior draws weighted by the likelihood of x_t."""
   given = parameters("full", 2)
@@ -299,6 +301,7 @@ def test_marginals_are_scipys(kind):
         np.testing.assert_allclose(partial[j, i], area, atol=1e-9)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   "target", [nine_modes, pytest.param(grid25, marks=pytest.mark.e2e)], ids=lambda f: f.__name__
 )
@@ -406,6 +409,7 @@ def test_extremes_stay_finite_and_right():
   assert np.isfinite(to_weights(np.float32([1, 0, 2]))).all()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["isotropic", "full"])
 def test_numbers_can_be_traced_and_vmapped(kind):
   weights, means, covariances = given = parameters(kind, 2)

@@ -25,6 +25,7 @@ def test_patches_are_cut_from_the_photographs():
   assert np.abs(PATCHES.splits["train"]).max() <= 1
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("side", "stride"), [(8, 1), (16, 4), (32, 1), (64, 8)])
 def test_splits_share_no_column(side, stride, monkeypatch):
   """Photographs whose pixels say their column: no column is in two splits, and with steps of one

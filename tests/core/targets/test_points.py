@@ -45,6 +45,7 @@ def test_scale_and_bounds_are_those_of_the_draws(name):
   assert (np.ptp(x, axis=0) > 0.75 * (high - low)).all()
 
 
+@pytest.mark.e2e
 def test_draws_are_fresh_inside_a_scan():
   """Each key gives other points, those that it gives outside."""
   keys = jax.random.split(jax.random.key(1), 3)
@@ -126,6 +127,7 @@ class TestDefinitions:
     for turn in turns[1:]:
       assert scipy.stats.ks_2samp(z.real, (z[::-1] * turn).real).pvalue > 1e-3
 
+  @pytest.mark.e2e
   def test_spirals(self):
     """Without noise the radius is a third of the angle, up to 3 pi; two arms in equal parts."""
     x = np.asarray(spirals(noise=0.0).sample(jax.random.key(0), 4000))

@@ -28,6 +28,7 @@ def _covariances(kind, d):
 
 
 # 20: sums over components by products
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind, d", [("isotropic", 20), ("diagonal", 2), ("full", 2)])
 def test_a_component_without_weight_does_not_matter(kind, d):
   """Level by level what the mixture without it gives."""
@@ -54,6 +55,7 @@ def test_a_law_without_density_is_refused():
   assert np.isfinite(perturbed.log_prob(x)).all() and np.isfinite(perturbed.score(x)).all()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind, d", [("isotropic", 20), ("diagonal", 2)])
 def test_predictions_at_the_data_are_the_limit_of_little_noise(kind, d):
   """sigma = 1e-6 in float64: off the point its component has no share, on it all of it."""
@@ -70,6 +72,7 @@ def test_predictions_at_the_data_are_the_limit_of_little_noise(kind, d):
   assert np.isfinite(found.log_density[0])  # of the point itself: there is no limit
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("d", [2, 20])
 def test_points_alone(d):
   """x_0 is the point where x is, at sigma = 0."""
@@ -81,6 +84,7 @@ def test_points_alone(d):
   assert np.isfinite(found.log_density).all()
 
 
+@pytest.mark.e2e
 def test_gradients_are_finite():
   means, x = _points(2)
 

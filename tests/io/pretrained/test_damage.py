@@ -243,6 +243,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.e2e
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_settings_are_read_or_refused(data):

@@ -45,6 +45,7 @@ def outputs(name):
   return x, t, labels, y
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", PIPELINES)
 def test_outputs(name):
   """Outputs up to 5, where float32 rounds to 5e-6; a wrong epsilon of a norm would be 4e-5."""
@@ -54,6 +55,7 @@ def test_outputs(name):
   np.testing.assert_allclose(out * scale, y * scale, rtol=0, atol=2e-5)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", FIRST[:2])
 def test_rectangular_images(name):
   io = recorded(name)
@@ -62,6 +64,7 @@ def test_rectangular_images(name):
   np.testing.assert_allclose(out, io["y_rect"], rtol=0, atol=2e-5)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", FIRST)
 def test_every_stage(name):
   """What each module gives to the second call's first image: four channels were kept."""
@@ -127,6 +130,7 @@ def test_shards_are_put_together(tmp_path):
   )
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", FIRST[:2])
 def test_ddim_trajectories(name):
   """Ten steps of a network of random weights, which amplifies rounding: 1e-3 of values up to 6.
@@ -164,6 +168,7 @@ def test_labels_are_needed_where_there_are_classes():
     pipeline("ddpm_cifar10_like").forward(np.zeros((1, 3, 32, 32), np.float32), 3, [1])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", PIPELINES)
 def test_what_is_written_is_read_again(name, tmp_path):
   """Bit for bit, names and shapes as diffusers wrote them; its own check is test_parity.py."""

@@ -65,6 +65,7 @@ def write(file, arrays):
   return str(file)
 
 
+@pytest.mark.e2e
 def test_it_has_the_published_size():
   """torchvision's 27,161,264 without the auxiliary classifier's 3,326,696, and 8 more classes."""
   sizes = [leaf.size for leaf in jax.tree.leaves(shapes()["params"])]
@@ -119,11 +120,13 @@ def small_config(**fields):
   return config
 
 
+@pytest.mark.e2e
 def test_one_field_takes_inception_for_the_small_network(file):
   experiment = build(small_config(features="inception", inception_path=file))
   assert list(experiment.evaluation.metrics) == ["frechet:features=inception"]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   ("name", "arrays", "message"),
   [

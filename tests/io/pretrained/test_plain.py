@@ -34,6 +34,7 @@ def drawn(network, shape):
   return jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), template["params"])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("network", "shape"), NETWORKS, ids=lambda v: type(v).__name__)
 def test_what_is_written_is_read_again(network, shape, tmp_path):
   params, about = drawn(network, shape), {"schedule": {"name": "cosine"}}

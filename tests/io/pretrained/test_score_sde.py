@@ -121,6 +121,7 @@ X = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 C = np.array([0.3, 7.0], np.float32)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("skips", [True, False], ids=["ncsnpp", "ddpmpp"])
 def test_checkpoints_are_read(skips, tmp_path):
   """The reference's outputs, in float32: 2e-5 of values up to 10, over sigma >= 0.3."""
