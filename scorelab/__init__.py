@@ -12,6 +12,7 @@ if TYPE_CHECKING:
   from types import ModuleType
 
   from scorelab import (
+    exact,
     likelihood,
     losses,
     metrics,
@@ -28,6 +29,7 @@ moved.install()
 
 __version__ = "0.1.0"
 __all__ = (
+  "exact",
   "likelihood",
   "losses",
   "metrics",

@@ -1,0 +1,203 @@
+"""Exact laws of samplers on a Gaussian target: no draws, no standard errors.
+
+With the exact score of a Gaussian most samplers are affine in their start and their noise, so that
+their samples are Gaussian. Along the axes of the target's covariance every coordinate is a
+recursion of its own, and the noises of different steps are independent: one reverse pass through
+the sampler gives a coordinate's law.
+
+    mean = at + gain (m_start - start)        variance = gain^2 v_start + sum of squared responses
+
+Pierret and Galerne, "Diffusion Models for Gaussian Distributions: Exact Solutions and Wasserstein
+Errors", ICML 2025 (arXiv 2405.14250), who derive the recursions of six schemes by hand.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scorelab.exact.gaussian import GaussianLaw
+from scorelab.exact.responses import (
+  asks_for_spread,
+  axis_predict,
+  axis_responses,
+  count_draws,
+  full_responses,
+  in_float64,
+  require_followed,
+  sampler_name,
+  split_options,
+)
+from scorelab.schedules import Grid
+from scorelab.targets.gaussian_mixture import GaussianMixture
+from scorelab.typing import Sampler
+from scorelab.validation import require_known
+
+STARTS = ("prior", "true")
+DISTANCES = ("kl", "reverse_kl", "w2")
+_BEND = 1e-8  # relative second difference from which on a sampler is not affine
+
+
+class ExactBudget(NamedTuple):
+  """Error of a sampler with the exact score: value = discretisation + prior; there is no floor.
+
+  Attributes:
+    value: of the samples that start from the prior.
+    discretisation: of those that start from the true law of grid[0].
+    prior: the difference.
+  """
+
+  value: float
+  discretisation: float
+  prior: float
+
+
+def gaussian_law(
+  sampler: Sampler,
+  target: GaussianMixture,
+  grid: Grid,
+  *,
+  start: str = "prior",
+  **options: Any,
+) -> GaussianLaw:
+  """Returns the law of a sampler's samples on a Gaussian target with its exact score.
+
+  In float64, whatever the default; for all of its digits make target and grid in float64 too.
+  Compiled once for each sampler, number of steps and options that are not floats.
+
+  Args:
+    sampler: one whose step is affine in x and the noise, and treats every coordinate alike;
+      multistep, stochastic and ancestral ones included.
+    target: of one component.
+    grid: from noise to data, or to a last noisy level.
+    start: 'prior', the schedule's N(0, s^2 I), or 'true', the law of the noised data at grid[0].
+    **options: of the sampler.
+
+  Returns:
+    The law at the grid's last level, with `.w2(target)`, `.kl(target)` and, for the other
+    direction, `GaussianLaw.of(target).kl(law)`. If the grid ends in noise, compare with
+    `end_law(target, grid)`.
+
+  Raises:
+    ValueError: the target has several components; the start is unknown; or the sampler is
+      `adaptive_ode`, `predictor_corrector`, `consistency`, a Langevin kernel, or found not to be
+      affine, as with predictions that are clipped.
+  """
+  require_known("start", start, STARTS)
+  return _laws(sampler, target, grid, options)[start]
+
+
+def gaussian_budget(
+  sampler: Sampler,
+  target: GaussianMixture,
+  grid: Grid,
+  *,
+  distance: str = "kl",
+  **options: Any,
+) -> ExactBudget:
+  """Splits the error of a sampler on a Gaussian target into prior and discretisation.
+
+  Args:
+    sampler, target, grid, options: see `gaussian_law`.
+    distance: 'kl', KL(samples || target) in nats, 'reverse_kl', KL(target || samples), or 'w2' in
+      the data's units.
+
+  Raises:
+    ValueError: see `gaussian_law`; or an unknown distance.
+  """
+  require_known("distance", distance, DISTANCES)
+  laws, end = _laws(sampler, target, grid, options), end_law(target, grid)
+  measure = {"kl": lambda p: p.kl(end), "reverse_kl": end.kl, "w2": lambda p: p.w2(end)}[distance]
+  value, discretisation = measure(laws["prior"]), measure(laws["true"])
+  return ExactBudget(value, discretisation, value - discretisation)
+
+
+def end_law(target: GaussianMixture, grid: Grid) -> GaussianLaw:
+  """Returns the law that samples should have: the target noised to the grid's last level."""
+  return GaussianLaw.of(target).noised(float(grid[-1].alpha), float(grid[-1].sigma))
+
+
+def _laws(
+  sampler: Sampler, target: GaussianMixture, grid: Grid, options: dict[str, Any]
+) -> dict[str, GaussianLaw]:
+  """The laws of the samples by start."""
+  require_followed(sampler)
+  law = GaussianLaw.of(target)
+  with jax.enable_x64(True):
+    grid, target = in_float64(grid), in_float64(target)
+    true = law.noised(float(grid[0].alpha), float(grid[0].sigma))
+    std = float(grid.schedule.prior_std(grid[0]))
+    prior = GaussianLaw(np.zeros_like(true.mean), np.full_like(true.mean, std**2), true.basis)
+    starts = {"prior": prior, "true": true}
+    traced, static = split_options(options)
+    predict = axis_predict(jnp.zeros(()), jnp.ones(()), spread=True)
+    draws = count_draws(sampler, predict, jnp.zeros(1), grid, options)
+    if law.basis is not None and asks_for_spread(sampler, draws, grid, options):
+      return _full(sampler, static, draws, target, grid, traced, starts)
+    return _by_axis(sampler, static, draws, law, grid, traced, starts)
+
+
+def _by_axis(
+  sampler: Sampler,
+  static: tuple[tuple[str, Any], ...],
+  draws: int,
+  law: GaussianLaw,
+  grid: Grid,
+  traced: dict[str, Any],
+  starts: dict[str, GaussianLaw],
+) -> dict[str, GaussianLaw]:
+  """The laws along the target's axes; axes of the same mean and variance are followed once."""
+  back = np.eye(1) if law.basis is None else law.basis
+
+  def along(mean: np.ndarray) -> np.ndarray:
+    return mean if law.basis is None else law.basis.T @ mean
+
+  middle = along(starts["true"].mean)
+  axes = np.stack([along(law.mean), law.variances, middle])
+  unique, index = np.unique(axes, axis=1, return_inverse=True)
+  numbers = (jnp.asarray(a) for a in unique)
+  found = axis_responses(sampler, static, draws, law.basis is None, grid, traced, *numbers)
+  at, gain, noise, bend = (np.asarray(a)[index.reshape(-1)] for a in found)
+  _require_affine(sampler, bend)
+
+  def moved(start: GaussianLaw) -> GaussianLaw:
+    mean = at + gain * (along(start.mean) - middle)
+    mean = mean if law.basis is None else back @ mean
+    return GaussianLaw(mean, gain**2 * start.variances + noise, law.basis)
+
+  return {name: moved(start) for name, start in starts.items()}
+
+
+def _full(
+  sampler: Sampler,
+  static: tuple[tuple[str, Any], ...],
+  draws: int,
+  target: GaussianMixture,
+  grid: Grid,
+  traced: dict[str, Any],
+  starts: dict[str, GaussianLaw],
+) -> dict[str, GaussianLaw]:
+  """The laws by full Jacobians: for a sampler that asks for the variances of the coordinates."""
+  middle = jnp.asarray(starts["true"].mean)
+  found = full_responses(sampler, static, draws, target, grid, traced, middle)
+  at, gain, noise, bend = (np.asarray(a) for a in found)
+  _require_affine(sampler, bend)
+
+  def moved(start: GaussianLaw) -> GaussianLaw:
+    covariance = gain @ start.covariance @ gain.T + noise
+    return GaussianLaw.from_covariance(at + gain @ (start.mean - np.asarray(middle)), covariance)
+
+  return {name: moved(start) for name, start in starts.items()}
+
+
+def _require_affine(sampler: Sampler, bend: np.ndarray) -> None:
+  """Raises ValueError if second differences are more than rounding errors."""
+  worst = float(np.max(bend))
+  if not worst <= _BEND:
+    raise ValueError(
+      f"sampler = {sampler_name(sampler)} is not affine in x and its noise with these options"
+      f" (relative second difference {worst:.1e}), so that its law is not Gaussian"
+    )

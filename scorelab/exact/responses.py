@@ -1,0 +1,236 @@
+"""Linear responses of samplers: the derivatives of a sample by its start and by its noise.
+
+If a sampler's steps are affine, x_N = G x_0 + sum_i K_i z_i + b: all of G, K_1, K_2, ... come from
+one reverse pass through the sampler itself, whatever its stages, history and noise.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple, Never
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from scorelab.predictions import Prediction
+from scorelab.samplers import (
+  Noise,
+  RecordedNoise,
+  ZeroNoise,
+  adaptive_ode,
+  consistency,
+  mala,
+  predictor_corrector,
+  ula,
+  underdamped_langevin,
+)
+from scorelab.schedules import Grid, Level
+from scorelab.targets.gaussian_mixture import GaussianMixture
+from scorelab.typing import Array, Predict, Sampler
+
+_KERNEL = "is a kernel that follows no grid"
+REFUSED: dict[Any, str] = {
+  adaptive_ode: "adapts its steps to each point",
+  consistency: "takes the ends of flow lines, which are no posterior means",
+  mala: "accepts or rejects",
+  predictor_corrector: "takes steps whose size depends on the norms of the score and the noise",
+  ula: _KERNEL,
+  underdamped_langevin: _KERNEL,
+}
+_CHUNK = 256  # axes at a time: the reverse pass keeps every step of each
+
+
+def sampler_name(sampler: Any) -> str:
+  """Returns the name of a sampler, or of the function that a partial binds."""
+  return getattr(unbound(sampler), "__name__", type(sampler).__name__)
+
+
+def unbound(sampler: Any) -> Any:
+  """Returns the function under `functools.partial`."""
+  while isinstance(sampler, functools.partial):
+    sampler = sampler.func
+  return sampler
+
+
+def require_followed(sampler: Sampler) -> None:
+  """Raises ValueError for a sampler whose law is not known from derivatives, with the reason."""
+  reason = REFUSED.get(unbound(sampler)) if callable(sampler) else "is not a function"
+  if reason is not None:
+    raise ValueError(f"sampler = {sampler_name(sampler)} has no exact law: it {reason}")
+
+
+def in_float64(tree: Any) -> Any:
+  """Returns a pytree with its float arrays in float64; in a context of `jax.enable_x64`."""
+
+  def convert(leaf: Any) -> Any:
+    real = jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)
+    return jnp.asarray(leaf, jnp.float64) if real else leaf
+
+  return jax.tree.map(convert, tree)
+
+
+class _Found(Exception):  # noqa: N818 (no error)
+  """Number of draws of a whole run, raised by the first of them."""
+
+
+class _Probe(Noise):
+  """Source whose first draw ends the trace; the last axis of its leaf is as long as the draws."""
+
+  def __init__(self, sources: Array):
+    self.sources = sources
+
+  def split(self, shape: int | tuple[int, ...]) -> _Probe:
+    axes = (shape,) if isinstance(shape, int) else shape
+    return _Probe(jnp.zeros((*axes, self.sources.shape[-1] * int(np.prod(axes)))))
+
+  def fork(self, number: int) -> tuple[_Probe, ...]:
+    raise ValueError(f"a sampler that forks its noise has no exact law here (fork({number}))")
+
+  def normal(self, shape: tuple[int, ...], dtype: Any) -> Never:
+    raise _Found(self.sources.shape[-1])
+
+  def uniform(self, shape: tuple[int, ...], dtype: Any) -> Never:
+    raise ValueError("a sampler that draws uniform numbers has no exact law")
+
+
+def count_draws(
+  sampler: Sampler, predict: Predict, x: Array, grid: Grid, options: dict[str, Any]
+) -> int:
+  """Returns how many draws of x's shape a sampler takes in a run; 0 if it takes none."""
+  try:
+    jax.eval_shape(
+      lambda x, grid: sampler(_Probe(jnp.zeros(1)), predict, x, grid, **options).x, x, grid
+    )
+  except _Found as found:
+    return int(found.args[0])
+  return 0
+
+
+def asks_for_spread(sampler: Sampler, draws: int, grid: Grid, options: dict[str, Any]) -> bool:
+  """Returns whether a sampler reads the posterior variance of coordinates, so that axes matter."""
+  source = RecordedNoise(jnp.zeros((draws, 1))) if draws else ZeroNoise()
+  predict = axis_predict(jnp.zeros(()), jnp.ones(()), spread=False)
+  try:
+    jax.eval_shape(
+      lambda x, grid: sampler(source, predict, x, grid, **options).x, jnp.zeros(1), grid
+    )
+  except ValueError:
+    return True
+  return False
+
+
+class Responses(NamedTuple):
+  """A sampler along independent axes: x_N = at + gain (x_0 - start) + noise, each [d].
+
+  Attributes:
+    at: the sample without noise from `start`.
+    gain: derivative by the start.
+    noise_variance: sum of the squared derivatives by the draws.
+    bend: relative second difference, a rounding error if the sampler is affine.
+  """
+
+  at: Float[Array, " d"]
+  gain: Float[Array, " d"]
+  noise_variance: Float[Array, " d"]
+  bend: Float[Array, " d"]
+
+
+def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
+  """Returns the options that can be traced, and the others: strings, whole numbers, None."""
+  traced = {k: v for k, v in options.items() if isinstance(v, (float, jax.Array, np.ndarray))}
+  return traced, tuple(sorted((k, v) for k, v in options.items() if k not in traced))
+
+
+def axis_predict(mean: Array, variance: Array, *, spread: bool) -> Predict:
+  """Returns the exact prediction along one axis of a Gaussian, for points [1].
+
+  Args:
+    mean, variance: of the data along the axis, [].
+    spread: whether to give the posterior variance. It is that of a coordinate: along other axes no
+      sampler may ask for it.
+  """
+
+  def predict(x: Array, level: Level) -> Prediction:
+    total = level.alpha**2 * variance + level.sigma**2
+    total = jnp.where(total > 0, total, 1)
+    score = (level.alpha * mean - x) / total
+    x0 = (level.sigma**2 * mean + level.alpha * variance * x) / total
+    posterior = jnp.broadcast_to(level.sigma**2 * variance / total, x.shape) if spread else None
+    return Prediction.of(x, level, "score", score=score, x0=x0, x0_variance=posterior)
+
+  return predict
+
+
+@functools.partial(jax.jit, static_argnames=("sampler", "static", "draws", "spread"))
+def axis_responses(
+  sampler: Sampler,
+  static: tuple[tuple[str, Any], ...],
+  draws: int,
+  spread: bool,
+  grid: Grid,
+  traced: dict[str, Any],
+  mean: Float[Array, " d"],
+  variance: Float[Array, " d"],
+  start: Float[Array, " d"],
+) -> Responses:
+  """Returns the responses of a sampler on N(mean, diag(variance)), by one reverse pass an axis.
+
+  Args:
+    sampler: acts on every coordinate alike. Static.
+    static, traced: its options, of `split_options`.
+    draws: of `count_draws`. Static.
+    spread: see `axis_predict`. Static.
+    grid: of the sampler.
+    mean, variance: of the data.
+    start: where the sampler is differentiated.
+  """
+
+  def along(axis: tuple[Array, Array, Array]) -> Responses:
+    mean, variance, start = axis
+    predict = axis_predict(mean, variance, spread=spread)
+
+    def run(x: Array, noise: Array) -> Array:
+      source = RecordedNoise(noise) if draws else ZeroNoise()
+      return sampler(source, predict, x[None], grid, **traced, **dict(static)).x[0]
+
+    none = jnp.zeros((draws, 1))
+    at, (gain, gains) = jax.value_and_grad(run, (0, 1))(start, none)
+    # The second difference in a direction of any size; an odd function would pass one about 0.
+    moved = 1 + jnp.abs(start), jnp.cos(1.0 + jnp.arange(draws))[:, None]
+    steps = jnp.arange(1.0, 3.0)
+    one, two = jax.vmap(lambda s: run(start + s * moved[0], s * moved[1]))(steps)
+    size = jnp.abs(at) + jnp.abs(one - at) + jnp.abs(two - at)
+    bend = jnp.abs(two - 2 * one + at) / jnp.where(size > 0, size, 1)
+    return Responses(at, gain, jnp.sum(gains**2), bend)
+
+  return jax.lax.map(along, (mean, variance, start), batch_size=min(_CHUNK, len(mean)))
+
+
+@functools.partial(jax.jit, static_argnames=("sampler", "static", "draws"))
+def full_responses(
+  sampler: Sampler,
+  static: tuple[tuple[str, Any], ...],
+  draws: int,
+  target: GaussianMixture,
+  grid: Grid,
+  traced: dict[str, Any],
+  start: Float[Array, " d"],
+) -> tuple[Array, Array, Array, Array]:
+  """Returns `at` [d], the gain [d, d], the noise's covariance [d, d] and `bend` [] of a sampler.
+
+  By a reverse pass for each coordinate of the sample; for samplers that treat coordinates apart.
+  """
+
+  def run(x: Array, noise: Array) -> Array:
+    source = RecordedNoise(noise) if draws else ZeroNoise()
+    return sampler(source, target.predict, x, grid, **traced, **dict(static)).x
+
+  none = jnp.zeros((draws, *start.shape))
+  gain, gains = jax.jacrev(run, (0, 1))(start, none)
+  moved = 1 + jnp.abs(start), jnp.cos(1.0 + jnp.arange(none.size)).reshape(none.shape)
+  at, one, two = (run(start + s * moved[0], s * moved[1]) for s in (0.0, 1.0, 2.0))
+  size = jnp.max(jnp.abs(at) + jnp.abs(one - at) + jnp.abs(two - at))
+  bend = jnp.max(jnp.abs(two - 2 * one + at)) / jnp.where(size > 0, size, 1)
+  return at, gain, jnp.einsum("ink,jnk->ij", gains, gains), bend
