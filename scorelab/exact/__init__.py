@@ -1,9 +1,23 @@
 """Exact laws of samplers: errors in nats and in units of the data, without sampling noise.
 
-On a Gaussian every sampler of affine steps has a Gaussian law.
+On a Gaussian every sampler of affine steps has a Gaussian law; on mixtures in one and two
+dimensions a deterministic sampler is a map of its start; a stochastic one-step sampler on the line
+is a Markov chain.
 """
 
+from scorelab.exact.flows import Exact, flow_distances, flow_kl
 from scorelab.exact.gaussian import GaussianLaw
 from scorelab.exact.laws import ExactBudget, end_law, gaussian_budget, gaussian_law
+from scorelab.exact.transitions import step_distances
 
-__all__ = ["ExactBudget", "GaussianLaw", "end_law", "gaussian_budget", "gaussian_law"]
+__all__ = [
+  "Exact",
+  "ExactBudget",
+  "GaussianLaw",
+  "end_law",
+  "flow_distances",
+  "flow_kl",
+  "gaussian_budget",
+  "gaussian_law",
+  "step_distances",
+]

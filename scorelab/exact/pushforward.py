@@ -1,0 +1,150 @@
+"""Deterministic samplers as maps of their start: points, Jacobians, and inverses on the line."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from scorelab.exact.responses import (
+  count_draws,
+  in_float64,
+  sampler_name,
+  split_options,
+  unbound,
+)
+from scorelab.samplers import (
+  RecordedNoise,
+  ZeroNoise,
+  adaptive_ode,
+  mala,
+  predictor_corrector,
+  ula,
+  underdamped_langevin,
+)
+from scorelab.schedules import Grid
+from scorelab.typing import Array, Predict, Sampler
+
+_REFUSED: dict[Any, str] = {
+  adaptive_ode: "adapts its steps to each point",
+  predictor_corrector: "draws noise",
+  **dict.fromkeys((mala, ula, underdamped_langevin), "is a kernel that follows no grid"),
+}
+_CHUNK = 4096
+_HALVINGS = 60
+
+
+class Pushforward:
+  """A deterministic sampler on a grid, as a map of x [n, d] in float64.
+
+  Attributes:
+    dim: d.
+    evaluations: number of points at which the sampler was evaluated so far.
+  """
+
+  def __init__(
+    self, sampler: Sampler, predict: Predict, grid: Grid, dim: int, options: dict[str, Any]
+  ):
+    """Binds a sampler.
+
+    Raises:
+      ValueError: the sampler is `adaptive_ode` or a Langevin kernel, or its noise has an effect.
+    """
+    reason = _REFUSED.get(unbound(sampler)) if callable(sampler) else "is not a function"
+    if reason is not None:
+      raise ValueError(f"sampler = {sampler_name(sampler)} is no map: it {reason}")
+    self.dim, self.evaluations = dim, 0
+    self._static = (sampler, predict, split_options(options)[1])
+    self._traced = (in_float64(grid), split_options(options)[0])
+    self._require_quiet(sampler, predict, options)
+
+  def _require_quiet(self, sampler: Sampler, predict: Predict, options: dict[str, Any]) -> None:
+    """Raises ValueError if the sampler's points depend on its noise."""
+    grid, x = self._traced[0], jnp.linspace(-1.0, 1.0, 3 * self.dim).reshape(3, self.dim)
+    draws = count_draws(sampler, predict, x, grid, options)
+    if not draws:
+      return
+
+    @jax.jit
+    def run(noise: Array, grid: Grid) -> Array:
+      return sampler(RecordedNoise(noise), predict, x, grid, **options).x
+
+    noise = jnp.zeros((draws, *x.shape))
+    if not np.array_equal(run(noise, grid), run(noise + 1, grid), equal_nan=True):
+      raise ValueError(
+        f"sampler = {sampler_name(sampler)} draws noise with these options, and is no map"
+      )
+
+  def __call__(
+    self, x: Float[np.ndarray, "n d"]
+  ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d d"]]:
+    """Returns the samples from the starts x and the Jacobians of the map."""
+    return self._in_chunks(_pushed, x)
+
+  def inverse(
+    self, y: Float[np.ndarray, " n"], low: Float[np.ndarray, " n"], high: Float[np.ndarray, " n"]
+  ) -> Float[np.ndarray, " n"]:
+    """Returns, on the line, the x between low and high with the image y, or the nearer end.
+
+    The map is monotone between them, either way.
+    """
+    return self._in_chunks(_inverted, y, low, high, calls=_HALVINGS + 2)
+
+  def _in_chunks(self, function: Any, *arrays: np.ndarray, calls: int = 1) -> Any:
+    """A jitted function of rows, in chunks of one size, so that it is compiled once."""
+    self.evaluations += calls * len(arrays[0])
+    results = []
+    for i in range(0, len(arrays[0]), _CHUNK):
+      parts = [a[i : i + _CHUNK] for a in arrays]
+      size = len(parts[0])
+      whole = 256 if size <= 256 else _CHUNK
+      padded = [np.concatenate([a, np.repeat(a[-1:], whole - size, axis=0)]) for a in parts]
+      found = function(*self._static, *self._traced, *padded)
+      results.append(jax.tree.map(lambda a, size=size: np.asarray(a)[:size], found))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+
+def _run(
+  sampler: Sampler, predict: Predict, static: tuple[tuple[str, Any], ...], grid: Grid, traced: Any
+) -> Any:
+  return lambda x: sampler(ZeroNoise(), predict, x, grid, **traced, **dict(static)).x
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _pushed(
+  sampler: Sampler, predict: Predict, static: Any, grid: Grid, traced: Any, x: Array
+) -> tuple[Array, Array]:
+  """Images [n, d] and Jacobians [n, d, d] at x [n, d]: a forward derivative along each axis."""
+  run = _run(sampler, predict, static, grid, traced)
+  y, derivative = jax.linearize(run, x)
+  axes = jnp.broadcast_to(jnp.eye(x.shape[1])[:, None, :], (x.shape[1], *x.shape))
+  return y, jnp.moveaxis(jax.vmap(derivative)(axes), 0, -1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _inverted(
+  sampler: Sampler,
+  predict: Predict,
+  static: Any,
+  grid: Grid,
+  traced: Any,
+  y: Array,
+  low: Array,
+  high: Array,
+) -> Array:
+  """Bisection, all points at a time."""
+  run = _run(sampler, predict, static, grid, traced)
+  rising = (run(high[:, None]) >= run(low[:, None]))[:, 0]
+
+  def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    low, high = ends
+    middle = (low + high) / 2
+    above = (run(middle[:, None])[:, 0] > y) == rising
+    return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+  low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (low, high))
+  return (low + high) / 2
