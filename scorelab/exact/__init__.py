@@ -7,7 +7,7 @@ is a Markov chain.
 
 from scorelab.exact.flows import Exact, flow_distances, flow_kl
 from scorelab.exact.gaussian import GaussianLaw
-from scorelab.exact.laws import ExactBudget, end_law, gaussian_budget, gaussian_law
+from scorelab.exact.laws import ExactBudget, end_law, gaussian_budget, gaussian_law, gaussian_laws
 from scorelab.exact.transitions import step_distances
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
   "flow_kl",
   "gaussian_budget",
   "gaussian_law",
+  "gaussian_laws",
   "step_distances",
 ]

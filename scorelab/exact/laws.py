@@ -38,7 +38,7 @@ from scorelab.validation import require_known
 
 STARTS = ("prior", "true")
 DISTANCES = ("kl", "reverse_kl", "w2")
-_BEND = 1e-8  # relative second difference from which on a sampler is not affine
+_BEND = 1e-8  # relative error of the affine function from which on a sampler has another
 
 
 class ExactBudget(NamedTuple):
@@ -87,7 +87,7 @@ def gaussian_law(
       affine, as with predictions that are clipped.
   """
   require_known("start", start, STARTS)
-  return _laws(sampler, target, grid, options)[start]
+  return gaussian_laws(sampler, target, grid, **options)[start]
 
 
 def gaussian_budget(
@@ -109,7 +109,7 @@ def gaussian_budget(
     ValueError: see `gaussian_law`; or an unknown distance.
   """
   require_known("distance", distance, DISTANCES)
-  laws, end = _laws(sampler, target, grid, options), end_law(target, grid)
+  laws, end = gaussian_laws(sampler, target, grid, **options), end_law(target, grid)
   measure = {"kl": lambda p: p.kl(end), "reverse_kl": end.kl, "w2": lambda p: p.w2(end)}[distance]
   value, discretisation = measure(laws["prior"]), measure(laws["true"])
   return ExactBudget(value, discretisation, value - discretisation)
@@ -120,10 +120,13 @@ def end_law(target: GaussianMixture, grid: Grid) -> GaussianLaw:
   return GaussianLaw.of(target).noised(float(grid[-1].alpha), float(grid[-1].sigma))
 
 
-def _laws(
-  sampler: Sampler, target: GaussianMixture, grid: Grid, options: dict[str, Any]
+def gaussian_laws(
+  sampler: Sampler, target: GaussianMixture, grid: Grid, **options: Any
 ) -> dict[str, GaussianLaw]:
-  """The laws of the samples by start."""
+  """Returns `gaussian_law` from 'prior' and from 'true', for the price of one.
+
+  Arguments and errors: see `gaussian_law`.
+  """
   require_followed(sampler)
   law = GaussianLaw.of(target)
   with jax.enable_x64(True):
@@ -194,10 +197,10 @@ def _full(
 
 
 def _require_affine(sampler: Sampler, bend: np.ndarray) -> None:
-  """Raises ValueError if second differences are more than rounding errors."""
+  """Raises ValueError if the sampler is another than its derivatives say, beyond rounding."""
   worst = float(np.max(bend))
   if not worst <= _BEND:
     raise ValueError(
       f"sampler = {sampler_name(sampler)} is not affine in x and its noise with these options"
-      f" (relative second difference {worst:.1e}), so that its law is not Gaussian"
+      f" (by {worst:.1e} of its size), so that its law is not Gaussian"
     )

@@ -128,7 +128,7 @@ class Responses(NamedTuple):
     at: the sample without noise from `start`.
     gain: derivative by the start.
     noise_variance: sum of the squared derivatives by the draws.
-    bend: relative second difference, a rounding error if the sampler is affine.
+    bend: relative error of the affine function far from `start`: rounding if the sampler is affine.
   """
 
   at: Float[Array, " d"]
@@ -197,12 +197,11 @@ def axis_responses(
 
     none = jnp.zeros((draws, 1))
     at, (gain, gains) = jax.value_and_grad(run, (0, 1))(start, none)
-    # The second difference in a direction of any size; an odd function would pass one about 0.
-    moved = 1 + jnp.abs(start), jnp.cos(1.0 + jnp.arange(draws))[:, None]
-    steps = jnp.arange(1.0, 3.0)
-    one, two = jax.vmap(lambda s: run(start + s * moved[0], s * moved[1]))(steps)
-    size = jnp.abs(at) + jnp.abs(one - at) + jnp.abs(two - at)
-    bend = jnp.abs(two - 2 * one + at) / jnp.where(size > 0, size, 1)
+    # Far from there the derivatives must still tell the value.
+    moved, noise = 1 + jnp.abs(start), jnp.cos(1.0 + jnp.arange(draws))[:, None]
+    far = run(start + moved, noise)
+    size = jnp.abs(at) + jnp.abs(gain * moved) + jnp.sum(jnp.abs(gains * noise))
+    bend = jnp.abs(far - at - gain * moved - jnp.sum(gains * noise)) / jnp.where(size > 0, size, 1)
     return Responses(at, gain, jnp.sum(gains**2), bend)
 
   return jax.lax.map(along, (mean, variance, start), batch_size=min(_CHUNK, len(mean)))
@@ -229,8 +228,9 @@ def full_responses(
 
   none = jnp.zeros((draws, *start.shape))
   gain, gains = jax.jacrev(run, (0, 1))(start, none)
-  moved = 1 + jnp.abs(start), jnp.cos(1.0 + jnp.arange(none.size)).reshape(none.shape)
-  at, one, two = (run(start + s * moved[0], s * moved[1]) for s in (0.0, 1.0, 2.0))
-  size = jnp.max(jnp.abs(at) + jnp.abs(one - at) + jnp.abs(two - at))
-  bend = jnp.max(jnp.abs(two - 2 * one + at)) / jnp.where(size > 0, size, 1)
+  moved, noise = 1 + jnp.abs(start), jnp.cos(1.0 + jnp.arange(none.size)).reshape(none.shape)
+  at, far = run(start, none), run(start + moved, noise)
+  expected = gain @ moved + jnp.einsum("ink,nk->i", gains, noise)
+  size = jnp.max(jnp.abs(at) + jnp.abs(expected) + jnp.abs(far))
+  bend = jnp.max(jnp.abs(far - at - expected)) / jnp.where(size > 0, size, 1)
   return at, gain, jnp.einsum("ink,jnk->ij", gains, gains), bend

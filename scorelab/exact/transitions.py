@@ -58,7 +58,7 @@ def step_distances(
 
   Returns:
     See `flow_distances`; the error is also the change from nodes 1.5 times as far apart. It takes
-    nodes in proportion to range / noise: seconds, or minutes if a step is a thousandth of the range.
+    nodes in proportion to range / noise: seconds, or minutes if that is a thousand.
 
   Raises:
     ValueError: see `flow_distances`; or the sampler keeps a history, as two-step methods do, has a
