@@ -249,7 +249,7 @@ def joined(breaks: np.ndarray | list[float], *cuts: np.ndarray) -> np.ndarray:
 
 
 def _turning(values: np.ndarray) -> np.ndarray:
-  """Whether values [m, n + 1] change their sign over each of n parts."""
+  """Returns whether values [m, n + 1] change their sign over each of n parts."""
   return np.sign(values[:, 1:]) != np.sign(values[:, :-1])
 
 

@@ -166,8 +166,9 @@ def dpmpp_3m(
 ) -> Samples:
   """Samples by DPM-Solver++(3M): one call of `predict` a step. Deterministic, of third order.
 
-  The other libraries' third-order step takes half of the parabola's second derivative, curvature =
-  0.5 here, and is of second order.
+  That is the order of its steps once it has a history. The first step of an ordinary grid is of
+  first order, and limits the method to second order. The other libraries' third-order step takes
+  half of the parabola's second derivative, curvature = 0.5 here, and is itself of second order.
 
   Args:
     key, predict, x, grid, view: see `dpmpp_2m`.

@@ -70,8 +70,10 @@ def unipc(
   uncorrected: Annotated[int, AtLeast(0)] = 0,
   lower_order_final: bool = True,
 ) -> Samples:
-  """Samples by UniPC: one call of `predict` a step. Deterministic, of order `order` + 1.
+  """Samples by UniPC: one call of `predict` a step. Deterministic, in steps of order `order` + 1.
 
+  With lower_order_final the last step is of first order, and the method of second. Without it the
+  default method is of third order between noisy levels.
   The corrector needs no call of its own: it uses the one that the next step makes at the predicted
   point. The last step is not corrected.
 
