@@ -163,6 +163,11 @@ def axis_predict(mean: Array, variance: Array, *, spread: bool) -> Predict:
   return predict
 
 
+def _far(grid: Grid, variance: Array) -> Array:
+  """Returns eight standard deviations of the noised data at grid[0], of the variance's shape."""
+  return 8 * jnp.sqrt(grid[0].alpha ** 2 * variance + grid[0].sigma ** 2)
+
+
 @functools.partial(jax.jit, static_argnames=("sampler", "static", "draws", "spread"))
 def axis_responses(
   sampler: Sampler,
@@ -197,8 +202,8 @@ def axis_responses(
 
     none = jnp.zeros((draws, 1))
     at, (gain, gains) = jax.value_and_grad(run, (0, 1))(start, none)
-    # Far from there the derivatives must still tell the value.
-    moved, noise = 1 + jnp.abs(start), jnp.cos(1.0 + jnp.arange(draws))[:, None]
+    # Far from there, where a clipped prediction is clipped, the derivatives must tell the value.
+    moved, noise = _far(grid, variance), jnp.cos(1.0 + jnp.arange(draws))[:, None]
     far = run(start + moved, noise)
     size = jnp.abs(at) + jnp.abs(gain * moved) + jnp.sum(jnp.abs(gains * noise))
     bend = jnp.abs(far - at - gain * moved - jnp.sum(gains * noise)) / jnp.where(size > 0, size, 1)
@@ -228,7 +233,8 @@ def full_responses(
 
   none = jnp.zeros((draws, *start.shape))
   gain, gains = jax.jacrev(run, (0, 1))(start, none)
-  moved, noise = 1 + jnp.abs(start), jnp.cos(1.0 + jnp.arange(none.size)).reshape(none.shape)
+  moved = jnp.full_like(start, _far(grid, jnp.max(target.variances)))
+  noise = jnp.cos(1.0 + jnp.arange(none.size)).reshape(none.shape)
   at, far = run(start, none), run(start + moved, noise)
   expected = gain @ moved + jnp.einsum("ink,nk->i", gains, noise)
   size = jnp.max(jnp.abs(at) + jnp.abs(expected) + jnp.abs(far))
