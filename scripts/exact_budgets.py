@@ -18,8 +18,6 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import functools
-import pathlib
-import sys
 import time
 import types
 from collections.abc import Mapping
@@ -27,8 +25,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # works without installing, too
 
 from scorelab.cli.exit import exit_with
 from scorelab.exact import end_law, flow_distances, gaussian_laws

@@ -75,6 +75,7 @@ SMALLER = (
   (r"scripts/(wander|circles|score_matching)\.py$", r"scripts/\1.py --seeds 1 --fast"),
   (r"(scripts/circles\.py .*)", r"\1 --config one_step_circles"),
   (r"(scripts/pareto\.py)(?! .*--fast)(.*)", r"\1\2 --fast"),
+  (r"(scripts/exact_budgets\.py)(?! .*--fast)(.*)", r"\1\2 --fast"),
   (r"(scripts/benchmark\.py \w.*)", r"\1 --quick --out results/benchmarks"),
   (r"(scripts/chaos\.py)$", r"\1 --config.training.num_steps=200"),
   (r"(scripts/chaos\.py.*)", r"\1 --kills 1"),
