@@ -13,13 +13,12 @@ apart f jumps, as far as floats can tell.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp, ndtr, ndtri
 
-from scorelab.exact.pushforward import Pushforward
 from scorelab.targets.gaussian_mixture import GaussianMixture
 
 _REACH = 9.0  # standard deviations: beyond it a Gaussian has 2e-19 of its mass
@@ -98,6 +97,14 @@ class LineMixture:
     return total
 
 
+class MonotonePieces(Protocol):
+  """A map of points [n, 1] with its derivative, and its inverse between two points."""
+
+  def __call__(self, x: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]: ...
+
+  def inverse(self, y: np.ndarray, low: np.ndarray, high: np.ndarray, /) -> np.ndarray: ...
+
+
 class LineMap:
   """A map of the line, cut into pieces on which it is smooth and monotone.
 
@@ -111,7 +118,7 @@ class LineMap:
       narrower than a cell.
   """
 
-  def __init__(self, push: Pushforward, start: LineMixture):
+  def __init__(self, push: MonotonePieces, start: LineMixture):
     self.push, self.start, self.hidden = push, start, False
     low, high = start.ends
     x = np.linspace(low, high, _CELLS + 1)
@@ -177,7 +184,7 @@ class LineMap:
     with np.errstate(divide="ignore"):
       logs[inside] = self.start.log_prob(found[inside]) - np.log(np.abs(slopes))
     found[own_branch] = x
-    left = right = 0.0
+    left = right = np.zeros(len(x))
     branches = zip(*_pairs(self._branches), found, self._rising, strict=True)
     for low, high, at, rising in branches:
       masses = self._between(low, at), self._between(at, high)

@@ -44,7 +44,19 @@ PAGES: dict[str, tuple[str, ...]] = {
     r"the last step goes to step 0,",
     r"takes 2 per step,",  # draws of noise
     r"`corrector_steps` \+ 1,",
-    r"\| order \| evaluations of a step \|.*?refused \|",  # tests/e2e/test_docs.py reads it
+    # tests/core/exact/test_orders.py measures the orders, those of the text too
+    r"<!-- orders -->.*?<!-- /orders -->",
+    r"with this table to 0\.02",
+    r"its method is of order 5",
+    r"`ipndm` of order 3 and 4\. They reach order 3 only",
+    r"keeps order 3 if its last",
+  ),
+  "docs/exact.md": (
+    r"about 1e-10 of it",  # tests/core/exact: the tolerances
+    r"3072 axes and 1000 steps",  # tests/core/exact/test_exact_laws.py
+    r"ICML 2025, \[arXiv 2405\.14250\]",
+    r"with 8 steps on two modes 20 apart",  # tests/core/exact/test_flows.py
+    r"on five grids from 4 to 128 evaluations",  # scripts/exact_budgets.py
   ),
   "docs/speed.md": (r"at least 256 MiB", r"above 1 scorelab is faster", r"GPU of 2022"),
   "configs/diffusion2015_swissroll.py": (r"of 2015",),

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from numpy.typing import ArrayLike
 
 from scorelab.plotting import style
 
@@ -22,7 +23,7 @@ _FEWEST = 16  # evaluations from which on a slope is fitted
 _GRID = "karras"
 
 
-def slope(nfe: Sequence[float], values: Sequence[float]) -> float:
+def slope(nfe: ArrayLike, values: ArrayLike) -> float:
   """Returns minus the slope of log(values) against log(nfe) by least squares; nan for too few."""
   x, y = np.asarray(nfe, float), np.asarray(values, float)
   kept = (x >= _FEWEST) & (y > 0) & np.isfinite(y)
