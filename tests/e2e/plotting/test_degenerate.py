@@ -80,7 +80,7 @@ class Values:
     ]
 
   def curve(self):
-    look = pareto.look("ddim", dashed=False, number=0)
+    look = pareto.line_style("ddim", dashed=False, number=0)
     return curves.Curve("ddim", self.steps(), self.array(), self.sem(), look, self.array())
 
   def field(self, dim):

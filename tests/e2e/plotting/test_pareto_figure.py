@@ -11,7 +11,7 @@ LOOKED_AT = [("ddim", False), ("dpmpp_sde", True)]
 def test_pareto_has_a_panel_for_each_target_and_score():
   """A target without an exact score has an empty place; the floor and every sampler are named."""
   nfe, value = np.array([4.0, 8.0]), np.array([3.0, 1.2])
-  looks = [pareto.look(name, dashed=d, number=i) for i, (name, d) in enumerate(LOOKED_AT)]
+  looks = [pareto.line_style(name, dashed=d, number=i) for i, (name, d) in enumerate(LOOKED_AT)]
   curves = [Curve(name, nfe, value, value / 10, look) for (name, _), look in zip(LOOKED_AT, looks)]  # noqa: B905
   panels = [
     pareto.Panel("ring", "exact", curves, 1.0, 0.1),
@@ -33,7 +33,7 @@ def test_the_front_is_drawn_in_colours_and_the_rest_in_grey():
 
   def curve(name, *points):
     nfe, value = np.array(points, float).T
-    return Curve(name, nfe, value, 0.1 * value, pareto.look(name, dashed=False, number=0))
+    return Curve(name, nfe, value, 0.1 * value, pareto.line_style(name, dashed=False, number=0))
 
   curves = [
     curve("deis", (4, 5.0), (8, 1.5)),  # first of all, and then overtaken
