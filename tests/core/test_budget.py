@@ -136,6 +136,7 @@ def test_each_part_has_the_expectation_of_a_closed_form(experiment, evaluations)
   assert found["prior"] < -4.5 * found["prior_sem"] or found["prior"] > 4.5 * found["prior_sem"]
 
 
+@pytest.mark.e2e
 def test_sets_correlate_as_their_common_noise_has_it(experiment, evaluations):
   """Exact samples, reference and the rest are independent; rows share data, start and noise.
 

@@ -184,6 +184,7 @@ class TestGrids:
       steps = np.diff(warp(ratio))
       np.testing.assert_allclose(steps, steps.mean(), 1e-5)
 
+  @pytest.mark.e2e
   @quick
   @given(CONTINUOUS, st.sampled_from((1, 4)), st.booleans())
   def test_arrays_make_the_same_grid(self, schedule, num_steps, with_times):

@@ -106,6 +106,7 @@ def test_a_member_is_its_single_run(ensemble, trained, tmp_path):
         np.testing.assert_allclose(line["members"][name][3], expected[name], rtol=1e-5)
 
 
+@pytest.mark.e2e
 def test_lines_have_means(trained):
   for line in read_jsonl(trained[1].metrics):
     np.testing.assert_allclose(line["loss"], np.mean(line["members"]["loss"]))
@@ -298,6 +299,7 @@ def test_programs_are_compiled_once_for_all_members(evaluated):
   assert {run._cache_size() for run in programs.values()} == {1}
 
 
+@pytest.mark.e2e
 def test_figures_and_table_show_the_seeds(evaluated):
   ensemble, workdir, result = evaluated
   table = format_table(result)

@@ -188,6 +188,7 @@ def test_without_an_exact_score_there_are_a_value_and_a_floor(tmp_path):
   }
 
 
+@pytest.mark.e2e
 def test_the_same_command_gives_the_same_bits(evaluated, programs, tmp_path):
   again = evaluate(config_of(**LIKELIHOOD), tmp_path, programs=programs)[2]
   assert evaluated[2].evaluation.read_text() == again.evaluation.read_text()

@@ -102,6 +102,7 @@ def test_a_chunk_traces_once(experiment, program):
   assert len(set(sizes)) == 1
 
 
+@pytest.mark.e2e
 def test_the_loop_makes_no_implicit_transfers(experiment, program):
   """The compiled chunk runs on what is on the device already."""
   chunk = program.chunk
@@ -160,6 +161,7 @@ def test_chunks_by_seconds_have_the_bits_of_chunks_by_steps(tmp_path, monkeypatc
     assert [line["step"] for line in read_jsonl(resumed.metrics)] == [4, 8, 12]
 
 
+@pytest.mark.e2e
 def test_lines_after_the_checkpoint_are_written_again(experiment, program, straight, tmp_path):
   """A kill leaves lines later than the newest checkpoint, the last one torn."""
   with pytest.raises(Preempted):

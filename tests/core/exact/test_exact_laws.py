@@ -191,6 +191,7 @@ def test_the_budget_has_two_parts():
     assert rk4.prior > 10 * ddpm.prior > 0
 
 
+@pytest.mark.e2e
 def test_options_are_the_samplers(x64):
   """Floats are traced and others static; options of noise make the law wider."""
   grid, target = karras(VP, 6), diagonal([0.5, 2.0])

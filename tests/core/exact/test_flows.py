@@ -55,6 +55,7 @@ def between(law, last):
   return w1, 2 * square
 
 
+@pytest.mark.e2e
 def test_a_learned_score_of_another_law():
   """The wrong Gaussian's score: the law is that Gaussian's sampler's, the target another."""
   wrong, target, grid = gaussian(0.2, 0.9), gaussian(0.7, 0.4), karras(VE, 5)
@@ -151,6 +152,7 @@ def test_independent_coordinates_add_up(start):
   assert found.folds == 0
 
 
+@pytest.mark.e2e
 def test_a_multistep_method_folds_two_modes():
   """As docs/exact.md says: four folds in 8 steps on modes 20 apart."""
   modes = GaussianMixture([0.5, 0.5], [[-10.0], [10.0]], [1.0, 1.0])
@@ -158,6 +160,7 @@ def test_a_multistep_method_folds_two_modes():
   assert found.folds == 4 and found.error < 1e-6 * found.value
 
 
+@pytest.mark.e2e
 def test_folds_in_the_plane_are_reported():
   def folding(key, predict, x, grid):
     return cubic(key, predict, x, grid)._replace(
