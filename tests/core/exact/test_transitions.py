@@ -44,7 +44,7 @@ def test_a_gaussian_in_closed_form(name, options):
 @pytest.mark.e2e
 def test_two_modes_by_draws(name, options):
   """The energy distance of 20,000 paths; 'optimal' noise depends on x."""
-  target, grid, sampler = two_modes_1d(), karras(VE, 5, sigma_min=0.1), getattr(samplers, name)
+  target, grid, sampler = two_modes_1d(), karras(VE, 4, sigma_min=0.1), getattr(samplers, name)
   found = step_distances(sampler, target.predict, target, grid, **options)
   first, second, third = jax.random.split(jax.random.key(0), 3)
   start = grid.schedule.prior_std(grid[0]) * jax.random.normal(first, (20_000, 1))
