@@ -19,12 +19,12 @@ def install(line: str) -> None:
   Args:
     line: the line to print.
   """
-  print_line(line)
+  set_line(line)
   for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGUSR2):
     _signal.signal(number, _end)
 
 
-def print_line(line: str) -> None:
+def set_line(line: str) -> None:
   """Sets the line to print from now on."""
   global _line  # noqa: PLW0603 (there is one process, and it ends once)
   _line = line

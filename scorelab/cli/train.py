@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       try:
         run(request, stop)
       finally:
-        early_stop.print_line("main.py: stopped after the run had ended")
+        early_stop.set_line("main.py: stopped after the run had ended")
   except ScorelabError as error:
     print(error, file=sys.stderr)
     if error.alone and distributed:  # a normal exit would wait for the other processes

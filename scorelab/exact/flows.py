@@ -24,13 +24,12 @@ import numpy as np
 from scorelab.exact.line import LineMap, LineMixture
 from scorelab.exact.pushforward import Pushforward
 from scorelab.exact.quadrature import integrate
-from scorelab.exact.responses import in_float64
+from scorelab.exact.responses import STARTS, in_float64
 from scorelab.schedules import Grid
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Predict, Sampler
 from scorelab.validation import require_known
 
-STARTS = ("prior", "true")
 _PLANE_REACH = 8.5
 _PLANE_NODES = (64, 128, 256, 512)
 

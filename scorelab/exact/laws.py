@@ -21,6 +21,7 @@ import numpy as np
 
 from scorelab.exact.gaussian import GaussianLaw
 from scorelab.exact.responses import (
+  STARTS,
   asks_for_spread,
   axis_predict,
   axis_responses,
@@ -36,7 +37,6 @@ from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Sampler
 from scorelab.validation import require_known
 
-STARTS = ("prior", "true")
 DISTANCES = ("kl", "reverse_kl", "w2")
 _BEND = 1e-8  # relative error of the affine function from which on a sampler has another
 

@@ -30,6 +30,7 @@ from scorelab.schedules import Grid, Level
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array, Predict, Sampler
 
+STARTS = ("prior", "true")
 _KERNEL = "is a kernel that follows no grid"
 REFUSED: dict[Any, str] = {
   adaptive_ode: "adapts its steps to each point",

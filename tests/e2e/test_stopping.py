@@ -131,9 +131,7 @@ def test_after_the_run_the_line_says_so():
   """The handler of the start is in force again, with other words."""
   code = "import os, signal, time\nfrom scorelab import early_stop\n"
   code += "from scorelab.runs.signals import StopFlag\n"
-  code += (
-    "early_stop.install('before')\nwith StopFlag('during'):\n  early_stop.print_line('after')\n"
-  )
+  code += "early_stop.install('before')\nwith StopFlag('during'):\n  early_stop.set_line('after')\n"
   code += "os.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(5)\n"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
   assert (done.returncode, done.stderr) == (75, "after\n")
