@@ -19,8 +19,6 @@ import argparse
 import concurrent.futures
 import functools
 import time
-import types
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -35,36 +33,9 @@ from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.targets.mixtures import two_modes_1d
 from scripts import outputs
 from scripts.drawing import exact_budgets as drawing
+from scripts.pareto_study import Entry
 
-
-class Entry(NamedTuple):
-  """A sampler of the study.
-
-  Attributes:
-    sampler: its name in SAMPLERS.
-    calls: evaluations of a step.
-    last: those of the step onto the data.
-    options: of the sampler.
-    draws: whether it draws noise.
-  """
-
-  sampler: str
-  calls: int = 1
-  last: int = 1
-  options: Mapping[str, float] = types.MappingProxyType({})
-  draws: bool = False
-
-  @property
-  def label(self) -> str:
-    """For the table: the name and the options."""
-    return " ".join([self.sampler, *(f"{k}={v:g}" for k, v in self.options.items())])
-
-  def steps(self, budget: int) -> int:
-    """The most steps whose evaluations are within the budget."""
-    return (budget - self.last) // self.calls + 1
-
-
-ENTRIES = (
+DETERMINISTIC = (
   Entry("ddim"),
   Entry("dpmpp_2m"),
   Entry("heun", 2),
@@ -79,16 +50,19 @@ ENTRIES = (
   Entry("midpoint", 2),
   Entry("dpmpp_2s", 2),
   Entry("euler_time"),
-  Entry("ancestral", draws=True),
-  Entry("ddim", options={"eta": 0.5}, draws=True),
-  Entry("euler_maruyama", draws=True),
-  Entry("dpmpp_2m_sde", draws=True),
-  Entry("dpmpp_3m_sde", draws=True),
-  Entry("dpmpp_sde", 2, draws=True),
-  Entry("dpm_solver_2_ancestral", 2, draws=True),
-  Entry("dpmpp_2s_ancestral", 2, draws=True),
-  Entry("heun", 2, options={"churn": 4.0}, draws=True),
-  Entry("renoise", draws=True),
+)
+ENTRIES = (
+  *DETERMINISTIC,
+  Entry("ancestral"),
+  Entry("ddim", options={"eta": 0.5}),
+  Entry("euler_maruyama"),
+  Entry("dpmpp_2m_sde"),
+  Entry("dpmpp_3m_sde"),
+  Entry("dpmpp_sde", 2),
+  Entry("dpm_solver_2_ancestral", 2),
+  Entry("dpmpp_2s_ancestral", 2),
+  Entry("heun", 2, options={"churn": 4.0}),
+  Entry("renoise"),
 )
 SPACINGS = ("uniform", "quadratic", "timesteps", "karras", "uniform_log_snr")
 BUDGETS = (4, 8, 16, 32, 64, 128)
@@ -156,7 +130,9 @@ def measure_all(protocol: Protocol) -> list[dict[str, Any]]:
   """All rows; XLA compiles for two samplers at a time."""
   with jax.enable_x64(True), concurrent.futures.ThreadPoolExecutor(2) as pool:
     tasks = [functools.partial(measure_gaussian, e, protocol) for e in protocol.entries]
-    tasks += [functools.partial(measure_line, e, protocol) for e in protocol.entries if not e.draws]
+    tasks += [
+      functools.partial(measure_line, e, protocol) for e in protocol.entries if e in DETERMINISTIC
+    ]
 
     def in_float64(task: Any) -> list[dict[str, Any]]:
       with jax.enable_x64(True):  # a thread has its own
