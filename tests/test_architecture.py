@@ -13,7 +13,7 @@ LAYERS = {
   "core": (
     *("errors", "early_stop", "moved", "pytree", "ranges", "signatures", "validation", "typing"),
     *("schedules", "predictions", "targets", "networks", "losses", "samplers", "likelihood"),
-    *("metrics", "exact", "optimizers"),
+    *("metrics", "exact", "inverse", "optimizers"),
   ),
   "io": ("runs", "data", "pretrained", "plotting"),
   "experiment": ("config", "experiment", "training", "evaluation"),

@@ -8,11 +8,7 @@ With x_t = alpha x_0 + sigma eps and x_0 ~ sum_k w_k N(m_k, C_k), everything sta
 
 Each is computed by its own formula, from the differences x - alpha m_k: neither expanded squares
 nor a score by way of x_0, which lose the digits of float32 at little noise. In many dimensions the
-sums over k are products of matrices, without all differences at a time: with j the component of the
-largest r_k, near which x is where there is little noise,
-
-    score          sum_k r_k V_k^-1 (alpha m_j - x) + alpha sum_{k != j} r_k V_k^-1 (m_k - m_j)
-    E[x_0 | x]     sum_k r_k sigma^2 V_k^-1 m_k + sum_k r_k alpha C_k V_k^-1 x
+sums over k are products of matrices, see `products`.
 
 A full covariance is diagonalised once, when the mixture is made; V_k is then diagonal in the same
 basis at every level. Where V_k is 0 along an axis, at sigma = 0, predictions use the square of a
@@ -24,6 +20,8 @@ Gaussian seen through a linear Gaussian channel); here for each component.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,10 +31,15 @@ from numpy.typing import ArrayLike
 from scorelab.predictions import Prediction
 from scorelab.pytree import Pytree
 from scorelab.schedules import Level
+from scorelab.targets import products
+from scorelab.targets.conditioned import Conditioned, conditioned
 from scorelab.targets.marginals import Marginals
 from scorelab.targets.mixture_parameters import diagonalised
 from scorelab.typing import Array, Key
 from scorelab.validation import checked, require_event
+
+if TYPE_CHECKING:
+  from scorelab.inverse import Observation
 
 _EXACT = jax.lax.Precision.HIGHEST  # the truth is not computed in TF32
 _FEW = 16  # dimensions: in fewer, forming all differences takes less time than products
@@ -49,13 +52,14 @@ class GaussianMixture(Pytree, eq=False):
     log_weights: [k], normalised; -inf for a component without weight.
     means: [k, d].
     variances: of the components along their axes: [k, 1] if isotropic, else [k, d].
-    basis: [k, d, d], the axes as columns; None if they are the coordinates.
+    basis: the axes as columns, [k, d, d], or [1, d, d] if all components share them; None if they
+      are the coordinates.
   """
 
   log_weights: Float[Array, " k"]
   means: Float[Array, "k d"]
   variances: Float[Array, "k _"]
-  basis: Float[Array, "k d d"] | None
+  basis: Float[Array, "_ d d"] | None
 
   def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike):
     """Makes a mixture, of the means' dtype.
@@ -149,7 +153,26 @@ class GaussianMixture(Pytree, eq=False):
     """Returns independent draws [n, d], those of `sample`, and their components [n]."""
     return self.sample_with_components(key, n)
 
-  def given(self, label: Array) -> GaussianMixture:
+  def given(self, observation: Observation) -> GaussianMixture:
+    """Returns the law given a linear observation y = A x + noise_std n, see `conditioned`.
+
+    Raises:
+      ValueError: A observes points of another dimension, or the noise is 0 and y has no density.
+    """
+    return self._of(*self._conditioned(observation)[1:])
+
+  def log_evidence(self, observation: Observation) -> Float[Array, ""]:
+    """Returns log p(y) of an observation. Raises as `given` does."""
+    return self._conditioned(observation).log_evidence
+
+  def _conditioned(self, observation: Observation) -> Conditioned:
+    matrix, y, noise_std = observation.matrix, observation.y, observation.noise_std
+    if matrix.shape[1] != self.dim:
+      raise ValueError(f"A has shape {matrix.shape}, must be [m, {self.dim}] for this target")
+    own = self.log_weights, self.means, self.variances, self.basis
+    return conditioned(*own, matrix, y, noise_std)
+
+  def of_class(self, label: Array) -> GaussianMixture:
     """Returns the law given its component, [] from 0; label k, none, gives the mixture itself."""
     kept = (jnp.arange(self.num_classes) == label) | (label == self.num_classes)
     logs = jax.nn.log_softmax(jnp.where(kept, self.log_weights, -jnp.inf))
@@ -158,7 +181,7 @@ class GaussianMixture(Pytree, eq=False):
   def sample_of_class(self, key: Key, label: Int[Array, " n"]) -> Float[Array, "n d"]:
     """Returns a draw of each of the components `label` [n]: [n, d]."""
     keys = jax.random.split(key, label.shape[0])
-    return jax.vmap(lambda key, label: self.given(label).sample(key, 1)[0])(keys, label)
+    return jax.vmap(lambda key, label: self.of_class(label).sample(key, 1)[0])(keys, label)
 
   def log_prob(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
     """Returns the log-density at x [..., d], of shape [...].
@@ -212,7 +235,7 @@ class GaussianMixture(Pytree, eq=False):
     def at(x: Array, alpha: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
       level, noisy = Level(None, alpha, sigma), self.perturbed(alpha, sigma)
       posterior = self.posterior(x, level)
-      mean = self._mean_by_products(x, level) if self._wide else posterior.mean
+      mean = products.posterior_mean(self, x, level) if self._wide else posterior.mean
       return noisy._score(x), mean, posterior.variance, noisy._log_prob(x)
 
     at = jnp.vectorize(at, signature="(d),(),()->(d),(d),(d),()")
@@ -226,7 +249,7 @@ class GaussianMixture(Pytree, eq=False):
     """Returns `predict` given the component of x_0, of x's batch shape or []; k stands for none."""
 
     def at(x: Array, alpha: Array, sigma: Array, label: Array) -> tuple[Array | None, ...]:
-      pred = self.given(label).predict(x, Level(None, alpha, sigma))
+      pred = self.of_class(label).predict(x, Level(None, alpha, sigma))
       return pred.score, pred.x0, pred.x0_variance, pred.log_density
 
     at = jnp.vectorize(at, signature="(d),(),(),()->(d),(d),(d),()")
@@ -272,7 +295,7 @@ class GaussianMixture(Pytree, eq=False):
 
   def _average(self, values: Array) -> Array:
     """sum_k w_k values_k: [k, d] -> [d]."""
-    return _weighted_sum(self.weights, values)
+    return products.weighted_sum(self.weights, values)
 
   @property
   def _diagonals(self) -> Array:
@@ -314,6 +337,9 @@ class GaussianMixture(Pytree, eq=False):
 
   def _log_joint(self, x: Array) -> Array:
     """Logarithms of P(k, x) (2 pi unit)^(d / 2): [..., d] -> [..., k]."""
+    if self._shared:
+      turned, axes = products.turned(self)
+      return turned._log_joint(jnp.matmul(x, axes, precision=_EXACT))
     widths, unit = self._widths, self._unit
 
     def at(x: Array) -> Array:
@@ -326,29 +352,18 @@ class GaussianMixture(Pytree, eq=False):
   @property
   def _wide(self) -> bool:
     """True if sums over components are products of matrices: not if each has its own axes."""
-    return self.basis is None and self.dim > _FEW
+    return self._shared or (self.basis is None and self.dim > _FEW)
+
+  @property
+  def _shared(self) -> bool:
+    """True if several components have one basis: x is turned once, not for each of them."""
+    return self.basis is not None and len(self.basis) < self.num_classes
 
   def _score(self, x: Array) -> Array:
     if self._wide:
-      return self._score_by_products(x)
+      return products.score(self, x)
     pulls = self._from_axes(self._to_axes(self.means - x[None]) / self._widths)
-    return _weighted_sum(self.responsibilities(x), pulls)
-
-  def _score_by_products(self, x: Array) -> Array:
-    r, precisions = self.responsibilities(x), 1 / self._widths
-    j = jnp.argmax(r)
-    nearest, others = self.means[j], jnp.where(jnp.arange(len(r)) == j, 0, r)
-    apart = _weighted_sum(others, precisions * self.means)
-    apart -= _weighted_sum(others, precisions) * nearest
-    return _weighted_sum(r, precisions) * (nearest - x) + apart
-
-  def _mean_by_products(self, x: Array, level: Level) -> Array:
-    """E[x_0 | x_t = x] of this law of x_0."""
-    noisy = self.perturbed(level.alpha, level.sigma)
-    r = noisy.responsibilities(x)
-    kept = _weighted_sum(r, level.alpha * self.variances / noisy._widths)
-    share = jnp.where(noisy.variances > 0, level.sigma**2 / noisy._widths, 1)
-    return _weighted_sum(r, share * self.means) + kept * x
+    return products.weighted_sum(self.responsibilities(x), pulls)
 
   def _noise(self, key: Key, batch: tuple[int, ...]) -> tuple[Array, Array]:
     """Returns the noise of `_draw` for a batch: Gumbel [*batch, k] and normal [*batch, d]."""
@@ -360,12 +375,12 @@ class GaussianMixture(Pytree, eq=False):
   def _draw(self, gumbel: Array, normal: Array) -> tuple[Array, Array]:
     """A draw [d] and its component [], by the Gumbel-max trick from noise [k] and [d]."""
     index = jnp.argmax(self.log_weights + gumbel)
-    draws = self.means + self._from_axes(jnp.sqrt(self.variances) * normal[None])
-    # A masked sum fuses; indexing would store the draws of all components.
-    chosen = jnp.arange(len(draws)) == index
-    return jnp.sum(jnp.where(chosen[:, None], draws, 0), axis=0), index
-
-
-def _weighted_sum(weights: Array, values: Array) -> Array:
-  """sum_k w_k values_k, [k], [k, d] -> [d]: as a product, twice as fast on a CPU as by a sum."""
-  return jnp.einsum("k,kd->d", weights, values, precision=_EXACT)
+    offsets = jnp.sqrt(self.variances) * normal[None]
+    if not self._shared:
+      offsets = self._from_axes(offsets)
+    # Masked sums fuse; indexing would store the draws of all components.
+    chosen = (jnp.arange(self.num_classes) == index)[:, None]
+    mean, offset = (jnp.sum(jnp.where(chosen, a, 0), axis=0) for a in (self.means, offsets))
+    if self._shared:
+      offset = self._from_axes(offset[None])[0]
+    return mean + offset, index

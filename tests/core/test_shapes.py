@@ -18,6 +18,7 @@ from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
 from scorelab import likelihood, losses, metrics, samplers, schedules, targets
+from scorelab.inverse import Observation
 from scorelab.predictions import PARAMETERIZATIONS, Prediction, log_sigma
 from scorelab.samplers.langevin import MalaState
 from scorelab.samplers.underdamped import KineticState
@@ -27,7 +28,7 @@ from scorelab.typing import Context, Floats, Samples
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
-NAMES = {"Grid": Grid, "Level": Level, "Prediction": Prediction}
+NAMES = {"Grid": Grid, "Level": Level, "Prediction": Prediction, "Observation": Observation}
 
 
 def declared(function):
@@ -154,13 +155,16 @@ def test_targets(monkeypatch):
   full = np.eye(2)[None] * np.array([1.0, 2.0])[:, None, None]
   mixtures = [targets.nine_modes(), targets.GaussianMixture([1, 2], np.eye(2), full)]
 
+  seen = Observation(jnp.ones((1, 2)), jnp.ones(1), 0.1)
+
   def call_all(law):
     for shape in ((2,), (3, 2), (4, 3, 2)):
       x = jnp.ones(shape)
       law.predict(x, level), law.predict_of_class(x, level, jnp.zeros((), int))
       law.log_prob(x), law.score(x), law.responsibilities(x), law.log_class_prob(x, level)
       law.posterior_mean(x, level), law.sample_posterior(KEY, x, level)
-    law.posterior(jnp.ones(2), level), law.given(jnp.zeros((), int)), law.perturbed(0.5, 0.1)
+    law.posterior(jnp.ones(2), level), law.of_class(jnp.zeros((), int)), law.perturbed(0.5, 0.1)
+    law.given(seen), law.log_evidence(seen)
     law.sample_with_components(KEY, 3), law.covariance, law.num_classes
     assert law.weights.shape == law.means.shape[:1] and law.covariances.shape[0] == len(law.means)
     along = law.marginal(jnp.eye(2))
