@@ -31,7 +31,7 @@ Product: TypeAlias = Callable[[Float[Array, "*batch m"]], Float[Array, "*batch m
 
 
 class Solved(NamedTuple):
-  """What a method makes of the residual y - A x0.
+  """Solution for the residual y - A x0 of a method.
 
   Attributes:
     weights: S^-1 (y - A x0), [*batch, m].
