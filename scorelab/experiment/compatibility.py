@@ -101,6 +101,10 @@ def check_guidance(
         f"{named} needs a classifier, and target.name = {config.target.name!r} has none: use "
         "'classifier_free'"
       )
+    if "variance" in needs and not exact:
+      raise ConfigError(
+        f"{named} needs the variance of x_0 given x, which only parameterization.name = 'exact' has"
+      )
     decays = (0.0, *config.optimizer.ema_decays)
     if row.weak is None or exact or row.weak in decays:
       continue

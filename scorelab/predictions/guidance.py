@@ -7,7 +7,8 @@ All of it follows one convention, for scores and so for every view of a predicti
 so that a scale of 0 is the weak prediction, 1 the strong one, and scales above 1 guide. If the
 strong prediction is conditioned on the class and the weak one is not, this is the score of
 q_t(x) P(c | x)^scale, and Ho and Salimans's w is scale - 1. These laws are not the noised versions
-of one law of x_0, so even with exact scores the samples do not follow the guided law at the data.
+of one law of x_0: even with exact scores, guided samples do not follow p(x) P(c | x)^scale. Those
+of `tilted` guidance and of the sampler `feynman_kac` do.
 
 References:
   Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis", NeurIPS 2021
@@ -29,6 +30,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from scorelab.predictions import Prediction
 from scorelab.ranges import Above, AtLeast, Between
@@ -63,19 +65,36 @@ def extrapolated(
     event_ndim: how many trailing axes are one event. Static.
 
   Returns:
-    predict(x, level) of the strong one's kind; with a rescale that is not the number 0, of kind x0.
-    Nothing is known of its variance or density.
+    predict(x, level) of the strong one's kind, with its `correction` for `feynman_kac`. If both
+    have them, with the log-density of the guided field, and the x0_variance that Gaussians of such
+    variances have, whose precisions extrapolate. With a rescale that is not the number 0 it is of
+    kind x0, without these, and the correction is nan.
   """
 
   def predict(x: Array, level: Level) -> Prediction:
     strong, weak = pair(x, level)
-    scale = _within(guidance_scale, level, guidance_low, guidance_high, 1.0)
-    scale = _expand(scale, x)
+    weight = _within(guidance_scale, level, guidance_low, guidance_high, 1.0)
+    scale = _expand(weight, x)
     views = {
       name: weak.views[name] + scale * (strong.views[name] - weak.views[name])
       for name in strong.views.keys() & weak.views.keys()
     }
-    guided = Prediction.of(x, level, strong.kind, **views)
+    apart = strong.noise - weak.noise
+    square = jnp.sum(apart**2, axis=tuple(range(-event_ndim, 0)))
+    density = variance = None
+    if strong.log_density is not None and weak.log_density is not None:
+      density = (1 - weight) * weak.log_density + weight * strong.log_density
+    if strong.x0_variance is not None and weak.x0_variance is not None:
+      variance = _power_variance(strong.x0_variance, weak.x0_variance, scale)
+    guided = Prediction.of(
+      x,
+      level,
+      strong.kind,
+      log_density=density,
+      x0_variance=variance,
+      correction=weight * (weight - 1) / 2 * square,
+      **views,
+    )
     if isinstance(guidance_rescale, (int, float)) and not guidance_rescale:
       return guided
     axes = tuple(range(-event_ndim, 0))
@@ -83,7 +102,8 @@ def extrapolated(
     ratio = jnp.where(spread > 0, wanted / jnp.where(spread > 0, spread, 1), 1)
     share = _within(guidance_rescale, level, guidance_low, guidance_high, 0.0)
     share = _expand(share, x)
-    return Prediction.of(x, level, "x0", x0=(share * ratio + 1 - share) * guided.x0)
+    x0 = (share * ratio + 1 - share) * guided.x0
+    return Prediction.of(x, level, "x0", x0=x0, correction=jnp.full_like(square, jnp.nan))
 
   return predict
 
@@ -106,9 +126,14 @@ def classifier_free(
   def pair(x: Array, level: Level) -> tuple[Prediction, Prediction]:
     levels = jax.tree.map(lambda a: jnp.stack([a, a]) if a.ndim else a, level)
     both = told(jnp.stack([x, x]), levels)
-    strong, weak = ({name: a[i] for name, a in both.views.items()} for i in (0, 1))
-    kind = both.kind
-    return Prediction.of(x, level, kind, **strong), Prediction.of(x, level, kind, **weak)
+
+    def of(i: int) -> Prediction:
+      views, density, variance = jax.tree.map(
+        lambda a: a[i], (both.views, both.log_density, both.x0_variance)
+      )
+      return Prediction.of(x, level, both.kind, log_density=density, x0_variance=variance, **views)
+
+    return of(0), of(1)
 
   return extrapolated(pair, **options)
 
@@ -148,7 +173,8 @@ def classifier(
 
   def guided(x: Array, level: Level) -> Prediction:
     pred = predict(x, level)
-    gradient = jax.grad(lambda x: jnp.sum(log_prob(x, level)))(x)
+    log_probs, pull = jax.vjp(lambda x: log_prob(x, level), x)
+    (gradient,) = pull(jnp.ones_like(log_probs))
     scale = _within(guidance_scale, level, guidance_low, guidance_high, 1.0)
     push = _expand(scale, x) * gradient
     at = level.like(x)
@@ -164,9 +190,86 @@ def classifier(
       return jnp.where(noisy, moved, at.sigma**2 * _expand(scale, x) * slope)
 
     x0 = pred.x0 + jax.lax.cond(jnp.all(level.alpha > 0), lambda: moved, at_pure_noise)
-    return Prediction.of(x, level, "score", score=pred.score + push, x0=x0)
+    square = jnp.sum((at.sigma * gradient) ** 2, axis=tuple(range(log_probs.ndim, x.ndim)))
+    correction = scale * (scale - 1) / 2 * square
+    return Prediction.of(x, level, "score", score=pred.score + push, x0=x0, correction=correction)
 
   return guided
+
+
+@checked
+def tilted(
+  conditional: Predict,
+  log_prob: Callable[[Array], Array],
+  *,
+  guidance_scale: Annotated[Array | float, AtLeast(1)] = 1.0,
+  guidance_nodes: Annotated[int, AtLeast(1)] = 9,
+) -> Predict:
+  """Guidance whose samples follow p(x_0)^(1-w) p(x_0 | c)^w: the noised scores of that law.
+
+  With e = w - 1 and the conditional posterior N(m(x), v(x)) of x_0,
+
+      q_t(x) = q_t(x | c) E[P(c | x_0)^e] / Z      E[x_0 | x] = m + v e E_w[grad log P(c | x_0)]
+
+  with E_w weighted by P^e. The expectation takes a classifier of clean points, and no call of the
+  network. It is exact if the class is a Gaussian whose axes are the coordinates, else as good as
+  the Gaussian posterior of the same moments. Derived here; at one node, x_0 = m, it is guidance by
+  a classifier of the denoised point, Bansal et al., "Universal Guidance for Diffusion Models"
+  (arXiv 2302.07121), eq. 5, with v / sigma^2 in place of m's Jacobian.
+
+  Args:
+    conditional: the prediction given the class, with x0_variance.
+    log_prob: clean points [*batch, d] -> log P(c | x_0) [*batch].
+    guidance_scale: w >= 1.
+    guidance_nodes: quadrature nodes of each dimension of the posterior: nodes^d calls of log_prob.
+      Static.
+
+  Raises:
+    ValueError: the prediction has no x0_variance.
+  """
+
+  def guided(x: Array, level: Level) -> Prediction:
+    pred = conditional(x, level)
+    if pred.x0_variance is None:
+      raise ValueError("conditional must return an x0_variance, as exact predictions do")
+    exponent = jnp.asarray(guidance_scale, x.dtype) - 1
+    z, weights = gaussian_nodes(x.shape[-1], guidance_nodes)
+    nodes = pred.x0 + jnp.sqrt(pred.x0_variance) * z.reshape(-1, *[1] * (x.ndim - 1), x.shape[-1])
+    log_probs, pull = jax.vjp(log_prob, nodes)
+    logs = exponent * log_probs + jnp.log(weights).reshape(-1, *[1] * (x.ndim - 1))
+    (push,) = pull(exponent * jax.nn.softmax(logs, axis=0))
+    push = jnp.sum(push, axis=0)
+    at = level.like(x)
+    gain = at.alpha * pred.x0_variance / jnp.where(at.sigma > 0, at.sigma, 1) ** 2
+    gain = jnp.where(at.sigma > 0, gain, 1 / jnp.where(at.alpha > 0, at.alpha, 1))
+    score, x0 = pred.score + gain * push, pred.x0 + pred.x0_variance * push
+    return Prediction.of(x, level, "score", score=score, x0=x0)
+
+  return guided
+
+
+def gaussian_nodes(dim: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the nodes [count^dim, dim] and weights of the Gauss-Hermite rule for N(0, I).
+
+  Raises:
+    ValueError: there would be more than 10,000.
+  """
+  if count**dim > 10_000:
+    raise ValueError(
+      f"guidance_nodes = {count} makes {count}^{dim} nodes in {dim} dimensions, must make at most"
+      " 10,000: 1 takes the denoised point alone"
+    )
+  x, w = np.polynomial.hermite_e.hermegauss(count)
+  nodes = np.stack(np.meshgrid(*[x] * dim, indexing="ij"), -1).reshape(-1, dim)
+  weights = np.stack(np.meshgrid(*[w / w.sum()] * dim, indexing="ij"), -1).reshape(-1, dim)
+  return nodes, weights.prod(axis=1)
+
+
+def _power_variance(strong: Array, weak: Array, scale: Array | float) -> Array:
+  """1 / (scale / strong + (1 - scale) / weak); at most the larger variance, or if not positive."""
+  widest, share = jnp.maximum(strong, weak), scale * weak + (1 - scale) * strong
+  power = strong * weak / jnp.where(share > 0, share, 1)
+  return jnp.where(share > 0, jnp.minimum(power, widest), widest)
 
 
 def _within(
@@ -215,7 +318,7 @@ class Guidance:
     options: the function whose keyword options those are.
     network_calls: network calls per call of the guided predict.
     needs: its requirement: 'classes', a network trained with and without labels; 'classifier', the
-      target's own; 'weak', a weaker model.
+      target's own; 'weak', a weaker model; 'variance', a prediction that has x0_variance.
   """
 
   make: Callable[..., Predict]
@@ -246,8 +349,21 @@ def _classifier(sources: Sources, **options: float) -> Predict:
   return classifier(sources.bind(None), log_prob, **options)
 
 
+def _tilted(sources: Sources, **options: Any) -> Predict:
+  label, log_class_prob = sources.label, sources.log_class_prob
+  assert label is not None and log_class_prob is not None
+
+  def log_prob(x: Array) -> Array:
+    one = jnp.ones((), x.dtype)
+    logs = log_class_prob(x, Level(None, one, 0 * one))
+    return jnp.take_along_axis(logs, label[..., None], axis=-1)[..., 0]
+
+  return tilted(sources.bind(label), jax.vmap(log_prob), **options)
+
+
 GUIDANCES: dict[str, Guidance] = Registry("guidance") | {
   "autoguidance": Guidance(_autoguidance, extrapolated, 2, frozenset({"weak"})),
   "classifier": Guidance(_classifier, classifier, 1, frozenset({"classes", "classifier"})),
   "classifier_free": Guidance(_classifier_free, extrapolated, 2, frozenset({"classes"})),
+  "tilted": Guidance(_tilted, tilted, 1, frozenset({"classes", "classifier", "variance"})),
 }

@@ -63,6 +63,9 @@ class Prediction(Pytree, static=("kind",)):
       and log beta (1), of x's shape, where it has one.
     log_density: log q_t(x) up to a constant of the level, of x's batch shape, where it is known:
       to the truth, and to a network whose score is the gradient of an energy.
+    correction: w (w - 1) / 2 |strong noise - weak noise|^2 of a guided prediction, of x's batch
+      shape: the rate by which `feynman_kac` weights particles; nan if it is unknown, None if the
+      prediction needs none.
   """
 
   x: Array
@@ -72,6 +75,7 @@ class Prediction(Pytree, static=("kind",)):
   x0_variance: Array | None = None
   variance_fraction: Array | None = None
   log_density: Array | None = None
+  correction: Array | None = None
 
   @classmethod
   def of(
@@ -83,6 +87,7 @@ class Prediction(Pytree, static=("kind",)):
     x0_variance: Array | None = None,
     variance_fraction: Array | None = None,
     log_density: Array | None = None,
+    correction: Array | None = None,
     **views: Array,
   ) -> Prediction:
     """A prediction from the views at hand; `kind` names the one that the others follow from.
@@ -96,7 +101,7 @@ class Prediction(Pytree, static=("kind",)):
     for name, view in views.items():
       if view.shape != x.shape:
         raise ValueError(f"{name} has shape {view.shape}, must be x's, {x.shape}")
-    return cls(x, level, views, kind, x0_variance, variance_fraction, log_density)
+    return cls(x, level, views, kind, x0_variance, variance_fraction, log_density, correction)
 
   def view(self, name: str) -> Array:
     """The view of this name: 'x0', 'noise', 'score', 'v' or 'flow', of x's shape."""

@@ -19,6 +19,7 @@ from scorelab.samplers.ode import euler
 from scorelab.samplers.euler_time import euler_time
 from scorelab.samplers.ddim import ddim as euler_ancestral  # k-diffusion's name, same eta
 from scorelab.samplers.sde import euler_maruyama
+from scorelab.samplers.feynman_kac import feynman_kac
 from scorelab.samplers.ode import heun
 from scorelab.samplers.adams import ipndm
 from scorelab.samplers.ode import dpm_solver_2 as kdpm2  # diffusers' name
