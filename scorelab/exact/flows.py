@@ -15,6 +15,7 @@ Statistics", Journal of Statistical Planning and Inference 143 (2013), section 2
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.exact.line import LineMap, LineMixture
+from scorelab.exact.plane import NODES, Nodes, plane_rules
 from scorelab.exact.pushforward import Pushforward
 from scorelab.exact.quadrature import integrate
 from scorelab.exact.responses import STARTS, in_float64
@@ -29,9 +31,6 @@ from scorelab.schedules import Grid
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Predict, Sampler
 from scorelab.validation import require_known
-
-_PLANE_REACH = 8.5
-_PLANE_NODES = (64, 128, 256, 512)
 
 
 class Exact(NamedTuple):
@@ -57,6 +56,7 @@ def flow_kl(
   grid: Grid,
   *,
   start: str = "prior",
+  nodes: int = NODES[-1],
   **options: Any,
 ) -> Exact:
   """Returns KL(sampler's law || target) in nats, for a deterministic sampler in 1-D or 2-D.
@@ -69,16 +69,19 @@ def flow_kl(
     target: a mixture of dimension 1 or 2. On a grid that ends in noise it is noised as much.
     grid: from noise to data, or to a last noisy level.
     start: 'prior', the schedule's N(0, s^2 I), or 'true', the law of the noised data at grid[0].
+    nodes: in the plane, at most so many on an axis of a component: 32, 64 or 128.
     **options: of the sampler.
 
   Returns:
-    The divergence, its error and the folds of the map. Modes far apart make maps with steep places,
-    which are found on the line; in the plane they make the error larger.
+    The divergence, its error and the folds of the map. Steep places of the map between modes far
+    apart are found on the line; in the plane, samples between the modes make the error larger.
 
   Raises:
-    ValueError: the target's dimension or the start; or the sampler draws noise, adapts its steps,
-      or is a Langevin kernel.
+    ValueError: the target's dimension, the start or the nodes; or the sampler draws noise, adapts
+      its steps, or is a Langevin kernel.
   """
+  if nodes not in NODES:
+    raise ValueError(f"nodes = {nodes} must be one of {', '.join(map(str, NODES))}")
   if isinstance(target, GaussianMixture) and target.dim == 1:
     return flow_distances(sampler, predict, target, grid, start=start, **options)["kl"]
   with jax.enable_x64(True):
@@ -86,7 +89,8 @@ def flow_kl(
     push = Pushforward(sampler, predict, grid, target.dim, options)
     if push.dim != 2:
       raise ValueError(f"target of dimension {push.dim} must be of dimension 1 or 2")
-    return _plane_kl(push, first, last)
+    rules = plane_rules(in_float64(target), in_float64(grid), nodes)
+    return _plane_kl(push, first, last, rules)
 
 
 def flow_distances(
@@ -177,32 +181,25 @@ def line_distances(line: LineMap, last: LineMixture) -> dict[str, Exact]:
   }
 
 
-def _plane_kl(push: Pushforward, first: GaussianMixture, last: GaussianMixture) -> Exact:
-  """The trapezoidal rule, spectrally accurate for a smooth map, over a box that has all mass."""
-  reach = _PLANE_REACH * jnp.sqrt(jnp.max(first.variances))
-  low = np.asarray(jnp.min(first.means, axis=0) - reach)
-  high = np.asarray(jnp.max(first.means, axis=0) + reach)
-  total, reversed_, size, value, error = 0.0, 0.0, 0.0, np.nan, np.inf
-  log_last = jax.jit(last._log_prob)
-  for count in _PLANE_NODES:
-    h = (high - low) / count
-    index = np.stack(np.meshgrid(np.arange(count), np.arange(count)), -1).reshape(-1, 2)
-    if count > _PLANE_NODES[0]:
-      index = index[(index % 2).any(1)]  # the others are those of the step before
-    x = low + index * h
-    log_start = np.asarray(first._log_prob(jnp.asarray(x)))
-    kept = log_start > log_start.max() - 42  # 6e-19
-    x, log_start = x[kept], log_start[kept]
-    y, jacobian = push(x)
+def _plane_kl(
+  push: Pushforward, first: GaussianMixture, last: GaussianMixture, rules: Iterable[Nodes]
+) -> Exact:
+  """By finer and finer rules, until the next one makes no difference."""
+  value, error, sums = np.nan, np.inf, np.zeros(4)
+  log_first, log_last = jax.jit(first._log_prob), jax.jit(last._log_prob)
+  for x, volume in rules:
+    log_start = np.asarray(log_first(jnp.asarray(x)))
+    weights = np.exp(log_start) * volume
+    kept = weights > 1e-22 * weights.max()
+    weights, log_start = weights[kept], log_start[kept]
+    y, jacobian = push(x[kept])
     det = np.linalg.det(jacobian)
     with np.errstate(divide="ignore"):
       logs = log_start - np.log(np.abs(det)) - np.asarray(log_last(jnp.asarray(y)))
-    terms = np.exp(log_start) * logs
-    total, size = total + np.sum(terms), size + np.sum(np.abs(terms))
-    reversed_ += np.sum(np.exp(log_start[det < 0]))
-    before, value = value, float(total * h.prod())
-    error = abs(value - before) + 1e-15 * size * h.prod()
+    terms = np.stack([logs, np.abs(logs), np.ones_like(logs), det < 0])
+    sums = sums / 4 + terms @ weights
+    before, (value, size, mass, reversed_) = value, sums
+    error = abs(value - before) + abs(mass - 1) * abs(value) + 1e-15 * size
     if error <= 1e-12 + 1e-8 * abs(value):
       break
-  share = float(reversed_ * h.prod())
-  return Exact(value, float(error) if share == 0 else np.inf, share)
+  return Exact(float(value), float(error) if reversed_ == 0 else np.inf, float(reversed_))

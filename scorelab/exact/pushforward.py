@@ -60,21 +60,7 @@ class Pushforward:
     self.dim, self.evaluations = dim, 0
     self._static = (sampler, predict, split_options(options)[1])
     self._traced = (in_float64(grid), split_options(options)[0])
-    self._require_quiet(sampler, predict, options)
-
-  def _require_quiet(self, sampler: Sampler, predict: Predict, options: dict[str, Any]) -> None:
-    """Raises ValueError if the sampler's points depend on its noise."""
-    grid, x = self._traced[0], jnp.linspace(-1.0, 1.0, 3 * self.dim).reshape(3, self.dim)
-    draws = count_draws(sampler, predict, x, grid, options)
-    if not draws:
-      return
-
-    @jax.jit
-    def run(noise: Array, grid: Grid) -> Array:
-      return sampler(RecordedNoise(noise), predict, x, grid, **options).x
-
-    noise = jnp.zeros((draws, *x.shape))
-    if not np.array_equal(run(noise, grid), run(noise + 1, grid), equal_nan=True):
+    if draws_noise(sampler, predict, self._traced[0], dim, options):
       raise ValueError(
         f"sampler = {sampler_name(sampler)} draws noise with these options, and is no map"
       )
@@ -95,17 +81,34 @@ class Pushforward:
     return self._in_chunks(_inverted, y, low, high, calls=_HALVINGS + 2)
 
   def _in_chunks(self, function: Any, *arrays: np.ndarray, calls: int = 1) -> Any:
-    """A jitted function of rows, in chunks of one size, so that it is compiled once."""
+    """A jitted function of rows, in chunks of four sizes at most: each is compiled once."""
     self.evaluations += calls * len(arrays[0])
     results = []
     for i in range(0, len(arrays[0]), _CHUNK):
       parts = [a[i : i + _CHUNK] for a in arrays]
       size = len(parts[0])
-      whole = 256 if size <= 256 else _CHUNK
+      whole = next(n for n in (_CHUNK // 64, _CHUNK // 16, _CHUNK // 4, _CHUNK) if size <= n)
       padded = [np.concatenate([a, np.repeat(a[-1:], whole - size, axis=0)]) for a in parts]
       found = function(*self._static, *self._traced, *padded)
       results.append(jax.tree.map(lambda a, size=size: np.asarray(a)[:size], found))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+
+def draws_noise(
+  sampler: Sampler, predict: Predict, grid: Grid, dim: int, options: dict[str, Any]
+) -> bool:
+  """Returns whether a sampler's points depend on its noise."""
+  x = jnp.linspace(-1.0, 1.0, 3 * dim).reshape(3, dim)
+  draws = count_draws(sampler, predict, x, grid, options)
+  if not draws:
+    return False
+
+  @jax.jit
+  def run(noise: Array, grid: Grid) -> Array:
+    return sampler(RecordedNoise(noise), predict, x, grid, **options).x
+
+  noise = jnp.zeros((draws, *x.shape))
+  return not np.array_equal(run(noise, grid), run(noise + 1, grid), equal_nan=True)
 
 
 def _run(
@@ -120,9 +123,8 @@ def _pushed(
 ) -> tuple[Array, Array]:
   """Images [n, d] and Jacobians [n, d, d] at x [n, d]: a forward derivative along each axis."""
   run = _run(sampler, predict, static, grid, traced)
-  y, derivative = jax.linearize(run, x)
   axes = jnp.broadcast_to(jnp.eye(x.shape[1])[:, None, :], (x.shape[1], *x.shape))
-  return y, jnp.moveaxis(jax.vmap(derivative)(axes), 0, -1)
+  return jax.vmap(lambda axis: jax.jvp(run, (x,), (axis,)), out_axes=(None, -1))(axes)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
