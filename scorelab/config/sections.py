@@ -227,6 +227,8 @@ class Evaluation:
     inception_path: file of the weights of 'inception'.
     score_levels: sigma / alpha at which the score error is measured.
     score_samples: draws at each of them.
+    exact: True adds errors without sampling noise, 'KL, nats' and, on the line and on Gaussians,
+      'W2', to rows whose law is known: see docs/exact.md. None is False.
     likelihood_points: held-out points of which the log-likelihood is computed; None or 0 for none.
       See LikelihoodProtocol.
     likelihood_method: 'heun', 'rk4' or 'adaptive'.
@@ -261,6 +263,7 @@ class Evaluation:
     *(0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0),
   )
   score_samples: Annotated[int, AtLeast(1)] = 4096
+  exact: bool | None = None
   likelihood_points: Annotated[int, AtLeast(0)] | None = None
   likelihood_method: str | None = None
   likelihood_num_steps: Annotated[int, AtLeast(1)] | None = None

@@ -28,8 +28,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from scorelab.evaluation import exact_laws, non_finite
 from scorelab.evaluation import likelihood as likelihood_evaluation
-from scorelab.evaluation import non_finite
 from scorelab.evaluation.draw import Programs, draw_sets
 from scorelab.evaluation.scores import measure_girsanov, measure_scores
 from scorelab.experiment.keys import Stream
@@ -147,6 +147,8 @@ def evaluate(
   faults = non_finite.find(result, by_label, exact=protocol.comparable)
   if faults := faults + non_finite.find_in_tables(experiment, params, result):
     result["non_finite"] = faults
+  if protocol.exact:  # after the search for numbers that are not finite: these have their reasons
+    exact_laws.add_exact(experiment, params, weak, rows, stop)
   np.savez(workdir.samples, exact=sets["exact"][0], reference=sets["reference"][0], **arrays)
   write_json(workdir.evaluation, result)
   append_jsonl(workdir.timings, {"evaluation_seconds": time.monotonic() - begun, "step": None})

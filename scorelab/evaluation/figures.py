@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from scorelab.evaluation import exact_laws
 from scorelab.evaluation.table import floor_note, row_labels
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics.modes import has_modes, mode_radius
@@ -170,7 +171,10 @@ def budget_figure(result: dict[str, Any]) -> Figure:
     f"{textwrap.fill(label, 21)}\n{row['nfe']} NFE"
     for label, row in zip(row_labels(rows), rows, strict=True)
   ]
-  return budgets.bars(labels, by_metric, protocol_text(result))
+  text = protocol_text(result)
+  if not {*by_metric}.isdisjoint(exact_laws.NAMES.values()):
+    text += f";\n{' and '.join(n for n in by_metric if n in exact_laws.NAMES.values())}: exact laws"
+  return budgets.bars(labels, by_metric, text)
 
 
 def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> Figure:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from scorelab.evaluation import exact_laws
 from scorelab.evaluation import likelihood as likelihood_evaluation
 from scorelab.experiment.sampler_spec import make_labels
 from scorelab.metrics.budget import BUDGET
@@ -27,6 +28,9 @@ def format_table(result: dict[str, Any]) -> str:
   """
   blocks, labels = [], row_labels(result["rows"])
   for name in result["rows"][0]["metrics"]:
+    if name in exact_laws.NAMES.values():
+      blocks.append(_exact_block(name, labels, result["rows"]))
+      continue
     cells = [["sampler", "NFE", name, "", "/ floor", *BUDGET]]
     for label, row in zip(labels, result["rows"], strict=True):
       numbers = row["metrics"][name]
@@ -34,9 +38,7 @@ def format_table(result: dict[str, Any]) -> str:
       cells.append(
         [
           label,
-          str(row["nfe"])
-          if "network_calls" not in row
-          else f"{row['nfe']} ({row['network_calls']})",
+          _calls(row),
           _number(value),
           f"+- {_number(numbers['sem'])}",
           _ratio(numbers),
@@ -44,6 +46,7 @@ def format_table(result: dict[str, Any]) -> str:
         ]
       )
     blocks.append(cells)
+  blocks += _without_law(labels, result["rows"])
   trained = {}  # by values, those of a sampler apart
   for group in result.get("groups", [result]):
     over = {k: v for k, v in group.get("over", {}).items() if not k.startswith("sampler.")}
@@ -55,6 +58,44 @@ def format_table(result: dict[str, Any]) -> str:
   if "num_members" in result["protocol"]:
     blocks.append([[f"mean and standard error over {result['protocol']['num_members']} seeds"]])
   return "\n\n".join(map(align, blocks))
+
+
+def _calls(row: Mapping[str, Any]) -> str:
+  """Formats a row's NFE, with its network calls if they are more."""
+  more = f" ({row['network_calls']})" if "network_calls" in row else ""
+  return f"{row['nfe']}{more}"
+
+
+def _exact_block(name: str, labels: list[str], rows: list[dict[str, Any]]) -> list[list[str]]:
+  """Formats an exact distance: its error is that of the arithmetic, or of the seeds' mean."""
+  cells = [["sampler", "NFE", name, "", *BUDGET]]
+  for label, row in zip(labels, rows, strict=True):
+    numbers = row["metrics"][name]
+    error = numbers["error"] if numbers["sem"] is None else numbers["sem"]
+    parts = (_significant(numbers[part], signed=part != "floor") for part in BUDGET)
+    cells.append([label, _calls(row), _significant(numbers["value"]), _error(error), *parts])
+  return cells
+
+
+def _without_law(labels: list[str], rows: list[dict[str, Any]]) -> list[list[list[str]]]:
+  """Formats why rows have no exact distance, or not all of it: a line for each reason."""
+  named: dict[str, list[str]] = {}
+  for label, row in zip(labels, rows, strict=True):
+    if "not_exact" in row:
+      named.setdefault(row["not_exact"], []).append(label)
+  lines = [[f"no exact law, {', '.join(of)}: {reason}"] for reason, of in named.items()]
+  if len(named) == 1 and len(next(iter(named.values()))) == len(rows):
+    lines = [[f"no exact laws: {next(iter(named))}"]]
+  return [lines] if lines else []
+
+
+def _significant(value: float | None, signed: bool = False) -> str:
+  """Formats a number with four significant digits; '-' for None."""
+  return "-" if value is None else f"{value:{'+' if signed else ''}.4g}"
+
+
+def _error(value: float | None) -> str:
+  return "+- -" if value is None else f"+- {value:.0e}"
 
 
 def _more_blocks(result: Mapping[str, Any], where: str) -> list[list[list[str]]]:

@@ -5,6 +5,7 @@ dimensions a deterministic sampler is a map of its start; a stochastic one-step 
 is a Markov chain.
 """
 
+from scorelab.exact.distances import law_distances
 from scorelab.exact.flows import Exact, flow_distances, flow_kl
 from scorelab.exact.gaussian import GaussianLaw
 from scorelab.exact.laws import ExactBudget, end_law, gaussian_budget, gaussian_law, gaussian_laws
@@ -20,5 +21,6 @@ __all__ = [
   "gaussian_budget",
   "gaussian_law",
   "gaussian_laws",
+  "law_distances",
   "step_distances",
 ]

@@ -131,6 +131,7 @@ def make_evaluation(
     comparable=comparable,
     girsanov=comparable and not exact and many_levels and unconditional,
     likelihood=_make_likelihood(config, exact or many_levels),
+    exact=bool(section.exact),
   )
 
 

@@ -28,7 +28,7 @@ from scorelab.predictions.guidance import GUIDANCES, Guidance, Sources
 from scorelab.samplers import KERNELS, SAMPLERS
 from scorelab.schedules import GRIDS, Grid, Schedule
 from scorelab.targets import num_classes_of
-from scorelab.typing import Array, ClassifiedTarget, Key, Params, Predict, Samples, Target
+from scorelab.typing import Array, ClassifiedTarget, Key, Params, Predict, Sampler, Samples, Target
 from scorelab.validation import is_traced
 
 _PREDICTION_FIELDS = {"guidance", "guidance_weak", "clipping"} | accepted_options(
@@ -49,6 +49,8 @@ class Row:
       uses the same noise as the prior.
     run: `(key, predict, x) -> Samples`; not jitted.
     grid: levels from noise to data; None for a kernel.
+    method: the sampler with its options, which `run` runs on the grid; None for a kernel.
+    clip: `(predict, event_ndim=) -> predict`, as in `run`; None for no clipping.
     guidance: changes predictions before the sampler sees them; None for no guidance.
     guidance_options: options of the guidance.
     weak: the weaker model that guidance needs: an average's decay, or an earlier step; None for
@@ -63,6 +65,8 @@ class Row:
   true_start: Callable[[Key, Array], Array]
   run: Callable[[Key, Predict, Array], Samples]
   grid: Grid | None = None
+  method: Sampler | None = None
+  clip: Callable[..., Predict] | None = None
   guidance: Guidance | None = None
   guidance_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   weak: float | None = None
@@ -300,15 +304,13 @@ def _plan_grid_row(
 
   def make(schedule: Schedule, numbers: Mapping[str, Any]) -> Row:
     given = {**settings, **numbers}
-    options = options_of(sampler, given)
     grid = _make_grid(make_grid, schedule, num_steps, options_of(make_grid, given), path)
-    guiding = options_of(guidance.options, given) if guidance else {}
-    clipping = options_of(clip, given) if clip else {}
+    clipped = functools.partial(clip, **options_of(clip, given)) if clip else None
+    method = functools.partial(sampler, **options_of(sampler, given))
 
     def run(key: Key, predict: Predict, x: Array) -> Samples:
-      if clip is not None:
-        predict = clip(predict, event_ndim=x.ndim - 1, **clipping)
-      samples = sampler(key, predict, x, grid, **options)
+      predict = clipped(predict, event_ndim=x.ndim - 1) if clipped else predict
+      samples = method(key, predict, x, grid)
       calls = guidance.network_calls * samples.nfe if guidance else samples.network_calls
       return samples._replace(network_calls=calls)
 
@@ -323,8 +325,10 @@ def _plan_grid_row(
       true_start=true_start,
       run=run,
       grid=grid,
+      method=method,
+      clip=clipped,
       guidance=guidance,
-      guidance_options=guiding,
+      guidance_options=options_of(guidance.options, given) if guidance else {},
       weak=given.get("guidance_weak"),
     )
 

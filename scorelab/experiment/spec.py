@@ -74,6 +74,7 @@ class Evaluation:
       one can replace it.
     girsanov: True if that holds at every level, so that its reverse SDE has Girsanov's bound.
     likelihood: settings of the likelihood, or None if it is not evaluated.
+    exact: True if the exact laws of the samplers are evaluated.
   """
 
   rows: tuple[Row, ...]
@@ -91,6 +92,7 @@ class Evaluation:
   comparable: bool
   girsanov: bool
   likelihood: LikelihoodProtocol | None
+  exact: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -78,6 +78,8 @@ def _draw_waterfall(ax: Axes, y: float, row: Budget, parts: Sequence[str]) -> No
     centre = y + (lane - len(parts) / 2) * _LANE
     bar = ax.barh(centre, width, _LANE, left=end, **_fill(part, width < 0))
     bar.set_label(f"{part} {y:g}")
+    for patch in bar:
+      patch.sticky_edges.x[:] = [0.0]  # else a part of no width at the right end leaves no margin
     end += width
     sem = style.number(row[f"{part}_sem"])
     ax.errorbar(end, centre, xerr=np.nan_to_num(sem), ecolor="#404040", **whisker)

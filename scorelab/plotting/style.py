@@ -75,6 +75,8 @@ METRIC_LABELS = {
   "max_sliced_wasserstein": "max-sliced W2",
   "wasserstein": "W2",
   "energy_distance": "energy distance",
+  "KL, nats": "exact KL, nats",
+  "W2": "exact W2",
   "frechet": "Frechet distance",
   "confident_share": "confident share / real",
   "class_count": "classes",

@@ -272,7 +272,7 @@ def _sampler_chart(numbered: Sequence[tuple[int, Run]], metric: str) -> Markup:
     for sampler, points in by_sampler.items():
       label = f"{sampler}, {run.name}"
       lines.append(Line(label, sorted(points), index, shown_colour(sampler), marks=True))
-  known = sorted(floor for floor in floors if math.isfinite(floor))
+  known = sorted(floor for floor in floors if math.isfinite(floor) and floor)  # 0 is no line
   floor = known[len(known) // 2] if known else math.nan
   if not lines:
     return Markup("")

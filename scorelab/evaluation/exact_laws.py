@@ -1,0 +1,128 @@
+"""Exact errors of an evaluation's rows: budgets without samples, keys or standard errors.
+
+For each distance D of the law of a row's samples from the target,
+
+    floor           0
+    discretisation  D(exact score, from the true p_T)
+    prior           D(exact score, from the prior) - D(exact score, from the true p_T)
+    learning        D(network, from the prior) - D(exact score, from the prior)
+
+which add up to D(network, from the prior). If a law is not known, there is a reason instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from scorelab import exact
+from scorelab.exact.responses import in_float64
+from scorelab.experiment.sampler_spec import Row
+from scorelab.experiment.spec import Experiment
+from scorelab.metrics.budget import BUDGET
+from scorelab.predictions import Exact
+from scorelab.runs.signals import StopFlag
+from scorelab.targets import truth_of
+from scorelab.typing import Params, Predict
+
+NAMES = {"kl": "KL, nats", "w2": "W2"}
+"""Names of the exact distances among the metrics of evaluation.json."""
+
+_Sets = dict[str, dict[str, exact.Exact]]
+
+
+def add_exact(
+  experiment: Experiment,
+  params: Params,
+  weak: Mapping[float, Params],
+  rows: list[dict[str, Any]],
+  stop: StopFlag,
+) -> None:
+  """Adds exact distances to the metrics of evaluation.json's rows, in place.
+
+  A distance that is known for some row is a metric of every row; its `error` is that of the
+  arithmetic, its standard errors are None. `not_exact` says why some number of a row is None.
+
+  Args:
+    experiment, params, weak, stop: as for `evaluate`.
+    rows: of evaluation.json, in the order of the evaluation's.
+
+  Raises:
+    Preempted: a stop was requested.
+  """
+  here = experiment.at(experiment.numbers)
+  with jax.enable_x64(True):
+    params, weak = in_float64(params), in_float64(dict(weak))
+  found = [_measure(here, row, params, weak, stop) for row in here.evaluation.rows]
+  known = {name for sets, _ in found for distances in sets.values() for name in distances}
+  for row, (sets, reasons) in zip(rows, found, strict=True):
+    for name, shown in NAMES.items():
+      if name in known:
+        row["metrics"][shown] = _budget(
+          {k: found[name] for k, found in sets.items() if name in found}
+        )
+    if reasons:
+      row["not_exact"] = "; ".join(dict.fromkeys(reasons))
+
+
+def _measure(
+  here: Experiment, row: Row, params: Params, weak: Mapping[float, Params], stop: StopFlag
+) -> tuple[_Sets, list[str]]:
+  """Returns a row's distances by set, as in `evaluator.measure`, and why others are not known."""
+  target = here.target
+  if row.grid is None or row.method is None:
+    return {}, [f"sampler = {row.sampler} is a kernel that follows no grid"]
+  if here.conditional:
+    return {}, ["a conditional network has a law for each class"]
+
+  def changed(bind: Any, params: Params, weaker: Params) -> Predict:
+    predict = row.predict(bind, params, None, weaker, target)
+    return predict if row.clip is None else row.clip(predict, event_ndim=1)
+
+  runs: dict[str, tuple[Predict | None, str]] = {}
+  if here.evaluation.comparable:
+    plain = row.guidance is None and row.clip is None
+    truth = None if plain else changed(truth_of(target).bind, {}, {})
+    runs = {"true_start": (truth, "true"), "prior": (truth, "prior")}
+  learned = not isinstance(here.parameterization, Exact)
+  if learned:
+    weaker = None if row.weak is None else weak[row.weak]
+    runs["network"] = changed(here.parameterization.bind, params, weaker), "prior"
+  sets, reasons = {}, []
+  for name, (predict, start) in runs.items():
+    stop.check()
+    try:
+      found = exact.law_distances(row.method, target, row.grid, predict=predict, start=start)
+    except ValueError as error:
+      reasons.append(str(error).partition("\n")[0])
+      continue
+    kl = found["kl"]
+    if np.isfinite(kl[:2]).all():
+      sets[name] = found
+    elif np.isfinite(kl.value) and kl.folds:
+      reasons.append(f"the map of the start folds, and KL is at least {kl.value:.3g}")
+    else:
+      reasons.append("KL is not finite")
+  if not learned and "prior" in sets:
+    sets["network"] = sets["prior"]
+  return sets, reasons
+
+
+def _budget(sets: Mapping[str, exact.Exact]) -> dict[str, float | None]:
+  """Returns one distance as an entry of evaluation.json's metrics."""
+  nothing = exact.Exact(np.nan, np.nan)
+  true_start, prior, network = (sets.get(k, nothing) for k in ("true_start", "prior", "network"))
+  numbers = {
+    "value": network.value,
+    "error": max((found.error for found in sets.values()), default=np.nan),
+    "floor": 0.0,
+    "discretisation": true_start.value,
+    "prior": prior.value - true_start.value,
+    "learning": network.value - prior.value,
+  }
+  known = {name: float(value) if np.isfinite(value) else None for name, value in numbers.items()}
+  unused = ("sem", *(f"{part}_sem" for part in BUDGET), "over_floor", "over_floor_sem")
+  return known | dict.fromkeys(unused)
