@@ -41,14 +41,18 @@ class Samples(NamedTuple):
     x: the samples, of the start's shape.
     path: the accepted states at levels 1..N of the grid, of shape [N, *x.shape].
     nfe: exact number of calls of `predict` for one sample.
-    network_calls: calls of the network for one sample, if guidance or gradients add to `nfe`; None
-      if it equals `nfe`.
+    network_calls: calls of the network for one sample, if guidance adds to `nfe`; None if it equals
+      `nfe`.
+    gradients: products with the derivative of `predict` for one sample.
+    particles: particles per sample; `nfe` and `gradients` count all of them.
   """
 
   x: Floats
   path: Float[Array, " steps *shape"]
   nfe: int
   network_calls: int | None = None
+  gradients: int = 0
+  particles: int = 1
 
 
 @runtime_checkable

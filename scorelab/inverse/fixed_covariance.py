@@ -7,6 +7,7 @@ from typing import Annotated
 import jax.numpy as jnp
 
 from scorelab.inverse.conditional import Conditional, Product, Solved
+from scorelab.inverse.isotropic import Isotropic
 from scorelab.inverse.observation import Observation
 from scorelab.ranges import Above, AtLeast
 from scorelab.schedules import Level
@@ -66,22 +67,11 @@ def pigdm(
     observation: also with noise_std = 0.
     prior_std: std of the data.
   """
-  matrix = observation.matrix
-  squares, axes = jnp.linalg.eigh(jnp.matmul(matrix, matrix.T, precision="highest"))
+  law = Isotropic.of(observation)
 
   def solve(residual: Array, level: Level, product: Product) -> Solved:
     del product
-    spread = (prior_std * level.sigma) ** 2 / ((prior_std * level.alpha) ** 2 + level.sigma**2)
-    spread = spread * jnp.maximum(squares, 0) + observation.noise_std**2
-    return _solved(axes, spread, residual)
+    variance = (prior_std * level.sigma) ** 2 / ((prior_std * level.alpha) ** 2 + level.sigma**2)
+    return Solved(*law.solve(residual, variance))
 
   return Conditional(predict, observation, solve, gradients=1)
-
-
-def _solved(axes: Array, spread: Array, residual: Array) -> Solved:
-  """Solves S u = residual for S = axes diag(spread) axes'; a spread of 0 gives no weight."""
-  along = jnp.matmul(residual, axes, precision="highest")
-  positive = spread > 0
-  spread = jnp.where(positive, spread, 1)
-  weights = jnp.matmul(jnp.where(positive, along / spread, 0), axes.T, precision="highest")
-  return Solved(weights, jnp.broadcast_to(jnp.log(spread), residual.shape).sum(axis=-1))

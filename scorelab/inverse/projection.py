@@ -6,31 +6,13 @@ from typing import Annotated
 
 import jax.numpy as jnp
 
+from scorelab.inverse.isotropic import Isotropic
 from scorelab.inverse.observation import Observation
 from scorelab.predictions import Prediction
 from scorelab.ranges import Above
 from scorelab.schedules import Level
 from scorelab.typing import Array, Predict
 from scorelab.validation import checked
-
-
-def pulled(x0: Array, observation: Observation, ratio: Array | float) -> Array:
-  """Returns argmin_x |x - x0|^2 + |y - A x|^2 / ratio, or the projection if the ratio is 0.
-
-  That is x0 + A' (A A' + ratio I)^-1 (y - A x0). Parts of y that A does not see are not fitted.
-
-  Args:
-    x0: [*batch, *event].
-    observation: its noise_std is not used.
-    ratio: variance of y's noise over that of x0's error, broadcasting with [*batch, m].
-  """
-  matrix = observation.matrix
-  squares, axes = jnp.linalg.eigh(jnp.matmul(matrix, matrix.T, precision="highest"))
-  rounding = jnp.finfo(squares.dtype).eps * squares.size * jnp.max(squares)
-  spread = jnp.where(squares > rounding, squares, 0) + ratio
-  along = jnp.matmul(observation.residual(x0), axes, precision="highest")
-  weights = jnp.where(spread > 0, along / jnp.where(spread > 0, spread, 1), 0)
-  return x0 + observation.operator.adjoint(jnp.matmul(weights, axes.T, precision="highest"))
 
 
 @checked
@@ -47,10 +29,11 @@ def ddnm(predict: Predict, observation: Observation) -> Predict:
     predict: the network or the truth.
     observation: its noise_std is ignored.
   """
+  exact = Isotropic.of(Observation(observation.operator, observation.y, 0.0))
 
   def conditional(x: Array, level: Level) -> Prediction:
     pred = predict(x, level)
-    x0 = pulled(pred.x0, observation, 0.0)
+    x0 = exact.mean(pred.x0, jnp.ones(()))
     return Prediction.of(x, level, "x0", x0=x0, noise=pred.noise)
 
   return conditional
@@ -76,11 +59,11 @@ def proximal(
     observation: noise_std = 0 gives `ddnm`'s x0.
     trust: their lambda, trust in the network.
   """
+  law = Isotropic.of(observation)
 
   def conditional(x: Array, level: Level) -> Prediction:
     pred = predict(x, level)
-    at = level.like(observation.operator(x))
-    ratio = trust * (observation.noise_std * at.alpha / at.sigma) ** 2
-    return Prediction.of(x, level, "x0", x0=pulled(pred.x0, observation, ratio))
+    at = level.like(observation.residual(pred.x0))
+    return Prediction.of(x, level, "x0", x0=law.mean(pred.x0, (at.sigma / at.alpha) ** 2 / trust))
 
   return conditional
