@@ -3,14 +3,14 @@
   python scripts/exact_budgets.py            # all of it, then the table and the figure
   python scripts/exact_budgets.py --fast     # a small part of it, as a test
 
-Two targets with their exact scores, a variance-preserving process, steps to the data. A Gaussian in
-64 dimensions with variances k^-1.5: every sampler of affine steps on every grid of the schedule's
-own range, KL in nats and W2, split into prior and discretisation; there is no floor. Two modes on
-the line: every deterministic sampler on Karras' grid, KL, W1, W2 and the energy distance, with the
-error of the quadrature and the folds of the map.
+Every sampler of affine steps on 37 grids with 4 to 128 evaluations: uniform and quadratic times,
+and levels uniform in log-SNR or Karras' with four exponents, to seven cleanest levels. Two targets
+with their exact scores, a variance-preserving process, steps to the data. A Gaussian in 64
+dimensions with variances k^-1.5: KL in nats and W2, and the prior's part of each. Two modes on the
+line: every deterministic sampler from the true start, KL and W2 with the error of the quadrature.
 
 The table and the figure go to results/exact_budgets/, or to --out; --reference writes the committed
-ones.
+ones. Two processes share the samplers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import functools
+import multiprocessing
 import time
 from typing import Any, NamedTuple
 
@@ -25,30 +26,33 @@ import jax
 import numpy as np
 
 from scorelab.cli.exit import exit_with
-from scorelab.exact import end_law, flow_distances, gaussian_laws
+from scorelab.exact import end_law, flow_distances_on, gaussian_laws_on
 from scorelab.plotting import save, write_csv
 from scorelab.samplers import SAMPLERS
-from scorelab.schedules import GRIDS, Grid, VariancePreserving
+from scorelab.schedules import Grid, VariancePreserving
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.targets.mixtures import two_modes_1d
 from scripts import outputs
+from scripts.compilation import compile_quickly
 from scripts.drawing import exact_budgets as drawing
 from scripts.pareto_study import Entry
+from scripts.stock_grids import Spacing, spacings
 
 DETERMINISTIC = (
-  Entry("ddim"),
-  Entry("dpmpp_2m"),
-  Entry("heun", 2),
-  Entry("dpmpp_3m"),
-  Entry("unipc"),
   Entry("rk4", 4),
-  Entry("ipndm"),
-  Entry("deis"),
-  Entry("lms"),
-  Entry("dpmpp_singlestep"),
+  Entry("heun", 2),
   Entry("dpm_solver_2", 2),
   Entry("midpoint", 2),
   Entry("dpmpp_2s", 2),
+  Entry("lms"),
+  Entry("dpmpp_3m"),
+  Entry("unipc"),
+  Entry("dpmpp_singlestep"),
+  Entry("ipndm"),
+  Entry("deis"),
+  Entry("dpmpp_2m"),
+  Entry("plms", last=2),
+  Entry("ddim"),
   Entry("euler_time"),
 )
 ENTRIES = (
@@ -64,81 +68,107 @@ ENTRIES = (
   Entry("heun", 2, options={"churn": 4.0}),
   Entry("renoise"),
 )
-SPACINGS = ("uniform", "quadratic", "timesteps", "karras", "uniform_log_snr")
+SPACINGS = spacings((0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5))
 BUDGETS = (4, 8, 16, 32, 64, 128)
-LINE_BUDGETS = (4, 8, 16, 32)
 
 
 class Protocol(NamedTuple):
   """Samplers, budgets and grids of a run of the study."""
 
   entries: tuple[Entry, ...] = ENTRIES
-  spacings: tuple[str, ...] = SPACINGS
+  spacings: tuple[Spacing, ...] = SPACINGS
   budgets: tuple[int, ...] = BUDGETS
-  line_budgets: tuple[int, ...] = LINE_BUDGETS
 
 
-FAST = Protocol((ENTRIES[1], ENTRIES[14]), ("karras",), (4, 8), (4,))
+FAST = Protocol((Entry("dpmpp_2m"), Entry("ancestral")), SPACINGS[:4], (4, 8))
 
 
-def make_grid(spacing: str, num_steps: int) -> Grid:
-  """The grid of the schedule's own range, to the data."""
-  return GRIDS[spacing](VariancePreserving(), num_steps)
+def gaussian() -> GaussianMixture:
+  """The Gaussian in 64 dimensions."""
+  return GaussianMixture([1.0], np.zeros((1, 64)), (np.arange(1, 65) ** -1.5)[None])
 
 
-def measure_gaussian(entry: Entry, protocol: Protocol) -> list[dict[str, Any]]:
-  """Rows of a sampler on the Gaussian: every grid and budget."""
-  variances = np.arange(1, 65) ** -1.5
-  target = GaussianMixture([1.0], np.zeros((1, 64)), variances[None])
-  rows = []
-  for budget in protocol.budgets:
-    for spacing in protocol.spacings:
-      grid = make_grid(spacing, entry.steps(budget))
-      laws = gaussian_laws(SAMPLERS[entry.sampler], target, grid, **entry.options)
-      row = _row("gaussian", entry, spacing, budget)
-      last = end_law(target, grid)
-      for name in ("kl", "w2"):
-        value, discretisation = (getattr(laws[start], name)(last) for start in ("prior", "true"))
-        row |= {name: value, f"{name}_prior": value - discretisation}
-        row |= {f"{name}_discretisation": discretisation}
-      rows.append(row)
+@functools.lru_cache(maxsize=16)
+def line() -> GaussianMixture:
+  """Two modes on the line, four of their standard deviations apart."""
+  return two_modes_1d(separation=2.0)
+
+
+@functools.lru_cache(maxsize=64)
+def make_grids(chosen: tuple[str, ...], num_steps: int) -> list[Grid]:
+  """The grids of these names."""
+  schedule = VariancePreserving()
+  return [s.make(schedule, num_steps) for s in SPACINGS if s.name in chosen]
+
+
+def measure(entry: Entry, protocol: Protocol) -> list[dict[str, Any]]:
+  """Rows of a sampler: both targets, every grid and budget that allows two steps."""
+  rows, names = [], tuple(s.name for s in protocol.spacings)
+  with jax.enable_x64(True):
+    for budget in protocol.budgets:
+      if (num_steps := entry.steps(budget)) < 2:
+        continue
+      grids = make_grids(names, num_steps)
+      found = [("gaussian", measure_gaussian(entry, grids))]
+      if entry in DETERMINISTIC:
+        found.append(("two modes", measure_line(entry, grids)))
+      own = {
+        "label": entry.label,
+        "budget": budget,
+        "num_steps": num_steps,
+        "nfe": nfe_of(entry, num_steps),
+      }
+      for target, numbers in found:
+        rows += [
+          {"target": target, **own, "grid": name, **more}
+          for name, more in zip(names, numbers, strict=True)
+        ]
   return rows
 
 
-def measure_line(entry: Entry, protocol: Protocol) -> list[dict[str, Any]]:
-  """Rows of a deterministic sampler on two modes, from the true start."""
-  target, rows = two_modes_1d(), []
-  for budget in protocol.line_budgets:
-    grid = make_grid("karras", entry.steps(budget))
-    predict, sampler = target.predict, SAMPLERS[entry.sampler]
-    found = flow_distances(sampler, predict, target, grid, start="true", **entry.options)
-    row = _row("two modes", entry, "karras", budget)
-    for name, exact in found.items():
-      row |= {name: exact.value, f"{name}_error": exact.error, "folds": exact.folds}
+def measure_gaussian(entry: Entry, grids: list[Grid]) -> list[dict[str, float]]:
+  """KL and W2 of a sampler on the Gaussian, and the prior's share of each."""
+  target, rows = gaussian(), []
+  laws = gaussian_laws_on(grids, SAMPLERS[entry.sampler], target, **entry.options)
+  last = end_law(target, grids[0])
+  for own in laws:
+    row = {}
+    for name in ("kl", "w2"):
+      value, discretisation = (getattr(own[start], name)(last) for start in ("prior", "true"))
+      row |= {name: value, f"{name}_prior": value - discretisation}
     rows.append(row)
   return rows
 
 
-def _row(target: str, entry: Entry, spacing: str, budget: int) -> dict[str, Any]:
-  num_steps = entry.steps(budget)
-  nfe = entry.calls * (num_steps - 1) + entry.last
-  names = {"target": target, "sampler": entry.sampler, "label": entry.label}
-  return names | {"grid": spacing, "num_steps": num_steps, "nfe": nfe}
+def measure_line(entry: Entry, grids: list[Grid]) -> list[dict[str, float]]:
+  """KL and W2 of a deterministic sampler on two modes from the true start, and their errors."""
+  target, sampler = line(), SAMPLERS[entry.sampler]
+  found = flow_distances_on(grids, sampler, target.predict, target, start="true", **entry.options)
+  return [
+    {name: own[name].value for name in own} | {f"{name}_error": own[name].error for name in own}
+    for own in found
+  ]
 
 
-def measure_all(protocol: Protocol) -> list[dict[str, Any]]:
-  """All rows; XLA compiles for two samplers at a time."""
-  with jax.enable_x64(True), concurrent.futures.ThreadPoolExecutor(2) as pool:
-    tasks = [functools.partial(measure_gaussian, e, protocol) for e in protocol.entries]
-    tasks += [
-      functools.partial(measure_line, e, protocol) for e in protocol.entries if e in DETERMINISTIC
-    ]
+def nfe_of(entry: Entry, num_steps: int) -> int:
+  """Evaluations of a run."""
+  return entry.calls * (num_steps - 1) + entry.last
 
-    def in_float64(task: Any) -> list[dict[str, Any]]:
-      with jax.enable_x64(True):  # a thread has its own
-        return task()
 
-    rows = [row for rows in pool.map(in_float64, tasks) for row in rows]
+def measure_number(number: int) -> list[dict[str, Any]]:
+  """Rows of ENTRIES[number] in the whole study, for a process of its own."""
+  return measure(ENTRIES[number], Protocol())
+
+
+def measure_all(*, fast: bool) -> list[dict[str, Any]]:
+  """All rows. JAX traces more than it computes: two processes share the work, threads cannot."""
+  if fast:
+    parts = [measure(entry, FAST) for entry in FAST.entries]
+  else:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, context, compile_quickly) as pool:
+      parts = list(pool.map(measure_number, range(len(ENTRIES))))
+  rows = [row for part in parts for row in part]
   names = list(dict.fromkeys(name for row in rows for name in row))
   return [{name: row.get(name) for name in names} for row in rows]
 
@@ -148,18 +178,19 @@ def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--fast", action="store_true", help="two samplers, few budgets")
+  parser.add_argument("--fast", action="store_true", help="two samplers, few budgets and grids")
   default = outputs.RESULTS / "exact_budgets"
   outputs.add_arguments(parser, str(default), "exact_budgets")
   args = parser.parse_args(argv)
   out = outputs.directory(parser, args, default, "exact_budgets")
   began = time.perf_counter()
-  rows = measure_all(FAST if args.fast else Protocol())
+  compile_quickly()
+  rows = measure_all(fast=args.fast)
   print(f"{len(rows)} exact budgets in {time.perf_counter() - began:.0f} s")
   command = "python scripts/exact_budgets.py"
   write_csv(out / "exact_budgets.csv", rows, command)
   save(drawing.error_against_nfe(rows), out / "exact_budgets.png", command)
-  print(drawing.table(rows))
+  print(drawing.front_table(rows))
   return 0
 
 

@@ -8,7 +8,15 @@ is a Markov chain.
 from scorelab.exact.distances import law_distances
 from scorelab.exact.flows import Exact, flow_distances, flow_kl
 from scorelab.exact.gaussian import GaussianLaw
-from scorelab.exact.laws import ExactBudget, end_law, gaussian_budget, gaussian_law, gaussian_laws
+from scorelab.exact.laws import (
+  ExactBudget,
+  end_law,
+  gaussian_budget,
+  gaussian_law,
+  gaussian_laws,
+  gaussian_laws_on,
+)
+from scorelab.exact.monotone import flow_distances_on
 from scorelab.exact.transitions import step_distances
 
 __all__ = [
@@ -17,10 +25,12 @@ __all__ = [
   "GaussianLaw",
   "end_law",
   "flow_distances",
+  "flow_distances_on",
   "flow_kl",
   "gaussian_budget",
   "gaussian_law",
   "gaussian_laws",
+  "gaussian_laws_on",
   "law_distances",
   "step_distances",
 ]

@@ -13,6 +13,7 @@ Errors", ICML 2025 (arXiv 2405.14250), who derive the recursions of six schemes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +32,7 @@ from scorelab.exact.responses import (
   require_followed,
   sampler_name,
   split_options,
+  stacked,
 )
 from scorelab.schedules import Grid
 from scorelab.targets.gaussian_mixture import GaussianMixture
@@ -127,20 +129,41 @@ def gaussian_laws(
 
   Arguments and errors: see `gaussian_law`.
   """
+  return gaussian_laws_on([grid], sampler, target, **options)[0]
+
+
+def gaussian_laws_on(
+  grids: Sequence[Grid], sampler: Sampler, target: GaussianMixture, **options: Any
+) -> list[dict[str, GaussianLaw]]:
+  """Returns `gaussian_laws` on each of several grids, by one program for all of them.
+
+  Args:
+    grids: of as many steps, of one kind of schedule, and all to the data or all to noise.
+    sampler, target, options: see `gaussian_law`.
+
+  Raises:
+    ValueError: see `gaussian_law`; or the grids differ in more than numbers.
+  """
   require_followed(sampler)
   law = GaussianLaw.of(target)
   with jax.enable_x64(True):
-    grid, target = in_float64(grid), in_float64(target)
-    true = law.noised(float(grid[0].alpha), float(grid[0].sigma))
-    std = float(grid.schedule.prior_std(grid[0]))
-    prior = GaussianLaw(np.zeros_like(true.mean), np.full_like(true.mean, std**2), true.basis)
-    starts = {"prior": prior, "true": true}
+    grids, target = [in_float64(grid) for grid in grids], in_float64(target)
+    starts = [_starts(law, grid) for grid in grids]
     traced, static = split_options(options)
     predict = axis_predict(jnp.zeros(()), jnp.ones(()), spread=True)
-    draws = count_draws(sampler, predict, jnp.zeros(1), grid, options)
-    if law.basis is not None and asks_for_spread(sampler, draws, grid, options):
-      return _full(sampler, static, draws, target, grid, traced, starts)
-    return _by_axis(sampler, static, draws, law, grid, traced, starts)
+    draws = count_draws(sampler, predict, jnp.zeros(1), grids[0], options)
+    if law.basis is not None and asks_for_spread(sampler, draws, grids[0], options):
+      pairs = zip(grids, starts, strict=True)
+      return [_full(sampler, static, draws, target, grid, traced, own) for grid, own in pairs]
+    return _by_axis(sampler, static, draws, law, stacked(grids), traced, starts)
+
+
+def _starts(law: GaussianLaw, grid: Grid) -> dict[str, GaussianLaw]:
+  """The prior, and the true law of the noised data at grid[0]."""
+  true = law.noised(float(grid[0].alpha), float(grid[0].sigma))
+  variance = float(grid.schedule.prior_std(grid[0])) ** 2
+  prior = GaussianLaw(np.zeros_like(true.mean), np.full_like(true.mean, variance), true.basis)
+  return {"prior": prior, "true": true}
 
 
 def _by_axis(
@@ -148,30 +171,33 @@ def _by_axis(
   static: tuple[tuple[str, Any], ...],
   draws: int,
   law: GaussianLaw,
-  grid: Grid,
+  grids: Grid,
   traced: dict[str, Any],
-  starts: dict[str, GaussianLaw],
-) -> dict[str, GaussianLaw]:
+  starts: list[dict[str, GaussianLaw]],
+) -> list[dict[str, GaussianLaw]]:
   """The laws along the target's axes; axes of the same mean and variance are followed once."""
-  back = np.eye(1) if law.basis is None else law.basis
 
   def along(mean: np.ndarray) -> np.ndarray:
     return mean if law.basis is None else law.basis.T @ mean
 
-  middle = along(starts["true"].mean)
-  axes = np.stack([along(law.mean), law.variances, middle])
+  axes = np.stack([along(law.mean), law.variances])
   unique, index = np.unique(axes, axis=1, return_inverse=True)
-  numbers = (jnp.asarray(a) for a in unique)
-  found = axis_responses(sampler, static, draws, law.basis is None, grid, traced, *numbers)
-  at, gain, noise, bend = (np.asarray(a)[index.reshape(-1)] for a in found)
-  _require_affine(sampler, bend)
+  mean, variance = (jnp.asarray(a) for a in unique)
+  middle = grids.levels.alpha[:, :1] * mean  # of the true start
+  found = axis_responses(
+    sampler, static, draws, law.basis is None, grids, traced, mean, variance, middle
+  )
+  middles, *found = (np.asarray(a)[:, index.reshape(-1)] for a in (middle, *found))
+  _require_affine(sampler, found[-1])
 
-  def moved(start: GaussianLaw) -> GaussianLaw:
+  def moved(start: GaussianLaw, middle: np.ndarray, found: tuple[np.ndarray, ...]) -> GaussianLaw:
+    at, gain, noise, _ = found
     mean = at + gain * (along(start.mean) - middle)
-    mean = mean if law.basis is None else back @ mean
+    mean = mean if law.basis is None else law.basis @ mean
     return GaussianLaw(mean, gain**2 * start.variances + noise, law.basis)
 
-  return {name: moved(start) for name, start in starts.items()}
+  rows = zip(starts, middles, zip(*found, strict=True), strict=True)
+  return [{name: moved(start, *row) for name, start in own.items()} for own, *row in rows]
 
 
 def _full(

@@ -54,16 +54,12 @@ class Pushforward:
     Raises:
       ValueError: the sampler is `adaptive_ode` or a Langevin kernel, or its noise has an effect.
     """
-    reason = _REFUSED.get(unbound(sampler)) if callable(sampler) else "is not a function"
-    if reason is not None:
-      raise ValueError(f"sampler = {sampler_name(sampler)} is no map: it {reason}")
+    require_map(sampler)
     self.dim, self.evaluations = dim, 0
     self._static = (sampler, predict, split_options(options)[1])
     self._traced = (in_float64(grid), split_options(options)[0])
     if draws_noise(sampler, predict, self._traced[0], dim, options):
-      raise ValueError(
-        f"sampler = {sampler_name(sampler)} draws noise with these options, and is no map"
-      )
+      raise noise_error(sampler)
 
   def __call__(
     self, x: Float[np.ndarray, "n d"]
@@ -92,6 +88,20 @@ class Pushforward:
       found = function(*self._static, *self._traced, *padded)
       results.append(jax.tree.map(lambda a, size=size: np.asarray(a)[:size], found))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+
+def require_map(sampler: Sampler) -> None:
+  """Raises ValueError for a sampler that is no map of its start, with the reason."""
+  reason = _REFUSED.get(unbound(sampler)) if callable(sampler) else "is not a function"
+  if reason is not None:
+    raise ValueError(f"sampler = {sampler_name(sampler)} is no map: it {reason}")
+
+
+def noise_error(sampler: Sampler) -> ValueError:
+  """Returns the error of a sampler whose points depend on its noise."""
+  return ValueError(
+    f"sampler = {sampler_name(sampler)} draws noise with these options, and is no map"
+  )
 
 
 def draws_noise(

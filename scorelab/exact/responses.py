@@ -7,6 +7,7 @@ one reverse pass through the sampler itself, whatever its stages, history and no
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Never
 
 import jax
@@ -41,6 +42,7 @@ REFUSED: dict[Any, str] = {
   underdamped_langevin: _KERNEL,
 }
 _CHUNK = 256  # axes at a time: the reverse pass keeps every step of each
+_TOGETHER = 4096  # axes of all grids at a time
 
 
 def sampler_name(sampler: Any) -> str:
@@ -70,6 +72,19 @@ def in_float64(tree: Any) -> Any:
     return jnp.asarray(leaf, jnp.float64) if real else leaf
 
   return jax.tree.map(convert, tree)
+
+
+def stacked(grids: Sequence[Grid]) -> Grid:
+  """Returns grids as one, each array with a first axis over them.
+
+  Raises:
+    ValueError: there is none, or they differ in more than numbers.
+  """
+  trees = [jax.tree.structure(grid) for grid in grids]
+  shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(grid)] for grid in grids]
+  if not grids or any(pair != (trees[0], shapes[0]) for pair in zip(trees, shapes, strict=True)):
+    raise ValueError("grids must be of as many steps, of one kind of schedule, and end alike")
+  return jax.tree.map(lambda *arrays: jnp.stack(arrays), *grids)
 
 
 class _Found(Exception):  # noqa: N818 (no error)
@@ -175,11 +190,11 @@ def axis_responses(
   static: tuple[tuple[str, Any], ...],
   draws: int,
   spread: bool,
-  grid: Grid,
+  grids: Grid,
   traced: dict[str, Any],
   mean: Float[Array, " d"],
   variance: Float[Array, " d"],
-  start: Float[Array, " d"],
+  start: Float[Array, "g d"],
 ) -> Responses:
   """Returns the responses of a sampler on N(mean, diag(variance)), by one reverse pass an axis.
 
@@ -188,29 +203,41 @@ def axis_responses(
     static, traced: its options, of `split_options`.
     draws: of `count_draws`. Static.
     spread: see `axis_predict`. Static.
-    grid: of the sampler.
+    grids: of the sampler, stacked: with a first axis of length g.
     mean, variance: of the data.
     start: where the sampler is differentiated.
+
+  Returns:
+    Responses with fields [g, d].
   """
 
-  def along(axis: tuple[Array, Array, Array]) -> Responses:
-    mean, variance, start = axis
+  def along(grid: Grid, mean: Array, variance: Array, start: Array) -> Responses:
     predict = axis_predict(mean, variance, spread=spread)
 
     def run(x: Array, noise: Array) -> Array:
       source = RecordedNoise(noise) if draws else ZeroNoise()
       return sampler(source, predict, x[None], grid, **traced, **dict(static)).x[0]
 
-    none = jnp.zeros((draws, 1))
-    at, (gain, gains) = jax.value_and_grad(run, (0, 1))(start, none)
     # Far from there, where a clipped prediction is clipped, the derivatives must tell the value.
     moved, noise = _far(grid, variance), jnp.cos(1.0 + jnp.arange(draws))[:, None]
-    far = run(start + moved, noise)
+    points = start + jnp.stack([jnp.zeros_like(moved), moved])
+    values, slopes = jax.vmap(jax.value_and_grad(run, (0, 1)))(
+      points, jnp.stack([jnp.zeros_like(noise), noise])
+    )
+    at, far = values
+    gain, gains = jax.tree.map(lambda a: a[0], slopes)
     size = jnp.abs(at) + jnp.abs(gain * moved) + jnp.sum(jnp.abs(gains * noise))
     bend = jnp.abs(far - at - gain * moved - jnp.sum(gains * noise)) / jnp.where(size > 0, size, 1)
     return Responses(at, gain, jnp.sum(gains**2), bend)
 
-  return jax.lax.map(along, (mean, variance, start), batch_size=min(_CHUNK, len(mean)))
+  def on(grid_and_starts: tuple[Grid, Array]) -> Responses:
+    grid, starts = grid_and_starts
+    axes = (mean, variance, starts)
+    return jax.lax.map(lambda axis: along(grid, *axis), axes, batch_size=width)
+
+  width = min(_CHUNK, len(mean))
+  together = max(1, min(_TOGETHER // width, len(start)))
+  return jax.lax.map(on, (grids, start), batch_size=together)
 
 
 @functools.partial(jax.jit, static_argnames=("sampler", "static", "draws"))

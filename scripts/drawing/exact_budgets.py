@@ -11,104 +11,106 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
-from scorelab.plotting import style
+from scorelab.plotting import pareto, style
 
-_PANELS = (
-  ("gaussian", "w2_discretisation", False, "Gaussian, 64 d: deterministic samplers"),
-  ("gaussian", "w2_discretisation", True, "Gaussian, 64 d: samplers that draw noise"),
-  ("two modes", "w2", False, "two modes on the line"),
+PANELS = (
+  ("gaussian", "kl", "Gaussian in 64 d: KL, nats"),
+  ("gaussian", "w2", "Gaussian in 64 d: W2"),
+  ("two modes", "kl", "two modes on the line: KL, nats"),
+  ("two modes", "w2", "two modes on the line: W2"),
 )
-_MARKERS = "osD^v<>pPX*hd8"
 _FEWEST = 16  # evaluations from which on a slope is fitted
-_GRID = "karras"
+_REST: dict[str, Any] = {"color": "#C9C9C9", "lw": 0.8}
+
+Row = dict[str, Any]
 
 
 def slope(nfe: ArrayLike, values: ArrayLike) -> float:
   """Returns minus the slope of log(values) against log(nfe) by least squares; nan for too few."""
   x, y = np.asarray(nfe, float), np.asarray(values, float)
-  kept = (x >= _FEWEST) & (y > 0) & np.isfinite(y)
+  kept = (x >= _FEWEST - 3) & (y > 0) & np.isfinite(y)  # rk4 takes 13 evaluations of 16
   if kept.sum() < 2:
     return float("nan")
   return float(-np.polyfit(np.log(x[kept]), np.log(y[kept]), 1)[0])
 
 
+def best_rows(rows: Sequence[Row], target: str, metric: str) -> dict[str, list[Row]]:
+  """Returns, by sampler, its row of the best grid at each budget, by NFE."""
+  best: dict[tuple[str, float], Row] = {}
+  for row in rows:
+    if row["target"] == target and np.isfinite(row[metric]):
+      key = row["label"], row["nfe"]
+      if key not in best or row[metric] < best[key][metric]:
+        best[key] = row
+  found: dict[str, list[Row]] = {}
+  for (label, _), row in sorted(best.items(), key=lambda item: item[0][1]):
+    found.setdefault(label, []).append(row)
+  return found
+
+
+def front(rows: Sequence[Row], target: str, metric: str) -> list[Row]:
+  """Returns the rows that are better than all of as many evaluations or fewer, by NFE."""
+  best = [row for own in best_rows(rows, target, metric).values() for row in own]
+  found: list[Row] = []
+  for row in sorted(best, key=lambda row: (row["nfe"], row[metric])):
+    if not found or row[metric] < found[-1][metric]:
+      found.append(row)
+  return found
+
+
+def front_table(rows: Sequence[Row]) -> str:
+  """A Markdown table: the best sampler and grid within each budget, by every target and metric."""
+  budgets = sorted({int(row["budget"]) for row in rows})
+  lines = [["evaluations", *(title for *_, title in PANELS)], ["---"] * (len(PANELS) + 1)]
+  for budget in budgets:
+    cells = [str(budget)]
+    for target, metric, _ in PANELS:
+      within = [row for row in front(rows, target, metric) if row["nfe"] <= budget]
+      row = within[-1]
+      cells.append(f"{row[metric]:.2g}: `{row['label']}`, {row['grid']}")
+    lines.append(cells)
+  return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
 @style.context()
-def error_against_nfe(rows: Sequence[dict[str, Any]]) -> Figure:
-  """Plots exact W2 against NFE, both logarithmic, with the slope of each sampler.
+def error_against_nfe(rows: Sequence[Row]) -> Figure:
+  """Plots exact KL and W2 against NFE, both logarithmic: each sampler on its best grid.
+
+  Samplers of the front are in colours, with fitted slopes; all others in grey.
 
   Args:
     rows: of the study.
   """
-  drawn = {row["label"] for row in rows if row["sampler"] in _noisy(rows)}
-  panels = [p for p in _PANELS if _curves(rows, p, drawn)]
-  figure = style.new_figure(4.1 * len(panels), 4.9)
-  axes = figure.subplots(1, len(panels), squeeze=False)[0]
-  for ax, panel in zip(axes, panels, strict=True):
-    _draw(ax, panel, _curves(rows, panel, drawn))
+  figure = style.new_figure(9.6, 8.2)
+  axes = figure.subplots(2, 2)
+  for ax, (target, metric, title) in zip(axes.flat, PANELS, strict=True):
+    _draw(ax, rows, target, metric)
+    ax.set_title(title)
   style.caption(
     figure,
-    "exact scores, VP process, Karras' levels to the data, start from the true law of the noisiest"
-    f" level;\nexact laws, no samples; next to each name the fitted order from {_FEWEST}"
-    " evaluations on",
+    "exact scores, VP process, exact laws without samples: each sampler on the best of 37 grids at"
+    f" each budget;\nin brackets the order fitted from {_FEWEST} evaluations on; grey: never the"
+    " best of as many evaluations",
   )
   return figure
 
 
-def _noisy(rows: Sequence[dict[str, Any]]) -> set[str]:
-  """Samplers with rows on the Gaussian alone: they draw noise."""
-  line = {row["label"] for row in rows if row["target"] != "gaussian"}
-  return {row["sampler"] for row in rows if row["label"] not in line}
-
-
-def _curves(
-  rows: Sequence[dict[str, Any]], panel: tuple[str, str, bool, str], noisy: set[str]
-) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
-  """Sampler, NFE and errors by label."""
-  target, metric, draws, _ = panel
-  line = {row["label"] for row in rows if row["target"] != "gaussian"}
-  found: dict[str, tuple[str, np.ndarray, np.ndarray]] = {}
-  own = [r for r in rows if r["target"] == target and r["grid"] == _GRID]
-  for label in dict.fromkeys(r["label"] for r in own):
-    if (label not in line) != draws:
+def _draw(ax: Axes, rows: Sequence[Row], target: str, metric: str) -> None:
+  best = best_rows(rows, target, metric)
+  chosen = list(dict.fromkeys(row["label"] for row in front(rows, target, metric)))
+  colours = iter(style.SAFE_COLOURS)
+  for number, label in enumerate(sorted(best, key=lambda label: label in chosen)):
+    nfe, values = np.array([[row["nfe"], row[metric]] for row in best[label]], float).T
+    if label not in chosen:
+      ax.plot(nfe, values, **_REST)
       continue
-    here = sorted((r for r in own if r["label"] == label), key=lambda r: r["nfe"])
-    values = np.array([[r["nfe"], r[metric]] for r in here], float).T
-    found[label] = (here[0]["sampler"], *values)
-  return found
-
-
-def _draw(
-  ax: Axes,
-  panel: tuple[str, str, bool, str],
-  curves: dict[str, tuple[str, np.ndarray, np.ndarray]],
-) -> None:
-  order = sorted(curves, key=lambda label: -curves[label][2][-1])
-  for number, label in enumerate(order):
-    sampler, nfe, values = curves[label]
     rate = slope(nfe, values)
-    name = label if np.isnan(rate) else f"{label}  {rate:.1f}"
-    look = {"marker": _MARKERS[number % len(_MARKERS)], "ms": 4, "lw": 1.2}
-    ax.plot(nfe, values, color=style.sampler_colour(sampler), label=name, **look)
-  ax.set(yscale="log", title=panel[3])
+    name = label if np.isnan(rate) else f"{label} [{rate:.1f}]"
+    look = dict(pareto.line_style(label.split()[0], dashed=False, number=number))
+    ax.plot(nfe, values, label=name, **look | {"color": next(colours, look["color"])})
+  ax.set_yscale("log")
   style.nfe_axis(ax, (4, 8, 16, 32, 64, 128))
-  if ax is ax.figure.axes[0]:
-    ax.set_ylabel("W2, in the data's units")
   ax.yaxis.set_major_locator(LogLocator(numticks=12))
   ax.yaxis.set_minor_formatter(NullFormatter())
   ax.grid(color="#EEEEEE", lw=0.6)
-  ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=7)
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-  """A Markdown table of KL in nats on the Gaussian: the best grid of each sampler and budget."""
-  own = [row for row in rows if row["target"] == "gaussian"]
-  budgets = sorted({row["nfe"] for row in own if row["label"] == own[0]["label"]})
-  lines = [["sampler", *(f"{b:.0f}" for b in budgets)], ["---"] * (len(budgets) + 1)]
-  for label in dict.fromkeys(row["label"] for row in own):
-    cells = [f"`{label}`"]
-    for budget in budgets:
-      here = [r for r in own if r["label"] == label and budget / 1.5 < r["nfe"] <= budget]
-      best = min(here, key=lambda r: (-r["nfe"], r["kl"]), default=None)
-      cells.append(f"{best['kl']:.2g} ({best['grid']})" if best else "")
-    lines.append(cells)
-  return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+  ax.legend(loc="lower left", fontsize=7)

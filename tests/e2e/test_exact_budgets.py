@@ -8,9 +8,7 @@ import pytest
 from scorelab.exact import flow_kl, gaussian_law
 from scorelab.plotting import read_csv
 from scorelab.samplers import SAMPLERS
-from scorelab.schedules import VariancePreserving, karras
-from scorelab.targets.gaussian_mixture import GaussianMixture
-from scorelab.targets.mixtures import two_modes_1d
+from scorelab.schedules import VariancePreserving, uniform
 from scripts import exact_budgets
 from scripts.drawing import exact_budgets as drawing
 
@@ -18,42 +16,73 @@ from scripts.drawing import exact_budgets as drawing
 @pytest.mark.parametrize("entry", exact_budgets.ENTRIES, ids=lambda entry: entry.label)
 def test_a_budget_is_spent(entry):
   """By the most steps within it, as the sampler counts its evaluations."""
-  row = exact_budgets._row("two modes", entry, "karras", 9)
-  assert row["nfe"] <= 9 < row["nfe"] + entry.calls
+  num_steps = entry.steps(9)
+  nfe = exact_budgets.nfe_of(entry, num_steps)
+  assert nfe <= 9 < nfe + entry.calls
   counted = []
 
   def run(key):
-    grid, x = karras(VariancePreserving(), row["num_steps"]), jnp.ones((1, 1))
-    samples = SAMPLERS[entry.sampler](key, two_modes_1d().predict, x, grid, **entry.options)
+    grid, x = uniform(VariancePreserving(), num_steps), jnp.ones((1, 1))
+    predict = exact_budgets.line().predict
+    samples = SAMPLERS[entry.sampler](key, predict, x, grid, **entry.options)
     counted.append(samples.nfe)
     return samples.x
 
   jax.eval_shape(run, jax.random.key(0))
-  assert counted == [row["nfe"]]
+  assert counted == [nfe]
+
+
+def test_there_are_37_grids():
+  assert len({spacing.name for spacing in exact_budgets.SPACINGS}) == 37
 
 
 def test_the_fast_study(tmp_path, capsys, x64):
   assert exact_budgets.main(["--fast", "--out", str(tmp_path)]) == 0
   rows = read_csv(tmp_path / "exact_budgets.csv")
-  assert [(row["target"], row["label"], row["nfe"]) for row in rows] == [
-    *(("gaussian", label, nfe) for label in ("dpmpp_2m", "ancestral") for nfe in (4, 8)),
-    ("two modes", "dpmpp_2m", 4),
+  grids = [spacing.name for spacing in exact_budgets.FAST.spacings]
+  assert [(row["target"], row["label"], row["nfe"], row["grid"]) for row in rows] == [
+    (target, label, nfe, grid)
+    for label, targets in (("dpmpp_2m", ("gaussian", "two modes")), ("ancestral", ("gaussian",)))
+    for nfe in (4, 8)
+    for target in targets
+    for grid in grids
   ]
-  target = GaussianMixture([1.0], np.zeros((1, 64)), np.arange(1, 65)[None] ** -1.5)
-  grid = karras(VariancePreserving(), 8)
+  target, grid = exact_budgets.gaussian(), uniform(VariancePreserving(), 8)
   law = gaussian_law(SAMPLERS["ancestral"], target, grid)
-  assert rows[3]["kl"] == pytest.approx(law.kl(target), rel=1e-10)
-  assert rows[3]["kl_prior"] + rows[3]["kl_discretisation"] == pytest.approx(rows[3]["kl"])
-  modes = two_modes_1d()
-  exact = flow_kl(
-    SAMPLERS["dpmpp_2m"], modes.predict, modes, karras(VariancePreserving(), 4), start="true"
-  )
-  assert rows[4]["kl"] == pytest.approx(exact.value, rel=1e-10)
-  assert rows[4]["kl_error"] < 1e-6 * rows[4]["kl"]
+  true = gaussian_law(SAMPLERS["ancestral"], target, grid, start="true")
+  row = next(r for r in rows if (r["label"], r["nfe"], r["grid"]) == ("ancestral", 8, "uniform"))
+  assert row["kl"] == pytest.approx(law.kl(target), rel=1e-10)
+  assert row["w2"] - row["w2_prior"] == pytest.approx(true.w2(target), rel=1e-8)
+  modes = exact_budgets.line()
+  grid = uniform(VariancePreserving(), 4)
+  exact = flow_kl(SAMPLERS["dpmpp_2m"], modes.predict, modes, grid, start="true")
+  row = next(r for r in rows if (r["target"], r["grid"]) == ("two modes", "uniform"))
+  assert row["kl"] == pytest.approx(exact.value, rel=1e-7)
+  assert row["kl_error"] < 1e-6 * row["kl"]
   assert (tmp_path / "exact_budgets.png").stat().st_size > 10_000
   printed = capsys.readouterr().out
-  assert "5 exact budgets in" in printed
-  assert f"{law.kl(target):.2g} (karras)" in printed
+  assert "24 exact budgets in" in printed
+  assert drawing.front_table(rows) in printed
+
+
+def test_the_front():
+  """A row is on it if no other of as many evaluations is as good; of each sampler's best grid."""
+  base = {"target": "gaussian", "budget": 8}
+  rows = [
+    base | {"label": label, "nfe": nfe, "grid": grid, "kl": kl}
+    for label, nfe, grid, kl in [
+      ("a", 4, "x", 1.0),
+      ("a", 4, "y", 0.5),
+      ("b", 5, "x", 0.7),
+      ("b", 8, "x", 0.1),
+      ("a", 8, "y", 0.2),
+    ]
+  ]
+  front = drawing.front(rows, "gaussian", "kl")
+  assert [(row["label"], row["nfe"], row["grid"]) for row in front] == [
+    ("a", 4, "y"),
+    ("b", 8, "x"),
+  ]
 
 
 def test_slopes_are_orders():

@@ -9,7 +9,14 @@ import pytest
 from sklearn.datasets import load_digits
 
 from scorelab import samplers
-from scorelab.exact import GaussianLaw, end_law, gaussian_budget, gaussian_law
+from scorelab.exact import (
+  GaussianLaw,
+  end_law,
+  gaussian_budget,
+  gaussian_law,
+  gaussian_laws,
+  gaussian_laws_on,
+)
 from scorelab.samplers import SAMPLERS
 from scorelab.schedules import (
   LinearFlow,
@@ -299,3 +306,21 @@ def test_clipped_predictions_are_found_out():
   for sampler in (clipping, normed):
     with pytest.raises(ValueError, match=f"{sampler.__name__} is not affine"):
       gaussian_law(sampler, diagonal([0.5]), karras(VP, 4))
+
+
+@pytest.mark.parametrize(
+  "sampler", [samplers.dpmpp_2m_sde, samplers.heun], ids=lambda s: s.__name__
+)
+@pytest.mark.parametrize("basis", [None, np.linalg.eigh(COVARIANCE)[1]], ids=["axes", "turned"])
+def test_laws_on_many_grids_are_those_of_each(sampler, basis):
+  """To 1e-9: one program, vectorised differently."""
+  covariance = np.diag([1.0, 0.3]) if basis is None else COVARIANCE
+  target = GaussianMixture([1.0], MEAN[None], covariance[None])
+  grids = [karras(VP, 5, rho=rho) for rho in (2.0, 5.0, 7.0)]
+  together = gaussian_laws_on(grids, sampler, target)
+  for grid, laws in zip(grids, together, strict=True):
+    for start, law in gaussian_laws(sampler, target, grid).items():
+      np.testing.assert_allclose(laws[start].mean, law.mean, 1e-9, 1e-12)
+      np.testing.assert_allclose(laws[start].covariance, law.covariance, 1e-9, 1e-12)
+  with pytest.raises(ValueError, match="grids must be of as many steps"):
+    gaussian_laws_on([*grids, karras(VP, 6)], sampler, target)
