@@ -36,7 +36,7 @@ from scripts import outputs
 from scripts.compilation import compile_quickly
 from scripts.drawing import exact_budgets as drawing
 from scripts.pareto_study import Entry
-from scripts.stock_grids import Spacing, spacings
+from scripts.stock_grids import Spacing, make_all, spacings
 
 DETERMINISTIC = (
   Entry("rk4", 4),
@@ -97,8 +97,7 @@ def line() -> GaussianMixture:
 @functools.lru_cache(maxsize=64)
 def make_grids(chosen: tuple[str, ...], num_steps: int) -> list[Grid]:
   """The grids of these names."""
-  schedule = VariancePreserving()
-  return [s.make(schedule, num_steps) for s in SPACINGS if s.name in chosen]
+  return make_all([s for s in SPACINGS if s.name in chosen], VariancePreserving(), num_steps)
 
 
 def measure(entry: Entry, protocol: Protocol) -> list[dict[str, Any]]:
@@ -170,7 +169,12 @@ def measure_all(*, fast: bool) -> list[dict[str, Any]]:
       parts = list(pool.map(measure_number, range(len(ENTRIES))))
   rows = [row for part in parts for row in part]
   names = list(dict.fromkeys(name for row in rows for name in row))
-  return [{name: row.get(name) for name in names} for row in rows]
+  return [{name: _rounded(row.get(name)) for name in names} for row in rows]
+
+
+def _rounded(value: Any) -> Any:
+  """A float to ten digits, which is what is known of it."""
+  return float(f"{value:.10g}") if isinstance(value, float) else value
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -190,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
   command = "python scripts/exact_budgets.py"
   write_csv(out / "exact_budgets.csv", rows, command)
   save(drawing.error_against_nfe(rows), out / "exact_budgets.png", command)
-  print(drawing.front_table(rows))
+  print(drawing.front_table(rows), drawing.fewest_table(rows), sep="\n\n")
   return 0
 
 

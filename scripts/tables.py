@@ -22,7 +22,7 @@ from scorelab.plotting import read_csv
 from scripts import published
 from scripts.benchmark import CASES
 from scripts.benchmarks import table
-from scripts.drawing import pareto
+from scripts.drawing import exact_budgets, pareto
 
 ROOT = pathlib.Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference"
@@ -159,6 +159,11 @@ def pareto_table(make: Callable[[list[Row]], str]) -> Callable[[], str]:
   return lambda: make(read_csv(REFERENCE / "pareto" / "pareto.csv"))
 
 
+def exact_table(make: Callable[[list[Row]], str]) -> Callable[[], str]:
+  """A table of the rows of exact_budgets.csv."""
+  return lambda: make(read_csv(REFERENCE / "exact_budgets" / "exact_budgets.csv"))
+
+
 def benchmarks() -> str:
   """All timings."""
   return table.table(REFERENCE / "benchmarks", list(CASES))
@@ -172,6 +177,8 @@ TABLES: dict[str, Callable[[], str]] = {
   "pareto_max_sw2": pareto_table(lambda lines: pareto.fewest(lines, pareto.METRICS[0])),
   "pareto_energy": pareto_table(lambda lines: pareto.fewest(lines, pareto.METRICS[1])),
   "pareto_90_keys": pareto_table(lambda lines: pareto.few_evaluations(lines, 10)),
+  "exact_front": exact_table(exact_budgets.front_table),
+  "exact_fewest": exact_table(exact_budgets.fewest_table),
   "published": lambda: published.as_markdown(published.verdicts(REFERENCE)),
   "verdicts": lambda: published.counts_as_markdown(published.verdicts(REFERENCE)),
   "benchmarks": benchmarks,

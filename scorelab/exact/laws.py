@@ -197,7 +197,9 @@ def _by_axis(
     return GaussianLaw(mean, gain**2 * start.variances + noise, law.basis)
 
   rows = zip(starts, middles, zip(*found, strict=True), strict=True)
-  return [{name: moved(start, *row) for name, start in own.items()} for own, *row in rows]
+  return [
+    {name: moved(start, middle, row) for name, start in own.items()} for own, middle, row in rows
+  ]
 
 
 def _full(

@@ -65,8 +65,8 @@ def flow_distances_on(
       if left:
         some = [grids[i] for i in left]
         nodes = _nodes_on(some, target, start, count)
-        images = _images(some, sampler, predict, draws, nodes, options)
-        found |= {i: _distances(*row) for i, *row in zip(left, nodes, *images, strict=True)}
+        rows = zip(nodes, *_images(some, sampler, predict, draws, nodes, options), strict=True)
+        found |= dict(zip(left, [_distances(own, y, slope) for own, y, slope in rows], strict=True))
     for i, grid in enumerate(grids):
       if not all(_converged(exact) for exact in found[i].values()):
         exact = flow_distances(sampler, predict, target, grid, start=start, **options)
@@ -79,7 +79,7 @@ def _converged(exact: Exact) -> bool:
 
 
 def _settled(found: dict[str, Exact] | None) -> bool:
-  """Whether more nodes would change nothing: the distances are known, or the map folds."""
+  """Returns whether more nodes change nothing: the distances are known, or the map folds."""
   return found is not None and all(_converged(e) or np.isnan(e.value) for e in found.values())
 
 
@@ -121,9 +121,10 @@ def _nodes_on(
 def _spaced(first: LineMixture, last: LineMixture, count: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns nodes x equally spaced in s, and their shares ds dx / ds of an integral over x."""
   a, b = first.stds.min(), last.stds.min()
-  ends = (x / a + y / b for x, y in zip(first.ends, last.ends, strict=True))
-  s, step = np.linspace(*ends, count + 1, retstep=True)
+  lowest, highest = (x / a + y / b for x, y in zip(first.ends, last.ends, strict=True))
+  s, step = np.linspace(lowest, highest, count + 1, retstep=True)
   low, high = (np.full_like(s, end) for end in first.ends)
+  x = s
   for _ in range(_HALVINGS):  # P(x) - T(b (s - x / a)) increases in x
     x = (low + high) / 2
     (left, right), (t_left, t_right) = first.mass(x), last.mass(b * (s - x / a))

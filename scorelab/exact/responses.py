@@ -160,10 +160,10 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], tuple[tuple[
 
 
 def axis_predict(mean: Array, variance: Array, *, spread: bool) -> Predict:
-  """Returns the exact prediction along one axis of a Gaussian, for points [1].
+  """Returns the exact prediction along axes of a Gaussian, coordinate by coordinate.
 
   Args:
-    mean, variance: of the data along the axis, [].
+    mean, variance: of the data along the axis, [], or along several, [d] for points [..., d].
     spread: whether to give the posterior variance. It is that of a coordinate: along other axes no
       sampler may ask for it.
   """
@@ -214,29 +214,32 @@ def axis_responses(
   def along(grid: Grid, mean: Array, variance: Array, start: Array) -> Responses:
     predict = axis_predict(mean, variance, spread=spread)
 
-    def run(x: Array, noise: Array) -> Array:
+    def total(x: Array, noise: Array) -> tuple[Array, Array]:
       source = RecordedNoise(noise) if draws else ZeroNoise()
-      return sampler(source, predict, x[None], grid, **traced, **dict(static)).x[0]
+      x = sampler(source, predict, x, grid, **traced, **dict(static)).x
+      return jnp.sum(x), x
 
     # Far from there, where a clipped prediction is clipped, the derivatives must tell the value.
-    moved, noise = _far(grid, variance), jnp.cos(1.0 + jnp.arange(draws))[:, None]
-    points = start + jnp.stack([jnp.zeros_like(moved), moved])
-    values, slopes = jax.vmap(jax.value_and_grad(run, (0, 1)))(
-      points, jnp.stack([jnp.zeros_like(noise), noise])
-    )
-    at, far = values
-    gain, gains = jax.tree.map(lambda a: a[0], slopes)
-    size = jnp.abs(at) + jnp.abs(gain * moved) + jnp.sum(jnp.abs(gains * noise))
-    bend = jnp.abs(far - at - gain * moved - jnp.sum(gains * noise)) / jnp.where(size > 0, size, 1)
-    return Responses(at, gain, jnp.sum(gains**2), bend)
+    moved = _far(grid, variance)
+    noise = jnp.broadcast_to(jnp.cos(1.0 + jnp.arange(draws))[:, None], (draws, len(start)))
+    points = jnp.stack([start, start + moved]), jnp.stack([jnp.zeros_like(noise), noise])
+    slopes, (at, far) = jax.vmap(jax.grad(total, (0, 1), has_aux=True))(*points)
+    gain, gains = (a[0] for a in slopes)
+    size = jnp.abs(at) + jnp.abs(gain * moved) + jnp.sum(jnp.abs(gains * noise), 0)
+    apart = jnp.abs(far - at - gain * moved - jnp.sum(gains * noise, 0))
+    return Responses(at, gain, jnp.sum(gains**2, 0), apart / jnp.where(size > 0, size, 1))
 
-  def on(grid_and_starts: tuple[Grid, Array]) -> Responses:
-    grid, starts = grid_and_starts
-    axes = (mean, variance, starts)
-    return jax.lax.map(lambda axis: along(grid, *axis), axes, batch_size=width)
+  def on(grid_and_start: tuple[Grid, Array]) -> Responses:
+    grid, start = grid_and_start
+    axes = mean, variance, start
+    if len(mean) <= _CHUNK:
+      return along(grid, *axes)
+    missing = -len(mean) % _CHUNK
+    chunks = [jnp.pad(a, (0, missing), mode="edge").reshape(-1, _CHUNK) for a in axes]
+    found = jax.lax.map(lambda chunk: along(grid, *chunk), chunks)
+    return jax.tree.map(lambda a: a.ravel()[: len(mean)], found)
 
-  width = min(_CHUNK, len(mean))
-  together = max(1, min(_TOGETHER // width, len(start)))
+  together = max(1, min(_TOGETHER // min(_CHUNK, len(mean)), len(start)))
   return jax.lax.map(on, (grids, start), batch_size=together)
 
 

@@ -19,6 +19,7 @@ PANELS = (
   ("two modes", "kl", "two modes on the line: KL, nats"),
   ("two modes", "w2", "two modes on the line: W2"),
 )
+LIMITS = {"kl": 0.01, "w2": 0.01}
 _FEWEST = 16  # evaluations from which on a slope is fitted
 _REST: dict[str, Any] = {"color": "#C9C9C9", "lw": 0.8}
 
@@ -48,27 +49,48 @@ def best_rows(rows: Sequence[Row], target: str, metric: str) -> dict[str, list[R
   return found
 
 
-def front(rows: Sequence[Row], target: str, metric: str) -> list[Row]:
-  """Returns the rows that are better than all of as many evaluations or fewer, by NFE."""
-  best = [row for own in best_rows(rows, target, metric).values() for row in own]
-  found: list[Row] = []
-  for row in sorted(best, key=lambda row: (row["nfe"], row[metric])):
-    if not found or row[metric] < found[-1][metric]:
-      found.append(row)
-  return found
+def best_within(rows: Sequence[Row], target: str, metric: str) -> dict[int, Row]:
+  """Returns the front: by budget, the best row of as many evaluations or fewer."""
+  own = [row for of_one in best_rows(rows, target, metric).values() for row in of_one]
+  return {
+    int(budget): min((row for row in own if row["nfe"] <= budget), key=lambda row: row[metric])
+    for budget in sorted({row["budget"] for row in own})
+  }
 
 
 def front_table(rows: Sequence[Row]) -> str:
   """A Markdown table: the best sampler and grid within each budget, by every target and metric."""
-  budgets = sorted({int(row["budget"]) for row in rows})
+  fronts = [best_within(rows, target, metric) for target, metric, _ in PANELS]
   lines = [["evaluations", *(title for *_, title in PANELS)], ["---"] * (len(PANELS) + 1)]
-  for budget in budgets:
+  for budget in fronts[0]:
     cells = [str(budget)]
-    for target, metric, _ in PANELS:
-      within = [row for row in front(rows, target, metric) if row["nfe"] <= budget]
-      row = within[-1]
+    for (_, metric, _), best in zip(PANELS, fronts, strict=True):
+      row = best[budget]
       cells.append(f"{row[metric]:.2g}: `{row['label']}`, {row['grid']}")
     lines.append(cells)
+  return _markdown(lines)
+
+
+def fewest_table(rows: Sequence[Row]) -> str:
+  """A Markdown table: the budget from which on each sampler, on its best grid, is within LIMITS."""
+  titles = [f"{title} at most {LIMITS[metric]:g}" for _, metric, title in PANELS]
+  lines = [["sampler", *titles], ["---"] * (len(PANELS) + 1)]
+  labels = dict.fromkeys(row["label"] for row in rows)
+  for label in labels:
+    cells = [f"`{label}`"]
+    for target, metric, _ in PANELS:
+      own = best_rows([r for r in rows if r["label"] == label], target, metric).get(label, [])
+      kept = []
+      for row in reversed(own):
+        if row[metric] > LIMITS[metric]:
+          break
+        kept.append(row)
+      cells.append("" if not own else f"{kept[-1]['nfe']:.0f}" if kept else "-")
+    lines.append(cells)
+  return _markdown(lines)
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
   return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
@@ -90,14 +112,15 @@ def error_against_nfe(rows: Sequence[Row]) -> Figure:
     figure,
     "exact scores, VP process, exact laws without samples: each sampler on the best of 37 grids at"
     f" each budget;\nin brackets the order fitted from {_FEWEST} evaluations on; grey: never the"
-    " best of as many evaluations",
+    " best at a budget",
   )
   return figure
 
 
 def _draw(ax: Axes, rows: Sequence[Row], target: str, metric: str) -> None:
   best = best_rows(rows, target, metric)
-  chosen = list(dict.fromkeys(row["label"] for row in front(rows, target, metric)))
+  winners = best_within(rows, target, metric).values()
+  chosen = list(dict.fromkeys(row["label"] for row in winners))
   colours = iter(style.SAFE_COLOURS)
   for number, label in enumerate(sorted(best, key=lambda label: label in chosen)):
     nfe, values = np.array([[row["nfe"], row[metric]] for row in best[label]], float).T

@@ -19,11 +19,10 @@ def test_a_budget_is_spent(entry):
   num_steps = entry.steps(9)
   nfe = exact_budgets.nfe_of(entry, num_steps)
   assert nfe <= 9 < nfe + entry.calls
-  counted = []
+  counted, predict = [], exact_budgets.line().predict
 
   def run(key):
     grid, x = uniform(VariancePreserving(), num_steps), jnp.ones((1, 1))
-    predict = exact_budgets.line().predict
     samples = SAMPLERS[entry.sampler](key, predict, x, grid, **entry.options)
     counted.append(samples.nfe)
     return samples.x
@@ -32,8 +31,10 @@ def test_a_budget_is_spent(entry):
   assert counted == [nfe]
 
 
-def test_there_are_37_grids():
+def test_the_study_has_as_many_grids_and_samplers_as_the_docs_say():
   assert len({spacing.name for spacing in exact_budgets.SPACINGS}) == 37
+  assert len({entry.label for entry in exact_budgets.ENTRIES}) == 25
+  assert len(exact_budgets.DETERMINISTIC) == 15
 
 
 def test_the_fast_study(tmp_path, capsys, x64):
@@ -65,24 +66,34 @@ def test_the_fast_study(tmp_path, capsys, x64):
   assert drawing.front_table(rows) in printed
 
 
+ROWS = [
+  {"target": target, "budget": budget, "label": label, "nfe": nfe, "grid": grid, "kl": kl, "w2": kl}
+  for label, budget, nfe, grid, kl in [
+    ("a", 4, 4, "x", 1.0),
+    ("a", 4, 4, "y", 0.005),
+    ("b", 4, 3, "x", 0.7),
+    ("b", 8, 7, "x", 0.001),
+    ("a", 8, 8, "y", 0.02),
+    ("a", 16, 16, "y", 0.01),
+    ("b", 16, 15, "y", 0.002),
+  ]
+  for target in ("gaussian", "two modes")
+]
+
+
 def test_the_front():
-  """A row is on it if no other of as many evaluations is as good; of each sampler's best grid."""
-  base = {"target": "gaussian", "budget": 8}
-  rows = [
-    base | {"label": label, "nfe": nfe, "grid": grid, "kl": kl}
-    for label, nfe, grid, kl in [
-      ("a", 4, "x", 1.0),
-      ("a", 4, "y", 0.5),
-      ("b", 5, "x", 0.7),
-      ("b", 8, "x", 0.1),
-      ("a", 8, "y", 0.2),
-    ]
-  ]
-  front = drawing.front(rows, "gaussian", "kl")
-  assert [(row["label"], row["nfe"], row["grid"]) for row in front] == [
-    ("a", 4, "y"),
-    ("b", 8, "x"),
-  ]
+  """Of each sampler's best grid, the best row within the budget, which may be of a smaller one."""
+  front = drawing.best_within(ROWS, "gaussian", "kl")
+  found = [(budget, row["label"], row["nfe"], row["grid"]) for budget, row in front.items()]
+  assert found == [(4, "a", 4, "y"), (8, "b", 7, "x"), (16, "b", 7, "x")]
+  assert "| 16 | 0.001: `b`, x |" in drawing.front_table(ROWS)
+
+
+def test_fewest_evaluations_are_those_from_which_on_the_limit_holds():
+  """`a` is within 0.01 at 4, outside at 8, and within at 16."""
+  table = drawing.fewest_table(ROWS)
+  assert "| `a` | 16 | 16 | 16 | 16 |" in table
+  assert "| `b` | 7 | 7 | 7 | 7 |" in table
 
 
 def test_slopes_are_orders():
