@@ -31,7 +31,7 @@ def law_distances(
   """Returns distances of a sampler's law from its target: `kl` in nats and, if known, `w2`.
 
   By `gaussian_law` for the exact score of a Gaussian, `flow_distances` or `step_distances` on the
-  line, and `flow_kl` in the plane.
+  line, and `flow_kl` elsewhere.
 
   Args:
     sampler: see the function that follows it.
@@ -50,10 +50,8 @@ def law_distances(
     law, end = gaussian_law(sampler, target, grid, start=start, **options), end_law(target, grid)
     found = {"kl": law.kl(end), "w2": law.w2(end)}
     return {name: Exact(value, _ROUNDING * abs(value)) for name, value in found.items()}
-  if target.dim > 2:
-    raise ValueError(f"target of dimension {target.dim} must be of dimension 1 or 2")
   predict = target.predict if predict is None else predict
-  if target.dim == 2:
+  if target.dim > 1:
     return {"kl": flow_kl(sampler, predict, target, grid, start=start, nodes=_NODES, **options)}
   require_followed(sampler)
   with jax.enable_x64(True):

@@ -22,10 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorelab.exact.laws import end_law, gaussian_law
 from scorelab.exact.line import LineMap, LineMixture
 from scorelab.exact.plane import NODES, Nodes, plane_rules
 from scorelab.exact.pushforward import Pushforward
 from scorelab.exact.quadrature import integrate
+from scorelab.exact.reduction import split_plane
 from scorelab.exact.responses import STARTS, in_float64
 from scorelab.schedules import Grid
 from scorelab.targets.gaussian_mixture import GaussianMixture
@@ -66,7 +68,9 @@ def flow_kl(
   Args:
     sampler: a deterministic one, whose options make it so.
     predict: the truth, `target.predict`, or a network, whose examples must not mix.
-    target: a mixture of dimension 1 or 2. On a grid that ends in noise it is noised as much.
+    target: a mixture of dimension 1 or 2. On a grid that ends in noise it is noised as much. With
+      its own `predict`, also one of more dimensions whose components have one isotropic covariance
+      and means in a plane.
     grid: from noise to data, or to a last noisy level.
     start: 'prior', the schedule's N(0, s^2 I), or 'true', the law of the noised data at grid[0].
     nodes: in the plane, at most so many on an axis of a component: 32, 64 or 128.
@@ -82,6 +86,18 @@ def flow_kl(
   """
   if nodes not in NODES:
     raise ValueError(f"nodes = {nodes} must be one of {', '.join(map(str, NODES))}")
+  if isinstance(target, GaussianMixture) and target.dim > 2:
+    if getattr(predict, "__self__", None) is not target:
+      raise ValueError(
+        f"target of dimension {target.dim} must be of dimension 1 or 2, for other predictions than"
+        " its own"
+      )
+    with jax.enable_x64(True):
+      plane, rest = split_plane(target)
+    options |= {"start": start}
+    value, error, folds = flow_kl(sampler, plane.predict, plane, grid, nodes=nodes, **options)
+    other = gaussian_law(sampler, rest, grid, **options).kl(end_law(rest, grid))
+    return Exact(value + other, error, folds)
   if isinstance(target, GaussianMixture) and target.dim == 1:
     return flow_distances(sampler, predict, target, grid, start=start, **options)["kl"]
   with jax.enable_x64(True):
