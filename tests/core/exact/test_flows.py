@@ -211,7 +211,7 @@ def test_refusals_by_name(sampler, options, message):
 
 
 def test_refused_targets():
-  grid, wide = karras(VP, 3), GaussianMixture([1.0], np.zeros((1, 3)), [1.0])
+  grid, wide = karras(VP, 3), GaussianMixture([1.0], np.zeros((1, 3)), [[1.0, 2.0, 3.0]])
   with pytest.raises(ValueError, match="of dimension 3 must be of dimension 1 or 2"):
     flow_kl(samplers.ddim, wide.predict, wide, grid)
   with pytest.raises(ValueError, match="no width along some axis"):
