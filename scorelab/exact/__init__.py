@@ -17,6 +17,7 @@ from scorelab.exact.laws import (
   gaussian_laws_on,
 )
 from scorelab.exact.monotone import flow_distances_on
+from scorelab.exact.paths import gaussian_path
 from scorelab.exact.transitions import step_distances
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
   "gaussian_law",
   "gaussian_laws",
   "gaussian_laws_on",
+  "gaussian_path",
   "law_distances",
   "step_distances",
 ]

@@ -148,7 +148,7 @@ def gaussian_laws_on(
   law = GaussianLaw.of(target)
   with jax.enable_x64(True):
     grids, target = [in_float64(grid) for grid in grids], in_float64(target)
-    starts = [_starts(law, grid) for grid in grids]
+    starts = [starting_laws(law, grid) for grid in grids]
     traced, static = split_options(options)
     predict = axis_predict(jnp.zeros(()), jnp.ones(()), spread=True)
     draws = count_draws(sampler, predict, jnp.zeros(1), grids[0], options)
@@ -158,8 +158,8 @@ def gaussian_laws_on(
     return _by_axis(sampler, static, draws, law, stacked(grids), traced, starts)
 
 
-def _starts(law: GaussianLaw, grid: Grid) -> dict[str, GaussianLaw]:
-  """The prior, and the true law of the noised data at grid[0]."""
+def starting_laws(law: GaussianLaw, grid: Grid) -> dict[str, GaussianLaw]:
+  """Returns the prior, and the true law of the noised data at grid[0], by name."""
   true = law.noised(float(grid[0].alpha), float(grid[0].sigma))
   variance = float(grid.schedule.prior_std(grid[0])) ** 2
   prior = GaussianLaw(np.zeros_like(true.mean), np.full_like(true.mean, variance), true.basis)

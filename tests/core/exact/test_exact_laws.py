@@ -16,6 +16,7 @@ from scorelab.exact import (
   gaussian_law,
   gaussian_laws,
   gaussian_laws_on,
+  gaussian_path,
 )
 from scorelab.samplers import SAMPLERS
 from scorelab.schedules import (
@@ -58,8 +59,10 @@ def digits():
 # Pierret and Galerne's protocol
 
 
-def recursion(scheme, lam, num_steps, eps):
+def recursion(scheme, lam, num_steps, eps, steps=None):
   """The variance of a centred Gaussian by eigenvalue, from N(0, 1) at t = 1 to eps, by hand.
+
+  After all steps, or the first few.
 
   VP with beta_min = 0.1 and beta_max = 20, uniform times: arXiv 2405.14250, table 5. An SDE's step
   is written from its drift, the others from the posterior or from the flow in sigma / alpha.
@@ -73,7 +76,7 @@ def recursion(scheme, lam, num_steps, eps):
   def flow(r):  # dy / dr = noise = slope y
     return r / np.where(lam + r**2 > 0, lam + r**2, 1)
 
-  for i in range(num_steps):
+  for i in range(num_steps if steps is None else steps):
     dt, total = t[i] - t[i + 1], alpha[i] ** 2 * lam + var[i]
     noise, a, h = 0.0, alpha[i] / alpha[i + 1], r[i + 1] - r[i]
     if scheme == "euler_maruyama":
@@ -138,6 +141,42 @@ def test_published_protocol(scheme, num_steps):
   for eps in (0, 1e-5, 1e-4, 1e-3, 1e-2):
     for lam in (digits(), np.arange(1, 3073) ** -1.5):
       check_protocol(scheme, num_steps, eps, lam)
+
+
+@pytest.mark.parametrize("scheme", ["euler_maruyama", "small", "heun"])
+def test_laws_after_every_step_of_the_protocol(scheme):
+  """The recursion stopped there, on more axes than the interpolation has points."""
+  name, options = SCHEMES[scheme]
+  lam = np.append(0.0, np.arange(1, 301) ** -1.5)
+  grid = uniform(VP, 12, t_max=1.0, t_min=1e-3, to_data=False)
+  path = gaussian_path(SAMPLERS[name], diagonal(lam), grid, **options)
+  assert len(path) == 13
+  for steps, law in enumerate(path):
+    expected = recursion(scheme, lam, 12, 1e-3, steps)
+    np.testing.assert_allclose(law.variances, expected, 1e-10, 1e-17)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_laws_after_each_of_a_thousand_steps(scheme):
+  name, options = SCHEMES[scheme]
+  lam = np.arange(1, 3073) ** -1.5
+  grid = uniform(VP, 1000, t_max=1.0, t_min=1e-5, to_data=False)
+  path = gaussian_path(SAMPLERS[name], diagonal(lam), grid, **options)
+  for steps in (0, 1, 10, 500, 999, 1000):
+    expected = recursion(scheme, lam, 1000, 1e-5, steps)
+    np.testing.assert_allclose(path[steps].variances, expected, 1e-10, 1e-17)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m_sde", "deis"])
+def test_the_last_law_of_a_path(name):
+  """Histories, noise, a mean, rotated axes, both starts: the law of the whole run."""
+  target, grid = GaussianMixture([1.0], MEAN[None], COVARIANCE[None]), karras(VP, 6)
+  for start in ("prior", "true"):
+    path = gaussian_path(SAMPLERS[name], target, grid, start=start)
+    law = gaussian_law(SAMPLERS[name], target, grid, start=start)
+    np.testing.assert_allclose(path[-1].mean, law.mean, rtol=1e-11)
+    np.testing.assert_allclose(path[-1].covariance, law.covariance, rtol=1e-10)
 
 
 # Histories, starts, bases
