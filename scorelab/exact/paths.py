@@ -16,6 +16,7 @@ Trefethen, "Barycentric Lagrange Interpolation", SIAM Review 46 (2004).
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -93,34 +94,38 @@ def gaussian_path(
 
 
 def _on_axes(
-  follow: Any, variances: np.ndarray, signal: np.ndarray, noise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns p, g and the sum of k^2 after each step for variances [u], each [N, u]."""
+  follow: Callable[[np.ndarray], np.ndarray],
+  variances: np.ndarray,
+  signal: np.ndarray,
+  noise: np.ndarray,
+) -> np.ndarray:
+  """Returns p, g and the sum of k^2 after each step for increasing variances [u]: [3, N, u].
+
+  Args:
+    follow: computes them without interpolation.
+    variances: of the axes.
+    signal, noise: alpha^2 and sigma^2 of the levels, [N + 1].
+  """
   positive = variances[variances > 0]
-  count = 0
-  if len(positive) > 1:
-    half = np.log(positive[-1] / positive[0]) / 2
-    count = int(np.ceil(32 / np.arcsinh(np.pi / half))) + 8  # rho^-n is 1e-14
-  if len(positive) <= count or len(positive) <= 2:
+  half = np.log(positive[-1] / positive[0]) / 2 if len(positive) > 1 else 0.0
+  count = int(np.ceil(32 / np.arcsinh(np.pi / max(half, 0.1)))) + 8  # rho^-n is 1e-14
+  if len(positive) <= count:
     return follow(variances)
-  nodes = np.cos(np.pi * (np.arange(count) + 0.5) / count)
-  weights = (-1.0) ** np.arange(count) * np.sin(np.pi * (np.arange(count) + 0.5) / count)
+  angles = np.pi * (np.arange(count) + 0.5) / count
+  nodes, weights = np.cos(angles), (-1.0) ** np.arange(count) * np.sin(angles)
   middle = np.log(positive[-1] * positive[0]) / 2
-  sampled = np.exp(middle + half * nodes)
-  at = (np.log(positive) - middle) / half
+  sampled, at = np.exp(middle + half * nodes), (np.log(positive) - middle) / half
   apart = at[:, None] - nodes
   hit = np.abs(apart) < 1e-14
-  basis = weights / np.where(hit, 1, apart)
-  basis = np.where(hit.any(1)[:, None], hit, basis)
+  basis = np.where(hit.any(1)[:, None], hit, weights / np.where(hit, 1, apart))
   basis = basis / basis.sum(1, keepdims=True)
-  # In units of the noised data's std, in which they are all of order one.
+  # In units of the noised data's std, in which the last two are of order one.
+  powers = np.array([0, 1, 2])[:, None, None]
   scale, wanted = (np.sqrt(signal[1:, None] * v + noise[1:, None]) for v in (sampled, positive))
-  zeros = follow(np.zeros(1)) if len(positive) < len(variances) else None
-  found = []
-  for values, power, own in zip(follow(sampled), (0, 1, 2), zeros or (None,) * 3, strict=True):
-    inner = (values / scale**power) @ basis.T * wanted**power
-    found.append(inner if own is None else np.concatenate([own, inner], axis=1))
-  return tuple(found)
+  found = (follow(sampled) / scale**powers) @ basis.T * wanted**powers
+  if len(positive) == len(variances):
+    return found
+  return np.concatenate([follow(variances[:1]), found], axis=-1)
 
 
 def _path(
@@ -131,16 +136,14 @@ def _path(
   grid: Grid,
   traced: dict[str, Any],
   variances: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """The same by derivatives of the sampler's path, a few axes at a time."""
+) -> np.ndarray:
+  """The same by derivatives of the sampler's path, as many axes at a time as memory allows."""
   size = max(1, _NUMBERS // max(1, draws * grid.num_steps))
   parts = [
     _derivatives(sampler, static, draws, spread, grid, traced, jnp.asarray(variances[i : i + size]))
     for i in range(0, len(variances), size)
   ]
-  return tuple(
-    np.concatenate([np.asarray(part) for part in of], axis=1) for of in zip(*parts, strict=True)
-  )
+  return np.concatenate([np.asarray(part) for part in parts], axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -152,8 +155,8 @@ def _derivatives(
   grid: Grid,
   traced: dict[str, Any],
   variances: Array,
-) -> tuple[Array, Array, Array]:
-  """p, g and the sum of k^2 after each step, [N, u], for variances [u]."""
+) -> Array:
+  """p, g and the sum of k^2 after each step, [3, N, u], for variances [u]."""
 
   def run(mean: Array, x: Array, noise: Array) -> Array:
     predict = axis_predict(mean, variances, spread=spread)
@@ -168,10 +171,11 @@ def _derivatives(
   shift = jax.jvp(lambda mean: run(mean, zero, none), (zero,), (one,))[1]
   gain = jax.jvp(lambda x: run(zero, x, none), (zero,), (one,))[1]
   if not draws:
-    return shift, gain, jnp.zeros_like(gain)
+    return jnp.stack([shift, gain, jnp.zeros_like(gain)])
 
   def by_draw(index: Array) -> Array:
     moved = jnp.where(jnp.arange(draws)[:, None] == index, 1.0, none)
     return jax.jvp(lambda noise: run(zero, zero, noise), (none,), (moved,))[1]
 
-  return shift, gain, jnp.sum(jax.vmap(by_draw)(jnp.arange(draws)) ** 2, axis=0)
+  noise = jnp.sum(jax.vmap(by_draw)(jnp.arange(draws)) ** 2, axis=0)
+  return jnp.stack([shift, gain, noise])
