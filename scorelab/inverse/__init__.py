@@ -9,6 +9,7 @@ particles or inner chains is a sampler of its own, with a line in posterior_samp
 from collections.abc import Callable
 
 from scorelab.inverse import posterior_registry, posterior_sampler_registry
+from scorelab.inverse.calibration import calibration_ranks, uniformity
 from scorelab.inverse.conditional import Conditional, CountedPredict, Solved, Twisted
 from scorelab.inverse.isotropic import Isotropic
 from scorelab.inverse.observation import Observation, observed

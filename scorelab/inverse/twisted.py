@@ -21,7 +21,7 @@ from scorelab.inverse.fixed_covariance import pigdm
 from scorelab.inverse.isotropic import Isotropic
 from scorelab.inverse.observation import Observation
 from scorelab.inverse.particles import Cloud, Filter, drawn, run, starts
-from scorelab.ranges import AtLeast, Between
+from scorelab.ranges import Above, AtLeast, Between
 from scorelab.samplers.noise import Noise, as_noise
 from scorelab.schedules import Grid, Level, safe_sqrt
 from scorelab.typing import Array, Floats, Key, Predict, Samples
@@ -38,6 +38,7 @@ def twisted_cloud(
   particles: int,
   twist: Callable[..., Conditional],
   threshold: Array | float,
+  data_std: Array | float | None,
 ) -> tuple[Cloud, int]:
   """Returns the weighted particles of `tds`, and products with J' per call; see there."""
   event_ndim = len(observation.operator.event_shape)
@@ -47,13 +48,20 @@ def twisted_cloud(
   starting, running = as_noise(key).fork(2)
   x = starts(starting, x, grid, particles)
 
+  def variance_of(level: Level) -> tuple[Array, Array]:
+    """Variances of x_0 given x_t: what a step adds to DDPM's small one, and on the last step."""
+    r2 = (level.sigma / level.alpha) ** 2
+    if data_std is None:
+      return jnp.zeros_like(r2), r2
+    variance = data_std**2 * r2 / (data_std**2 + r2)
+    return variance, variance
+
   def look(x: Array, now: Level, nxt: Level, _: None) -> tuple[Array, Any]:
     twisted = conditional.twist(x, now)
     if twisted.log_likelihood is None:
       raise ValueError(f"twist = {twist.__name__} must know its likelihood: use tmpd or pigdm")
-    # The last step draws from N(x0, (sigma / alpha)^2 I) given y, whose weight is known before.
-    variance = (now.sigma / now.alpha) ** 2
-    last = law.log_evidence(twisted.prior.x0, variance)
+    # The last step draws from N(x0, v I) given y, whose weight is known before.
+    last = law.log_evidence(twisted.prior.x0, variance_of(now)[1])
     likelihood = jnp.where(nxt.sigma > 0, twisted.log_likelihood, last)
     return likelihood, (x, twisted.prior.x0, twisted.posterior.x0, twisted.log_likelihood)
 
@@ -61,13 +69,14 @@ def twisted_cloud(
     x, prior, posterior, log_likelihood = seen
     ratio = now.alpha / nxt.alpha * nxt.sigma / now.sigma
     part = 1 - ratio**2
-    std = nxt.sigma * safe_sqrt(part)
+    added, last = variance_of(now)
+    std = safe_sqrt(part * (nxt.sigma**2 + part * nxt.alpha**2 * added))
     proposing, ending = noise.fork(2)
     z = proposing.normal(x.shape, x.dtype)
     shift = nxt.alpha * part * (posterior - prior)
     kept = now.alpha / nxt.alpha * (nxt.sigma / now.sigma) ** 2
     proposed = kept * x + nxt.alpha * part * posterior + std * z
-    end = law.draw(ending, prior, (now.sigma / now.alpha) ** 2)
+    end = law.draw(ending, prior, last)
     # log p / q: p is centred a shift away.
     scaled = shift / jnp.where(std > 0, std, 1)
     ratio = -jnp.sum(scaled * (2 * z + scaled), axis=axes) / 2
@@ -91,12 +100,13 @@ def tds(
   particles: Annotated[int, AtLeast(1)] = 32,
   twist: Callable[..., Conditional] = pigdm,
   threshold: Annotated[Array | float, Between(0, 1)] = 0.5,
+  data_std: Annotated[Array | float, Above(0)] | None = None,
 ) -> Samples:
   """Twisted diffusion sampler: a particle filter per sample, with a posterior method as its twist.
 
   Wu et al., "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models",
   NeurIPS 2023 (arXiv 2306.17775), algorithm 1; the twist is that of their section 3.2. On the step
-  onto the data, where an ancestral step has no noise, x_0 is drawn from N(x0, (sigma / alpha)^2 I).
+  onto the data, where an ancestral step has no noise, x_0 is drawn from N(x0, v I) given y.
 
   Args:
     key: consumed.
@@ -107,12 +117,16 @@ def tds(
     particles: per sample. Static.
     twist: a posterior method that knows its likelihood. Static.
     threshold: resamples below this share of the effective sample size.
+    data_std: takes x_0 given x_t to have the variance v of data N(0, data_std^2 I), 1 / v =
+      1 / data_std^2 + alpha^2 / sigma^2: steps are then exact within a mode of this std. None is
+      the paper's: no variance, and v = (sigma / alpha)^2 on the last step.
   """
   observation.require_noise("tds")
   running, choosing = as_noise(key).fork(2)
   cloud, gradients = twisted_cloud(
-    running, predict, x, grid, observation, particles=particles, twist=twist, threshold=threshold
-  )
+    *(running, predict, x, grid, observation),
+    particles=particles, twist=twist, threshold=threshold, data_std=data_std,
+  )  # fmt: skip
   calls = particles * grid.num_steps
   x = drawn(choosing, cloud)
   return Samples(x, cloud.path, calls, gradients=gradients * calls, particles=particles)

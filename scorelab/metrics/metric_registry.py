@@ -19,3 +19,6 @@ from scorelab.metrics.classes import confident_share
 from scorelab.metrics.classes import class_accuracy
 from scorelab.metrics.support import component_tv
 from scorelab.metrics.support import support_distance
+from scorelab.metrics.moments import mean_shift
+from scorelab.metrics.moments import covariance_error
+from scorelab.metrics.moments import interval_error

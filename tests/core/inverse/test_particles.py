@@ -20,8 +20,8 @@ TARGET = GaussianMixture([0.3, 0.7], [[-1.5, 0.5], [1.5, -0.5]], [0.5, 0.3])
 SEEN = Observation([[1.0, 0.5]], [0.3], 0.6)
 CLOUDS = {
   "mcgdiff": functools.partial(mcgdiff_cloud, threshold=1.0, least_noise=1e-4),
-  "tds_pigdm": lambda *a, **k: twisted_cloud(*a, twist=pigdm, threshold=0.5, **k)[0],
-  "tds_tmpd": lambda *a, **k: twisted_cloud(*a, twist=tmpd, threshold=0.5, **k)[0],
+  "tds_pigdm": lambda *a, **k: twisted_cloud(*a, twist=pigdm, threshold=0.5, data_std=None, **k)[0],
+  "tds_tmpd": lambda *a, **k: twisted_cloud(*a, twist=tmpd, threshold=0.5, data_std=None, **k)[0],
 }
 
 
