@@ -25,12 +25,15 @@ from scorelab.experiment.spec import Experiment
 from scorelab.metrics.budget import BUDGET
 from scorelab.predictions import Exact
 from scorelab.runs.signals import StopFlag
+from scorelab.schedules import uniform_log_snr
 from scorelab.targets import truth_of
+from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Params, Predict
 
 NAMES = {"kl": "KL, nats", "w2": "W2"}
 """Names of the exact distances among the metrics of evaluation.json."""
 
+_FLOW_STEPS = 96  # of the certificate
 _Sets = dict[str, dict[str, exact.Exact]]
 
 
@@ -66,6 +69,27 @@ def add_exact(
         )
     if reasons:
       row["not_exact"] = "; ".join(dict.fromkeys(reasons))
+
+
+def measure_certificate(experiment: Experiment, params: Params) -> dict[str, list[Any]] | None:
+  """Returns KL(q_t || p_t) in nats of the probability flow's law p_t, by level of sigma / alpha.
+
+  The reverse SDE with the same score has Girsanov's bound on the same divergence of its own law.
+  None if the target is no mixture of dimension 1 or 2.
+  """
+  here, target = experiment.at(experiment.numbers), experiment.target
+  if not isinstance(target, GaussianMixture) or target.dim > 2:
+    return None
+  grid = uniform_log_snr(here.schedule, _FLOW_STEPS, to_data=False)
+  with jax.enable_x64(True):
+    predict = here.parameterization.bind(in_float64(params))
+  at = range(0, _FLOW_STEPS + 1, _FLOW_STEPS // 4)
+  found = exact.flow_certificate(predict, target, grid, at)
+  return {
+    "sigma": [float(grid[i].sigma / grid[i].alpha) for i in at],
+    "kl": [kl.value if np.isfinite(kl.value) else None for kl in found],
+    "error": [kl.error if np.isfinite(kl.error) else None for kl in found],
+  }
 
 
 def _measure(

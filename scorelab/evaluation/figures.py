@@ -57,6 +57,8 @@ def draw_run(experiment: Experiment, params: Params, workdir: Workdir, stop: Sto
     figures["score_error"] = lambda: score_error_figure(experiment, result)
   if "girsanov" in result:
     figures["girsanov"] = lambda: girsanov_figure(experiment, result)
+  if "flow" in result:
+    figures["nats"] = lambda: nats_figure(experiment, result)
   save_figures(figures, workdir, stop)
 
 
@@ -148,6 +150,17 @@ def girsanov_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
     "probability flow"
   )
   return curves.girsanov(bound, text)
+
+
+def nats_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
+  """Plots by level the KL of two laws of a run's score: the flow's, exact, and the SDE's bound."""
+  draws = experiment.evaluation.score_samples
+  text = (
+    f"line: bound on the reverse SDE's KL in continuous time, from {draws} draws;\n"
+    "points: the probability flow's KL by quadrature, for which the bound does not hold;\n"
+    "band and bars: standard error, and error of the quadrature"
+  )
+  return curves.nats_by_level(result["girsanov"], result["flow"], text)
 
 
 def protocol_text(result: dict[str, Any]) -> str:

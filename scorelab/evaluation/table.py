@@ -122,6 +122,12 @@ def _more_blocks(result: Mapping[str, Any], where: str) -> list[list[list[str]]]
     ]
     cells[1] += [f"{_number(bound[part])} +- {_number(bound[f'{part}_sem'])}" for part in parts]
     blocks.append(cells)
+  if "flow" in result:
+    flow = result["flow"]
+    cells = [["sigma", *map(_short, flow["sigma"])]]
+    cells.append([f"exact KL(data || probability flow), nats{where}", *map(_short, flow["kl"])])
+    cells.append(["+-", *map(_short, flow["error"])])
+    blocks.append(cells)
   if "likelihood" in result:
     cells = likelihood_evaluation.table(result["likelihood"], result.get("girsanov"))
     cells[0][0] += where

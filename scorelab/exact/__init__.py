@@ -5,6 +5,7 @@ dimensions a deterministic sampler is a map of its start; a stochastic one-step 
 is a Markov chain.
 """
 
+from scorelab.exact.certificates import flow_certificate
 from scorelab.exact.distances import law_distances
 from scorelab.exact.flows import Exact, flow_distances, flow_kl
 from scorelab.exact.gaussian import GaussianLaw
@@ -25,6 +26,7 @@ __all__ = [
   "ExactBudget",
   "GaussianLaw",
   "end_law",
+  "flow_certificate",
   "flow_distances",
   "flow_distances_on",
   "flow_kl",

@@ -9,7 +9,7 @@ import pytest
 from configs import base, ncsn_gmm
 from scorelab import evaluation, samplers
 from scorelab.evaluation.exact_laws import NAMES
-from scorelab.evaluation.figures import budget_figure
+from scorelab.evaluation.figures import budget_figure, nats_figure
 from scorelab.evaluation.table import format_table
 from scorelab.exact import flow_distances, flow_kl, gaussian_budget
 from scorelab.exact.responses import in_float64
@@ -66,7 +66,12 @@ def test_a_learned_score_on_the_line(tmp_path):
   assert "dpmpp_2m_sde is no chain of one-step moves" in chain["not_exact"]
   assert "no exact law, dpmpp_2m_sde-4: sampler = dpmpp_2m_sde" in format_table(result)
   assert chain["metrics"]["energy_distance"]["value"] > 0
+  levels = result["flow"]["sigma"]
+  assert levels[0] == pytest.approx(10.0, rel=1e-5) and levels[-1] == pytest.approx(0.02, rel=1e-5)
+  assert result["flow"]["kl"][0] == pytest.approx(result["girsanov"]["prior"], rel=0.2)  # by draws
+  assert "exact KL(data || probability flow), nats" in format_table(result)
   plt.close(budget_figure(result))
+  plt.close(nats_figure(experiment, result))
 
 
 def test_the_exact_score_of_a_gaussian(tmp_path):
