@@ -68,6 +68,7 @@ SMALLER = (
   (r"learning_rate=1e-3,3e-3,1e-2", "learning_rate=1e-3,1e-2"),
   (r"eta=0,\.1,\.5,1", "eta=0,1"),
   (r"likelihood_points=\d+", "likelihood_points=8"),
+  (r"evaluation\.exact=True", "evaluation.exact=True --config.network.width=8"),
   (rf"(scripts/figures\.py \w+ --workdir {_RUN})", r"\1 --keys 2"),
   (rf"(scripts/figures\.py ncsn_gmm --workdir {_RUN} --keys 2)$", r"\1 --only loss"),
   (rf"(scripts/figures\.py cond_digits --workdir {_RUN} --keys 2)$", r"\1 --only stopping"),
