@@ -164,6 +164,39 @@ def exact_table(make: Callable[[list[Row]], str]) -> Callable[[], str]:
   return lambda: make(read_csv(REFERENCE / "exact_budgets" / "exact_budgets.csv"))
 
 
+def found_grids() -> str:
+  """Samplers of five evaluations, each on its best stock grid and on the grid found for it."""
+  header = ["sampler", "best stock grid", "energy distance", "found: sigma / alpha", "found"]
+  lines = []
+  for row in sorted(read_csv(REFERENCE / "few_evaluations" / "found.csv"), key=_found_energy):
+    levels = ", ".join(f"{math.exp(-float(value)):.3g}" for value in row["log_snrs"].split())
+    cells = [f"`{row['label']}`", row["stock"], f"{row['stock_energy']:.4f}"]
+    lines.append([*cells, levels, f"{row['found_energy']:.4f}"])
+  return markdown(header, lines)
+
+
+def _found_energy(row: Row) -> float:
+  return row["found_energy"]
+
+
+def transferred_grid() -> str:
+  """The found grid next to the best stock grid on every target and score."""
+  rows = read_csv(REFERENCE / "few_evaluations" / "transfer.csv")
+  header = ["target, score", "found, exact: floors", "20 keys: floors"]
+  header += ["best stock grid", "exact: floors", "20 keys: floors"]
+  lines = []
+  for target, score in dict.fromkeys((row["target"], row["score"]) for row in rows):
+    found, stock = (row for row in rows if (row["target"], row["score"]) == (target, score))
+    cells = []
+    for row in (found, stock):
+      expected = row["expected_over_floor"]
+      exact = "" if math.isnan(expected) else f"{expected:.2f}"
+      cells.append([exact, with_error(row, "over_floor", 2)])
+    name = f"{pareto.NAMES.get(target, target)}, {score}"
+    lines.append([name, *cells[0], stock["grid"], *cells[1]])
+  return markdown(header, lines)
+
+
 def benchmarks() -> str:
   """All timings."""
   return table.table(REFERENCE / "benchmarks", list(CASES))
@@ -179,6 +212,8 @@ TABLES: dict[str, Callable[[], str]] = {
   "pareto_90_keys": pareto_table(lambda lines: pareto.few_evaluations(lines, 10)),
   "exact_front": exact_table(exact_budgets.front_table),
   "exact_fewest": exact_table(exact_budgets.fewest_table),
+  "found_grids": found_grids,
+  "transferred_grid": transferred_grid,
   "published": lambda: published.as_markdown(published.verdicts(REFERENCE)),
   "verdicts": lambda: published.counts_as_markdown(published.verdicts(REFERENCE)),
   "benchmarks": benchmarks,
