@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scorelab.plotting import read_csv
-from scripts import published
+from scripts import posteriors, published
 from scripts.benchmark import CASES
 from scripts.benchmarks import table
 from scripts.drawing import exact_budgets, pareto
@@ -202,6 +202,12 @@ def benchmarks() -> str:
   return table.table(REFERENCE / "benchmarks", list(CASES))
 
 
+def posterior_table() -> str:
+  """Posterior samplers on 25 modes, next to a thesis's numbers."""
+  rows = read_csv(REFERENCE / "posteriors" / "posteriors.csv")
+  return posteriors.printed(rows) + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
   "headline": headline,
   "score_matching": score_matching,
@@ -211,6 +217,7 @@ TABLES: dict[str, Callable[[], str]] = {
   "pareto_energy": pareto_table(lambda lines: pareto.fewest(lines, pareto.METRICS[1])),
   "pareto_90_keys": pareto_table(lambda lines: pareto.few_evaluations(lines, 10)),
   "exact_front": exact_table(exact_budgets.front_table),
+  "posteriors": posterior_table,
   "exact_fewest": exact_table(exact_budgets.fewest_table),
   "found_grids": found_grids,
   "transferred_grid": transferred_grid,
