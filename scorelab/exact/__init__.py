@@ -11,6 +11,7 @@ from scorelab.exact.flows import Exact, flow_distances, flow_kl
 from scorelab.exact.gaussian import GaussianLaw
 from scorelab.exact.laws import (
   ExactBudget,
+  affine_law,
   end_law,
   gaussian_budget,
   gaussian_law,
@@ -25,6 +26,7 @@ __all__ = [
   "Exact",
   "ExactBudget",
   "GaussianLaw",
+  "affine_law",
   "end_law",
   "flow_certificate",
   "flow_distances",

@@ -36,7 +36,7 @@ from scorelab.exact.responses import (
 )
 from scorelab.schedules import Grid
 from scorelab.targets.gaussian_mixture import GaussianMixture
-from scorelab.typing import Sampler
+from scorelab.typing import Predict, Sampler
 from scorelab.validation import require_known
 
 DISTANCES = ("kl", "reverse_kl", "w2")
@@ -90,6 +90,37 @@ def gaussian_law(
   """
   require_known("start", start, STARTS)
   return gaussian_laws(sampler, target, grid, **options)[start]
+
+
+def affine_law(
+  sampler: Sampler, predict: Predict, start: GaussianLaw, grid: Grid, **options: Any
+) -> GaussianLaw:
+  """Returns the law of a sampler's samples for any prediction that is affine in x.
+
+  A guided prediction of Gaussians is one, or that of another Gaussian than the data's. In float64,
+  by full Jacobians: for tens of dimensions.
+
+  Args:
+    sampler: see `gaussian_law`; it may treat coordinates apart.
+    predict: of points [d]; a function, or a `jax.tree_util.Partial` whose arguments are traced.
+    start: law at grid[0], such as GaussianLaw(zeros(d), variances).
+    grid, options: see `gaussian_law`.
+
+  Raises:
+    ValueError: see `gaussian_law`; or the prediction is not affine.
+  """
+  require_followed(sampler)
+  with jax.enable_x64(True):
+    grid, traced, static = in_float64(grid), *split_options(options)
+    middle = jnp.asarray(start.mean, float)
+    draws = count_draws(sampler, predict, middle, grid, options)
+    moved = jnp.full_like(middle, 8 * np.sqrt(start.variances.max()))
+    if not isinstance(predict, jax.tree_util.Partial):
+      predict = jax.tree_util.Partial(predict)
+    found = full_responses(sampler, static, draws, predict, grid, traced, middle, moved)
+  at, gain, noise, bend = (np.asarray(a) for a in found)
+  _require_affine(sampler, bend)
+  return GaussianLaw.from_covariance(at, gain @ start.covariance @ gain.T + noise)
 
 
 def gaussian_budget(
@@ -153,8 +184,11 @@ def gaussian_laws_on(
     predict = axis_predict(jnp.zeros(()), jnp.ones(()), spread=True)
     draws = count_draws(sampler, predict, jnp.zeros(1), grids[0], options)
     if law.basis is not None and asks_for_spread(sampler, draws, grids[0], options):
-      pairs = zip(grids, starts, strict=True)
-      return [_full(sampler, static, draws, target, grid, traced, own) for grid, own in pairs]
+      exact = jax.tree_util.Partial(GaussianMixture.predict, target)
+      return [
+        {name: affine_law(sampler, exact, start, grid, **options) for name, start in own.items()}
+        for grid, own in zip(grids, starts, strict=True)
+      ]
     return _by_axis(sampler, static, draws, law, stacked(grids), traced, starts)
 
 
@@ -200,28 +234,6 @@ def _by_axis(
   return [
     {name: moved(start, middle, row) for name, start in own.items()} for own, middle, row in rows
   ]
-
-
-def _full(
-  sampler: Sampler,
-  static: tuple[tuple[str, Any], ...],
-  draws: int,
-  target: GaussianMixture,
-  grid: Grid,
-  traced: dict[str, Any],
-  starts: dict[str, GaussianLaw],
-) -> dict[str, GaussianLaw]:
-  """The laws by full Jacobians: for a sampler that asks for the variances of the coordinates."""
-  middle = jnp.asarray(starts["true"].mean)
-  found = full_responses(sampler, static, draws, target, grid, traced, middle)
-  at, gain, noise, bend = (np.asarray(a) for a in found)
-  _require_affine(sampler, bend)
-
-  def moved(start: GaussianLaw) -> GaussianLaw:
-    covariance = gain @ start.covariance @ gain.T + noise
-    return GaussianLaw.from_covariance(at + gain @ (start.mean - np.asarray(middle)), covariance)
-
-  return {name: moved(start) for name, start in starts.items()}
 
 
 def _require_affine(sampler: Sampler, bend: np.ndarray) -> None:

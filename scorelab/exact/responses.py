@@ -28,7 +28,6 @@ from scorelab.samplers import (
   underdamped_langevin,
 )
 from scorelab.schedules import Grid, Level
-from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array, Predict, Sampler
 
 STARTS = ("prior", "true")
@@ -248,23 +247,28 @@ def full_responses(
   sampler: Sampler,
   static: tuple[tuple[str, Any], ...],
   draws: int,
-  target: GaussianMixture,
+  predict: Predict,
   grid: Grid,
   traced: dict[str, Any],
   start: Float[Array, " d"],
+  moved: Float[Array, " d"],
 ) -> tuple[Array, Array, Array, Array]:
   """Returns `at` [d], the gain [d, d], the noise's covariance [d, d] and `bend` [] of a sampler.
 
   By a reverse pass for each coordinate of the sample; for samplers that treat coordinates apart.
+
+  Args:
+    sampler, static, draws, grid, traced, start: see `axis_responses`.
+    predict: a `jax.tree_util.Partial`, whose arguments are traced.
+    moved: from the start to where the affine function must still hold.
   """
 
   def run(x: Array, noise: Array) -> Array:
     source = RecordedNoise(noise) if draws else ZeroNoise()
-    return sampler(source, target.predict, x, grid, **traced, **dict(static)).x
+    return sampler(source, predict, x, grid, **traced, **dict(static)).x
 
   none = jnp.zeros((draws, *start.shape))
   gain, gains = jax.jacrev(run, (0, 1))(start, none)
-  moved = jnp.full_like(start, _far(grid, jnp.max(target.variances)))
   noise = jnp.cos(1.0 + jnp.arange(none.size)).reshape(none.shape)
   at, far = run(start, none), run(start + moved, noise)
   expected = gain @ moved + jnp.einsum("ink,nk->i", gains, noise)

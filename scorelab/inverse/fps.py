@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.inverse.observation import Observation
-from scorelab.inverse.particles import Filter, drawn, run, starts
 from scorelab.inverse.spectrum import Spectrum
 from scorelab.ranges import AtLeast, Between
 from scorelab.samplers.noise import Noise, as_noise
+from scorelab.samplers.particles import Filter, drawn, run, starts
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked

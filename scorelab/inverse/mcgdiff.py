@@ -17,10 +17,10 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 
 from scorelab.inverse.observation import Observation
-from scorelab.inverse.particles import Cloud, Filter, drawn, run, starts
 from scorelab.inverse.spectrum import Spectrum
 from scorelab.ranges import Above, AtLeast, Between
 from scorelab.samplers.noise import Noise, as_noise
+from scorelab.samplers.particles import Cloud, Filter, drawn, run, starts
 from scorelab.schedules import Grid, Level
 from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked

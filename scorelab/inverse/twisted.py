@@ -20,9 +20,9 @@ from scorelab.inverse.conditional import Conditional
 from scorelab.inverse.fixed_covariance import pigdm
 from scorelab.inverse.isotropic import Isotropic
 from scorelab.inverse.observation import Observation
-from scorelab.inverse.particles import Cloud, Filter, drawn, run, starts
 from scorelab.ranges import Above, AtLeast, Between
 from scorelab.samplers.noise import Noise, as_noise
+from scorelab.samplers.particles import Cloud, Filter, drawn, run, starts
 from scorelab.schedules import Grid, Level, safe_sqrt
 from scorelab.typing import Array, Floats, Key, Predict, Samples
 from scorelab.validation import checked

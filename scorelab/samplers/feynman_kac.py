@@ -22,8 +22,6 @@ References:
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 import jax
@@ -33,61 +31,37 @@ from jaxtyping import Float
 from scorelab.ranges import AtLeast, Between
 from scorelab.samplers.ddim import noise_shares
 from scorelab.samplers.noise import Noise, as_noise
+from scorelab.samplers.particles import Cloud, Filter, drawn, normalised, resampled, run, starts
 from scorelab.schedules import Grid, Level
-from scorelab.typing import Array, Floats, Key, Predict, Samples
+from scorelab.typing import Array, Key, Predict, Samples
 from scorelab.validation import checked
 
-RESAMPLINGS = ("systematic", "birth_death", "none")
+RESAMPLINGS = ("systematic", "birth_death")
 WEIGHTS = ("score", "density")
 
 
-class Particles(NamedTuple):
-  """Weighted particles.
-
-  Attributes:
-    x: [p, *batch, *event].
-    log_weights: normalised over the p particles of each batch entry, [p, *batch].
-    log_normaliser: log of the mean weight of all steps, [*batch]: with weights by density and
-      without birth and death, an estimate of log Z of the last level's law g / Z.
-    nfe: calls of `predict` for one particle.
-  """
-
-  x: Floats
-  log_weights: Floats
-  log_normaliser: Floats
-  nfe: int
-
-
 class _Seen(NamedTuple):
-  """Prediction of a step: x0, noise and x0_variance; log-density or correction [*batch] or []."""
+  """Prediction of particles: x and its x0, noise and x0_variance; correction or log-density."""
 
+  x: Array
   x0: Array
   noise: Array
   variance: Array
   weight: Array
 
 
-class _State(NamedTuple):
-  """Particles, the part of their next weight that is known, log-weights, and log_normaliser."""
-
-  x: Array
-  pending: Array
-  logs: Array
-  total: Array
-
-
 @checked(resampling=RESAMPLINGS, weights=WEIGHTS)
-def feynman_kac_particles(
+def feynman_kac_cloud(
   key: Key | Noise,
   predict: Predict,
-  x: Float[Array, " particles *shape"],
+  x: Float[Array, " n particles *event"],
   grid: Grid,
   *,
   resampling: str = "systematic",
-  ess: Annotated[Array | float, Between(0, 1)] = 0.5,
+  threshold: Annotated[Array | float, Between(0, 1)] = 0.5,
   weights: str = "score",
-) -> Particles:
-  """Moves weighted particles from grid[0] to the grid's last level.
+) -> Cloud:
+  """Moves clouds of weighted particles from grid[0] to the grid's last level.
 
   The steps are DDIM's at eta = 1, or `ancestral`'s of variance 'optimal' if the prediction has an
   x0_variance, which makes the weights more even.
@@ -96,172 +70,135 @@ def feynman_kac_particles(
     key: consumed.
     predict: a guided prediction of one scale, weighted by its `correction`; without one all weights
       are equal. For 'density' any with a `log_density`, also with a scale for each level. Called
-      under vmap, for one particle of every batch entry.
-    x: particles from the prior at grid[0], [p, *batch, *event]: a population for each batch entry.
+      under vmap, for one particle of every cloud.
+    x: particles from the prior at grid[0].
     grid: from noise to data, or to a last noisy level.
-    resampling: 'systematic', if the effective number of particles is below ess p; 'birth_death', in
-      every step, where particles of more weight than the mean replace those of less; or 'none'.
-      Static.
-    ess: least effective share of the particles, in [0, 1].
+    resampling: 'systematic', or 'birth_death', in every step, where particles of more weight than
+      the mean replace those of less. Static.
+    threshold: share of the particles; systematic resampling of clouds with a smaller effective
+      sample size. 0 never resamples.
     weights: 'score' or 'density', see the module. Static.
+
+  Returns:
+    The cloud. With weights by density and systematic resampling, log_evidence estimates log Z of
+    the law g / Z at a last noisy level.
 
   Raises:
     ValueError: weights = 'density' and the prediction has no `log_density`.
   """
   by_density = weights == "density"
-  look = jax.vmap(functools.partial(_look, predict, by_density), (0, None))
-  batch = jax.eval_shape(look, x, grid[0]).weight.shape
-  event = tuple(range(len(batch), x.ndim))
+  event = tuple(range(2, x.ndim))
 
-  def step(state: _State, inputs: tuple[Level, Level, Noise, Noise]) -> tuple[_State, None]:
-    now, nxt, move, choice = inputs
-    seen = look(state.x, now)
-    gain = state.pending + seen.weight if by_density else state.pending
-    logs, mean, chosen = _resampled(choice, state.logs, gain, resampling, ess)
-    x, seen = jax.tree.map(lambda a: _take(a, chosen), (state.x, seen))
+  def seen_at(x: Array, level: Level) -> _Seen:
+    pred = predict(x, level)
+    weight = pred.log_density if by_density else pred.correction
+    if weight is None and by_density:
+      raise ValueError("weights = 'density' needs a predict with log_density: use 'score'")
+    weight = jnp.zeros(x.shape[:1], x.dtype) if weight is None else weight
+    variance = jnp.zeros_like(x) if pred.x0_variance is None else pred.x0_variance
+    return _Seen(x, pred.x0, pred.noise, variance, weight)
+
+  each = jax.vmap(seen_at, (1, None), 1)
+
+  def look(x: Array, now: Level, nxt: Level, _: None) -> tuple[Array, _Seen]:
+    seen = each(x, now)
+    return seen.weight if by_density else 0 * seen.weight, seen
+
+  def move(noise: Noise, seen: _Seen, now: Level, nxt: Level, _: None) -> tuple[Array, Array]:
     renewed, kept = noise_shares(now, nxt, 1.0)  # kept is r' / r
     std = jnp.sqrt((nxt.sigma * renewed) ** 2 + (nxt.alpha * (1 - kept**2)) ** 2 * seen.variance)
     std = jnp.where(nxt.sigma > 0, std, 0)
-    z = move.normal(x.shape, x.dtype)
+    z = noise.normal(seen.x.shape, seen.x.dtype)
     new = nxt.alpha * seen.x0 + nxt.sigma * kept * seen.noise + std * z
     if by_density:
-      pending = _kernel_ratio(x, new, z, std, now, nxt, event) - seen.weight
-    else:
-      pending = seen.weight * (1 - kept**2)
-    return _State(new, pending, logs, state.total + mean), None
+      ratio = _kernel_ratio(seen.x, new, z, std, now, nxt, event)
+      return new, jnp.where(nxt.sigma > 0, ratio - seen.weight, 0)  # a step onto the data is a map
+    return new, seen.weight * (1 - kept**2)
 
-  moves, choices = (noise.split(grid.num_steps) for noise in as_noise(key).fork(2))
-  logs = jnp.full(batch, -jnp.log(x.shape[0]), x.dtype)
-  pending = -_log_normal(x, grid.schedule.prior_std(grid[0]), event) if by_density else 0 * logs
-  start = _State(x, pending, logs, 0 * logs[0])
-  state, _ = jax.lax.scan(step, start, (*grid.pairs, moves, choices))
-  gain, nfe = state.pending, grid.num_steps
-  if by_density and grid.ends_at_data:
-    gain = 0 * gain  # the last step has no noise: it is a map, which nothing weighs
-  elif by_density:
-    gain, nfe = gain + look(state.x, grid[-1]).weight, nfe + 1
-  logs = state.logs + gain
-  mean = jax.nn.logsumexp(logs, axis=0)
-  return Particles(state.x, logs - mean, state.total + mean, nfe)
+  log_weights = jnp.full(x.shape[:2], -jnp.log(x.shape[1]), x.dtype)
+  if by_density:
+    log_weights -= _log_normal(x, grid.schedule.prior_std(grid[0]), event)
+  resample = resampled if resampling == "systematic" else _birth_death
+  cloud = run(key, x, log_weights, grid, Filter(look, move), threshold, resample)
+  if not by_density or grid.ends_at_data:
+    return cloud
+  log_weights, evidence = normalised(
+    cloud.log_weights + each(cloud.x, grid[-1]).weight, cloud.log_evidence
+  )
+  return cloud._replace(log_weights=log_weights, log_evidence=evidence)
 
 
 @checked(resampling=RESAMPLINGS, weights=WEIGHTS)
 def feynman_kac(
   key: Key | Noise,
   predict: Predict,
-  x: Floats,
+  x: Float[Array, " n *event"],
   grid: Grid,
   *,
   particles: Annotated[int, AtLeast(2)] = 16,
   resampling: str = "systematic",
-  ess: Annotated[Array | float, Between(0, 1)] = 0.5,
+  threshold: Annotated[Array | float, Between(0, 1)] = 0.5,
   weights: str = "score",
 ) -> Samples:
-  """Samples the tilted law of a guided prediction: a particle of a population for each sample.
+  """Samples the tilted law of a guided prediction: a particle of a cloud for each sample.
 
   Samples are independent of each other. Their law tends to the tilted one with the number of
   particles, and for weights by score with the number of steps.
 
   Args:
     key: consumed.
-    predict: see `feynman_kac_particles`.
-    x: the start at grid[0], [*batch, *event], of the first particles; the others start from the
-      prior.
+    predict: see `feynman_kac_cloud`.
+    x: the start at grid[0], [n, *event], of the first particles; the others start from the prior.
     grid: from noise to data, or to a last noisy level.
-    particles: of a population. Static.
-    resampling, ess, weights: see `feynman_kac_particles`.
+    particles: number for each sample. Static.
+    resampling, threshold, weights: see `feynman_kac_cloud`.
 
   Returns:
-    Samples of x's shape, one of each population by its weights; nfe counts the calls for all
-    particles. The path has the last state alone, [1, *x.shape]: particles die on the way.
+    Samples of x's shape, each drawn from its cloud by weight; nfe counts the calls for all
+    particles.
 
   Raises:
     ValueError: weights = 'density' and the prediction has no `log_density`.
   """
-  starts, moves, choice = as_noise(key).fork(3)
-  others = starts.normal((particles - 1, *x.shape), x.dtype) * grid.schedule.prior_std(grid[0])
-  found = feynman_kac_particles(
-    moves,
+  starting, running, drawing = as_noise(key).fork(3)
+  cloud = feynman_kac_cloud(
+    running,
     predict,
-    jnp.concatenate([x[None], others]),
+    starts(starting, x, grid, particles),
     grid,
     resampling=resampling,
-    ess=ess,
+    threshold=threshold,
     weights=weights,
   )
-  u = choice.uniform(found.log_weights.shape[1:], x.dtype)
-  chosen = jnp.sum(jnp.cumsum(jnp.exp(found.log_weights), axis=0) < u, axis=0, keepdims=True)
-  x = _take(found.x, jnp.minimum(chosen, particles - 1))[0]
-  return Samples(x, x[None], nfe=particles * found.nfe)
+  nfe = grid.num_steps + (weights == "density" and not grid.ends_at_data)
+  x = drawn(drawing, cloud)
+  return Samples(x, cloud.path.at[-1].set(x), nfe=particles * nfe)
 
 
-def systematic(u: Float[Array, ""], log_weights: Float[Array, " p"]) -> Array:
-  """Returns the indices [p] of systematic resampling, from u uniform on [0, 1).
+def _birth_death(
+  noise: Noise, log_weights: Float[Array, "n particles"], threshold: Array | float
+) -> tuple[Array, Array]:
+  del threshold
+  u = noise.uniform((len(log_weights), 2, log_weights.shape[1]), log_weights.dtype)
+  index = jax.vmap(birth_death)(u, log_weights)
+  return index, jnp.full_like(log_weights, -jnp.log(log_weights.shape[1]))
 
-  Index i has p W_i copies on average, and at most one more or less.
-  """
-  p = log_weights.shape[0]
-  ends = jnp.cumsum(jnp.exp(log_weights))
-  return jnp.minimum(jnp.searchsorted(ends, (jnp.arange(p) + u) / p * ends[-1]), p - 1)
 
+def birth_death(u: Float[Array, "2 particles"], log_weights: Float[Array, " particles"]) -> Array:
+  """Returns the indices of ancestors after births and deaths that make up for the log-weights.
 
-def birth_death(u: Float[Array, "2 p"], gain: Float[Array, " p"]) -> Array:
-  """Returns the indices [p] after births and deaths that make up for log-weights gained.
-
-  A particle that gained less than the mean dies with probability 1 - exp(gain - mean); one that
-  gained more than the mean takes its place, chosen by its excess (Skreta et al. 2025).
+  A particle whose log-weight is less than the mean dies with probability 1 - exp(difference); one
+  of more than the mean takes its place, chosen by its excess (Skreta et al. 2025).
 
   Args:
     u: uniform on [0, 1): for deaths and for births.
-    gain: log-weights of a step.
+    log_weights: of one step, up to a constant.
   """
-  p, excess = gain.shape[0], gain - jnp.mean(gain)
+  p, excess = len(log_weights), log_weights - jnp.mean(log_weights)
   dies = u[0] < -jnp.expm1(jnp.minimum(excess, 0))
   ends = jnp.cumsum(jnp.maximum(excess, 0))
   parents = jnp.minimum(jnp.searchsorted(ends, u[1] * ends[-1], side="right"), p - 1)
   return jnp.where(dies & (ends[-1] > 0), parents, jnp.arange(p))
-
-
-def _look(predict: Predict, by_density: bool, x: Array, level: Level) -> _Seen:
-  pred = predict(x, level)
-  weight = pred.log_density if by_density else pred.correction
-  if weight is None and by_density:
-    raise ValueError("weights = 'density' needs a predict with log_density: use 'score'")
-  variance = jnp.zeros_like(x) if pred.x0_variance is None else pred.x0_variance
-  return _Seen(pred.x0, pred.noise, variance, jnp.zeros((), x.dtype) if weight is None else weight)
-
-
-def _resampled(
-  choice: Noise, logs: Array, gain: Array, resampling: str, ess: Array | float
-) -> tuple[Array, Array, Array]:
-  """Log-weights [p, *batch], the log of their mean before [*batch], indices of the ancestors."""
-  p, weighted = len(logs), logs + gain
-  mean = jax.nn.logsumexp(weighted, axis=0)
-  own = jnp.broadcast_to(jnp.arange(p).reshape(p, *[1] * (logs.ndim - 1)), logs.shape)
-  if resampling == "birth_death":
-    u = choice.uniform((2, *logs.shape), logs.dtype)
-    return logs, mean, _over_batch(birth_death, u, gain)
-  weighted -= mean
-  if resampling == "none":
-    return weighted, mean, own
-  u = choice.uniform(logs.shape[1:], logs.dtype)
-  uneven = jax.nn.logsumexp(2 * weighted, axis=0) > -jnp.log(ess * p)
-  chosen = _over_batch(systematic, u, weighted)
-  return jnp.where(uneven, -jnp.log(p), weighted), mean, jnp.where(uneven, chosen, own)
-
-
-def _over_batch(function: Callable[..., Array], u: Array, logs: Array) -> Array:
-  """Maps a function (u, log-weights [p]) -> [p] over the batch's axes, which are last in both."""
-  for _ in range(logs.ndim - 1):
-    function = jax.vmap(function, -1, -1)
-  return function(u, logs)
-
-
-def _take(a: Array, chosen: Array) -> Array:
-  """Returns a [p, *batch, *event] at indices [n, *batch] of its first axis."""
-  return jnp.take_along_axis(
-    a, chosen.reshape(*chosen.shape, *[1] * (a.ndim - chosen.ndim)), axis=0
-  )
 
 
 def _log_normal(x: Array, std: Array, event: tuple[int, ...]) -> Array:
@@ -272,12 +209,10 @@ def _log_normal(x: Array, std: Array, event: tuple[int, ...]) -> Array:
 def _kernel_ratio(
   x: Array, new: Array, z: Array, std: Array, now: Level, nxt: Level, event: tuple[int, ...]
 ) -> Array:
-  """log q(x | x') - log p(x' | x) of a step to x' with noise std z; 0 for one onto the data.
+  """log q(x | x') - log p(x' | x) of a step to x' with noise std z.
 
   The forward kernel is N(a x', beta I) with a = alpha / alpha', beta = sigma^2 - a^2 sigma'^2.
   """
   a = now.alpha / nxt.alpha
   beta = now.sigma**2 - a**2 * nxt.sigma**2
-  std = jnp.where(nxt.sigma > 0, std, 1)
-  ratio = _log_normal(x - a * new, jnp.sqrt(beta), event) - _log_normal(std * z, std, event)
-  return jnp.where(nxt.sigma > 0, ratio, 0)
+  return _log_normal(x - a * new, jnp.sqrt(beta), event) - _log_normal(std * z, std, event)

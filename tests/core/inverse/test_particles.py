@@ -9,10 +9,10 @@ import pytest
 
 from scorelab.inverse import Observation, fps_smc, mcgdiff, mmps, observed, pigdm, tds, tmpd
 from scorelab.inverse.mcgdiff import mcgdiff_cloud
-from scorelab.inverse.particles import resampled
 from scorelab.inverse.twisted import twisted_cloud
 from scorelab.metrics import mode_weight_tv
 from scorelab.samplers import KeyNoise
+from scorelab.samplers.particles import resampled
 from scorelab.schedules import VarianceExploding, VariancePreserving, karras
 from scorelab.targets import GaussianMixture, grid25
 

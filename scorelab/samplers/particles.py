@@ -26,8 +26,9 @@ class Cloud(NamedTuple):
   Attributes:
     x: [n, particles, *event].
     log_weights: [n, particles], normalised.
-    log_evidence: the filter's estimate of log p(y), [n], whose exponential is unbiased up to prior
-      and discretisation; nan if the method has none.
+    log_evidence: log of the mean weight over all steps, [n]: the filter's estimate of log p(y), or
+      of a law's normaliser. Its exponential is unbiased up to prior and discretisation; nan if the
+      method has none.
     path: the first particle of each cloud at levels 1..N, [N, n, *event].
   """
 
@@ -59,6 +60,7 @@ def run(
   grid: Grid,
   parts: Filter,
   threshold: Array | float,
+  resample: Callable[..., tuple[Array, Array]] | None = None,
 ) -> Cloud:
   """Runs a filter along the grid.
 
@@ -69,27 +71,30 @@ def run(
     grid: from noise to data, or to a last noisy level.
     parts: the filter.
     threshold: share of the particles; resamples clouds with a smaller effective sample size.
+    resample: (noise, log_weights, threshold) -> indices of ancestors and new log-weights, all
+      [n, particles]; None for `resampled`.
   """
+  resample = resampled if resample is None else resample
 
   def step(state: tuple[Array, Array, Array], inputs: Any) -> tuple[Any, Array]:
     (x, log_weights, log_evidence), (now, nxt, noise, own) = state, inputs
     resampling, moving = noise.fork(2)
     more, seen = parts.look(x, now, nxt, own)
-    log_weights, log_evidence = _normalised(log_weights + more, log_evidence)
-    index, log_weights = resampled(resampling, log_weights, threshold)
+    log_weights, log_evidence = normalised(log_weights + more, log_evidence)
+    index, log_weights = resample(resampling, log_weights, threshold)
     seen = jax.tree.map(lambda a: jax.vmap(lambda a, i: a[i])(a, index), seen)
     x, more = parts.move(moving, seen, now, nxt, own)
     return (x, log_weights + more, log_evidence), x[:, 0]
 
   noise = as_noise(key).split(grid.num_steps)
-  start = (x, *_normalised(log_weights, jnp.zeros_like(log_weights[:, 0])))
+  start = (x, *normalised(log_weights, jnp.zeros_like(log_weights[:, 0])))
   inputs = (*grid.pairs, noise, parts.inputs)
   (x, log_weights, log_evidence), path = jax.lax.scan(step, start, inputs)
-  log_weights, log_evidence = _normalised(log_weights, log_evidence)
+  log_weights, log_evidence = normalised(log_weights, log_evidence)
   return Cloud(x, log_weights, log_evidence, path)
 
 
-def _normalised(log_weights: Array, log_evidence: Array) -> tuple[Array, Array]:
+def normalised(log_weights: Array, log_evidence: Array) -> tuple[Array, Array]:
   """Normalises weights, and adds the logarithm of their sum to the evidence.
 
   Weights after resampling are 1 / particles, so that the sum is a mean.
