@@ -66,7 +66,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     r"on 37 grids .*, with 4 to 128 evaluations",  # scripts/exact_budgets.py
     r"a Gaussian in 64\s+dimensions with variances k\^-1\.5",  # the same
     r"`lms` of order 4",  # scorelab/samplers/adams.py
-    r"25 samplers on a Gaussian and of 15 on two modes",  # tests/e2e/test_exact_budgets.py
+    r"25 samplers on a Gaussian and of 14 on two modes",  # tests/e2e/test_exact_budgets.py
   ),
   "docs/speed.md": (r"at least 256 MiB", r"above 1 scorelab is faster", r"GPU of 2022"),
   "configs/diffusion2015_swissroll.py": (r"of 2015",),

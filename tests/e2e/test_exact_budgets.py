@@ -34,7 +34,7 @@ def test_a_budget_is_spent(entry):
 def test_the_study_has_as_many_grids_and_samplers_as_the_docs_say():
   assert len({spacing.name for spacing in exact_budgets.SPACINGS}) == 37
   assert len({entry.label for entry in exact_budgets.ENTRIES}) == 25
-  assert len(exact_budgets.DETERMINISTIC) == 15
+  assert len(exact_budgets.DETERMINISTIC) == 14
 
 
 def test_the_fast_study(tmp_path, capsys, x64):
