@@ -45,9 +45,12 @@ def mcgdiff_cloud(
   starting, running = as_noise(key).fork(2)
   x = starts(starting, x, grid, particles)
 
+  def squared_ratio(level: Level) -> Array:
+    return (level.sigma / level.alpha) ** 2
+
   # The starts N(0, S^2), given their potentials; a coordinate with r_i > r is seen at once.
   first = grid[0]
-  prior, r2 = (grid.schedule.prior_std(first) / first.alpha) ** 2, (first.sigma / first.alpha) ** 2
+  prior, r2 = (grid.schedule.prior_std(first) / first.alpha) ** 2, squared_ratio(first)
   z = spectrum.along(x, len(shape)) / first.alpha
   ahead = jnp.maximum(r2 - squares, 0)
   gain = prior / (prior + ahead)
@@ -58,18 +61,19 @@ def mcgdiff_cloud(
   log_weights += early - spectrum.log_scale - jnp.log(particles)
   x = first.alpha * spectrum.back(filtered, shape)
 
-  def kernel(now: Level, nxt: Level) -> tuple[Array, ...]:
-    """r^2 now and next, which coordinates are filtered, which cross r_i, variance, potential's."""
-    r2, r2_next = (now.sigma / now.alpha) ** 2, (nxt.sigma / nxt.alpha) ** 2
+  def kernel(r2: Array, r2_next: Array) -> tuple[Array, Array, Array]:
+    """Which coordinates cross r_i, variance of a step, and of the potential, infinite for none."""
     active, last = squares < r2, r2_next == 0
     crossing = active & (squares > r2_next) & ~last
     # Ancestral steps have no noise on the step onto the data: y is compared with N(x0, r^2) there.
     variance = jnp.where(last, jnp.where(active, r2, 0), r2_next * (1 - r2_next / r2))
     ahead = jnp.where(last, squares, r2_next - squares)
-    return r2, r2_next, active, crossing, variance, jnp.where(active & ~crossing, ahead, jnp.inf)
+    return crossing, variance, jnp.where(active & ~crossing, ahead, jnp.inf)
 
   def look(x: Array, now: Level, nxt: Level, _: None) -> tuple[Array, Any]:
-    r2, r2_next, active, crossing, variance, ahead = kernel(now, nxt)
+    r2, r2_next = squared_ratio(now), squared_ratio(nxt)
+    active = squares < r2
+    crossing, variance, ahead = kernel(r2, r2_next)
     x0 = spectrum.along(predict(x, now).x0, len(shape))
     z = spectrum.along(x, len(shape)) / now.alpha
     mean = x0 + r2_next / r2 * (z - x0)
@@ -81,8 +85,8 @@ def mcgdiff_cloud(
 
   def move(noise: Noise, seen: Any, now: Level, nxt: Level, _: None) -> tuple[Array, Array]:
     mean, x0 = seen
-    r2, r2_next, active, crossing, variance, ahead = kernel(now, nxt)
-    del r2, active
+    r2_next = squared_ratio(nxt)
+    crossing, variance, ahead = kernel(squared_ratio(now), r2_next)
     n = noise.normal(mean.shape, mean.dtype)
     gain = variance / (variance + ahead)
     z = mean + gain * (y - mean) + jnp.sqrt(variance * (1 - gain)) * n
