@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 _OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)")  # a link from docs/ to a file next to it
 _PARTS = (
   *("schedules", "predictions", "targets", "networks", "losses", "samplers"),
-  *("likelihood", "metrics", "exact", "pretrained", "plotting", "typing"),
+  *("likelihood", "metrics", "exact", "inverse", "pretrained", "plotting", "typing"),
 )
 
 

@@ -41,7 +41,7 @@ from scorelab.metrics import METRICS, Reference
 from scorelab.plotting import write_csv
 from scorelab.runs.files import append_jsonl, read_jsonl
 from scorelab.samplers import SAMPLERS
-from scorelab.schedules import Grid, VarianceExploding, karras
+from scorelab.schedules import Grid, VarianceExploding, uniform_log_snr
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.targets.mixtures import grid25
 from scorelab.typing import Array, Key, Samples
@@ -138,11 +138,13 @@ def make(problem: Problem) -> tuple[GaussianMixture, Observation]:
 
 
 def make_grid(d: int, num_steps: int) -> Grid:
-  """Karras' levels from 100 standard deviations of the modes' means along one direction.
+  """Levels uniform in log-SNR: modes are chosen at much noise, where Karras' are few.
 
-  The means spread along two directions only, by 11.3 sqrt(d / 2) in each.
+  They start at 9 standard deviations of the modes' means, which spread along two directions only,
+  by 11.3 sqrt(d / 2) in each.
   """
-  return karras(VarianceExploding(sigma_max=100 * (d / 2) ** 0.5), num_steps)
+  schedule = VarianceExploding(sigma_min=0.02, sigma_max=100 * (d / 2) ** 0.5)
+  return uniform_log_snr(schedule, num_steps)
 
 
 @functools.lru_cache(maxsize=4)

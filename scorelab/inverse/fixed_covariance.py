@@ -25,7 +25,7 @@ def dps(
   """Diffusion posterior sampling: x_0 is taken to be its mean, C = 0 and S = noise_std^2 I.
 
   Chung et al., "Diffusion Posterior Sampling for General Noisy Inverse Problems", ICLR 2023
-  (arXiv 2209.14687), theorem 1 and eq. 16. The paper's algorithm 1, whose steps are of a length
+  (arXiv 2209.14687), theorem 1. The paper's algorithm 1, whose steps are of a length
   that does not depend on the noise, is the sampler `dps_steps`.
 
   Args:
@@ -58,9 +58,9 @@ def pigdm(
 
       1 / r^2 = 1 / prior_std^2 + alpha^2 / sigma^2
 
-  Song et al., "Pseudoinverse-Guided Diffusion Models for Inverse Problems", ICLR 2023, eqs. 6 to 8,
-  and appendix A.3 for r, where prior_std is 1. Their algorithm 1 then multiplies the gradient
-  by r^2, which leaves the posterior; this does not.
+  Song et al., "Pseudoinverse-Guided Diffusion Models for Inverse Problems", ICLR 2023,
+  section 3, where prior_std is 1. Their algorithm 1 then multiplies the gradient by r^2, which
+  leaves the posterior; this does not.
 
   Args:
     predict: the network or the truth.

@@ -38,7 +38,7 @@ def fps_smc(
       x_s ~ p(x_s | x_t) N(alpha_s y_s; A x_s, alpha_s^2 noise_std^2 I), weighted by its integral
 
   Dou and Song, "Diffusion Posterior Sampling for Linear Inverse Problem Solving: A Filtering
-  Perspective", ICLR 2024, algorithm 2 and eqs. 7 and 8. The noised y of a sample are drawn before,
+  Perspective", ICLR 2024. The noised y of a sample are drawn before,
   one path for all its particles.
 
   Args:

@@ -35,8 +35,8 @@ def dps_steps(
 
       x_s = ancestral step - step_size grad_x |y - A x0(x_t)|
 
-  Chung et al., ICLR 2023 (arXiv 2209.14687), algorithm 1, with the step size of their appendix
-  C.2 and code: its length depends neither on noise_std nor on the grid, which had 1,000 steps.
+  Chung et al., ICLR 2023 (arXiv 2209.14687), algorithm 1, with the step size of their code:
+  its length depends neither on noise_std nor on the grid, which had 1,000 steps.
 
   Args:
     key: consumed.
@@ -177,8 +177,7 @@ def ddrm(
       r' < r_i  z' = z0 + r' (sqrt(1 - eta^2) (y_i / s_i - z0) / r_i + eta n)
       r' >= r_i z' = (1 - eta_seen) z0 + eta_seen y_i / s_i + sqrt(r'^2 - (eta_seen r_i)^2) n
 
-  Kawar et al., "Denoising Diffusion Restoration Models", NeurIPS 2022 (arXiv 2201.11793), eqs. 4
-  to 8.
+  Kawar et al., "Denoising Diffusion Restoration Models", NeurIPS 2022 (arXiv 2201.11793).
 
   Args:
     key: consumed.

@@ -62,7 +62,7 @@ def mcgdiff_cloud(
   x = first.alpha * spectrum.back(filtered, shape)
 
   def kernel(r2: Array, r2_next: Array) -> tuple[Array, Array, Array]:
-    """Which coordinates cross r_i, variance of a step, and of the potential, infinite for none."""
+    """Returns which coordinates cross r_i, a step's variance, and the potential's or infinity."""
     active, last = squares < r2, r2_next == 0
     crossing = active & (squares > r2_next) & ~last
     # Ancestral steps have no noise on the step onto the data: y is compared with N(x0, r^2) there.
@@ -120,8 +120,8 @@ def mcgdiff(
   """Monte Carlo guided diffusion: a particle filter per sample, of one predict per particle a step.
 
   Cardoso et al., "Monte Carlo Guided Diffusion for Bayesian Linear Inverse Problems", ICLR 2024
-  (arXiv 2308.07983), algorithm 1 and section 2.2. A coordinate is observed at its own noise, which
-  need not be one of the grid's: the step that crosses it is split there, with one x0.
+  (arXiv 2308.07983), algorithm 1. A coordinate is observed at its own noise, which need not be one
+  of the grid's: the step that crosses it is split there, with one x0.
 
   Args:
     key: consumed.

@@ -23,12 +23,12 @@ def tmpd(predict: Predict, observation: Observation, *, diagonal: bool = False) 
   """Tweedie moment projected diffusion: S = A C A' + noise_std^2 I, solved exactly.
 
   Boys et al., "Tweedie Moment Projected Diffusions for Inverse Problems", TMLR 2024
-  (arXiv 2310.06721), eqs. 8 to 12. m + 1 products with J' per call, or two if `diagonal`.
+  (arXiv 2310.06721). m + 1 products with J' per call, or two if `diagonal`.
 
   Args:
     predict: the network or the truth.
     observation: with noise_std > 0 unless C has full rank along the rows of A.
-    diagonal: replaces A C A' by the diagonal matrix of its row sums (their section 4.2).
+    diagonal: replaces A C A' by the diagonal matrix of its row sums, as theirs does for images.
   """
   variance = observation.noise_std**2
   size = observation.operator.dim
@@ -61,8 +61,8 @@ def mmps(
   """Moment-matching posterior sampling: S u = y - A x0 by conjugate gradients from 0.
 
   Rozet et al., "Learning Diffusion Priors from Observations by Expectation Maximization",
-  NeurIPS 2024 (arXiv 2405.13712), eqs. 16 to 19 and algorithm 2. iterations + 1 products with J'
-  per call; exact from m iterations on, up to rounding. It does not know det S.
+  NeurIPS 2024 (arXiv 2405.13712). iterations + 1 products with J' per call; exact from m iterations
+  on, up to rounding. It does not know det S.
 
   Args:
     predict: the network or the truth.

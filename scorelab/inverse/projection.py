@@ -51,7 +51,7 @@ def proximal(
       x0' = argmin_x |y - A x|^2 / (2 noise_std^2) + trust alpha^2 / (2 sigma^2) |x - x0|^2
 
   Zhu et al., "Denoising Diffusion Models for Plug-and-Play Image Restoration", CVPRW 2023
-  (arXiv 2305.08995), eq. 13. The noise is what x0' leaves of x (eq. 14): the sampler `diffpir`
+  (arXiv 2305.08995), algorithm 1. The noise is what x0' leaves of x: the sampler `diffpir`
   renews a constant share of it; any other sampler can be used.
 
   Args:

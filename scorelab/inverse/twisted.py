@@ -105,7 +105,7 @@ def tds(
   """Twisted diffusion sampler: a particle filter per sample, with a posterior method as its twist.
 
   Wu et al., "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models",
-  NeurIPS 2023 (arXiv 2306.17775), algorithm 1; the twist is that of their section 3.2. On the step
+  NeurIPS 2023 (arXiv 2306.17775), algorithm 1. On the step
   onto the data, where an ancestral step has no noise, x_0 is drawn from N(x0, v I) given y.
 
   Args:

@@ -1,11 +1,14 @@
 """scripts/posteriors.py: rows are resumed, and the exact score's is near the floor."""
 
+import re
+
 import numpy as np
 import pytest
 
 from scorelab.plotting import read_csv
 from scorelab.runs.files import append_jsonl, read_jsonl
 from scripts import posteriors
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.e2e
 
@@ -42,3 +45,12 @@ def test_a_wrong_field_is_one_line(capsys):
     posteriors.main(["--only", "dim=8"])
   assert error.value.code == 2
   assert "'dim=8' must be one of d, d_y, noise_std, seed=number" in capsys.readouterr().err
+
+
+def test_the_example_of_the_page_runs():
+  """docs/posteriors.md: samples of the exact score, of a method and of particles are finite."""
+  example = (ROOT / "docs" / "posteriors.md").read_text().partition("## Methods")[0]
+  names = {}
+  exec("\n".join(re.findall(r"^    (.*)$", example, re.MULTILINE)), names)
+  for samples in ("exact", "approximate", "particles"):
+    assert np.isfinite(names[samples]).all(), samples
