@@ -22,7 +22,7 @@ from scorelab.plotting import read_csv
 from scripts import posteriors, published
 from scripts.benchmark import CASES
 from scripts.benchmarks import table
-from scripts.drawing import exact_budgets, pareto
+from scripts.drawing import exact_budgets, guidance, pareto
 
 ROOT = pathlib.Path(__file__).parent.parent
 REFERENCE = ROOT / "results" / "reference"
@@ -197,6 +197,11 @@ def transferred_grid() -> str:
   return markdown(header, lines)
 
 
+def guided() -> str:
+  """Guided samplers against the tilted law."""
+  return guidance.table(read_csv(REFERENCE / "guidance" / "guidance.csv"))
+
+
 def benchmarks() -> str:
   """All timings."""
   return table.table(REFERENCE / "benchmarks", list(CASES))
@@ -221,6 +226,7 @@ TABLES: dict[str, Callable[[], str]] = {
   "exact_fewest": exact_table(exact_budgets.fewest_table),
   "found_grids": found_grids,
   "transferred_grid": transferred_grid,
+  "guidance": guided,
   "published": lambda: published.as_markdown(published.verdicts(REFERENCE)),
   "verdicts": lambda: published.counts_as_markdown(published.verdicts(REFERENCE)),
   "benchmarks": benchmarks,

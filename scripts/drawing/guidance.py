@@ -20,6 +20,18 @@ def line(row: Mapping[str, Any]) -> str:
   return f"{row['target']:10}  w = {row['scale']:<4g}  {row['method']:26}{row['nfe']:5}{ratio}"
 
 
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """A Markdown table: energy distance in floors by target, method and scale."""
+  scales = sorted({row["scale"] for row in rows})
+  lines = [["target", "sampler", "NFE", *(f"w = {scale:g}" for scale in scales)]]
+  lines.append(["---"] * len(lines[0]))
+  for target, method in dict.fromkeys((row["target"], row["method"]) for row in rows):
+    own = {r["scale"]: r for r in rows if (r["target"], r["method"]) == (target, method)}
+    cells = [f"{r['over_floor']:.2f} ± {r['over_floor_sem']:.2f}" for r in own.values()]
+    lines.append([target, method, f"{own[scales[0]]['nfe']:.0f}", *cells])
+  return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
 @style.context()
 def variances(rows: Sequence[Mapping[str, float]]) -> Figure:
   """Plots the variance of guided samples against the scale, where all laws are Gaussian."""
