@@ -22,6 +22,7 @@ from scorelab.samplers import (
   ZeroNoise,
   adaptive_ode,
   consistency,
+  feynman_kac,
   mala,
   predictor_corrector,
   ula,
@@ -35,6 +36,7 @@ _KERNEL = "is a kernel that follows no grid"
 REFUSED: dict[Any, str] = {
   adaptive_ode: "adapts its steps to each point",
   consistency: "takes the ends of flow lines, which are no posterior means",
+  feynman_kac: "resamples particles",
   mala: "accepts or rejects",
   predictor_corrector: "takes steps whose size depends on the norms of the score and the noise",
   ula: _KERNEL,

@@ -53,6 +53,7 @@ SAMPLER_COLOURS = {
   "rk4": "#A6761D",
   "euler_maruyama": "#1B9ED9",
   "predictor_corrector": "#984EA3",
+  "feynman_kac": "#B2182B",
   "dpmpp_sde": "#7A0177",
   "dpmpp_2m_sde": "#FC8D62",
   "dpmpp_3m_sde": "#F781BF",

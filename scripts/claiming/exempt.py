@@ -58,6 +58,13 @@ PAGES: dict[str, tuple[str, ...]] = {
     r"`ipndm` of order 3 and 4\. They reach order 3 only",
     r"keeps order 3 if its last",
   ),
+  "docs/guidance.md": (
+    r"q_t\(x\)\^\(1-w\)",
+    r"scales from 0 on",
+    r"ICML 2025,\s+\[arXiv 2503\.02819\]",
+    # tests/core/exact/test_guided_laws.py
+    r"With p\(x \| c\) = N\(0, 1\) and p\(x\) = N\(0, 2\).*?/ \(2w - 1\)",
+  ),
   "docs/exact.md": (
     r"about 1e-10 of it",  # tests/core/exact: the tolerances
     r"3072 axes and 1000 steps",  # tests/core/exact/test_exact_laws.py

@@ -221,6 +221,7 @@ def test_what_is_known_of_a_guided_prediction(x64):
   assert bool(jnp.isnan(rescaled.correction).all())
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("target", [two_modes_1d(2.0), ring(8, std=0.8)], ids=["line", "plane"])
 def test_tilted_guidance_is_the_tilted_laws_score(target, x64):
   """By two derivations: nodes on a class's posterior, and on the tilted law's base.
@@ -262,6 +263,7 @@ def test_tilted_guidance_is_the_tilted_laws_score(target, x64):
   np.testing.assert_allclose(guide(x, data, 5).score, law.score(x), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.e2e
 def test_tilted_guidance_refusals():
   wide = GaussianMixture([1, 1], np.zeros((2, 20)), [1.0, 2.0])
   sources = Sources(

@@ -74,6 +74,7 @@ def test_a_learned_score_on_the_line(tmp_path):
   plt.close(nats_figure(experiment, result))
 
 
+@pytest.mark.e2e
 def test_the_exact_score_of_a_gaussian(tmp_path):
   """Nothing is learned, and a stochastic sampler in the plane has a law."""
   rows = ("ancestral:3",)
@@ -103,6 +104,7 @@ def test_a_learned_score_in_the_plane(tmp_path):
   assert w2["value"] is None and w2["learning"] is None and w2["discretisation"] > 0
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   ("target", "reason"),
   [("moons", "target = <Points> is no GaussianMixture"), ("two_modes_1d", "")],

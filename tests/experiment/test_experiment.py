@@ -277,7 +277,7 @@ BAD = {
   "modes": (
     {"target.name": "moons"},
     "evaluation.metrics = 'mode_weight_tv' needs modes of some width.* target.name = 'moons' has "
-    "none .allowed: energy_distance, frechet, kernel_distance, max_sliced_wasserstein, memorised",
+    "none .allowed: covariance_error, energy_distance, frechet, interval_error, kernel_distance",
   ),
   "support": (
     {"target.name": "moons", "evaluation.metrics": ("support_distance",)},

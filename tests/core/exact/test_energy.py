@@ -37,6 +37,7 @@ def test_the_mean_length_of_a_shifted_gaussian(shift):
   assert found == pytest.approx(expected, abs=1e-8)
 
 
+@pytest.mark.e2e
 def test_the_distance_is_that_of_samples_without_their_floor():
   """A shifted cloud of 400 against 2e5 samples: within the samples' own part and three errors."""
   target, x = ring(), 0.5 + 2 * np.asarray(lattice_starts(400))

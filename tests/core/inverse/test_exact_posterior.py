@@ -98,6 +98,7 @@ def test_bayes_rule(kind, case, x64):
   assert np.isfinite(posterior.log_weights).all() and posterior.log_weights[0] < -600
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_gradients(kind, x64):
   """At every level log p(x_t | y) = log q_t(x) + log p(y | x_t) - log p(y), which autodiff derives.
@@ -165,6 +166,7 @@ def test_shared_axes_in_many_dimensions():
   np.testing.assert_allclose(scaled @ np.asarray(posterior.basis[0]).T, expected, atol=1e-6)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("d", [3, 20])
 def test_shared_axes_predict_as_own_axes(d, x64):
   """The law with its basis repeated, which takes the other way through every sum."""
@@ -186,6 +188,7 @@ def test_shared_axes_predict_as_own_axes(d, x64):
   np.testing.assert_allclose(shared.marginal(x).stds, own.marginal(x).stds, rtol=1e-9)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", KINDS)
 def test_limits(kind, x64):
   """A = 0 observes nothing; an invertible A without noise leaves one point."""

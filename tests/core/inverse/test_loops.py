@@ -34,6 +34,7 @@ def noise(*shape, seed=2):
   return np.random.default_rng(seed).normal(size=shape)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("eta, eta_seen, noise_std", [(0.85, 1.0, 0.3), (0.5, 0.6, 2.0)])
 def test_ddrm_is_the_authors_loop(eta, eta_seen, noise_std, x64):
   """The loop of github.com/bahjat-kawar/ddrm in NumPy, on a variance-preserving grid."""
@@ -161,6 +162,7 @@ def test_decoupled_samplers_on_a_gaussian(name):
   assert samples.nfe == {"pnp_dm": 800, "daps": 200}[name]
 
 
+@pytest.mark.e2e
 def test_langevin_steps_reach_their_limit():
   """DAPS with 300 small Langevin steps, and with draws from their limit: moments to 0.06."""
   target, seen = GaussianMixture([1.0], [[0.5, -0.5]], [1.0]), Observation([[2.0, 0.0]], [1.0], 1.0)

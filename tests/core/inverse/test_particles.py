@@ -37,6 +37,7 @@ def estimates(key, name, clouds, particles, steps, process="ve"):
   return mean, cloud.log_evidence
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("process", ["ve", "vp"])
 @pytest.mark.parametrize("name", CLOUDS)
 def test_many_particles_give_the_posterior(name, process):
@@ -71,6 +72,7 @@ def test_errors_fall_as_the_root_of_the_particles(name):
   assert abs(slope + 0.5) < 0.1, (slope, errors)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["mcgdiff", "tds"])
 def test_samples_are_of_the_posterior(name):
   """2,000 samples of 32 particles each: moments to five standard errors and discretisation."""
@@ -86,6 +88,7 @@ def test_samples_are_of_the_posterior(name):
   assert samples.gradients == (3200 if name == "tds" else 0)
 
 
+@pytest.mark.e2e
 def test_mcgdiff_observes_each_coordinate_at_its_own_noise():
   """Singular values 2 and 0.2 in four dimensions, and none: A is not diagonal, nor is y's noise."""
   rng = np.random.default_rng(0)
@@ -142,6 +145,7 @@ def test_resampling_is_unbiased_and_only_where_needed():
   np.testing.assert_allclose(new[~uneven], logs[~uneven])
 
 
+@pytest.mark.e2e
 def test_fps_weights_and_proposes_for_a_gaussian(x64):
   """With one unit Gaussian and A = I, step by step: moments of particles given noised y.
 

@@ -53,6 +53,7 @@ EXACT = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("level", LEVELS)
 def test_exact_on_a_gaussian(name, level, x64):
@@ -69,6 +70,7 @@ def test_exact_on_a_gaussian(name, level, x64):
     np.testing.assert_allclose(here.log_likelihood, evidence, atol=1e-9)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", EXACT)
 def test_levels_may_be_batched_and_pure_noise(name, x64):
   """A level per point gives what each gives alone; at alpha = 0, x0 is the posterior mean of y."""
@@ -172,6 +174,7 @@ def test_the_proximal_step_is_stationary(x64):
   np.testing.assert_allclose(jax.grad(objective)(found), 0, atol=1e-9)
 
 
+@pytest.mark.e2e
 def test_one_gaussian_of_a_public_note():
   """N(0, 1) seen as 1.5 with std 0.5: N(1.2, 0.447); ancestral steps of DPS and of MMPS.
 
@@ -231,6 +234,7 @@ def test_every_sampler_takes_a_posterior_method(name):
   np.testing.assert_allclose(here, there, atol=2e-3)
 
 
+@pytest.mark.e2e
 def test_flow_grids_start_at_pure_noise():
   target, seen, grid = gaussian(), observation(), karras(LinearFlow(), 10)
   for conditional in (tmpd(target.predict, seen), ddnm(target.predict, seen)):

@@ -57,6 +57,7 @@ def test_weights_by_density_leave_the_particles_error(schedule, scale=2.0):
   assert abs(float(jnp.mean(variance)) * (1 + scale) / 2 - 1) < 4 * errors[1] / 8 + 0.02
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("options", [{}, {"resampling": "birth_death"}, {"threshold": 0.0}])
 def test_weights_by_score_approach_with_the_steps(options):
   """The variance's relative error at least halves from 8 to 64 steps, to 5 %."""
@@ -110,6 +111,7 @@ def test_samples_of_two_modes_approach_the_tilted_law():
   assert errors[1] < errors[0] / 2 and errors[1] < 0.15 * float(law.scale), errors
 
 
+@pytest.mark.e2e
 def test_a_sample_is_drawn_by_its_weight():
   """One of 64 particles for each of 4000 samples: the tilted variance, 4 errors and 3 %."""
   scale, grid = 2.0, karras(SCHEDULES["vp"], 16)
@@ -164,6 +166,7 @@ def test_a_guided_gaussians_variance_is_the_powers():
   np.testing.assert_allclose(guided(scale)(x, level).x0_variance, expected.x0_variance, rtol=1e-12)
 
 
+@pytest.mark.e2e
 def test_refusals_and_counts():
   grid = karras(SCHEDULES["vp"], 4)
   x = grid.prior(jax.random.key(0), (3, 1))

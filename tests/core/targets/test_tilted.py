@@ -65,6 +65,7 @@ def test_noised_laws_by_quadrature(schedule, scale):
     np.testing.assert_allclose(pred.score[seen, 0] * sigma, score[seen] * sigma, atol=3e-5)
 
 
+@pytest.mark.e2e
 def test_noised_law_in_the_plane_with_axes_of_its_own():
   """Against the trapezoidal rule over the plane, on skew components; the score is a gradient."""
   target = GaussianMixture([0.4, 0.6], [[-1.0, 0.0], [1.0, 0.5]], SKEW)
@@ -84,6 +85,7 @@ def test_noised_law_in_the_plane_with_axes_of_its_own():
   np.testing.assert_allclose(law.score(x), jax.vmap(jax.grad(law.log_prob))(x), atol=1e-9)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("scale", [0.5, 4.0])
 def test_draws_are_exact(scale):
   """Kolmogorov and Smirnov's test on the line; in the plane means and variances, 4 errors."""
