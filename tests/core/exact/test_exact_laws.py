@@ -42,7 +42,7 @@ MEAN, COVARIANCE = np.array([1.0, -0.5]), np.array([[1.0, 0.6], [0.6, 0.8]])
 AFFINE = {
   sampler: name
   for name, sampler in reversed(SAMPLERS.items())
-  if name not in ("predictor_corrector", "consistency")
+  if name not in ("predictor_corrector", "consistency", "feynman_kac")
 }
 
 
