@@ -115,12 +115,12 @@ def resampled(
   weights = jnp.exp(log_weights)
   uneven = jnp.sum(weights**2, axis=-1) * threshold * number > 1
   u = noise.uniform((n, 1), log_weights.dtype)
-  places = (u + jnp.arange(number)) / number
+  places = (u + jnp.arange(number)[None]) / number
   ends = jnp.cumsum(weights, axis=-1)
   ends = ends / ends[:, -1:]
   index = jax.vmap(jnp.searchsorted)(ends, places)
   index = jnp.minimum(index, number - 1)  # a place may round to 1
-  index = jnp.where(uneven[:, None], index, jnp.arange(number))
+  index = jnp.where(uneven[:, None], index, jnp.arange(number)[None])
   even = jnp.full_like(log_weights, -jnp.log(number))
   return index, jnp.where(uneven[:, None], even, log_weights)
 

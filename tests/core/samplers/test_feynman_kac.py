@@ -167,6 +167,21 @@ def test_a_guided_gaussians_variance_is_the_powers():
 
 
 @pytest.mark.e2e
+def test_compiles_once_and_promotes_no_rank():
+  """Other keys, points and scales do not retrace, and no key is used twice."""
+
+  @jax.jit
+  def run(key, x, scale):
+    return feynman_kac(key, guided(scale), x, karras(SCHEDULES["vp"], 4), particles=3).x
+
+  with jax.debug_key_reuse(True), jax.numpy_rank_promotion("raise"):
+    for scale in (2.0, 3.0):
+      x = jnp.full((5, 1), scale)
+      assert bool(jnp.isfinite(run(jax.random.key(int(scale)), x, scale)).all())
+  assert run._cache_size() == 1
+
+
+@pytest.mark.e2e
 def test_refusals_and_counts():
   grid = karras(SCHEDULES["vp"], 4)
   x = grid.prior(jax.random.key(0), (3, 1))

@@ -35,6 +35,7 @@ KEY = jax.random.key(0)
 # One of each function, the first: the others are other libraries' names for it.
 NAMES = list({sampler: name for name, sampler in reversed(SAMPLERS.items())}.values())
 NAMES.remove("consistency")  # of predictions of another kind: tests/core/losses/test_consistency.py
+NAMES.remove("feynman_kac")  # moves particles of each sample: test_feynman_kac.py
 STOCHASTIC = [
   *("ancestral", "annealed_langevin", "dpm_solver_2_ancestral", "dpmpp_2m_sde"),
   *("dpmpp_2s_ancestral", "dpmpp_3m_sde", "dpmpp_sde", "euler_maruyama"),
