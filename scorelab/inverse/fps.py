@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from scorelab.inverse.observation import Observation
-from scorelab.inverse.spectrum import Spectrum
+from scorelab.inverse.spectrum import Spectrum, log_normal
 from scorelab.ranges import AtLeast, Between
 from scorelab.samplers.noise import Noise, as_noise
 from scorelab.samplers.particles import Filter, drawn, run, starts
@@ -78,9 +78,7 @@ def fps_smc(
     z = spectrum.along(x, len(shape)) / now.alpha
     shrink = (ratio(nxt) / ratio(now)) ** 2
     mean, variance = x0 + shrink * (z - x0), ratio(nxt) ** 2 * (1 - shrink)
-    total = jnp.where(seen, variance + squares, 1)
-    logs = -((mean - y[:, None]) ** 2 / total + jnp.log(2 * jnp.pi * total)) / 2
-    return jnp.sum(jnp.where(seen, logs, 0), axis=-1), mean
+    return jnp.sum(log_normal(mean, y[:, None], variance + squares, seen), axis=-1), mean
 
   def move(noise: Noise, mean: Any, now: Level, nxt: Level, y: Array) -> tuple[Array, Array]:
     variance = ratio(nxt) ** 2 * (1 - (ratio(nxt) / ratio(now)) ** 2)

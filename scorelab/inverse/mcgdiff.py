@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 
 from scorelab.inverse.observation import Observation
-from scorelab.inverse.spectrum import Spectrum
+from scorelab.inverse.spectrum import Spectrum, log_normal
 from scorelab.ranges import Above, AtLeast, Between
 from scorelab.samplers.noise import Noise, as_noise
 from scorelab.samplers.particles import Cloud, Filter, drawn, run, starts
@@ -56,8 +56,8 @@ def mcgdiff_cloud(
   gain = prior / (prior + ahead)
   filtered = jnp.where(squares < r2, gain * y + jnp.sqrt(gain * ahead / prior) * z, z)
   late = seen & (squares >= r2)
-  log_weights = jnp.sum(_log_normal(z, y, jnp.where(late, squares - r2, 1), late), axis=-1)
-  early = jnp.sum(_log_normal(0.0, y, prior + ahead, seen & ~late))
+  log_weights = jnp.sum(log_normal(z, y, jnp.where(late, squares - r2, 1), late), axis=-1)
+  early = jnp.sum(log_normal(0.0, y, prior + ahead, seen & ~late))
   log_weights += early - spectrum.log_scale - jnp.log(particles)
   x = first.alpha * spectrum.back(filtered, shape)
 
@@ -80,7 +80,7 @@ def mcgdiff_cloud(
     share = jnp.where(crossing, squares / r2, 0)
     seen_as = jnp.where(crossing, x0 + share * (z - x0), mean)
     spread = jnp.where(crossing, share * r2 * (1 - share), variance + ahead)
-    weights = _log_normal(seen_as, y, spread, active) - _log_normal(z, y, r2 - squares, active)
+    weights = log_normal(seen_as, y, spread, active) - log_normal(z, y, r2 - squares, active)
     return jnp.sum(weights, axis=-1), (mean, x0)
 
   def move(noise: Noise, seen: Any, now: Level, nxt: Level, _: None) -> tuple[Array, Array]:
@@ -96,13 +96,6 @@ def mcgdiff_cloud(
     return nxt.alpha * spectrum.back(z, shape), jnp.zeros(x.shape[:2], x.dtype)
 
   return run(running, x, log_weights, grid, Filter(look, move), threshold)
-
-
-def _log_normal(x: Array | float, mean: Array, variance: Array, where: Array) -> Array:
-  """log N(x; mean, variance), and 0 elsewhere."""
-  variance = jnp.where(where, variance, 1)
-  logs = -((x - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance)) / 2
-  return jnp.where(where, logs, 0)
 
 
 @checked

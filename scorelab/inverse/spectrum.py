@@ -64,3 +64,10 @@ class Spectrum(Pytree, eq=False):
     """Returns the points V z, [*batch, *event]."""
     x = jnp.matmul(z, self.axes.T, precision="highest")
     return x.reshape(*z.shape[:-1], *event_shape)
+
+
+def log_normal(x: Array | float, mean: Array, variance: Array, where: Array) -> Array:
+  """Returns log N(x; mean, variance), and 0 elsewhere."""
+  variance = jnp.where(where, variance, 1)
+  logs = -((x - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance)) / 2
+  return jnp.where(where, logs, 0)

@@ -142,8 +142,8 @@ class Tilted(Pytree, eq=False, static=("label", "num_nodes")):
   def _weight_score(self, x: Array) -> Array:
     """The gradient of log g at x [..., d]."""
     alone = self.mixture.of_class(jnp.asarray(self.label))
-    both = (jnp.vectorize(m._score, signature="(d)->(d)")(x) for m in (alone, self.mixture))
-    return self.exponent * functools.reduce(jnp.subtract, both)
+    own, whole = (jnp.vectorize(m._score, signature="(d)->(d)")(x) for m in (alone, self.mixture))
+    return self.exponent * (own - whole)
 
   def _at(self, x: Array, alpha: Array, sigma: Array) -> tuple[Array, Array, Array, Array]:
     """Score, E[x_0 | x], its variance and the log-density at one point x [d]."""
