@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import sys
+import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -279,9 +280,8 @@ def silence_orbax() -> None:
   report_before = sys.unraisablehook
 
   def report_others(unraisable: Any) -> None:
-    code = getattr(unraisable.object, "cr_code", None)
     late = "Event loop is closed" in str(unraisable.exc_value)  # a write that ends after its save
-    if not late and (code is None or "orbax" not in code.co_filename):
+    if not late and not _raised_by_orbax(unraisable):
       report_before(unraisable)
 
   sys.unraisablehook = report_others
@@ -289,6 +289,13 @@ def silence_orbax() -> None:
 
 def _by_orbax(record: logging.logging.LogRecord) -> bool:
   return "orbax" in record.pathname or record.name == "asyncio"
+
+
+def _raised_by_orbax(unraisable: Any) -> bool:
+  """Tells whether Orbax's code failed, or an asyncio object that waited for it did."""
+  waiting = (getattr(unraisable.object, name, None) for name in ("cr_code", "ag_code"))
+  ran = (frame.f_code for frame, _ in traceback.walk_tb(unraisable.exc_traceback))
+  return any(code and "orbax" in code.co_filename for code in (*waiting, *ran))
 
 
 def _kinds(tree: Any) -> dict[str, str]:

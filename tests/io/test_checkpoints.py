@@ -17,7 +17,13 @@ import optax
 import pytest
 from absl import logging
 
-from scorelab.runs.checkpoints import CheckpointError, Checkpoints, DamagedError, _by_orbax
+from scorelab.runs.checkpoints import (
+  CheckpointError,
+  Checkpoints,
+  DamagedError,
+  _by_orbax,
+  silence_orbax,
+)
 from tests.paths import ROOT
 
 # Reading damaged files, Orbax leaves coroutines behind; `warnings` below collects them.
@@ -297,6 +303,26 @@ def test_full_disk_is_reported_and_survived(tmp_path, caplog):
     assert checkpoints.steps() == [1] and checkpoints.restore(state)[1] == 1
     checkpoints.save(2, state)
     assert checkpoints.restore(state)[1] == 2
+
+
+@pytest.mark.parametrize("raiser", ["orbax/serialization.py", "other/module.py"])
+def test_only_what_orbax_leaves_behind_is_silent(raiser, monkeypatch):
+  reported = []
+  monkeypatch.setattr(sys, "unraisablehook", reported.append)
+  silence_orbax()
+  code = compile("def fail():\n  raise Exception('Encountered error')", raiser, "exec")
+  exec(code, names := {})
+
+  async def awaits():  # as asyncio wraps what failed: the coroutine itself is not Orbax's
+    names["fail"]()
+
+  class Left:  # raises while it is collected
+    def __del__(self):
+      awaits().send(None)
+
+  Left()
+  gc.collect()
+  assert len(reported) == (raiser != "orbax/serialization.py")
 
 
 def test_read_only_touches_nothing(run, tmp_path):
