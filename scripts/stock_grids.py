@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from scorelab.schedules import GRIDS, Grid, Schedule
 
@@ -39,16 +40,25 @@ def spacings(sigma_mins: Sequence[float]) -> tuple[Spacing, ...]:
 
 
 def make_all(spacings: Sequence[Spacing], schedule: Schedule, num_steps: int) -> list[Grid]:
-  """Returns the grid of each spacing, to the data; those that differ in numbers by one program."""
-  found: dict[str, Grid] = {}
-  for grid in dict.fromkeys(spacing.grid for spacing in spacings):
-    own = [spacing for spacing in spacings if spacing.grid == grid]
-    options = {k: jnp.asarray([s.options[k] for s in own]) for k in own[0].options}
+  """Returns the grid of each spacing, to the data, by one program for all of them."""
+  kinds = {grid: [s for s in spacings if s.grid == grid] for grid in {s.grid for s in spacings}}
 
-    def make(options: dict[str, jax.Array], grid: str = grid) -> Grid:
-      return GRIDS[grid](schedule, num_steps, **options)
-
+  @jax.jit
+  def make(options: dict[str, dict[str, jax.Array]]) -> dict[str, Grid]:
     # With axis_size: uniform times have no options.
-    made = jax.jit(jax.vmap(make, axis_size=len(own)))(options)
-    found |= {s.name: jax.tree.map(lambda a, i=i: a[i], made) for i, s in enumerate(own)}
+    return {
+      grid: jax.vmap(
+        lambda own, grid=grid: GRIDS[grid](schedule, num_steps, **own), axis_size=len(kinds[grid])
+      )(own)
+      for grid, own in options.items()
+    }
+
+  options = {
+    grid: {k: jnp.asarray([s.options[k] for s in own]) for k in own[0].options}
+    for grid, own in kinds.items()
+  }
+  found = {}
+  for grid, made in make(options).items():
+    arrays = jax.tree.map(np.asarray, made)
+    found |= {s.name: jax.tree.map(lambda a, i=i: a[i], arrays) for i, s in enumerate(kinds[grid])}
   return [found[spacing.name] for spacing in spacings]

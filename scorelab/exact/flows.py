@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorelab.exact.interpolation import Interpolated
 from scorelab.exact.laws import end_law, gaussian_law
 from scorelab.exact.line import LineMap, LineMixture
 from scorelab.exact.plane import NODES, Nodes, plane_rules
@@ -131,7 +132,9 @@ def flow_distances(
     push = Pushforward(sampler, predict, grid, target.dim, options)
     if push.dim != 1:
       raise ValueError(f"target of dimension {push.dim} must be of dimension 1")
-    return line_distances(LineMap(push, LineMixture.of(first)), LineMixture.of(last))
+    start_law = LineMixture.of(first)
+    smooth = Interpolated.of(push.on_line, *start_law.ends)
+    return line_distances(LineMap(smooth or push, start_law), LineMixture.of(last))
 
 
 def problem(

@@ -29,12 +29,12 @@ from scorelab.exact.responses import (
   count_draws,
   full_responses,
   in_float64,
+  require_alike,
   require_followed,
   sampler_name,
   split_options,
-  stacked,
 )
-from scorelab.schedules import Grid
+from scorelab.schedules import Grid, Level
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Predict, Sampler
 from scorelab.validation import require_known
@@ -189,13 +189,18 @@ def gaussian_laws_on(
         {name: affine_law(sampler, exact, start, grid, **options) for name, start in own.items()}
         for grid, own in zip(grids, starts, strict=True)
       ]
-    return _by_axis(sampler, static, draws, law, stacked(grids), traced, starts)
+    require_alike(grids)
+    return [
+      _by_axis(sampler, static, draws, law, grid, traced, own)
+      for grid, own in zip(grids, starts, strict=True)
+    ]
 
 
 def starting_laws(law: GaussianLaw, grid: Grid) -> dict[str, GaussianLaw]:
   """Returns the prior, and the true law of the noised data at grid[0], by name."""
-  true = law.noised(float(grid[0].alpha), float(grid[0].sigma))
-  variance = float(grid.schedule.prior_std(grid[0])) ** 2
+  alpha, sigma = np.asarray(grid.levels.alpha)[0], np.asarray(grid.levels.sigma)[0]
+  true = law.noised(float(alpha), float(sigma))
+  variance = float(grid.schedule.prior_std(Level(None, alpha, sigma))) ** 2
   prior = GaussianLaw(np.zeros_like(true.mean), np.full_like(true.mean, variance), true.basis)
   return {"prior": prior, "true": true}
 
@@ -205,35 +210,30 @@ def _by_axis(
   static: tuple[tuple[str, Any], ...],
   draws: int,
   law: GaussianLaw,
-  grids: Grid,
+  grid: Grid,
   traced: dict[str, Any],
-  starts: list[dict[str, GaussianLaw]],
-) -> list[dict[str, GaussianLaw]]:
+  starts: dict[str, GaussianLaw],
+) -> dict[str, GaussianLaw]:
   """The laws along the target's axes; axes of the same mean and variance are followed once."""
 
   def along(mean: np.ndarray) -> np.ndarray:
     return mean if law.basis is None else law.basis.T @ mean
 
   axes = np.stack([along(law.mean), law.variances])
-  unique, index = np.unique(axes, axis=1, return_inverse=True)
-  mean, variance = (jnp.asarray(a) for a in unique)
-  middle = grids.levels.alpha[:, :1] * mean  # of the true start
+  (mean, variance), index = np.unique(axes, axis=1, return_inverse=True)
+  middle = float(np.asarray(grid.levels.alpha)[0]) * mean  # of the true start
   found = axis_responses(
-    sampler, static, draws, law.basis is None, grids, traced, mean, variance, middle
+    sampler, static, draws, law.basis is None, grid, traced, mean, variance, middle
   )
-  middles, *found = (np.asarray(a)[:, index.reshape(-1)] for a in (middle, *found))
-  _require_affine(sampler, found[-1])
+  _require_affine(sampler, found.bend)
+  middle, at, gain, noise = (a[index.reshape(-1)] for a in (middle, *found[:3]))
 
-  def moved(start: GaussianLaw, middle: np.ndarray, found: tuple[np.ndarray, ...]) -> GaussianLaw:
-    at, gain, noise, _ = found
+  def moved(start: GaussianLaw) -> GaussianLaw:
     mean = at + gain * (along(start.mean) - middle)
     mean = mean if law.basis is None else law.basis @ mean
     return GaussianLaw(mean, gain**2 * start.variances + noise, law.basis)
 
-  rows = zip(starts, middles, zip(*found, strict=True), strict=True)
-  return [
-    {name: moved(start, middle, row) for name, start in own.items()} for own, middle, row in rows
-  ]
+  return {name: moved(start) for name, start in starts.items()}
 
 
 def _require_affine(sampler: Sampler, bend: np.ndarray) -> None:

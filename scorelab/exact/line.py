@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp, ndtr, ndtri
 
+from scorelab.exact.interpolation import Interpolated
 from scorelab.targets.gaussian_mixture import GaussianMixture
 
 _REACH = 9.0  # standard deviations: beyond it a Gaussian has 2e-19 of its mass
@@ -122,8 +123,10 @@ class LineMap:
     self.push, self.start, self.hidden = push, start, False
     low, high = start.ends
     x = np.linspace(low, high, _CELLS + 1)
-    y, slope = self._at(x)
-    turns = zoom(lambda x: self._at(x)[1], x, _turning(slope[None])[0].nonzero()[0], _turning)
+    y = self._at(x)[0]
+    cells = joined(x, push.cells) if isinstance(push, Interpolated) else x
+    turning = _turning(self._at(cells)[1][None])[0].nonzero()[0]
+    turns = zoom(lambda x: self._at(x)[1], cells, turning, _turning)
     self.folds = len(turns)
     self._branches = np.concatenate([[low], turns, [high]])
     middles = (self._branches[1:] + self._branches[:-1]) / 2

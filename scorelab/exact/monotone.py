@@ -20,16 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from scorelab.exact.flows import Exact, flow_distances, problem
-from scorelab.exact.line import LineMixture
-from scorelab.exact.pushforward import noise_error, require_map
-from scorelab.exact.responses import count_draws, in_float64, split_options, stacked
+from scorelab.exact.flows import Exact, flow_distances, line_distances, problem
+from scorelab.exact.interpolation import Interpolated
+from scorelab.exact.line import LineMap, LineMixture
+from scorelab.exact.pushforward import noise_error, require_map, traced_predict
+from scorelab.exact.responses import count_draws, in_float64, require_alike, split_options
 from scorelab.samplers import RecordedNoise, ZeroNoise
-from scorelab.schedules import Grid
+from scorelab.schedules import Grid, Level
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array, Predict, Sampler
 
 _NODES = (512, 4096)
+_AT_ONCE = _NODES[0] + 1
 _RTOL, _ATOL = 1e-8, 1e-13
 _HALVINGS = 60
 _CHECKED = 3  # starts that are followed twice, with other draws
@@ -58,18 +60,28 @@ def flow_distances_on(
     grids, target = [in_float64(grid) for grid in grids], in_float64(target)
     if target.dim != 1:
       raise ValueError(f"target of dimension {target.dim} must be of dimension 1")
-    draws = count_draws(sampler, predict, jnp.zeros((1, 1)), grids[0], options)
+    require_alike(grids)
+    problem(target, grids[0], start)  # refuses what has no density
+    leaves = target.weights, target.means, target.variances
+    mixture = np.concatenate([np.ravel(a) for a in leaves]).tobytes()
+    quick = traced_predict(predict)
+    draws = count_draws(sampler, quick, jnp.zeros((1, 1)), grids[0], options)
     found: dict[int, dict[str, Exact]] = {}
     for count in _NODES:
       left = [i for i in range(len(grids)) if not _settled(found.get(i))]
-      if left:
-        some = [grids[i] for i in left]
-        nodes = _nodes_on(some, target, start, count)
-        rows = zip(nodes, *_images(some, sampler, predict, draws, nodes, options), strict=True)
-        found |= dict(zip(left, [_distances(own, y, slope) for own, y, slope in rows], strict=True))
+      for i in left:
+        nodes = _nodes(mixture, start, _ends(grids[i]), count)
+        mapped = _images(grids[i], sampler, quick, draws, options, nodes.x)
+        found[i] = _distances(nodes, *mapped)
     for i, grid in enumerate(grids):
       if not all(_converged(exact) for exact in found[i].values()):
-        exact = flow_distances(sampler, predict, target, grid, start=start, **options)
+        follow = functools.partial(_images, grid, sampler, quick, draws, options)
+        first, last = (LineMixture.of(law) for law in problem(target, grid, start))
+        smooth = Interpolated.of(follow, *first.ends)
+        if smooth is None:
+          exact = flow_distances(sampler, predict, target, grid, start=start, **options)
+        else:
+          exact = line_distances(LineMap(smooth, first), last)
         found[i] = {name: exact[name] for name in found[i]}
     return [found[i] for i in range(len(grids))]
 
@@ -81,6 +93,13 @@ def _converged(exact: Exact) -> bool:
 def _settled(found: dict[str, Exact] | None) -> bool:
   """Returns whether more nodes change nothing: the distances are known, or the map folds."""
   return found is not None and all(_converged(e) or np.isnan(e.value) for e in found.values())
+
+
+def _ends(grid: Grid) -> tuple[float, ...]:
+  """Alpha, sigma and the prior's std of a grid's first level, alpha and sigma of the last."""
+  alpha, sigma = np.asarray(grid.levels.alpha), np.asarray(grid.levels.sigma)
+  std = grid.schedule.prior_std(Level(None, alpha[0], sigma[0]))
+  return tuple(map(float, (alpha[0], sigma[0], std, alpha[-1], sigma[-1])))
 
 
 class _Nodes(NamedTuple):
@@ -101,21 +120,25 @@ class _Nodes(NamedTuple):
   last: LineMixture
 
 
-def _nodes_on(
-  grids: Sequence[Grid], target: GaussianMixture, start: str, count: int
-) -> list[_Nodes]:
-  """The nodes of each grid; those of grids with the same ends are made once."""
-  known: dict[tuple[float, ...], _Nodes] = {}
-  rows = []
-  for grid in grids:
-    ends = tuple(float(a) for level in (grid[0], grid[-1]) for a in (level.alpha, level.sigma))
-    if ends not in known:
-      first, last = (LineMixture.of(law) for law in problem(target, grid, start))
-      x, width = _spaced(first, last, count)
-      optimal = last.quantile(*first.mass(x))
-      known[ends] = _Nodes(x, width, first.log_prob(x), optimal, last)
-    rows.append(known[ends])
-  return rows
+@functools.lru_cache(maxsize=256)
+def _nodes(mixture: bytes, start: str, ends: tuple[float, ...], count: int) -> _Nodes:
+  """The nodes for grids with these ends; samplers and grids share them.
+
+  Args:
+    mixture: weights, means and variances of the target, [3, k] in float64.
+    start: 'prior' or 'true'.
+    ends: alpha, sigma and the prior's std of the first level, alpha and sigma of the last.
+    count: number of nodes, less one.
+  """
+  weights, means, variances = np.frombuffer(mixture).reshape(3, -1)
+  first, last = (
+    LineMixture(weights, alpha * means, np.sqrt(alpha**2 * variances + sigma**2))
+    for alpha, sigma in (ends[:2], ends[3:])
+  )
+  if start == "prior":
+    first = LineMixture(np.ones(1), np.zeros(1), np.full(1, ends[2]))
+  x, width = _spaced(first, last, count)
+  return _Nodes(x, width, first.log_prob(x), last.quantile(*first.mass(x)), last)
 
 
 def _spaced(first: LineMixture, last: LineMixture, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,29 +158,32 @@ def _spaced(first: LineMixture, last: LineMixture, count: int) -> tuple[np.ndarr
 
 
 def _images(
-  grids: Sequence[Grid],
+  grid: Grid,
   sampler: Sampler,
   predict: Predict,
   draws: int,
-  nodes: Sequence[_Nodes],
   options: dict[str, Any],
+  x: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The images of the nodes and the map's derivatives there, each [grids, n].
+  """The images of starts x [n] and the map's derivatives there, each [n].
 
   Raises:
     ValueError: the images depend on the draws.
   """
-  x = np.stack([own.x for own in nodes])
-  middle = x.shape[1] // 2
-  x = np.concatenate([x, x[:, middle : middle + _CHECKED]], axis=1)[..., None]
-  noise = np.zeros((draws, *x.shape[1:]))
-  noise[:, -_CHECKED:] = 1.0
   traced, static = split_options(options)
-  mapped = _mapped(sampler, predict, static, draws > 0, stacked(grids), traced, x, noise)
-  y, slope = (np.asarray(a)[..., 0] for a in mapped)
-  if not np.array_equal(y[:, middle : middle + _CHECKED], y[:, -_CHECKED:], equal_nan=True):
-    raise noise_error(sampler)
-  return y[:, :-_CHECKED], slope[:, :-_CHECKED]
+  y, slope = [], []
+  for i in range(0, len(x), _AT_ONCE):
+    own = x[i : i + _AT_ONCE]
+    # Of one size, so that it is compiled once; the last are followed twice, with other draws.
+    rows = np.pad(own, (0, _AT_ONCE + _CHECKED - len(own)), mode="wrap")
+    rows[-_CHECKED:] = own[:_CHECKED]
+    mapped = _mapped(sampler, static, draws, predict, grid, traced, rows[:, None])
+    images, slopes = (np.asarray(a)[:, 0] for a in mapped)
+    if not np.array_equal(images[:_CHECKED], images[-_CHECKED:], equal_nan=True):
+      raise noise_error(sampler)
+    y.append(images[: len(own)])
+    slope.append(slopes[: len(own)])
+  return np.concatenate(y), np.concatenate(slope)
 
 
 def _distances(nodes: _Nodes, y: np.ndarray, slope: np.ndarray) -> dict[str, Exact]:
@@ -178,24 +204,22 @@ def _distances(nodes: _Nodes, y: np.ndarray, slope: np.ndarray) -> dict[str, Exa
   }
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _mapped(
   sampler: Sampler,
-  predict: Predict,
   static: tuple[tuple[str, Any], ...],
-  noisy: bool,
-  grids: Grid,
+  draws: int,
+  predict: Predict,
+  grid: Grid,
   traced: dict[str, Any],
-  x: Float[Array, "g n 1"],
-  noise: Float[Array, "draws n 1"],
-) -> tuple[Float[Array, "g n 1"], Float[Array, "g n 1"]]:
-  """Images of the starts x of each grid, and the derivatives of the map."""
+  x: Float[Array, "n 1"],
+) -> tuple[Float[Array, "n 1"], Float[Array, "n 1"]]:
+  """Images of the starts x, and the derivatives of the map; the last have other draws."""
+  other = jnp.arange(len(x)) >= len(x) - _CHECKED
+  noise = jnp.broadcast_to(jnp.where(other, 1.0, 0.0)[:, None], (draws, *x.shape))
 
-  def on(grid: Grid, x: Array) -> tuple[Array, Array]:
-    def run(x: Array) -> Array:
-      source = RecordedNoise(noise) if noisy else ZeroNoise()
-      return sampler(source, predict, x, grid, **traced, **dict(static)).x
+  def run(x: Array) -> Array:
+    source = RecordedNoise(noise) if draws else ZeroNoise()
+    return sampler(source, predict, x, grid, **traced, **dict(static)).x
 
-    return jax.jvp(run, (x,), (jnp.ones_like(x),))
-
-  return jax.vmap(on)(grids, x)
+  return jax.jvp(run, (x,), (jnp.ones_like(x),))

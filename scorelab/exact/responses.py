@@ -43,7 +43,6 @@ REFUSED: dict[Any, str] = {
   underdamped_langevin: _KERNEL,
 }
 _CHUNK = 256  # axes at a time: the reverse pass keeps every step of each
-_TOGETHER = 4096  # axes of all grids at a time
 
 
 def sampler_name(sampler: Any) -> str:
@@ -69,23 +68,20 @@ def in_float64(tree: Any) -> Any:
   """Returns a pytree with its float arrays in float64; in a context of `jax.enable_x64`."""
 
   def convert(leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray):
+      return np.asarray(leaf, float) if np.issubdtype(leaf.dtype, np.floating) else leaf
     real = jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)
     return jnp.asarray(leaf, jnp.float64) if real else leaf
 
   return jax.tree.map(convert, tree)
 
 
-def stacked(grids: Sequence[Grid]) -> Grid:
-  """Returns grids as one, each array with a first axis over them.
-
-  Raises:
-    ValueError: there is none, or they differ in more than numbers.
-  """
+def require_alike(grids: Sequence[Grid]) -> None:
+  """Raises ValueError if there are no grids, or they differ in more than numbers."""
   trees = [jax.tree.structure(grid) for grid in grids]
   shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(grid)] for grid in grids]
   if not grids or any(pair != (trees[0], shapes[0]) for pair in zip(trees, shapes, strict=True)):
     raise ValueError("grids must be of as many steps, of one kind of schedule, and end alike")
-  return jax.tree.map(lambda *arrays: jnp.stack(arrays), *grids)
 
 
 class _Found(Exception):  # noqa: N818 (no error)
@@ -148,10 +144,10 @@ class Responses(NamedTuple):
     bend: relative error of the affine function far from `start`: rounding if the sampler is affine.
   """
 
-  at: Float[Array, " d"]
-  gain: Float[Array, " d"]
-  noise_variance: Float[Array, " d"]
-  bend: Float[Array, " d"]
+  at: Float[np.ndarray, " d"]
+  gain: Float[np.ndarray, " d"]
+  noise_variance: Float[np.ndarray, " d"]
+  bend: Float[np.ndarray, " d"]
 
 
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
@@ -170,78 +166,97 @@ def axis_predict(mean: Array, variance: Array, *, spread: bool) -> Predict:
   """
 
   def predict(x: Array, level: Level) -> Prediction:
-    total = level.alpha**2 * variance + level.sigma**2
-    total = jnp.where(total > 0, total, 1)
-    score = (level.alpha * mean - x) / total
-    x0 = (level.sigma**2 * mean + level.alpha * variance * x) / total
-    posterior = jnp.broadcast_to(level.sigma**2 * variance / total, x.shape) if spread else None
-    return Prediction.of(x, level, "score", score=score, x0=x0, x0_variance=posterior)
+    score, x0, posterior = _axis_views(x, level.alpha, level.sigma, mean, variance)
+    known = posterior if spread else None
+    return Prediction.of(x, level, "score", score=score, x0=x0, x0_variance=known)
 
   return predict
 
 
-def _far(grid: Grid, variance: Array) -> Array:
-  """Returns eight standard deviations of the noised data at grid[0], of the variance's shape."""
-  return 8 * jnp.sqrt(grid[0].alpha ** 2 * variance + grid[0].sigma ** 2)
+@jax.jit  # traced once for all calls of a sampler, and for all numbers of steps
+def _axis_views(
+  x: Array, alpha: Array, sigma: Array, mean: Array, variance: Array
+) -> tuple[Array, Array, Array]:
+  total = alpha**2 * variance + sigma**2
+  total = jnp.where(total > 0, total, 1)
+  score = (alpha * mean - x) / total
+  x0 = (sigma**2 * mean + alpha * variance * x) / total
+  return score, x0, jnp.broadcast_to(sigma**2 * variance / total, x.shape)
 
 
-@functools.partial(jax.jit, static_argnames=("sampler", "static", "draws", "spread"))
 def axis_responses(
   sampler: Sampler,
   static: tuple[tuple[str, Any], ...],
   draws: int,
   spread: bool,
-  grids: Grid,
+  grid: Grid,
   traced: dict[str, Any],
-  mean: Float[Array, " d"],
-  variance: Float[Array, " d"],
-  start: Float[Array, "g d"],
+  mean: Float[np.ndarray, " d"],
+  variance: Float[np.ndarray, " d"],
+  start: Float[np.ndarray, " d"],
 ) -> Responses:
   """Returns the responses of a sampler on N(mean, diag(variance)), by one reverse pass an axis.
 
   Args:
-    sampler: acts on every coordinate alike. Static.
+    sampler: acts on every coordinate alike.
     static, traced: its options, of `split_options`.
-    draws: of `count_draws`. Static.
-    spread: see `axis_predict`. Static.
-    grids: of the sampler, stacked: with a first axis of length g.
+    draws: of `count_draws`.
+    spread: see `axis_predict`.
+    grid: of the sampler. Grids that differ in numbers share one program.
     mean, variance: of the data.
     start: where the sampler is differentiated.
-
-  Returns:
-    Responses with fields [g, d].
   """
-
-  def along(grid: Grid, mean: Array, variance: Array, start: Array) -> Responses:
-    predict = axis_predict(mean, variance, spread=spread)
-
-    def total(x: Array, noise: Array) -> tuple[Array, Array]:
-      source = RecordedNoise(noise) if draws else ZeroNoise()
-      x = sampler(source, predict, x, grid, **traced, **dict(static)).x
-      return jnp.sum(x), x
-
+  run = functools.partial(_slopes, sampler, static, draws, spread, grid, traced)
+  alpha, sigma = (np.asarray(a)[0] for a in (grid.levels.alpha, grid.levels.sigma))
+  far = start + 8 * np.sqrt(alpha**2 * variance + sigma**2)
+  axes, count = (mean, variance, start, far), len(mean)
+  if count > _CHUNK:
+    axes = tuple(np.pad(a, (0, -count % _CHUNK), mode="edge") for a in axes)
+  size = min(_CHUNK, count)
+  none = np.zeros((draws, size))
+  noise = none + np.cos(1.0 + np.arange(draws))[:, None]
+  parts = []
+  for i in range(0, len(axes[0]), size):
+    *law, start, far = (a[i : i + size] for a in axes)
+    at, gain, gains = map(np.asarray, run(*law, start, none))
     # Far from there, where a clipped prediction is clipped, the derivatives must tell the value.
-    moved = _far(grid, variance)
-    noise = jnp.broadcast_to(jnp.cos(1.0 + jnp.arange(draws))[:, None], (draws, len(start)))
-    points = jnp.stack([start, start + moved]), jnp.stack([jnp.zeros_like(noise), noise])
-    slopes, (at, far) = jax.vmap(jax.grad(total, (0, 1), has_aux=True))(*points)
-    gain, gains = (a[0] for a in slopes)
-    size = jnp.abs(at) + jnp.abs(gain * moved) + jnp.sum(jnp.abs(gains * noise), 0)
-    apart = jnp.abs(far - at - gain * moved - jnp.sum(gains * noise, 0))
-    return Responses(at, gain, jnp.sum(gains**2, 0), apart / jnp.where(size > 0, size, 1))
+    image = np.asarray(run(*law, far, noise)[0])
+    terms = np.stack([at, gain * (far - start), *(gains * noise)])
+    scale = np.sum(np.abs(terms), axis=0)
+    bend = np.abs(image - np.sum(terms, axis=0)) / np.where(scale > 0, scale, 1)
+    parts.append((at, gain, np.sum(gains**2, axis=0), bend))
+  return Responses(*(np.concatenate(a)[:count] for a in zip(*parts, strict=True)))
 
-  def on(grid_and_start: tuple[Grid, Array]) -> Responses:
-    grid, start = grid_and_start
-    axes = mean, variance, start
-    if len(mean) <= _CHUNK:
-      return along(grid, *axes)
-    missing = -len(mean) % _CHUNK
-    chunks = [jnp.pad(a, (0, missing), mode="edge").reshape(-1, _CHUNK) for a in axes]
-    found = jax.lax.map(lambda chunk: along(grid, *chunk), chunks)
-    return jax.tree.map(lambda a: a.ravel()[: len(mean)], found)
 
-  together = max(1, min(_TOGETHER // min(_CHUNK, len(mean)), len(start)))
-  return jax.lax.map(on, (grids, start), batch_size=together)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _slopes(
+  sampler: Sampler,
+  static: tuple[tuple[str, Any], ...],
+  draws: int,
+  spread: bool,
+  grid: Grid,
+  traced: dict[str, Any],
+  mean: Array,
+  variance: Array,
+  x: Array,
+  noise: Array,
+) -> tuple[Array, Array, Array]:
+  """Samples [d], and their derivatives by the start [d] and by the draws [draws, d]."""
+  predict = axis_predict(mean, variance, spread=spread)
+
+  def run(x: Array, noise: Array) -> Array:
+    source = RecordedNoise(noise) if draws else ZeroNoise()
+    return sampler(source, predict, x, grid, **traced, **dict(static)).x
+
+  if not draws:
+    return *jax.jvp(lambda x: run(x, noise), (x,), (jnp.ones_like(x),)), noise
+
+  def total(x: Array, noise: Array) -> tuple[Array, Array]:
+    x = run(x, noise)
+    return jnp.sum(x), x
+
+  (gain, gains), x = jax.grad(total, (0, 1), has_aux=True)(x, noise)
+  return x, gain, gains
 
 
 @functools.partial(jax.jit, static_argnames=("sampler", "static", "draws"))
