@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from scorelab.config.importing import import_attribute
 from scorelab.config.sections import SECTIONS, Whole
 from scorelab.data.points import FILES
+from scorelab.inverse import OPERATORS, POSTERIOR_SAMPLERS, POSTERIORS
 from scorelab.losses import LEVELS, LOSSES, SCORE_WEIGHTINGS, UNIFORMS, WEIGHTINGS
 from scorelab.metrics import METRICS
 from scorelab.networks import NETWORKS
@@ -44,11 +45,14 @@ PARTS: dict[str, dict[str, Mapping[str, Callable[..., Any]]]] = {
   },
   "optimizer": {"name": RULES},
   "sampler": {
-    "name": SAMPLERS | KERNELS,
+    "name": SAMPLERS | KERNELS | POSTERIOR_SAMPLERS,
     "grid": GRIDS,
     "guidance": {name: guidance.options for name, guidance in GUIDANCES.items()},
     "clipping": CLIPPINGS,
+    "posterior": POSTERIORS,
+    "twist": POSTERIORS,
   },
+  "observation": {"name": OPERATORS},
 }
 """Fields that name a part, by section; `name` is the main one, and the others are nested in it."""
 

@@ -191,6 +191,8 @@ class Sampler:
     guidance_weak: the weaker model of autoguidance: 0 for the parameters themselves, an average's
       decay, or the step of a checkpoint that training.keep_every kept.
     clipping: of x0, after guidance and for all rows: 'static' to +-clip_limit, or 'dynamic'.
+    posterior: a posterior method of the registry, for all rows that are no sampler of posteriors;
+      None is the exact conditional score, if parameterization.name = 'exact'.
     start_std: of Langevin kernels: chains start at N(0, start_std^2 I).
     sigma: of Langevin kernels: noise std of the law that they sample, 0 for the data's.
   """
@@ -201,8 +203,27 @@ class Sampler:
   guidance: str | None = None
   guidance_weak: Annotated[float, AtLeast(0)] | None = None
   clipping: str | None = None
+  posterior: str | None = None
   start_std: Annotated[float, Above(0)] | None = None
   sigma: Annotated[float, AtLeast(0)] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+  """A linear observation y = A x + noise_std n: evaluation is then of the law of x given y.
+
+  Attributes:
+    name: an operator of the registry, A; its options are fields of this section. None and no path
+      for no observation.
+    path: an NPZ file with y [m], and with A [m, d] unless an operator is named.
+    noise_std: standard deviation of the noise of y; None is 0.1.
+    seed: of the point x and the noise, if y is not in a file; None is 0.
+  """
+
+  name: str | None = None
+  path: str | None = None
+  noise_std: Annotated[float, AtLeast(0)] | None = None
+  seed: Annotated[int, FromTo(0, 2**32 - 1)] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,6 +305,7 @@ SECTIONS: dict[str, type] = {
   "optimizer": Optimizer,
   "training": Training,
   "sampler": Sampler,
+  "observation": Observation,
   "evaluation": Evaluation,
 }
 """The sections of a config."""

@@ -13,8 +13,9 @@ import numpy as np
 
 from scorelab.evaluation import non_finite
 from scorelab.experiment.keys import Stream
-from scorelab.experiment.sampler_spec import Row
+from scorelab.experiment.row import Row
 from scorelab.experiment.spec import Experiment
+from scorelab.predictions import Exact
 from scorelab.runs.distributed import any_process
 from scorelab.runs.sharding import Layout, make_layout
 from scorelab.runs.signals import Preempted, StopFlag
@@ -132,11 +133,12 @@ def draw_sets(
   Returns:
     `reference` [k, m, *event]; `exact` [k, n, *event], which are training points if the target has
     a test set, and then no more than there are; and `rows`. Each row has its `nfe` and the sets
-    `network` and, if there is an exact score, `prior` and `true_start`, each [k, n, *event]. A
-    conditional network adds `labels` [k, n], the requested classes, and `exact_labels`, those of
-    the exact samples.
+    `network` and, if there is an exact score, `prior` and `true_start`, each [k, n, *event]; given
+    an observation also `method`, of the exact score of the target, and `largest`, the same with
+    more particles. A conditional network adds `labels` [k, n], the requested classes, and
+    `exact_labels`, those of the exact samples.
   """
-  protocol, target = experiment.evaluation, experiment.target
+  protocol, target, law = experiment.evaluation, experiment.target, experiment.law
   programs = {} if programs is None else programs
   root = experiment.key(Stream.EVALUATION, 0)
   reference_key, exact_key, data_key, start_key, sampler_key = jax.random.split(root, 5)
@@ -145,8 +147,11 @@ def draw_sets(
     run = programs.setdefault(name, jax.jit(lambda keys: jax.lax.map(lambda k: one(k, size), keys)))
     return run(jax.random.split(key, protocol.num_keys))
 
+  given_y = protocol.observation is not None and law is not None
+  draw_law = (lambda key, n: {"x": law.sample(key, n)}) if given_y else experiment.draw_data
+
   if protocol.reference == "fresh":
-    reference = draw("reference", reference_key, protocol.num_reference, experiment.draw_data)["x"]
+    reference = draw("reference", reference_key, protocol.num_reference, draw_law)["x"]
   else:  # the same points for every key
     train = protocol.reference == "train"
     points = experiment.data["x"] if train else splits_of(target)["test"]
@@ -157,35 +162,37 @@ def draw_sets(
     shuffled = jax.tree.map(lambda a: shuffle(keys, a), experiment.data)  # in the same order
     exact = jax.tree.map(lambda a: a[:, : protocol.num_samples], shuffled)
   else:
-    exact = draw("exact", exact_key, protocol.num_samples, experiment.draw_data)
-  draw_requested = functools.partial(_draw_requested, experiment)
+    exact = draw("exact", exact_key, protocol.num_samples, draw_law)
+  draw_requested = draw_law if given_y else functools.partial(_draw_requested, experiment)
   requested = draw("asked", data_key, protocol.num_samples, draw_requested)
   data, labels = requested["x"], requested.get("label")
   start_keys = jax.random.split(start_key, protocol.num_keys)
   sampler_keys = jax.random.split(sampler_key, protocol.num_keys)
 
-  def sampler(index: int, truth: bool) -> Callable[..., tuple[Array, Array]]:
+  def sampler(index: int, source: str) -> Callable[..., tuple[Array, Array]]:
     def run(numbers: Mapping[str, Array], *given: Any) -> tuple[Array, Array]:
-      here = experiment.at(numbers)
-      bind = truth_of(target).bind if truth else here.parameterization.bind
-      return _sample_row(here.evaluation.rows[index], bind, target, *given)
+      row, bind = of_source(experiment.at(numbers), index, source)
+      return _sample_row(row, bind, target, *given)
 
-    name = f"row {index}, {'truth' if truth else 'network'}"
+    name = f"row {index}, {source}"
     return functools.partial(programs.setdefault(name, jax.jit(run)), experiment.numbers)
 
   rows = []
   for index, row in enumerate(experiment.evaluation.rows):
     # One key for both on purpose: the same noise, with the data under it or without.
     prior = jax.vmap(lambda k, row=row: row.prior(k, data.shape[1:]))(start_keys)
-    network = sampler(index, truth=False)
     weaker = None if row.weak is None else weak[row.weak]
-    runs = [("network", network, params, prior, weaker)]
+    runs = [("network", "network", params, prior, weaker)]
     if protocol.comparable:
       true = jax.vmap(row.true_start)(start_keys, data)
-      truth = sampler(index, truth=True)
-      runs += [("prior", truth, {}, prior, {}), ("true_start", truth, {}, true, {})]
-    sets = {}
-    for name, sample, given, starts, weaker in runs:
+      runs += [("prior", "truth", {}, prior, {}), ("true_start", "truth", {}, true, {})]
+    learned = not isinstance(experiment.parameterization, Exact)
+    if protocol.comparable and not row.samples_prior:
+      runs += [("method", "method", {}, prior, None)] if learned else []
+      runs += [("largest", "largest", {}, prior, None)] if row.largest_run else []
+    sets, nfes = {}, {}
+    for name, source, given, starts, weaker in runs:
+      sample = sampler(index, source)
       if protocol.batch_size is None:
         stop.check()
         x, nfe = sample(given, sampler_keys, starts, labels, weaker)
@@ -193,19 +200,42 @@ def draw_sets(
         x, nfe = sample_in_batches(
           sample, given, sampler_keys, starts, protocol.batch_size, stop, labels, weaker, layout
         )
-      sets |= {name: np.asarray(x), "nfe": int(nfe)}
+      sets[name], nfes[name] = np.asarray(x), int(nfe)
       if not (finite := np.isfinite(sets[name]).reshape(len(x), -1).all(1)).all():
         k, here = int(np.argmin(finite)), experiment.at(experiment.numbers)
-        bind = here.parameterization.bind if name == "network" else truth_of(target).bind
+        run, bind = of_source(here, index, source)
         label = None if labels is None else labels[k]
-        predict = here.evaluation.rows[index].predict(bind, given, label, weaker, target)
+        predict = run.predict(bind, given, label, weaker, target)
         lost = sets.setdefault("lost", {})
-        lost[name] = non_finite.first_level(row, sampler_keys[k], predict, starts[k])
-    rows.append(sets)
+        lost[name] = non_finite.first_level(run, sampler_keys[k], predict, starts[k])
+    if "prior" in sets and protocol.observation is not None:
+      sets.setdefault("method", sets["network"])  # without a network
+      sets.setdefault("largest", sets["method"])  # a method without particles
+    rows.append(sets | {"nfe": nfes["network"]})
   drawn = {"reference": np.asarray(reference), "exact": np.asarray(exact["x"]), "rows": rows}
   if labels is not None:
     drawn |= {"labels": np.asarray(labels), "exact_labels": np.asarray(exact["label"])}
   return drawn
+
+
+def of_source(here: Experiment, index: int, source: str) -> tuple[Row, Callable[..., Predict]]:
+  """Returns what samples a set: a row, and what binds its prediction.
+
+  Args:
+    here: the experiment, with its numbers.
+    index: of the row.
+    source: 'network'; 'truth', the exact score of the law; or, given an observation, 'method', the
+      posterior method with the exact score of the prior, and 'largest', with more particles.
+  """
+  row, law = here.evaluation.rows[index], here.law
+  given_y = here.evaluation.observation is not None
+  if source == "network" and not (given_y and row.samples_prior):
+    return row, here.parameterization.bind
+  if source in ("network", "truth"):  # a row of an exact parameterization, if the network
+    assert law is not None
+    return row.with_exact_score() if given_y else row, truth_of(law).bind
+  bind = truth_of(here.target).bind
+  return row.with_largest_cloud() if source == "largest" else row, bind
 
 
 def _draw_requested(experiment: Experiment, key: Key, size: int) -> Batch:

@@ -15,6 +15,16 @@ are only a value and a floor; the other three are null.
 A conditional network is evaluated on the classes of draws from the target, or on given classes. The
 exact score is then that of the same class. If a row is guided, so is its exact score; the effect of
 guidance itself is part of the row's discretisation.
+
+Given an observation, samples are of the posterior, whose exact score takes the place of the
+target's, and there are two parts more:
+
+    likelihood      M(method, exact score of the target, most particles) - M(exact posterior score)
+    particles       M(method, exact score of the target) - M(the same, most particles)
+    learning        M(method, network) - M(method, exact score of the target)
+
+all from the prior and on the same grid. A posterior that is not known has a value only, and the
+floor is that of points of the target, without the observation.
 """
 
 from __future__ import annotations
@@ -43,18 +53,25 @@ from scorelab.runs.signals import StopFlag
 from scorelab.runs.workdir import Workdir
 from scorelab.typing import Params
 
+SETS = ("true_start", "prior", "network")
+POSTERIOR_SETS = ("true_start", "prior", "largest", "method", "network")
+
 
 def measure(experiment: Experiment, sets: dict[str, Any], stop: StopFlag) -> np.ndarray:
-  """Computes every metric of every row's sets: [rows, metrics, 4, k].
+  """Computes every metric of every row's sets: [rows, metrics, 1 + sets, k].
 
-  The four sets are floor, true_start, prior and network; nan if a set does not exist.
+  The first is the floor, the others are SETS, or POSTERIOR_SETS given an observation whose
+  posterior is known; nan if a set does not exist.
   """
   protocol = experiment.evaluation
   keys = jax.random.split(experiment.key(Stream.EVALUATION, 1), protocol.num_keys)
-  table = np.full((len(protocol.rows), len(protocol.metrics), 4, protocol.num_keys), np.nan)
+  names = POSTERIOR_SETS if protocol.observation and protocol.comparable else SETS
+  sizes = len(protocol.rows), len(protocol.metrics), 1 + len(names), protocol.num_keys
+  table = np.full(sizes, np.nan)
+  target = experiment.law or experiment.target
   for k, key in enumerate(keys):
     # Keys outermost: one reference's sorted projections are in memory at a time.
-    reference = Reference(sets["reference"][k], experiment.target)
+    reference = Reference(sets["reference"][k], target, observation=protocol.observation)
     exact_reference = reference
     if "labels" in sets:
       exact_reference = reference.with_labels(sets["exact_labels"][k])
@@ -63,7 +80,7 @@ def measure(experiment: Experiment, sets: dict[str, Any], stop: StopFlag) -> np.
       stop.check()
       table[:, m, 0, k] = metric(key, sets["exact"][k], exact_reference)
       for r, row in enumerate(sets["rows"]):
-        for s, name in enumerate(("true_start", "prior", "network"), start=1):
+        for s, name in enumerate(names, start=1):
           if name in row:
             table[r, m, s, k] = metric(key, row[name][k], reference)
   return table

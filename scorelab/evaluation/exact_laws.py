@@ -20,7 +20,7 @@ import numpy as np
 
 from scorelab import exact
 from scorelab.exact.responses import in_float64
-from scorelab.experiment.sampler_spec import Row
+from scorelab.experiment.row import Row
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics.budget import BUDGET
 from scorelab.predictions import Exact

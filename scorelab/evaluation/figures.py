@@ -197,7 +197,9 @@ def samples_figure(experiment: Experiment, params: Params, workdir: Workdir) -> 
   clouds = run_clouds(experiment, workdir)
   data = clouds[0].points
   learned = not isinstance(experiment.parameterization, Exact)
-  compared = learned and experiment.evaluation.comparable and data.shape[1] <= 2
+  protocol = experiment.evaluation
+  compared = learned and protocol.comparable and protocol.observation is None
+  compared = compared and data.shape[1] <= 2
   field = middle_field(experiment, params, data) if compared else None
   sizes = [len(cloud.points) for cloud in clouds]
   text = f"{sizes[0]} points each" if len({*sizes}) == 1 else f"{sizes[0]} exact points"
@@ -222,7 +224,7 @@ def albums_figure(workdir: Workdir, number: int = 64) -> Figure:
 
 def run_clouds(experiment: Experiment, workdir: Workdir) -> list[Cloud]:
   """Returns exact samples and those of each row, with the points that belong to no mode."""
-  target, kept = experiment.target, kept_rows(workdir)
+  target, kept = experiment.law or experiment.target, kept_rows(workdir)
   with np.load(workdir.samples) as arrays:
     sets = {name: arrays[name][:_MAX_POINTS] for name in ["exact", *kept]}
   names = ["exact samples", *kept]

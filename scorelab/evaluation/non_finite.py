@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.experiment.keys import Stream
-from scorelab.experiment.sampler_spec import Row
+from scorelab.experiment.row import Row
 from scorelab.experiment.spec import Experiment
 from scorelab.predictions import noised
 from scorelab.schedules import Level, uniform_log_snr

@@ -27,7 +27,8 @@ from scorelab.evaluation.evaluator import read
 from scorelab.evaluation.figures import typed_command
 from scorelab.evaluation.table import align, row_labels
 from scorelab.experiment.keys import Stream, stream_key
-from scorelab.experiment.sampler_spec import Row, labelled, plan_rows
+from scorelab.experiment.row import Row
+from scorelab.experiment.sampler_spec import labelled, plan_rows
 from scorelab.pretrained import Pipeline, PretrainedError, load_pipeline
 from scorelab.runs.files import append_jsonl, read_jsonl, write_json
 from scorelab.runs.signals import StopFlag

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scorelab.evaluation.draw import Programs
+from scorelab.evaluation.draw import Programs, of_source
 from scorelab.experiment.keys import Stream
 from scorelab.experiment.spec import Experiment
-from scorelab.metrics import girsanov, mode_score_error
+from scorelab.metrics import girsanov, mode_score_error, score_error
 from scorelab.schedules import uniform_log_snr
 from scorelab.typing import Array, ExactTarget, Key, MixtureTarget, Params
 
@@ -25,8 +25,9 @@ def measure_scores(
   """Returns the score error at each of config.evaluation.score_levels, as lists by name.
 
   Each list has its standard errors in `<name>_sem`; entries that are not finite are None. A mixture
-  also has `relative_by_mode` [k], at the first level. A conditional network is conditioned on the
-  class of each draw, and compared with the exact score of that class.
+  also has `relative_by_mode` [k], at the first level. Given an observation it is the error of the
+  main row's conditional score, that of its posterior method. A conditional network is conditioned
+  on the class of each draw, and compared with the exact score of that class.
   """
   protocol, target = experiment.evaluation, experiment.target
 
@@ -35,6 +36,11 @@ def measure_scores(
     here = experiment.at(numbers)
     levels = here.schedule.at_ratio(jnp.asarray(protocol.score_levels))
     key, mode_key = jax.random.split(root)
+    if protocol.observation is not None:
+      row, bind = of_source(here, 0, "network")
+      law, predict = here.law, row.predict(bind, params)
+      assert isinstance(law, ExactTarget)  # measured where there is a truth
+      return score_error(key, law, predict, levels, protocol.score_samples)._asdict()
     errors = here.score_error(key, params, levels, protocol.score_samples)._asdict()
     if isinstance(target, MixtureTarget) and not experiment.conditional:
       predict = here.parameterization.bind(params)

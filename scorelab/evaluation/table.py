@@ -9,7 +9,7 @@ from typing import Any
 from scorelab.evaluation import exact_laws
 from scorelab.evaluation import likelihood as likelihood_evaluation
 from scorelab.experiment.sampler_spec import make_labels
-from scorelab.metrics.budget import BUDGET
+from scorelab.metrics.budget import BUDGET, POSTERIOR_BUDGET
 
 
 def row_labels(rows: list[dict[str, Any]]) -> list[str]:
@@ -31,7 +31,8 @@ def format_table(result: dict[str, Any]) -> str:
     if name in exact_laws.NAMES.values():
       blocks.append(_exact_block(name, labels, result["rows"]))
       continue
-    cells = [["sampler", "NFE", name, "", "/ floor", *BUDGET]]
+    found = [part for part in POSTERIOR_BUDGET if part in result["rows"][0]["metrics"][name]]
+    cells = [["sampler", "NFE", name, "", "/ floor", *found]]
     for label, row in zip(labels, result["rows"], strict=True):
       numbers = row["metrics"][name]
       value = numbers["value"]
@@ -42,7 +43,7 @@ def format_table(result: dict[str, Any]) -> str:
           _number(value),
           f"+- {_number(numbers['sem'])}",
           _ratio(numbers),
-          *(_number(numbers[part], signed=part != "floor") for part in BUDGET),
+          *(_number(numbers[part], signed=part != "floor") for part in found),
         ]
       )
     blocks.append(cells)

@@ -17,6 +17,7 @@ from scorelab.data.fingerprints import record
 from scorelab.data.points import FILES
 from scorelab.errors import ConfigError
 from scorelab.experiment.build_evaluation import make_evaluation, plan_rows_of
+from scorelab.experiment.build_observation import make_observation
 from scorelab.experiment.compatibility import check_sizes, check_target
 from scorelab.experiment.components import (
   NO_NUMBERS,
@@ -83,14 +84,15 @@ def assemble(config: ConfigDict, target: Target, numbers: Numbers = NO_NUMBERS) 
     raise ConfigError(
       f"training.monitor = 'score_error' needs a loss of levels, not {config.loss.name!r}"
     )
-  plans = plan_rows_of(config, numbers)
+  observation = make_observation(config, target)
+  plans = plan_rows_of(config, numbers, observation)
   return Experiment(
     config=json.loads(config.to_json()) | ({"data": data} if (data := record(target)) else {}),
     target=target,
     **vars(components),
     data={},  # set by with_points: they are drawn with the experiment's keys
     validation={},
-    evaluation=make_evaluation(config, target, components, plans),
+    evaluation=make_evaluation(config, target, components, plans, observation),
     changed_by=functools.partial(_changed_by, make_components, plans),
     numbers=dict(numbers),
   )

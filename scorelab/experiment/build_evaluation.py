@@ -16,13 +16,16 @@ from scorelab.config.options import (
   refuse_unused,
 )
 from scorelab.errors import ConfigError
+from scorelab.experiment.build_observation import posterior_of
 from scorelab.experiment.compatibility import (
   check_data_level,
   check_guidance,
+  check_observation,
   check_pure_noise,
 )
 from scorelab.experiment.sampler_spec import RowPlan, labelled, parse_changes, plan_rows
 from scorelab.experiment.spec import Components, Evaluation, LikelihoodProtocol
+from scorelab.inverse import Observation
 from scorelab.likelihood.flow import METHODS
 from scorelab.metrics import (
   CLASS_METRICS,
@@ -42,22 +45,29 @@ from scorelab.targets import has_truth
 from scorelab.typing import ConditionalTarget, Target
 
 
-def plan_rows_of(config: ConfigDict, numbers: Collection[str] = ()) -> tuple[RowPlan, ...]:
+def plan_rows_of(
+  config: ConfigDict, numbers: Collection[str] = (), observation: Observation | None = None
+) -> tuple[RowPlan, ...]:
   """Plans the rows that a config asks for: see `plan_rows`.
 
   Args:
     config: the resolved config.
     numbers: the fields that differ between members of an ensemble, by dotted name.
+    observation: samples are of the law given it; None for the target itself.
   """
   main = {k: v for k, v in config.sampler.items() if v is not None}
   exact = config.parameterization.name == "exact"
   has_density = exact or bool(config.parameterization.energy)
   varied = {field.removeprefix("sampler.") for field in numbers if field.startswith("sampler.")}
-  return plan_rows(main, config.evaluation.rows, has_density, varied)
+  return plan_rows(main, config.evaluation.rows, has_density, varied, observation)
 
 
 def make_evaluation(
-  config: ConfigDict, target: Target, components: Components, plans: Sequence[RowPlan]
+  config: ConfigDict,
+  target: Target,
+  components: Components,
+  plans: Sequence[RowPlan],
+  observation: Observation | None = None,
 ) -> Evaluation:
   """Builds the evaluation of a config.
 
@@ -66,7 +76,9 @@ def make_evaluation(
     target: the distribution to sample from.
     components: built from the same config.
     plans: plans of its rows.
+    observation: samples are of the law given it; None for the target itself.
   """
+  posterior = posterior_of(target, observation)
   section = config.evaluation
   loss_levels, label_dropout = components.loss_levels, components.label_dropout
   metrics: dict[str, Callable[..., float]] = {}
@@ -98,10 +110,14 @@ def make_evaluation(
   choose(named(("fresh", "train", "test")), section.reference, "evaluation.reference", "reference")
   choose(named(("last", "best")), section.checkpoint, "evaluation.checkpoint", "checkpoint")
   exact = config.parameterization.name == "exact"
-  comparable = has_truth(target) and config.parameterization.name != "consistency"
+  comparable = (
+    has_truth(target if observation is None else posterior)
+    and config.parameterization.name != "consistency"
+  )
   rows = labelled([plan.make(components.schedule, {}) for plan in plans])
   check_pure_noise(config, rows)
   check_guidance(config, rows, target, label_dropout)
+  check_observation(config, rows, observation)
   # The unconditional output of the network.
   unconditional = exact or not config.network.num_classes or label_dropout > 0
   if section.likelihood_points and not unconditional:
@@ -128,8 +144,10 @@ def make_evaluation(
     score_levels=tuple(section.score_levels),
     score_samples=section.score_samples,
     labels=_requested_labels(config, target),
+    observation=observation,
+    posterior=posterior,
     comparable=comparable,
-    girsanov=comparable and not exact and many_levels and unconditional,
+    girsanov=comparable and observation is None and not exact and many_levels and unconditional,
     likelihood=_make_likelihood(config, exact or many_levels),
     exact=bool(section.exact),
   )

@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 from scorelab.config.swaps import has_data_score
 from scorelab.data.memory import check_memory
 from scorelab.errors import ConfigError
-from scorelab.experiment.sampler_spec import Row
+from scorelab.experiment.row import Row
+from scorelab.inverse import Observation
 from scorelab.metrics import CLASS_METRICS, LABEL_METRICS, Reference
 from scorelab.metrics.wasserstein import MAX_EXACT_POINTS
 from scorelab.predictions import Exact
@@ -117,6 +118,27 @@ def check_guidance(
       )
 
 
+def check_observation(
+  config: ConfigDict, rows: Sequence[Row], observation: Observation | None
+) -> None:
+  """Raises ConfigError for parts of a config that do not go with an observation."""
+  if observation is None:
+    return
+  if config.network.num_classes:
+    raise ConfigError(
+      f"network.num_classes = {config.network.num_classes} does not go with an observation"
+    )
+  if config.evaluation.exact:
+    raise ConfigError("evaluation.exact = True does not go with an observation")
+  for row in rows:
+    if row.grid is None:
+      raise ConfigError(f"{row.sampler} follows no grid, and does not go with an observation")
+    if row.samples_prior and config.parameterization.name != "exact":
+      raise ConfigError(
+        f"{row.sampler} of a network does not use the observation: set sampler.posterior"
+      )
+
+
 def check_consistency(config: ConfigDict) -> None:
   """Raises ConfigError for a consistency network with a loss that learns a posterior mean."""
   loss, read = config.loss.name, config.parameterization.name
@@ -190,7 +212,7 @@ def check_metrics(experiment: Experiment) -> None:
   sizes = protocol.num_samples, against
   points = np.asarray(experiment.validation["x"])
   x, y = (np.resize(points, (min(size, 512), *points.shape[1:])) for size in sizes)
-  reference = Reference(y, target)
+  reference = Reference(y, target, observation=protocol.observation)
   in_features = x.reshape(len(x), -1)[:, :8], Reference(y.reshape(len(y), -1)[:, :8], target)
   for spec, metric in protocol.metrics.items():
     name = spec.partition(":")[0]

@@ -10,7 +10,7 @@ import numpy as np
 
 from scorelab.config.options import make
 from scorelab.errors import ConfigError
-from scorelab.experiment.sampler_spec import Row
+from scorelab.experiment.row import Row
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics.prior import Moments, least_ratio, prior_divergence
 from scorelab.schedules import SCHEDULES, Level, Schedule, Shifted

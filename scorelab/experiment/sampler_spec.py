@@ -1,4 +1,4 @@
-"""Rows of an evaluation: a sampler on a grid, or a Langevin kernel, with its start."""
+"""Plans the rows of an evaluation from the settings of samplers and kernels."""
 
 from __future__ import annotations
 
@@ -22,93 +22,22 @@ from scorelab.config.options import (
   refuse_unused,
 )
 from scorelab.errors import ConfigError
+from scorelab.experiment.row import LARGEST, Row
+from scorelab.inverse import POSTERIOR_SAMPLERS, POSTERIORS, Observation
 from scorelab.predictions import noised
 from scorelab.predictions.clipping import CLIPPINGS
-from scorelab.predictions.guidance import GUIDANCES, Guidance, Sources
-from scorelab.samplers import KERNELS, SAMPLERS
+from scorelab.predictions.guidance import GUIDANCES
+from scorelab.samplers import KERNELS, SAMPLERS, ancestral
+from scorelab.samplers.noise import Noise
 from scorelab.schedules import GRIDS, Grid, Schedule
-from scorelab.targets import num_classes_of
-from scorelab.typing import Array, ClassifiedTarget, Key, Params, Predict, Sampler, Samples, Target
+from scorelab.signatures import option_defaults
+from scorelab.typing import Array, Key, Predict, Sampler, Samples
 from scorelab.validation import is_traced
 
+_SAMPLERS = SAMPLERS | KERNELS | POSTERIOR_SAMPLERS
 _PREDICTION_FIELDS = {"guidance", "guidance_weak", "clipping"} | accepted_options(
   *(guidance.options for guidance in GUIDANCES.values()), *CLIPPINGS.values()
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One row of the evaluation: a sampler on a grid, or a Langevin kernel.
-
-  Attributes:
-    sampler: name of the sampler.
-    num_steps: N of the grid, or the steps of a chain.
-    options: options set for the sampler and its grid, by name; shown in the table.
-    prior: `(key, shape) -> x`, a draw of the starting point.
-    true_start: `(key, data) -> x`, a start from the exact law of noised data; with the same key it
-      uses the same noise as the prior.
-    run: `(key, predict, x) -> Samples`; not jitted.
-    grid: levels from noise to data; None for a kernel.
-    method: the sampler with its options, which `run` runs on the grid; None for a kernel.
-    clip: `(predict, event_ndim=) -> predict`, as in `run`; None for no clipping.
-    guidance: changes predictions before the sampler sees them; None for no guidance.
-    guidance_options: options of the guidance.
-    weak: the weaker model that guidance needs: an average's decay, or an earlier step; None for
-      none.
-    label: unique name in tables, files and figures; '' for a row made of traced numbers.
-  """
-
-  sampler: str
-  num_steps: int
-  options: dict[str, Any]
-  prior: Callable[[Key, tuple[int, ...]], Array]
-  true_start: Callable[[Key, Array], Array]
-  run: Callable[[Key, Predict, Array], Samples]
-  grid: Grid | None = None
-  method: Sampler | None = None
-  clip: Callable[..., Predict] | None = None
-  guidance: Guidance | None = None
-  guidance_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  weak: float | None = None
-  label: str = ""
-
-  @property
-  def network_calls(self) -> int:
-    """Network calls per call of the predict function that the sampler gets."""
-    return self.guidance.network_calls if self.guidance else 1
-
-  def predict(
-    self,
-    bind: Callable[..., Predict],
-    params: Params,
-    label: Array | None = None,
-    weak: Params = None,
-    target: Target | None = None,
-  ) -> Predict:
-    """Returns the predict function of this row, with guidance and clipping applied.
-
-    Args:
-      bind: binds a network or the exact score: `(params[, label]) -> predict`.
-      params: the network's parameters.
-      label: the requested classes, of x's batch shape; None for an unconditional network.
-      weak: parameters of the weaker model, if the row needs one.
-      target: the target, for guidance by the classes of points.
-    """
-
-    def conditioned(params: Params, label: Array | None) -> Predict:
-      return bind(params) if label is None else bind(params, label)
-
-    if self.guidance is None:
-      return conditioned(params, label)
-    sources = Sources(
-      functools.partial(conditioned, params),
-      label,
-      None if self.weak is None else conditioned(weak, label),
-      num_classes_of(target),
-      target.log_class_prob if isinstance(target, ClassifiedTarget) else None,
-      0 if target is None else len(target.event_shape),
-    )
-    return self.guidance.make(sources, **self.guidance_options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +65,11 @@ class RowPlan:
 
 
 def plan_rows(
-  main: Mapping[str, Any], specs: Sequence[str], has_density: bool, varied: Collection[str] = ()
+  main: Mapping[str, Any],
+  specs: Sequence[str],
+  has_density: bool,
+  varied: Collection[str] = (),
+  observation: Observation | None = None,
 ) -> tuple[RowPlan, ...]:
   """Plans the main sampler's row and those of config.evaluation.rows.
 
@@ -149,6 +82,7 @@ def plan_rows(
     varied: the sampler's fields that differ between members of an ensemble. A value inherited from
       such a field never equals a value that a row sets itself, so that all members have the same
       rows.
+    observation: samples are of the law given it; None for the law itself.
 
   Raises:
     ConfigError: a name, an option or a number is not allowed.
@@ -163,7 +97,8 @@ def plan_rows(
       settings = parse_row(spec, main, path)
       own = {part.partition("=")[0] for part in spec.split(":")}
       inherited = functools.partial(_inherits, settings["name"], main["name"], own)
-    plan = RowPlan(settings, inherited, plan_row(settings, path, has_density))
+    make = plan_row(settings, path, has_density, observation)
+    plan = RowPlan(settings, inherited, make)
     from_main = {k: f"sampler.{k}" for k in settings if k in varied and inherited(k)}
     identity = json.loads(json.dumps(settings | from_main))
     if identity not in found:
@@ -179,9 +114,13 @@ def _inherits(name: str, main: str, own: Collection[str], field: str) -> bool:
 
 def _shared_fields(name: str) -> set[str]:
   """Returns the fields that a row takes from a main sampler of another name."""
-  if _is_kernel(choose(SAMPLERS | KERNELS, name, "sampler", "sampler")):
+  part = choose(_SAMPLERS, name, "sampler", "sampler")
+  if _is_kernel(part):
     return set()
-  return accepted_options(*GRIDS.values()) | {"grid"} | _PREDICTION_FIELDS
+  shared = accepted_options(*GRIDS.values()) | {"grid"} | _PREDICTION_FIELDS
+  if _takes(part, "observation"):
+    return shared
+  return shared | {"posterior"} | accepted_options(*POSTERIORS.values())
 
 
 def labelled(rows: Sequence[Row]) -> tuple[Row, ...]:
@@ -227,7 +166,7 @@ def parse_row(spec: str, main: Mapping[str, Any], path: str) -> dict[str, Any]:
       f"{path} = {spec!r} must read 'name:num_steps' or 'name:num_steps:field=value'"
     )
   name, num_steps, *changes = parts
-  choose(SAMPLERS | KERNELS, name, path, "sampler")
+  choose(_SAMPLERS, name, path, "sampler")
   shared = _shared_fields(name)
   kept = {k: v for k, v in main.items() if name == main["name"] or k in shared}
   row = {**kept, "name": name, "num_steps": int(num_steps)}
@@ -251,7 +190,10 @@ def make_row(settings: Mapping[str, Any], path: str, schedule: Schedule, has_den
 
 
 def plan_row(
-  settings: Mapping[str, Any], path: str, has_density: bool
+  settings: Mapping[str, Any],
+  path: str,
+  has_density: bool,
+  observation: Observation | None = None,
 ) -> Callable[[Schedule, Mapping[str, Any]], Row]:
   """Reads the settings of a row and returns a function that makes it.
 
@@ -259,6 +201,7 @@ def plan_row(
     settings: name, num_steps, grid and options, by name; only those that are set.
     path: their place in the config, for messages.
     has_density: True if predictions have a log_density, which MALA needs.
+    observation: samples are of the law given it; None for the law itself.
 
   Returns:
     `(schedule, numbers) -> Row`; numbers take the place of settings, and may be traced.
@@ -268,19 +211,26 @@ def plan_row(
   """
   for field, value in settings.items():
     check_bound(f"sampler.{field}", value, shown=f"{path}.{field}", settings=settings)
-  part = choose(SAMPLERS | KERNELS, settings["name"], f"{path}.name", "sampler")
+  part = choose(_SAMPLERS, settings["name"], f"{path}.name", "sampler")
   if _is_kernel(part):
     return _plan_chain_row(part, settings, path, has_density)
-  return _plan_grid_row(part, settings, path)
+  return _plan_grid_row(part, settings, path, observation)
 
 
 def _is_kernel(part: Callable[..., Any]) -> bool:
   """Returns True for a Langevin kernel, which takes a score and no grid."""
-  return "score" in inspect.signature(part).parameters
+  return _takes(part, "score")
+
+
+def _takes(part: Callable[..., Any], argument: str) -> bool:
+  return argument in inspect.signature(part).parameters
 
 
 def _plan_grid_row(
-  sampler: Callable[..., Samples], settings: Mapping[str, Any], path: str
+  sampler: Callable[..., Samples],
+  settings: Mapping[str, Any],
+  path: str,
+  observation: Observation | None,
 ) -> Callable[[Schedule, Mapping[str, Any]], Row]:
   name, num_steps = settings["name"], settings["num_steps"]
   make_grid = choose(GRIDS, settings["grid"], f"{path}.grid", "grid")
@@ -299,20 +249,37 @@ def _plan_grid_row(
       f"{path}.guidance_weak = {weak!r} and {path}.guidance = {kind!r}: 'autoguidance' needs one, "
       "no other guidance takes it"
     )
-  own = ("num_steps", "grid", "guidance", "guidance_weak", "clipping")
+  posterior = None
+  if (kind_of_posterior := settings.get("posterior")) is not None:
+    posterior = choose(POSTERIORS, kind_of_posterior, f"{path}.posterior", "posterior method")
+    named, parts = f"{named} and the posterior method {kind_of_posterior}", [*parts, posterior]
+  if (twist := settings.get("twist")) is not None:
+    twist = choose(POSTERIORS, twist, f"{path}.twist", "posterior method")
+  of_posteriors = _takes(sampler, "observation")
+  _check_posterior(settings, path, observation, of_posteriors)
+  own = ("num_steps", "grid", "guidance", "guidance_weak", "clipping", "posterior")
   refuse_unused(settings, path, named, parts, own)
 
   def make(schedule: Schedule, numbers: Mapping[str, Any]) -> Row:
     given = {**settings, **numbers}
     grid = _make_grid(make_grid, schedule, num_steps, options_of(make_grid, given), path)
     clipped = functools.partial(clip, **options_of(clip, given)) if clip else None
-    method = functools.partial(sampler, **options_of(sampler, given))
+    options = options_of(sampler, given) | ({} if twist is None else {"twist": twist})
 
-    def run(key: Key, predict: Predict, x: Array) -> Samples:
+    def run(key: Key, predict: Predict, x: Array, method: Sampler) -> Samples:
       predict = clipped(predict, event_ndim=x.ndim - 1) if clipped else predict
       samples = method(key, predict, x, grid)
       calls = guidance.network_calls * samples.nfe if guidance else samples.network_calls
       return samples._replace(network_calls=calls)
+
+    method: Sampler = functools.partial(sampler, **options)
+    alternatives: dict[str, Any] = {}
+    if of_posteriors:
+      method = _given(observation, method)
+      alternatives["exact_run"] = functools.partial(run, method=ancestral)
+      if number := (option_defaults(sampler) | options).get("particles"):
+        many = functools.partial(sampler, **options | {"particles": LARGEST * number})
+        alternatives["largest_run"] = functools.partial(run, method=_given(observation, many))
 
     def true_start(key: Key, data: Array) -> Array:
       return noised(key, data, grid[0])[0]
@@ -323,16 +290,44 @@ def _plan_grid_row(
       options={k: v for k, v in given.items() if k not in ("name", "num_steps")},
       prior=grid.prior,
       true_start=true_start,
-      run=run,
+      run=functools.partial(run, method=method),
       grid=grid,
       method=method,
       clip=clipped,
       guidance=guidance,
       guidance_options=options_of(guidance.options, given) if guidance else {},
       weak=given.get("guidance_weak"),
+      posterior=posterior
+      and functools.partial(posterior, observation=observation, **options_of(posterior, given)),
+      **alternatives,
     )
 
   return make
+
+
+def _given(observation: Observation | None, sampler: Callable[..., Samples]) -> Sampler:
+  """Returns a sampler of posteriors with its observation."""
+
+  def method(key: Key | Noise, predict: Predict, x: Array, grid: Grid) -> Samples:
+    return sampler(key, predict, x, grid, observation)
+
+  return method
+
+
+def _check_posterior(
+  settings: Mapping[str, Any], path: str, observation: Observation | None, of_posteriors: bool
+) -> None:
+  """Raises ConfigError for a row that an observation is not given to, or that does not use it."""
+  name, posterior = settings["name"], settings.get("posterior")
+  if observation is None and (of_posteriors or posterior):
+    what = f"name = {name!r}" if of_posteriors else f"posterior = {posterior!r}"
+    raise ConfigError(f"{path}.{what} needs an observation: set observation.name")
+  if of_posteriors and posterior:
+    raise ConfigError(
+      f"{path}.posterior = {posterior!r} is not for {name}, which samples posteriors itself"
+    )
+  if observation is not None and settings.get("guidance") is not None:
+    raise ConfigError(f"{path}.guidance = {settings['guidance']!r} does not go with an observation")
 
 
 def _make_grid(

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from scorelab.experiment.keys import Stream, stream_key
-from scorelab.experiment.sampler_spec import Row
+from scorelab.experiment.row import Row
+from scorelab.inverse import Observation
 from scorelab.metrics import SPREAD, ScoreError, class_score_error, score_error
 from scorelab.predictions import Exact, Parameterization
 from scorelab.schedules import Level, Schedule
@@ -70,8 +71,10 @@ class Evaluation:
     labels: the labels requested from a conditional network: 'data' (classes in the data's
       proportions), 'uniform', or one class; None for an unconditional network.
     ema: decay of the evaluated average; None is the slowest, 0 the parameters themselves.
-    comparable: True if there is an exact score and the network has a score too, so that the exact
-      one can replace it.
+    observation: samples are of the law of points given it; None for the target itself.
+    posterior: the target given the observation; None if that is not known.
+    comparable: True if there is an exact score of the law of samples, and the network has a score
+      too, so that the exact one can replace it.
     girsanov: True if that holds at every level, so that its reverse SDE has Girsanov's bound.
     likelihood: settings of the likelihood, or None if it is not evaluated.
     exact: True if the exact laws of the samplers are evaluated.
@@ -89,6 +92,8 @@ class Evaluation:
   score_levels: tuple[float, ...]
   score_samples: int
   labels: str | None
+  observation: Observation | None
+  posterior: Target | None
   comparable: bool
   girsanov: bool
   likelihood: LikelihoodProtocol | None
@@ -151,6 +156,11 @@ class Experiment(Components):
   def num_steps(self) -> int:
     """Training steps."""
     return self.config["training"]["num_steps"]
+
+  @property
+  def law(self) -> Target | None:
+    """Law that samples are compared with: the target, or its posterior; None if not known."""
+    return self.target if self.evaluation.observation is None else self.evaluation.posterior
 
   @property
   def conditional(self) -> bool:

@@ -8,17 +8,20 @@ particles or inner chains is a sampler of its own, with a line in posterior_samp
 
 from collections.abc import Callable
 
-from scorelab.inverse import posterior_registry, posterior_sampler_registry
+from scorelab.inverse import operator_registry, posterior_registry, posterior_sampler_registry
 from scorelab.inverse.calibration import calibration_ranks, uniformity
 from scorelab.inverse.conditional import Conditional, CountedPredict, Solved, Twisted
 from scorelab.inverse.isotropic import Isotropic
 from scorelab.inverse.observation import Observation, observed
-from scorelab.inverse.operators import Blur, Downsample, Mask, Matrix, Operator
+from scorelab.inverse.operator_registry import *
+from scorelab.inverse.operators import Mask, Matrix, Operator
 from scorelab.inverse.posterior_registry import *
 from scorelab.inverse.posterior_sampler_registry import *
+from scorelab.inverse.reduction import Reduced, reduced
 from scorelab.typing import Predict, Samples
 from scorelab.validation import Registry, parts_of
 
+OPERATORS: dict[str, Callable[..., Operator]] = Registry("operator", parts_of(operator_registry))
 POSTERIORS: dict[str, Callable[..., Predict]] = Registry(
   "posterior method", parts_of(posterior_registry)
 )

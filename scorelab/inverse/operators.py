@@ -108,8 +108,62 @@ class Mask(Operator, static=("indices", "event_shape")):
     return x.reshape(-1)[np.array(self.indices)]
 
 
+@checked
+def random_matrix(
+  event_shape: tuple[int, ...],
+  *,
+  rank: Annotated[int, AtLeast(1)] = 1,
+  matrix_seed: Annotated[int, AtLeast(0)] = 0,
+) -> Matrix:
+  """Returns A = U diag(s) V' with s ~ U(0, 1) sorted, and random orthonormal U and V.
+
+  After Cardoso et al., ICLR 2024 (arXiv 2308.07983), appendix: mixtures.
+
+  Args:
+    event_shape: shape of a point.
+    rank: number of rows of A, at most the number of coordinates of a point.
+    matrix_seed: of the matrix.
+
+  Raises:
+    ValueError: the rank is larger than that.
+  """
+  size = math.prod(event_shape)
+  if rank > size:
+    raise ValueError(f"rank = {rank} must be at most {size}, the coordinates of a point")
+  rng = np.random.default_rng([matrix_seed, rank, size])
+  left, _, right = np.linalg.svd(rng.normal(size=(rank, size)), full_matrices=False)
+  values = np.sort(rng.uniform(size=rank))[::-1]
+  return Matrix(left @ np.diag(values) @ right, event_shape)
+
+
+@checked
+def inpainting(
+  event_shape: tuple[int, int, int], *, hidden: tuple[int, ...] = (4, 0, 4, 8)
+) -> Mask:
+  """Returns a mask that hides a rectangle of images [height, width, channels].
+
+  Args:
+    event_shape: shape of an image.
+    hidden: top, left, height and width of the rectangle, in pixels.
+
+  Raises:
+    ValueError: hidden is no such rectangle, or nothing is seen.
+  """
+  keep = np.ones(_image(event_shape), bool)
+  if len(hidden) != 4 or min(hidden) < 0:
+    raise ValueError(f"hidden = {hidden} must be (top, left, height, width)")
+  top, left, height, width = hidden
+  keep[top : top + height, left : left + width] = False
+  return Mask(keep)
+
+
 class Blur(Operator, static=("std", "event_shape")):
-  """A Gaussian blur of images [height, width, channels], with reflected borders."""
+  """A Gaussian blur of images [height, width, channels], with reflected borders.
+
+  Attributes:
+    std: in pixels.
+    event_shape: shape of an image.
+  """
 
   std: float
   event_shape: tuple[int, int, int]
@@ -137,7 +191,12 @@ class Blur(Operator, static=("std", "event_shape")):
 
 
 class Downsample(Operator, static=("factor", "event_shape")):
-  """Means over blocks of factor x factor pixels of images [height, width, channels]."""
+  """Means over blocks of factor x factor pixels of images [height, width, channels].
+
+  Attributes:
+    factor: side of a block, in pixels.
+    event_shape: shape of an image.
+  """
 
   factor: int
   event_shape: tuple[int, int, int]

@@ -9,27 +9,26 @@ from scorelab.metrics.statistics import mean_and_sem
 
 BUDGET = ("floor", "discretisation", "prior", "learning")
 """Parts of a metric's value in the order in which they add up to it; see `budget`."""
+POSTERIOR_BUDGET = ("floor", "discretisation", "prior", "likelihood", "particles", "learning")
+"""Parts of a metric's value if samples are of a posterior."""
 
 
 def budget(measured: np.ndarray) -> dict[str, float | None]:
-  """Computes the error budget of one metric from its [4, k] values.
+  """Computes the error budget of one metric from its [4, k] or [6, k] values.
 
-  The rows are floor, true_start, prior and network; the columns are keys.
+  The rows are floor, true_start, prior and network; or floor, true_start, prior, largest, method
+  and network, of a posterior. The columns are keys. A part is what a row adds to the one before.
 
   Returns:
-    value, the four parts that add up to it, and the standard error of each over the keys: `sem` for
+    value, the parts that add up to it, and the standard error of each over the keys: `sem` for
     the value, `<part>_sem` for a part. None for a single key, for values that are not finite, and
     for parts without an exact score. `over_floor` is value / floor, with the error of the ratio
     paired by key.
   """
-  floor, true_start, prior, network = measured
-  parts = {
-    "value": network,
-    "floor": floor,
-    "prior": prior - true_start,
-    "discretisation": true_start - floor,
-    "learning": network - prior,
-  }
+  names = BUDGET if len(measured) == len(BUDGET) else POSTERIOR_BUDGET
+  floor, network = measured[0], measured[-1]
+  added = np.diff(measured, axis=0, prepend=0)
+  parts = {"value": network, **dict(zip(names, added, strict=True))}
   result: dict[str, float | None] = {}
   for name, values in parts.items():
     mean, sem = mean_and_sem(values)

@@ -22,3 +22,4 @@ from scorelab.metrics.support import support_distance
 from scorelab.metrics.moments import mean_shift
 from scorelab.metrics.moments import covariance_error
 from scorelab.metrics.moments import interval_error
+from scorelab.metrics.consistency import measurement_misfit

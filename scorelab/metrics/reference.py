@@ -25,6 +25,7 @@ class Reference:
     points: [m, ...], trailing axes flattened by the metrics.
     target: a distribution, such as `targets.GaussianMixture`.
     labels: [n], the classes requested for the samples, if any.
+    observation: an `inverse.Observation` of the samples, if any.
     capacity: number of cached results; the least recently used is dropped. 10,000 points under 1000
       projections take 40 MB for each key.
   """
@@ -32,6 +33,7 @@ class Reference:
   points: ArrayLike | None = None
   target: object = None
   labels: ArrayLike | None = None
+  observation: Any = None
   capacity: int = 8
   _cache: dict[Hashable, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 

@@ -13,11 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from scorelab.metrics.budget import BUDGET
+from scorelab.metrics.budget import BUDGET, POSTERIOR_BUDGET
 from scorelab.plotting import style
 
 Budget = Mapping[str, float | None]
-"""One row's metric in evaluation.json: value, the four parts, and their standard errors."""
+"""One row's metric in evaluation.json: value, its parts, and their standard errors."""
 PARTS = BUDGET
 _LANE = 0.16
 
@@ -45,7 +45,7 @@ def bars(labels: Sequence[str], budgets: Mapping[str, Sequence[Budget]], text: s
   columns = min(len(budgets), 3)
   lines = -(-len(budgets) // columns)
   drawn = [row for rows in budgets.values() for row in rows]
-  parts = [part for part in PARTS if any(row[part] is not None for row in drawn)]
+  parts = [part for part in POSTERIOR_BUDGET if any(row.get(part) is not None for row in drawn)]
   height = max(0.52, *(0.15 * (label.count("\n") + 1) for label in labels))
   figure = style.new_figure(3.1 * columns + 0.6, lines * (0.55 + height * len(labels)) + 0.9)
   axes = figure.subplots(lines, columns, squeeze=False).ravel()

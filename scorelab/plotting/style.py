@@ -69,7 +69,14 @@ _SPARE_COLOURS = (
   *("#228833", "#EE8866", "#6699CC", "#997700"),
 )
 # The error budget, in the order in which its parts add up to the value.
-PART_COLOURS = {"floor": "#BDBDBD", "discretisation": SKY, "prior": ORANGE, "learning": VERMILLION}
+PART_COLOURS = {
+  "floor": "#BDBDBD",
+  "discretisation": SKY,
+  "prior": ORANGE,
+  "likelihood": BLUE,
+  "particles": GREEN,
+  "learning": VERMILLION,
+}
 PART_LABELS = {"floor": "floor (exact v exact)"}
 METRIC_LABELS = {
   "sliced_wasserstein": "sliced W2",

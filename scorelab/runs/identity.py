@@ -9,7 +9,7 @@ from typing import Any
 
 # Fields that only evaluation depends on. They may change for a finished run, which is then
 # evaluated again.
-EVALUATION_FIELDS = ("sampler", "evaluation")
+EVALUATION_FIELDS = ("sampler", "observation", "evaluation")
 
 
 FINGERPRINT = "data.sha256"

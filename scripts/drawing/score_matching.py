@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.evaluation import figures as summary
-from scorelab.experiment.sampler_spec import Row
+from scorelab.experiment.row import Row
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics import mode_weight_tv, mode_weights, off_mode_share
 from scorelab.metrics.modes import nearest_modes

@@ -13,7 +13,8 @@ from configs import base
 from scorelab import training
 from scorelab.errors import RunError
 from scorelab.experiment.build import build
-from scorelab.experiment.sampler_spec import Row, make_row, parse_row
+from scorelab.experiment.row import Row
+from scorelab.experiment.sampler_spec import make_row, parse_row
 from scorelab.experiment.spec import Experiment
 from scorelab.runs.identity import run_id, without_data
 from scorelab.runs.workdir import Workdir, check_data

@@ -11,6 +11,7 @@ from PIL import Image
 from configs import base, ncsn_gmm_published
 from scorelab import plotting, training
 from scorelab.experiment.build import build
+from scorelab.metrics.budget import BUDGET
 from scorelab.runs.files import write_json
 from scorelab.runs.identity import run_id
 from scorelab.runs.signals import StopFlag
@@ -112,7 +113,7 @@ def test_draws_everything(finished, small, tmp_path, capsys):
 
   for name in ("budget", "steps"):
     for row in plotting.read_csv(tmp_path / f"{name}.csv"):
-      parts = sum(row[part] for part in plotting.style.PART_COLOURS)
+      parts = sum(row[part] for part in BUDGET)
       assert parts == pytest.approx(row["value"], abs=1e-9, nan_ok=True)
   rows = plotting.read_csv(tmp_path / "steps.csv")
   assert [r["metric"] for r in rows] == list(steps.METRICS)

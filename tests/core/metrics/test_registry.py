@@ -2,13 +2,15 @@ import jax
 import numpy as np
 import pytest
 
+from scorelab.inverse import Observation
 from scorelab.metrics import LABEL_METRICS, METRICS, SUPPORT_METRICS, Reference, needed_by
 from scorelab.targets.circles import two_circles
 from scorelab.targets.mixtures import nine_modes
 
 TARGET, CIRCLES = nine_modes(), two_circles()
 X, Y = (np.asarray(TARGET.sample(jax.random.key(s), 200)) for s in (0, 1))
-REFERENCE, ON_CIRCLES = Reference(Y, TARGET), Reference(target=CIRCLES)
+SEEN = Observation(np.eye(2), np.zeros(2), 1.0)
+REFERENCE, ON_CIRCLES = Reference(Y, TARGET, observation=SEEN), Reference(target=CIRCLES)
 MEASURED = {name for name in METRICS if not (needed_by(name, TARGET) and needed_by(name, CIRCLES))}
 OF_POINTS = MEASURED - LABEL_METRICS.keys()  # those of classes have tests of their own
 OPTIONS = {name: {"num_projections": 10} for name in METRICS if "sliced" in name}

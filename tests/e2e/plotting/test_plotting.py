@@ -65,12 +65,14 @@ class TestStyle:
     colours = [{style.SAMPLER_COLOURS[name] for name in same} for same in names.values()]
     assert all(len(of_one) == 1 for of_one in colours)
     assert len(set.union(*colours)) == len(names)
-    assert len(set(style.PART_COLOURS.values())) == 4
+    assert len(set(style.PART_COLOURS.values())) == 6
 
   def test_parts_of_the_budget_have_one_order(self):
     """Tables, figures and reports: that in which they add up, from exact samples to the network."""
-    order = ("floor", "discretisation", "prior", "learning")
-    assert tables.BUDGET == tuple(style.PART_COLOURS) == budgets.PARTS == collect.PARTS == order
+    order = ("floor", "discretisation", "prior", "likelihood", "particles", "learning")
+    assert tables.POSTERIOR_BUDGET == tuple(style.PART_COLOURS) == collect.PARTS == order
+    without = tuple(part for part in order if part not in ("likelihood", "particles"))
+    assert tables.BUDGET == budgets.PARTS == without
 
   def test_samplers_of_ones_own_have_colours(self):
     names = [f"my_module.sampler_{i}" for i in range(8)]
