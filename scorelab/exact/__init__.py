@@ -9,6 +9,7 @@ from scorelab.exact.certificates import flow_certificate
 from scorelab.exact.distances import law_distances
 from scorelab.exact.flows import Exact, flow_distances, flow_kl
 from scorelab.exact.gaussian import GaussianLaw
+from scorelab.exact.grid_search import ExactGrid, find_grid
 from scorelab.exact.laws import (
   ExactBudget,
   affine_law,
@@ -25,9 +26,11 @@ from scorelab.exact.transitions import step_distances
 __all__ = [
   "Exact",
   "ExactBudget",
+  "ExactGrid",
   "GaussianLaw",
   "affine_law",
   "end_law",
+  "find_grid",
   "flow_certificate",
   "flow_distances",
   "flow_distances_on",

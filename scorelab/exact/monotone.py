@@ -62,15 +62,13 @@ def flow_distances_on(
       raise ValueError(f"target of dimension {target.dim} must be of dimension 1")
     require_alike(grids)
     problem(target, grids[0], start)  # refuses what has no density
-    leaves = target.weights, target.means, target.variances
-    mixture = np.concatenate([np.ravel(a) for a in leaves]).tobytes()
     quick = traced_predict(predict)
     draws = count_draws(sampler, quick, jnp.zeros((1, 1)), grids[0], options)
     found: dict[int, dict[str, Exact]] = {}
     for count in _NODES:
       left = [i for i in range(len(grids)) if not _settled(found.get(i))]
       for i in left:
-        nodes = _nodes(mixture, start, _ends(grids[i]), count)
+        nodes = line_nodes(target, grids[i], start, count)
         mapped = _images(grids[i], sampler, quick, draws, options, nodes.x)
         found[i] = _distances(nodes, *mapped)
     for i, grid in enumerate(grids):
@@ -95,13 +93,6 @@ def _settled(found: dict[str, Exact] | None) -> bool:
   return found is not None and all(_converged(e) or np.isnan(e.value) for e in found.values())
 
 
-def _ends(grid: Grid) -> tuple[float, ...]:
-  """Alpha, sigma and the prior's std of a grid's first level, alpha and sigma of the last."""
-  alpha, sigma = np.asarray(grid.levels.alpha), np.asarray(grid.levels.sigma)
-  std = grid.schedule.prior_std(Level(None, alpha[0], sigma[0]))
-  return tuple(map(float, (alpha[0], sigma[0], std, alpha[-1], sigma[-1])))
-
-
 class _Nodes(NamedTuple):
   """Nodes equally spaced in s, and what does not depend on the sampler there, each [n].
 
@@ -118,6 +109,20 @@ class _Nodes(NamedTuple):
   log_start: np.ndarray
   optimal: np.ndarray
   last: LineMixture
+
+
+def line_nodes(target: GaussianMixture, grid: Grid, start: str, count: int) -> _Nodes:
+  """Returns the nodes of one grid, in float64; see `flow_distances_on`.
+
+  Args:
+    target, grid, start: see `flow_distances`; a GaussianMixture of dimension 1.
+    count: number of nodes, less one.
+  """
+  leaves = target.weights, target.means, target.variances
+  alpha, sigma = np.asarray(grid.levels.alpha), np.asarray(grid.levels.sigma)
+  std = grid.schedule.prior_std(Level(None, alpha[0], sigma[0]))
+  ends = tuple(map(float, (alpha[0], sigma[0], std, alpha[-1], sigma[-1])))
+  return _nodes(np.concatenate([np.ravel(a) for a in leaves]).tobytes(), start, ends, count)
 
 
 @functools.lru_cache(maxsize=256)

@@ -206,7 +206,7 @@ def axis_responses(
     mean, variance: of the data.
     start: where the sampler is differentiated.
   """
-  run = functools.partial(_slopes, sampler, static, draws, spread, grid, traced)
+  run = functools.partial(axis_slopes, sampler, static, draws, spread, grid, traced)
   alpha, sigma = (np.asarray(a)[0] for a in (grid.levels.alpha, grid.levels.sigma))
   far = start + 8 * np.sqrt(alpha**2 * variance + sigma**2)
   axes, count = (mean, variance, start, far), len(mean)
@@ -229,7 +229,7 @@ def axis_responses(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _slopes(
+def axis_slopes(
   sampler: Sampler,
   static: tuple[tuple[str, Any], ...],
   draws: int,
