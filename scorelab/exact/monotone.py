@@ -24,8 +24,8 @@ from scorelab.exact.flows import Exact, flow_distances, line_distances, problem
 from scorelab.exact.interpolation import Interpolated
 from scorelab.exact.line import LineMap, LineMixture
 from scorelab.exact.pushforward import noise_error, require_map, traced_predict
-from scorelab.exact.responses import count_draws, in_float64, require_alike, split_options
-from scorelab.samplers import RecordedNoise, ZeroNoise
+from scorelab.exact.responses import in_float64, require_alike, split_options
+from scorelab.samplers import ZeroNoise
 from scorelab.schedules import Grid, Level
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array, Predict, Sampler
@@ -63,17 +63,16 @@ def flow_distances_on(
     require_alike(grids)
     problem(target, grids[0], start)  # refuses what has no density
     quick = traced_predict(predict)
-    draws = count_draws(sampler, quick, jnp.zeros((1, 1)), grids[0], options)
     found: dict[int, dict[str, Exact]] = {}
     for count in _NODES:
       left = [i for i in range(len(grids)) if not _settled(found.get(i))]
       for i in left:
         nodes = line_nodes(target, grids[i], start, count)
-        mapped = _images(grids[i], sampler, quick, draws, options, nodes.x)
+        mapped = _images(grids[i], sampler, quick, options, nodes.x)
         found[i] = _distances(nodes, *mapped)
     for i, grid in enumerate(grids):
       if not all(_converged(exact) for exact in found[i].values()):
-        follow = functools.partial(_images, grid, sampler, quick, draws, options)
+        follow = functools.partial(_images, grid, sampler, quick, options)
         first, last = (LineMixture.of(law) for law in problem(target, grid, start))
         smooth = Interpolated.of(follow, *first.ends)
         if smooth is None:
@@ -166,7 +165,6 @@ def _images(
   grid: Grid,
   sampler: Sampler,
   predict: Predict,
-  draws: int,
   options: dict[str, Any],
   x: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +180,7 @@ def _images(
     # Of one size, so that it is compiled once; the last are followed twice, with other draws.
     rows = np.pad(own, (0, _AT_ONCE + _CHECKED - len(own)), mode="wrap")
     rows[-_CHECKED:] = own[:_CHECKED]
-    mapped = _mapped(sampler, static, draws, predict, grid, traced, rows[:, None])
+    mapped = _mapped(sampler, static, predict, grid, traced, rows[:, None])
     images, slopes = (np.asarray(a)[:, 0] for a in mapped)
     if not np.array_equal(images[:_CHECKED], images[-_CHECKED:], equal_nan=True):
       raise noise_error(sampler)
@@ -209,22 +207,28 @@ def _distances(nodes: _Nodes, y: np.ndarray, slope: np.ndarray) -> dict[str, Exa
   }
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+class _OtherDraws(ZeroNoise):
+  """Zeros, and ones for the last rows: a sampler whose rows differ then draws noise."""
+
+  def normal(self, shape: tuple[int, ...], dtype: Any) -> Array:
+    return jnp.zeros(shape, dtype).at[-_CHECKED:].set(1)
+
+  def uniform(self, shape: tuple[int, ...], dtype: Any) -> Array:
+    return self.normal(shape, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _mapped(
   sampler: Sampler,
   static: tuple[tuple[str, Any], ...],
-  draws: int,
   predict: Predict,
   grid: Grid,
   traced: dict[str, Any],
   x: Float[Array, "n 1"],
 ) -> tuple[Float[Array, "n 1"], Float[Array, "n 1"]]:
   """Images of the starts x, and the derivatives of the map; the last have other draws."""
-  other = jnp.arange(len(x)) >= len(x) - _CHECKED
-  noise = jnp.broadcast_to(jnp.where(other, 1.0, 0.0)[:, None], (draws, *x.shape))
 
   def run(x: Array) -> Array:
-    source = RecordedNoise(noise) if draws else ZeroNoise()
-    return sampler(source, predict, x, grid, **traced, **dict(static)).x
+    return sampler(_OtherDraws(), predict, x, grid, **traced, **dict(static)).x
 
   return jax.jvp(run, (x,), (jnp.ones_like(x),))
