@@ -37,6 +37,7 @@ def test_distances_are_those_of_one_grid_at_a_time(start, monkeypatch):
 @pytest.mark.e2e
 def test_more_nodes_are_taken_if_needed(monkeypatch):
   """Two steps of Heun's method, whose images are far out: 1e4 nats."""
+  monotone._nodes.cache_clear()
   modes, counts = two_modes_1d(separation=2.0), []
   spaced = monotone._spaced
   monkeypatch.setattr(
