@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from scorelab.exact import flow_distances, flow_distances_on, monotone
+from scorelab.exact import (
+  end_law,
+  flow_distances,
+  flow_distances_on,
+  gaussian_law,
+  monotone,
+)
 from scorelab.samplers import ancestral, dpmpp_2m, dpmpp_3m, heun, lms
 from scorelab.schedules import VariancePreserving, karras, uniform_log_snr
 from scorelab.targets.gaussian_mixture import GaussianMixture
@@ -66,6 +72,17 @@ def test_a_map_without_error_has_no_distance():
   (found,) = flow_distances_on([grid], lms, target.predict, target, start="true")
   assert found["kl"].value < 1e-8
   assert found["kl"].error <= 1e-13
+
+
+def test_a_small_divergence_keeps_its_digits():
+  """Of two Gaussians, less than 1e-8 nats: the closed form."""
+  target = GaussianMixture([1.0], [[0.5]], [0.7])
+  grid = uniform_log_snr(VP, 64, sigma_min=0.3, sigma_max=3.0, to_data=False)
+  (found,) = flow_distances_on([grid], lms, target.predict, target, start="true")
+  expected = gaussian_law(lms, target, grid, start="true").kl(end_law(target, grid))
+  assert 1e-14 < expected < 1e-8
+  assert found["kl"].value == pytest.approx(expected, rel=1e-9)
+  assert abs(found["kl"].value - expected) <= found["kl"].error
 
 
 def test_what_is_refused():
