@@ -2,13 +2,12 @@
 
   python main.py --config=configs/posterior_digits.py
   python main.py --config=configs/posterior_digits.py:fast   # seconds, for tests
-  python main.py --config=configs/posterior_digits.py --config.observation.name=downsample \
-    --config.observation.hidden=None
+  python main.py --config=configs/posterior_digits.py --config.observation.name=downsample
 
-The lower half of a test digit is hidden; or each pixel is the mean of 2 by 2. The posterior is not
-known, so metrics say whether samples agree with what was seen (measurement_misfit is near 1 for
-exact samples) and look like digits (confident_share); the floors are those of real digits without
-the observation. No result of this config is committed.
+The lower half of a test digit is hidden; or four pixels are seen as one, their mean. The posterior
+is not known, so metrics say whether samples agree with what was seen (measurement_misfit: near one
+for exact samples) and look like digits (confident_share); the floors are those of real digits
+without the observation. No result of this config is committed.
 """
 
 from ml_collections import ConfigDict

@@ -1,16 +1,14 @@
-"""25 modes given one observation: posterior methods with the exact score, next to the posterior.
+"""The modes of grid25 given one observation: posterior methods next to the exact posterior.
 
   python main.py --config=configs/posterior_gmm.py
   python main.py --config=configs/posterior_gmm.py:fast      # seconds, for tests
-  python main.py --config=configs/posterior_gmm.py \
-    --config.target.dim=80 --config.observation.rank=4 --config.schedule.sigma_max=600
+  python main.py --config=configs/posterior_gmm.py --config.observation.rank=4
 
-Nothing is trained. The posterior is a mixture, known in any dimension (rank 1, 2 or 4 of dimension
-8, 80 or 800 is what is published; sigma_max grows with the root of the dimension). The budget says
-what a method adds to the exact posterior score on the same grid: `likelihood` is its approximate
-likelihood with four times as many particles, `particles` is what the fewer ones add. Expect the
-twisted filter nearest to the floor. No result of this config is committed: docs/posteriors.md has
-the study.
+Nothing is trained. The posterior is a mixture, known in any dimension (target.dim; sigma_max has to
+grow with its root, as modes are further apart). The budget says what a method adds to the exact
+posterior score on the same grid: `likelihood` is its approximate likelihood with four times as many
+particles, `particles` what the fewer ones add. Expect the twisted filter nearest to the floor. No
+result of this config is committed: docs/posteriors.md has the study.
 """
 
 from ml_collections import ConfigDict

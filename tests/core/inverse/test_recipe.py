@@ -53,14 +53,19 @@ def test_a_sampler_takes_it(method):
 
 @pytest.mark.e2e
 def test_one_file_and_one_line_register_it(tmp_path):
-  copy_checkout(tmp_path, only=("scorelab/",))
+  copy_checkout(tmp_path, only=("scorelab/", "configs/"))
   (tmp_path / FILE).write_text(CODE)
   line = f"from {FILE.removesuffix('.py').replace('/', '.')} import noisy_likelihood"
   assert line in TEXT
   with (tmp_path / "scorelab/inverse/posterior_registry.py").open("a") as registry:
     registry.write(line + "\n")
   code = "from scorelab.inverse import POSTERIORS, noisy_likelihood as m\n"
-  code += "assert POSTERIORS['noisy_likelihood'] is m; print(m.__module__)"
+  code += "assert POSTERIORS['noisy_likelihood'] is m; print(m.__module__)\n"
+  code += "from configs import posterior_gmm; from scorelab.experiment.build import build\n"
+  code += "config = posterior_gmm.get_config('fast')\n"
+  code += "config.sampler.update(posterior='noisy_likelihood', strength=0.5)\n"
+  code += "options = build(config).evaluation.rows[0].posterior\n"
+  code += "assert options.func is m and options.keywords['strength'] == 0.5"
   environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
   command = [sys.executable, "-c", code]
   found = subprocess.run(
