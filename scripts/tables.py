@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scorelab.plotting import read_csv
-from scripts import posteriors, published
+from scripts import posterior_tables, published
 from scripts.benchmark import CASES
 from scripts.benchmarks import table
 from scripts.drawing import exact_budgets, guidance, pareto
@@ -208,9 +208,26 @@ def benchmarks() -> str:
 
 
 def posterior_table() -> str:
-  """Posterior samplers on 25 modes, next to a thesis's numbers."""
-  rows = read_csv(REFERENCE / "posteriors" / "posteriors.csv")
-  return posteriors.printed(rows) + "\n"
+  """Posterior samplers on 25 modes."""
+  return posterior_tables.printed(read_csv(REFERENCE / "posteriors" / "posteriors.csv")) + "\n"
+
+
+def posterior_budgets() -> str:
+  """Parts of each method's distance from the exact posterior."""
+  rows = read_csv(REFERENCE / "posteriors" / "budgets.csv")
+  return posterior_tables.printed_budgets(rows) + "\n"
+
+
+def mcgdiff_80() -> str:
+  """MCGDiff in 80 dimensions next to a thesis's numbers."""
+  rows = read_csv(REFERENCE / "posteriors" / "mcgdiff.csv")
+  return posterior_tables.printed_one_noise(rows) + "\n"
+
+
+def posteriors_published() -> str:
+  """Published distances next to ours."""
+  rows = read_csv(REFERENCE / "posteriors" / "published.csv")
+  return posterior_tables.printed_published(rows) + "\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -223,6 +240,9 @@ TABLES: dict[str, Callable[[], str]] = {
   "pareto_90_keys": pareto_table(lambda lines: pareto.few_evaluations(lines, 10)),
   "exact_front": exact_table(exact_budgets.front_table),
   "posteriors": posterior_table,
+  "posterior_budgets": posterior_budgets,
+  "mcgdiff_80": mcgdiff_80,
+  "posteriors_published": posteriors_published,
   "exact_fewest": exact_table(exact_budgets.fewest_table),
   "found_grids": found_grids,
   "transferred_grid": transferred_grid,
