@@ -49,6 +49,7 @@ def extrapolated(
   guidance_scale: Annotated[Array | float, AtLeast(0)] = 1.0,
   guidance_low: Annotated[Array | float, AtLeast(0)] = 0.0,
   guidance_high: Annotated[Array | float, Above(0)] = jnp.inf,
+  guidance_half: Annotated[Array | float, Above(0)] = jnp.inf,
   guidance_rescale: Annotated[Array | float, Between(0, 1)] = 0.0,
   event_ndim: int = 1,
 ) -> Predict:
@@ -59,6 +60,8 @@ def extrapolated(
     guidance_scale: weight of the strong prediction: 0 is the weak one, 1 the strong one.
     guidance_low, guidance_high: guides where low < sigma / alpha <= high; the strong prediction is
       given elsewhere (Kynkaanniemi et al. 2024).
+    guidance_half: sigma / alpha at which half of the scale above 1 is left: guides by
+      1 + (scale - 1) / (1 + (sigma / alpha / half)^2). Infinite: the same scale at every level.
     guidance_rescale: phi: x0 is scaled by phi std(strong x0) / std(guided x0) + 1 - phi,
       the std over one event's coordinates (Lin et al. 2024, eqs. 15 and 16, there of the network's
       output). 0 leaves it.
@@ -67,13 +70,15 @@ def extrapolated(
   Returns:
     predict(x, level) of the strong one's kind, with its `correction` for `feynman_kac`. If both
     have them, with the log-density of the guided field, and the x0_variance that Gaussians of such
-    variances have, whose precisions extrapolate. With a rescale that is not the number 0 it is of
-    kind x0, without these, and the correction is nan.
+    variances have, whose precisions extrapolate. The correction is nan if the scale differs
+    between levels. With a rescale that is not the number 0 it is too, and the prediction is of kind
+    x0, without these.
   """
+  known = 1 if _one_scale(guidance_low, guidance_high, guidance_half) else jnp.nan
 
   def predict(x: Array, level: Level) -> Prediction:
     strong, weak = pair(x, level)
-    weight = _within(guidance_scale, level, guidance_low, guidance_high, 1.0)
+    weight = _scale_at(guidance_scale, level, guidance_low, guidance_high, guidance_half)
     scale = _expand(weight, x)
     views = {
       name: weak.views[name] + scale * (strong.views[name] - weak.views[name])
@@ -92,7 +97,7 @@ def extrapolated(
       strong.kind,
       log_density=density,
       x0_variance=variance,
-      correction=weight * (weight - 1) / 2 * square,
+      correction=known * weight * (weight - 1) / 2 * square,
       **views,
     )
     if isinstance(guidance_rescale, (int, float)) and not guidance_rescale:
@@ -156,6 +161,7 @@ def classifier(
   guidance_scale: Annotated[Array | float, AtLeast(0)] = 1.0,
   guidance_low: Annotated[Array | float, AtLeast(0)] = 0.0,
   guidance_high: Annotated[Array | float, Above(0)] = jnp.inf,
+  guidance_half: Annotated[Array | float, Above(0)] = jnp.inf,
 ) -> Predict:
   """Classifier guidance: score + scale grad log P(c | x).
 
@@ -168,14 +174,15 @@ def classifier(
     predict: of any kind that has a score.
     log_prob: (x [*batch, *event], level) -> log P(c | x_t = x) [*batch], of each point alone: any
       log-likelihood will do. At pure noise it is also differentiated in the level's alpha.
-    guidance_scale, guidance_low, guidance_high: as for `extrapolated`.
+    guidance_scale, guidance_low, guidance_high, guidance_half: as for `extrapolated`.
   """
+  known = 1 if _one_scale(guidance_low, guidance_high, guidance_half) else jnp.nan
 
   def guided(x: Array, level: Level) -> Prediction:
     pred = predict(x, level)
     log_probs, pull = jax.vjp(lambda x: log_prob(x, level), x)
     (gradient,) = pull(jnp.ones_like(log_probs))
-    scale = _within(guidance_scale, level, guidance_low, guidance_high, 1.0)
+    scale = _scale_at(guidance_scale, level, guidance_low, guidance_high, guidance_half)
     push = _expand(scale, x) * gradient
     at = level.like(x)
     noisy = at.alpha > 0
@@ -191,7 +198,7 @@ def classifier(
 
     x0 = pred.x0 + jax.lax.cond(jnp.all(level.alpha > 0), lambda: moved, at_pure_noise)
     square = jnp.sum((at.sigma * gradient) ** 2, axis=tuple(range(log_probs.ndim, x.ndim)))
-    correction = scale * (scale - 1) / 2 * square
+    correction = known * scale * (scale - 1) / 2 * square
     return Prediction.of(x, level, "score", score=pred.score + push, x0=x0, correction=correction)
 
   return guided
@@ -270,6 +277,28 @@ def _power_variance(strong: Array, weak: Array, scale: Array | float) -> Array:
   widest, share = jnp.maximum(strong, weak), scale * weak + (1 - scale) * strong
   power = strong * weak / jnp.where(share > 0, share, 1)
   return jnp.where(share > 0, jnp.minimum(power, widest), widest)
+
+
+def _scale_at(
+  scale: Array | float,
+  level: Level,
+  low: Array | float,
+  high: Array | float,
+  half: Array | float,
+) -> Array:
+  """Returns the guidance scale at a level, of the level's shape."""
+  if not _one_scale(0, half=half):
+    share = (half * level.alpha) ** 2 / ((half * level.alpha) ** 2 + level.sigma**2)
+    scale = jnp.where(jnp.isinf(half), scale, 1 + (scale - 1) * share)
+  return _within(scale, level, low, high, 1.0)
+
+
+def _one_scale(
+  low: Array | float, high: Array | float = jnp.inf, half: Array | float = jnp.inf
+) -> bool:
+  """Returns True if the scale is that of every level; False for arrays, which may be traced."""
+  limits = (low, 0), (high, jnp.inf), (half, jnp.inf)
+  return all(isinstance(limit, (int, float)) and limit == none for limit, none in limits)
 
 
 def _within(

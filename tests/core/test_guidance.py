@@ -123,6 +123,21 @@ def test_outside_the_interval_it_is_the_strong_one(ratio):
   assert np.abs(whole - strong).max() > 0.1
 
 
+def test_a_scale_that_falls_with_the_noise():
+  """At `half` the scale is in the middle between 1 and the given one, also level by level."""
+  schedule = SCHEDULES["ve"]
+  for ratio, scale in ((2.0, 2.5), (6.0, 1.3), (1e-4, 4.0)):  # 1 + 3 / (1 + (ratio / 2)^2)
+    falling = classifier_free(bind, LABEL, 3, guidance_scale=4.0, guidance_half=2.0)
+    constant = classifier_free(bind, LABEL, 3, guidance_scale=scale)
+    for level in (schedule.at_ratio(ratio), schedule.at_ratio(jnp.full(6, ratio))):
+      np.testing.assert_allclose(falling(X, level).x0, constant(X, level).x0, 1e-5, 1e-5)
+      assert np.isnan(falling(X, level).correction).all()  # weights by score need one scale
+  noise = SCHEDULES["flow"].at(1.0)
+  np.testing.assert_allclose(falling(X, noise).x0, bind(LABEL)(X, noise).x0, 1e-5, 1e-5)
+  limited = classifier_free(bind, LABEL, 3, guidance_scale=4.0, guidance_high=2.0)
+  assert np.isnan(limited(X, schedule.at_ratio(1.0)).correction).all()
+
+
 def test_rescaling_gives_back_the_strong_spread():
   """At 1 each guided image has the strong one's std over its pixels, at 0.5 the mean of both."""
   rng = np.random.default_rng(1)
