@@ -13,7 +13,7 @@ draws, by linear programming; the floor is that of exact draws.
 
 The nearest published experiment is table A1 of Skreta et al., "Feynman-Kac Correctors in Diffusion"
 (ICML 2025, arXiv 2503.02819): 40 modes in the plane, true score, 10,000 samples, 1,000 steps. Its
-other settings are not stated in full, so that its numbers are set beside these, not compared.
+other settings are not stated in full: its numbers stand next to these, which is no comparison.
 
 The table, annealing.csv, goes to results/guidance/, or to --out; --reference writes the committed
 one.
@@ -84,7 +84,7 @@ def cubed(target: GaussianMixture) -> GaussianMixture:
   """Returns p^3, normalised, of an isotropic mixture p of one variance s^2.
 
   A product of components i, j, k is a Gaussian of variance s^2 / 3 at their mean m, with weight
-  w_i w_j w_k exp(-(|m_i|^2 + |m_j|^2 + |m_k|^2 - 3 |m|^2) / (2 s^2)). Those below 1e-9 are left out.
+  w_i w_j w_k exp(-(|m_i|^2 + |m_j|^2 + |m_k|^2 - 3 |m|^2) / (2 s^2)). Less than 1e-9 is left out.
   """
   means, logs = np.asarray(target.means, float), np.asarray(target.log_weights, float)
   square = float(np.asarray(target.variances, float).ravel()[0])
@@ -163,7 +163,7 @@ def measure(method: Method, num_runs: int, num_steps: int, n: int) -> dict[str, 
 def w1(x: Array, y: Array) -> float:
   """Returns the 1-Wasserstein distance between two sets of points [n, d]."""
   cost = ot.dist(np.asarray(x, float), np.asarray(y, float), metric="euclidean")
-  return float(ot.emd2([], [], cost, numItermax=10_000_000))
+  return float(np.asarray(ot.emd2([], [], cost, numItermax=10_000_000)))
 
 
 def line(row: Mapping[str, Any]) -> str:
@@ -179,9 +179,9 @@ def table(rows: list[dict[str, Any]]) -> str:
   lines = [["sampler", "W1", "spread over runs", "published W1, spread"], ["---"] * 4]
   for row in rows:
     known = np.isfinite(row["published"])
-    beside = f"{row['published']:.2f}, {row['published_std']:.2f}" if known else ""
+    shown = f"{row['published']:.2f}, {row['published_std']:.2f}" if known else ""
     lines.append(
-      [row["method"], f"{row['w1']:.2f} ± {row['w1_sem']:.2f}", f"{row['w1_std']:.2f}", beside]
+      [row["method"], f"{row['w1']:.2f} ± {row['w1_sem']:.2f}", f"{row['w1_std']:.2f}", shown]
     )
   floor = rows[0]
   lines.append(["exact draws", f"{floor['floor']:.2f}", f"{floor['floor_std']:.2f}", ""])

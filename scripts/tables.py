@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scorelab.plotting import read_csv
-from scripts import posterior_tables, published
+from scripts import annealing, posterior_tables, published
 from scripts.benchmark import CASES
 from scripts.benchmarks import table
 from scripts.drawing import exact_budgets, guidance, pareto
@@ -202,6 +202,11 @@ def guided() -> str:
   return guidance.table(read_csv(REFERENCE / "guidance" / "guidance.csv"))
 
 
+def annealed() -> str:
+  """Samplers of the cube of a mixture."""
+  return annealing.table(read_csv(REFERENCE / "guidance" / "annealing.csv"))
+
+
 def benchmarks() -> str:
   """All timings."""
   return table.table(REFERENCE / "benchmarks", list(CASES))
@@ -247,6 +252,7 @@ TABLES: dict[str, Callable[[], str]] = {
   "found_grids": found_grids,
   "transferred_grid": transferred_grid,
   "guidance": guided,
+  "annealing": annealed,
   "published": lambda: published.as_markdown(published.verdicts(REFERENCE)),
   "verdicts": lambda: published.counts_as_markdown(published.verdicts(REFERENCE)),
   "benchmarks": benchmarks,

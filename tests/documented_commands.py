@@ -79,7 +79,7 @@ SMALLER = (
   (r"(scripts/exact_budgets\.py)(?! .*--fast)(.*)", r"\1\2 --fast"),
   (r"(scripts/few_evaluations\.py).*", r"\1 --fast"),
   (r"(scripts/posteriors\.py)(?: --reference)?(?! .*--fast)(.*)", r"\1\2 --fast"),
-  (r"(scripts/guidance\.py)(?! .*--fast)(.*)", r"\1\2 --fast"),
+  (r"(scripts/(?:guidance|annealing)\.py)(?! .*--fast)(.*)", r"\1\2 --fast"),
   (r"(scripts/benchmark\.py \w.*)", r"\1 --quick --out results/benchmarks"),
   (r"(scripts/chaos\.py)$", r"\1 --config.training.num_steps=200"),
   (r"(scripts/chaos\.py.*)", r"\1 --kills 1"),

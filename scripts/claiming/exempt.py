@@ -64,6 +64,13 @@ PAGES: dict[str, tuple[str, ...]] = {
     r"ICML 2025,\s+\[arXiv 2503\.02819\]",
     # tests/core/exact/test_guided_laws.py
     r"With p\(x \| c\) = N\(0, 1\) and p\(x\) = N\(0, 2\).*?/ \(2w - 1\)",
+    r"`--config\.sampler\.guidance_half=1` guides by .*?\^2\)",
+    # The settings of scripts/annealing.py, and the source of the numbers next to its own.
+    r"p\(x\)\^3",
+    r"follow\s+3 times",
+    r"on 40 modes in the plane with 10,000 samples and 1,000\s+steps, and compares 2,500",
+    r"of table A1 of Skreta et al\. \(2025\): 40 modes",
+    r"rises from 1 to 3 late, `guidance_half=1`",
   ),
   "docs/exact.md": (
     r"about 1e-10 of it",  # tests/core/exact: the tolerances
