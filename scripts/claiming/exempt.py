@@ -64,13 +64,13 @@ PAGES: dict[str, tuple[str, ...]] = {
     r"ICML 2025,\s+\[arXiv 2503\.02819\]",
     # tests/core/exact/test_guided_laws.py
     r"With p\(x \| c\) = N\(0, 1\) and p\(x\) = N\(0, 2\).*?/ \(2w - 1\)",
-    r"`--config\.sampler\.guidance_half=1` guides by .*?\^2\)",
+    r"guides by 1 \+ .*?\^2\)",
     # The settings of scripts/annealing.py, and the source of the numbers next to its own.
     r"p\(x\)\^3",
     r"follow\s+3 times",
     r"on 40 modes in the plane with 10,000 samples and 1,000\s+steps, and compares 2,500",
     r"of table A1 of Skreta et al\. \(2025\): 40 modes",
-    r"rises from 1 to 3 late, `guidance_half=1`",
+    r"rises from 1 to 3 late",
   ),
   "docs/exact.md": (
     r"about 1e-10 of it",  # tests/core/exact: the tolerances
@@ -83,6 +83,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     r"25 samplers on a Gaussian and of 14 on two modes",  # tests/e2e/test_exact_budgets.py
   ),
   "docs/speed.md": (r"at least 256 MiB", r"above 1 scorelab is faster", r"GPU of 2022"),
+  "configs/cond_gmm.py": (r"p\(x\)\^\(1-w\)",),
   "configs/diffusion2015_swissroll.py": (r"of 2015",),
   "configs/diffusion2015_swissroll_published.py": (r"of 2015",),
   "configs/edm_gmm.py": (r"et al\. 2022",),
