@@ -1,8 +1,9 @@
 """Tables and the figure of scripts/posteriors.py, from its rows.
 
 The rule for published numbers was written before any row of this study, and after an earlier study
-in few dimensions. A thesis gives midpoints of seeds and noises, with half-ranges that are known for four of its cells, where they are 0.74 to 0.92
-of the midpoint; the authors' benchmark is a single problem. So
+in few dimensions. A thesis gives midpoints of seeds and noises, with half-ranges that are known for
+four of its cells, where they are 0.74 to 0.92 of the midpoint; the authors' benchmark is a single
+problem. So
 
     agrees   our mean is between (1 - SPREAD) and (1 + SPREAD) of a published midpoint, or the
              published value of one problem is between the least and the largest of ours
