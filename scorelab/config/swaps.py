@@ -18,13 +18,14 @@ from scorelab.config.options import Section, accepted_options, choose
 from scorelab.config.parts import PARTS
 from scorelab.config.sections import SECTIONS
 from scorelab.errors import ConfigError
+from scorelab.inverse import POSTERIOR_SAMPLERS
 from scorelab.losses import LEVELS, LOSSES
 from scorelab.losses.levels import data_level
 from scorelab.predictions.guidance import GUIDANCES
 from scorelab.samplers import KERNELS
 
 _OF_KERNELS = {"start_std", "sigma"}
-_OF_SAMPLERS = {"guidance", "guidance_weak", "clipping"}
+_OF_SAMPLERS = {"guidance", "guidance_weak", "clipping", "posterior"}
 
 _RATES = {"variance_preserving", "sub_vp", "vp_betas"}
 """Schedules whose beta_min and beta_max are rates over [0, 1]; those of others are of one step."""
@@ -44,9 +45,13 @@ def options_taken(path: str, section: Section) -> set[str]:
     return (own - _OF_SAMPLERS) | accepted_options(main)
   if path == "sampler":
     own -= _OF_KERNELS | {"guidance_weak"}
+    if section["name"] in POSTERIOR_SAMPLERS:  # they are conditional by themselves
+      own -= {"guidance", "posterior"}
+    elif section["posterior"] is not None:
+      own -= {"guidance"}
   taken = own | accepted_options(main)
   for field, known in PARTS[path].items():
-    if field == "name" or field not in taken:
+    if field in ("name", "twist") or field not in taken:  # a twist is named without options
       continue
     default = inspect.signature(main).parameters.get(field)
     if section[field] is not None:

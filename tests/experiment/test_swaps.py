@@ -16,6 +16,7 @@ from scorelab.errors import ConfigError
 from scorelab.experiment import components as parts
 from scorelab.experiment import sampler_spec as rows
 from scorelab.experiment.build import build
+from scorelab.inverse import POSTERIOR_SAMPLERS, Observation
 from scorelab.networks import ACTIVATIONS, LEVEL_FEATURES
 from scorelab.networks.unet import ATTENTIONS
 from scorelab.predictions import CONDITIONINGS
@@ -26,6 +27,7 @@ from scorelab.targets.digits import SCALINGS
 from scorelab.training import ensembles
 
 NAMES = sorted(f.stem for f in pathlib.Path("configs").glob("*.py") if f.stem != "base")
+OBSERVATION = Observation(jnp.ones((1, 2)), jnp.ones(1), 0.1)
 NCSN, CIRCLES = "configs/ncsn_gmm.py:fast", "configs/ddpm_circles_published.py:fast"
 
 
@@ -49,7 +51,8 @@ def checks(monkeypatch):
 
   def row(config):
     settings = {k: v for k, v in config.sampler.items() if v is not None}
-    rows.plan_row(settings, "sampler", True)
+    conditional = "posterior" in settings or settings["name"] in POSTERIOR_SAMPLERS
+    rows.plan_row(settings, "sampler", True, OBSERVATION if conditional else None)
 
   return {
     "target": named("target", ("num_train",)),
@@ -59,6 +62,7 @@ def checks(monkeypatch):
     "loss": lambda c: parts.plan_loss(c, None),
     "optimizer": parts.plan_optimizer,
     "sampler": row,
+    "observation": named("observation", ("path", "noise_std", "seed")),
   }
 
 
@@ -94,7 +98,8 @@ def test_every_part_takes_the_place_of_every_config_s_own(checks):
 def of_old_parts(field, part, said):
   """The lines that do not say that the typed part lacks a value, or has no place in the main one.
 
-  Autoguidance has to be told its weaker model; a nested part needs a main one that takes its field.
+  Autoguidance has to be told its weaker model; a nested part needs a main one that takes its field;
+  an observation cannot be guided.
   """
   nested = f"{field} = {part!r} is not an option of "
   return [
@@ -102,6 +107,7 @@ def of_old_parts(field, part, said):
     for line in said
     if not (field != field.partition(".")[0] + ".name" and line.startswith(nested))
     and not (part == "autoguidance" and "guidance_weak = None" in line)
+    and not (field == "sampler.guidance" and line.endswith("does not go with an observation"))
   ]
 
 
