@@ -18,7 +18,6 @@ from scorelab.plotting.style import BLACK, PART_COLOURS, metric_label, sampler_c
 from scorelab.report import charts, media
 from scorelab.report.charts import Line
 from scorelab.report.collect import (
-  PARTS,
   Numbers,
   Run,
   differing_fields,
@@ -174,8 +173,7 @@ def segments(numbers: Numbers) -> list[tuple[str, float, float]]:
   if not math.isfinite(numbers.parts["learning"]):  # a floor alone is a distance to compare with
     floor = numbers.parts["floor"]
     return [("floor", 0.0, floor)] if math.isfinite(floor) else []
-  for part in PARTS:
-    width = numbers.parts[part]
+  for part, width in numbers.parts.items():
     if math.isfinite(width):
       found.append((part, end, end + width))
       end += width
@@ -211,7 +209,7 @@ def budget_bar(numbers: Numbers, scale: float) -> Markup:
   else:
     drawn.append(Markup('<path class="mark" d="M{:.1f} 1V15"/>').format(at(numbers.value) + 0.75))
   told = ", ".join(
-    f"{part} {numbers.parts[part]:.3g}" for part in PARTS if math.isfinite(numbers.parts[part])
+    f"{part} {width:.3g}" for part, width in numbers.parts.items() if math.isfinite(width)
   )
   return Markup(
     '<svg class="bar" width="{}" height="{}" role="img" aria-label="{}"><title>{}</title>{}</svg>'
