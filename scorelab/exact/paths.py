@@ -33,8 +33,8 @@ from scorelab.exact.responses import (
   in_float64,
   sampler_name,
   split_options,
+  with_draws,
 )
-from scorelab.samplers import RecordedNoise, ZeroNoise
 from scorelab.schedules import Grid
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array, Sampler
@@ -160,8 +160,7 @@ def _derivatives(
 
   def run(mean: Array, x: Array, noise: Array) -> Array:
     predict = axis_predict(mean, variances, spread=spread)
-    source = RecordedNoise(noise) if draws else ZeroNoise()
-    path = sampler(source, predict, x, grid, **traced, **dict(static)).path
+    path = with_draws(sampler, static, predict, grid, traced, x, noise).path
     if path.shape[0] != grid.num_steps:
       raise ValueError(f"sampler = {sampler_name(sampler)} keeps no state per step")
     return path

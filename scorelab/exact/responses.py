@@ -29,7 +29,7 @@ from scorelab.samplers import (
   underdamped_langevin,
 )
 from scorelab.schedules import Grid, Level
-from scorelab.typing import Array, Predict, Sampler
+from scorelab.typing import Array, Predict, Sampler, Samples
 
 STARTS = ("prior", "true")
 _KERNEL = "is a kernel that follows no grid"
@@ -184,6 +184,20 @@ def _axis_views(
   return score, x0, jnp.broadcast_to(sigma**2 * variance / total, x.shape)
 
 
+def with_draws(
+  sampler: Sampler,
+  static: tuple[tuple[str, Any], ...],
+  predict: Predict,
+  grid: Grid,
+  traced: dict[str, Any],
+  x: Array,
+  noise: Float[Array, "draws ..."],
+) -> Samples:
+  """Runs a sampler with the options of `split_options` and these draws, which may be none."""
+  source = RecordedNoise(noise) if len(noise) else ZeroNoise()
+  return sampler(source, predict, x, grid, **traced, **dict(static))
+
+
 def axis_responses(
   sampler: Sampler,
   static: tuple[tuple[str, Any], ...],
@@ -245,8 +259,7 @@ def axis_slopes(
   predict = axis_predict(mean, variance, spread=spread)
 
   def run(x: Array, noise: Array) -> Array:
-    source = RecordedNoise(noise) if draws else ZeroNoise()
-    return sampler(source, predict, x, grid, **traced, **dict(static)).x
+    return with_draws(sampler, static, predict, grid, traced, x, noise).x
 
   if not draws:
     return *jax.jvp(lambda x: run(x, noise), (x,), (jnp.ones_like(x),)), noise
@@ -281,8 +294,7 @@ def full_responses(
   """
 
   def run(x: Array, noise: Array) -> Array:
-    source = RecordedNoise(noise) if draws else ZeroNoise()
-    return sampler(source, predict, x, grid, **traced, **dict(static)).x
+    return with_draws(sampler, static, predict, grid, traced, x, noise).x
 
   none = jnp.zeros((draws, *start.shape))
   gain, gains = jax.jacrev(run, (0, 1))(start, none)
