@@ -22,6 +22,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from scorelab.metrics.budget import budget
+from scorelab.metrics.ratios import ratio_of_means
+from scorelab.metrics.statistics import mean_and_sem
 from scorelab.plotting import style
 
 SPREAD = 0.85
@@ -61,11 +63,6 @@ def _number(value: Any) -> Any:
   return float(f"{value:.5g}") if np.isfinite(value) else None
 
 
-def sem(values: np.ndarray) -> float:
-  """Standard error of the mean; nan for one value."""
-  return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
-
-
 def table(rows: Rows, methods: Sequence[str]) -> list[dict[str, Any]]:
   """Means over noises and seeds by d, d_y and method, with the ratio to the floor."""
   out = []
@@ -81,10 +78,10 @@ def table(rows: Rows, methods: Sequence[str]) -> list[dict[str, Any]]:
       for name in ("distance", "floor", "mode_weight_tv")
     )
     if kept:
-      ratio = value.mean() / floor.mean()
-      line |= {"sliced_w1": float(value.mean()), "sem": sem(value), "floor": float(floor.mean())}
-      line |= {"over_floor": float(ratio), "mode_weight_tv": float(tv.mean())}
-      line |= {"over_floor_sem": sem(value - ratio * floor) / float(floor.mean())}
+      (mean, error), (ratio, ratio_error) = mean_and_sem(value), ratio_of_means(value, floor)
+      line |= {"sliced_w1": mean, "sem": error, "floor": float(floor.mean())}
+      line |= {"over_floor": ratio, "mode_weight_tv": float(tv.mean())}
+      line |= {"over_floor_sem": ratio_error}
       line |= {"seconds": float(np.median([row["seconds"] for row in kept]))}
     line |= {name: found[0][name] for name in ("nfe", "gradients", "particles", "num_steps")}
     out.append(line)
@@ -130,7 +127,8 @@ def one_noise(rows: Rows, method: str, d: int, noise_std: float) -> list[dict[st
       value = np.array([row["distance"] for row in found], float)
       floor = np.array([row["floor"] for row in found], float)
       line = {"d": d, "d_y": d_y, "method": method, "noise_std": noise_std}
-      line |= {"published": published, "sliced_w1": float(value.mean()), "sem": sem(value)}
+      mean, error = mean_and_sem(value)
+      line |= {"published": published, "sliced_w1": mean, "sem": error}
       out.append(line | {"floor": float(floor.mean()), "problems": len(found)})
   return [{name: _number(value) for name, value in line.items()} for line in out]
 
@@ -145,9 +143,9 @@ def compared(pooled: Rows, authors: Rows) -> list[dict[str, Any]]:
       low, high = published * (1 - SPREAD), published * (1 + SPREAD)
       line = {"protocol": "pooled", "d": d, "d_y": d_y, "method": method, "published": published}
       if len(kept):
-        error = sem(kept)
-        line |= {"ours": float(kept.mean()), "sem": error, "problems": len(found)}
-        line |= {"verdict": _verdict(float(kept.mean()), error, low, high)}
+        mean, error = mean_and_sem(kept)
+        line |= {"ours": mean, "sem": error, "problems": len(found)}
+        line |= {"verdict": _verdict(mean, error, low, high)}
       out.append(line)
   for method, numbers in AUTHORS.items():
     for d_y, published in zip((1, 2, 4), numbers, strict=True):
@@ -158,7 +156,12 @@ def compared(pooled: Rows, authors: Rows) -> list[dict[str, Any]]:
         ours = float(np.median(kept))
         inside = kept.min() <= published <= kept.max()
         verdict = "agrees" if inside else "lower" if ours < published else "higher"
-        line |= {"ours": ours, "sem": sem(kept), "problems": len(found), "verdict": verdict}
+        line |= {
+          "ours": ours,
+          "sem": mean_and_sem(kept)[1],
+          "problems": len(found),
+          "verdict": verdict,
+        }
       out.append(line)
   names = ("protocol", "d", "d_y", "method", "published", "ours", "sem", "problems", "verdict")
   return [{name: _number(line.get(name)) for name in names} for line in out]
