@@ -299,6 +299,7 @@ def test_metrics(make):
   nine, circles = targets.nine_modes(), targets.two_circles()
   drawn = [make(np.asarray(nine.sample(jax.random.key(seed), 40))) for seed in (0, 1)]
   x, y = drawn[0], drawn[1][:30]
+  seen = Observation(np.eye(2), np.zeros(2), 1.0)
   called = set()
 
   def call(name, *args, **options):
@@ -311,6 +312,8 @@ def test_metrics(make):
       against = [circles, metrics.Reference(target=circles)]
     elif name in metrics.MODE_METRICS:
       against = [nine, metrics.Reference(y, nine)]
+    elif name == "measurement_misfit":
+      against = [metrics.Reference(y, nine, observation=seen)]
     else:
       against = [y, metrics.Reference(y, nine)]
     for reference in against:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from scorelab.inverse import (
   POSTERIORS,
@@ -37,6 +38,13 @@ def test_exact_posteriors_are_calibrated_and_wider_ones_are_not(widened):
   assert ranks.min() == 0 and ranks.max() == 49
   p = uniformity(ranks, 49)
   assert (p < 1e-6).all() if widened else (p > 1e-3).all()
+
+
+def test_p_values_are_scipys():
+  ranks = np.random.default_rng(0).integers(0, 100, (500, 3))
+  counts = [np.bincount(coordinate // 10, minlength=10) for coordinate in ranks.T]
+  expected = scipy.stats.chisquare(counts, axis=1).pvalue
+  np.testing.assert_allclose(uniformity(ranks, 99), expected, rtol=1e-12)
 
 
 def test_bins_must_divide_the_ranks():
