@@ -154,6 +154,7 @@ def test_sets_correlate_as_their_common_noise_has_it(experiment, evaluations):
   assert expected[2, 3] > 0.8 and expected[3, 4] > 0.9 and (expected[:2, 2:] == 0).all()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("metric", [0, 1], ids=["shift", "energy_distance"])
 @pytest.mark.parametrize("part", ["value", "floor", "prior", "discretisation", "learning"])
 def test_a_standard_error_covers_as_often_as_student_has_it(experiment, evaluations, part, metric):

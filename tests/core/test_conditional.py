@@ -115,6 +115,7 @@ def test_labels_are_dropped_in_training_and_kept_in_validation():
   np.testing.assert_array_equal(found, held_out["label"])
 
 
+@pytest.mark.e2e
 def test_an_unconditional_config_draws_what_it_drew():
   """The same points from the same keys, and no labels anywhere."""
   experiment = build(config_of(ncsn_gmm))

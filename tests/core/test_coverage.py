@@ -99,6 +99,7 @@ def test_the_values_that_are_told_mend_it(sections):
     assert not coverage_warnings(build(mended(small(**sections), way))), way
 
 
+@pytest.mark.e2e
 def test_a_single_leading_step_is_told_with_the_whole_cost():
   """It starts at the cleanest level, from N(0, I): the divergence of the data themselves."""
   sections = {"parameterization": {"name": "exact"}} | CASES["one leading step"]

@@ -52,6 +52,7 @@ def both_log_probs(level):
   return of
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
 def test_guided_scores_are_gradients(name, scale, x64):
@@ -123,6 +124,7 @@ def test_outside_the_interval_it_is_the_strong_one(ratio):
   assert np.abs(whole - strong).max() > 0.1
 
 
+@pytest.mark.e2e
 def test_a_scale_that_falls_with_the_noise():
   """At `half` the scale is in the middle between 1 and the given one, also level by level."""
   schedule = SCHEDULES["ve"]

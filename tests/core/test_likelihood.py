@@ -47,6 +47,7 @@ def normal(x, variance):
   return -(np.sum(x**2, 1) / variance + x.shape[1] * np.log(2 * np.pi * variance)) / 2
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_of_a_gaussian(name, x64):
   """At every point, and in the mean, which four points on a circle of radius E |x|^2 have exactly.

@@ -215,6 +215,7 @@ def test_losses_at_pure_noise(view, weighting, name):
   assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(found))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("view", ["noise", "score"])
 def test_the_weight_at_pure_noise_is_its_limit(view):
   """min_snr is SNR there: the loss is |noise error|^2, and sigma^2 |score error|^2."""

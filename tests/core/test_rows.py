@@ -80,6 +80,7 @@ def test_labels_are_stored_and_name_the_samples(evaluated):
   assert [line.split()[0] for line in lines[1:3]] == labels
 
 
+@pytest.mark.e2e
 def test_a_run_from_before_labels_were_stored_is_read(evaluated, tmp_path):
   """Also one with two rows of one name, which then shared a place in samples.npz."""
   experiment, workdir, result = evaluated

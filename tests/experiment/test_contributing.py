@@ -117,6 +117,7 @@ def test_the_sampler_is_of_second_order(options, part, x64):
   np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 2, atol=0.15)
 
 
+@pytest.mark.e2e
 def test_the_samplers_churn_keeps_the_law(part, x64):
   """On N(0, 4) it is affine in start and draws: its variance follows from derivatives."""
   ralston, target = part("ralston.ralston"), GaussianMixture([1.0], [[0.0]], [4.0])
@@ -182,6 +183,7 @@ def test_a_config_file_sets_a_new_option(part, tmp_path):
     read_config("plain.py", ["--config.sampler.nodee=1"])
 
 
+@pytest.mark.e2e
 def test_an_ensemble_varies_a_new_option(part):
   config = ncsn_gmm.get_config("fast")
   config.sampler.name = "own_ralston.ralston"

@@ -113,6 +113,7 @@ def test_lines_have_means(trained):
     np.testing.assert_allclose(line["band_loss"], np.mean(line["members"]["band_loss"], axis=0))
 
 
+@pytest.mark.e2e
 def test_stopped_and_resumed_is_uninterrupted(ensemble, program, trained, tmp_path):
   """Bit for bit, as of a single run."""
   with pytest.raises(Preempted):
@@ -188,6 +189,7 @@ def test_values_are_checked_as_of_any_config():
     ensembles.build(small_config(over="optimizer.learning_rate=1e-3,-1"))
 
 
+@pytest.mark.e2e
 def test_a_field_that_a_program_must_know_is_refused():
   """A table of betas is made in NumPy, once."""
   config = small_config(over="schedule.beta_max=0.01,0.02")

@@ -213,6 +213,7 @@ def test_budget_of_numbers_by_hand():
   assert budget(np.full((4, 2), np.nan))["value"] is None
 
 
+@pytest.mark.e2e
 def test_a_stop_leaves_nothing_half_written(plain, tmp_path):
   workdir = open_workdir(tmp_path, plain.config, {})
   stop = StopFlag()
@@ -234,6 +235,7 @@ def test_rows_compile_once_for_all_keys_and_starts(plain):
   assert int(nfe) == row.num_steps
 
 
+@pytest.mark.e2e
 def test_the_table_is_aligned_and_complete(evaluated):
   result, _, workdir = evaluated
   assert evaluation.read(workdir)["likelihood"] == result["likelihood"]

@@ -208,6 +208,7 @@ def test_a_training_has_a_key_for_each_purpose_step_and_part(accumulate):
   assert not {tuple(jax.random.key_data(key).tolist()) for key in others} & set(used)
 
 
+@pytest.mark.e2e
 def test_a_run_of_another_seed_has_other_keys_at_every_step():
   recorder = Recorder()
   experiment = noting(recorder)

@@ -138,6 +138,7 @@ def test_every_table_of_a_network_that_fails_above_a_level(tmp_path, programs):
   assert in_one_line(faults) == "; ".join(faults[:4]) + "; and 1 more in evaluation.json"
 
 
+@pytest.mark.e2e
 def test_tables_of_a_sound_network_have_no_faults(tmp_path, programs):
   assert "non_finite" not in measured(tmp_path, Lost(), {"above": np.inf}, programs)
 

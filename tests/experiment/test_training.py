@@ -172,6 +172,7 @@ def test_lines_after_the_checkpoint_are_written_again(experiment, program, strai
   assert killed.read_text() == straight[1].metrics.read_text()
 
 
+@pytest.mark.e2e
 def test_the_damaged_newest_checkpoint_is_passed_over(experiment, program, straight, tmp_path):
   shutil.copytree(straight[1].path, tmp_path / "damaged")
   newest = sorted((tmp_path / "damaged" / "checkpoints").iterdir())[-1]

@@ -51,6 +51,7 @@ def test_the_distance_is_that_of_samples_without_their_floor():
   assert abs(np.mean(found) - exact) < 4 * sem
 
 
+@pytest.mark.e2e
 def test_a_lattice_of_a_gaussian_is_at_no_distance_from_it():
   """Its distance falls faster than the 1 / n of random points, whose mean is E|y - y'| / n."""
   target = GaussianMixture([1.0], np.zeros((1, 2)), [1.0])
@@ -61,6 +62,7 @@ def test_a_lattice_of_a_gaussian_is_at_no_distance_from_it():
   assert many < 0.2 * np.sqrt(np.pi) / 4000
 
 
+@pytest.mark.e2e
 def test_weights_are_repetitions():
   x = jnp.asarray(lattice_starts(6))
   weights = jnp.array([2.0, 1, 1, 1, 1, 1]) / 7
@@ -70,6 +72,7 @@ def test_weights_are_repetitions():
   np.testing.assert_allclose(own, other, rtol=1e-12)
 
 
+@pytest.mark.e2e
 def test_the_gradient_is_that_of_differences():
   """Also at two points in one place, where the distance between them has a kink."""
   x = jnp.asarray(np.concatenate([lattice_starts(5), lattice_starts(5)[:1]]))

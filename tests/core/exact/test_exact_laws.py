@@ -144,6 +144,7 @@ def test_published_protocol(scheme, num_steps):
       check_protocol(scheme, num_steps, eps, lam)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("scheme", ["euler_maruyama", "small", "heun"])
 def test_laws_after_every_step_of_the_protocol(scheme):
   """The recursion stopped there, on more axes than the interpolation has points."""
@@ -169,6 +170,7 @@ def test_laws_after_each_of_a_thousand_steps(scheme):
     np.testing.assert_allclose(path[steps].variances, expected, 1e-10, 1e-17)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m_sde", "deis"])
 def test_the_last_law_of_a_path(name):
   """Histories, noise, a mean, rotated axes, both starts: the law of the whole run."""
@@ -198,6 +200,7 @@ def test_a_multistep_method_by_its_transfer_matrix():
   assert law.variances[0] == pytest.approx((state[0] * ratios[0]) ** 2, rel=1e-9)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["ancestral", "dpmpp_2m", "dpmpp_sde", "ancestral optimal"])
 def test_axes_are_only_axes(name):
   """A full covariance gives the law of its axes; 'optimal' asks for coordinates' variances."""
@@ -312,6 +315,7 @@ def test_every_sampler_and_process_against_paths(name):
   assert sorted(found)[1] < 3
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "annealed_langevin"])
 def test_two_samplers_against_paths(name):
   schedule, high, low = PROCESSES["vp"]

@@ -77,6 +77,7 @@ def cubic(key, predict, x, grid):
   return Samples(y, y[None], 1)
 
 
+@pytest.mark.e2e
 def test_folds_are_counted_and_summed_over():
   """x^3 / 4 - x of a standard normal: its density by the roots of a polynomial."""
   target, grid = gaussian(0.1, 2.0), karras(VP, 3)

@@ -67,6 +67,7 @@ def test_no_scale_but_1_samples_the_tilted_law():
     assert (2 ** (1 - scale) == pytest.approx(tilted)) is (scale == 1)
 
 
+@pytest.mark.e2e
 def test_an_exact_prediction_gives_the_gaussian_law():
   """In the plane, along axes of its own; also if a sampler reads each coordinate's variance."""
   target = GaussianMixture([1.0], [[1.0, -0.5]], [[[1.0, 0.6], [0.6, 0.8]]])

@@ -24,6 +24,7 @@ def grids(num_steps):
   return [karras(VP, num_steps), uniform_log_snr(VP, num_steps, sigma_min=0.05)]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("start", ["prior", "true"])
 def test_distances_are_those_of_one_grid_at_a_time(start, monkeypatch):
   """To 1e-7, ten times the tolerance of either quadrature; and without its help."""

@@ -82,6 +82,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("kind", "label", "order"), ROWS)
 def test_the_order_is_the_stated_one(kind, label, order):
   assert measured(kind, label, order) == pytest.approx(order, abs=0.02)

@@ -55,6 +55,7 @@ def test_two_modes_by_draws(name, options):
   assert all(exact.error <= 1e-6 * exact.value for exact in found.values())
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   ("sampler", "options", "message"),
   [

@@ -21,6 +21,7 @@ from scorelab.targets import GaussianMixture, grid25
 TARGET = GaussianMixture([0.3, 0.7], [[-1.5, 0.5], [1.5, -0.5]], [0.5, 0.3])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("widened", [False, True])
 def test_exact_posteriors_are_calibrated_and_wider_ones_are_not(widened):
   """A right sampler's p-values exceed 1e-3; spreading its samples by a third is found at 1e-6."""
@@ -52,6 +53,7 @@ def test_bins_must_divide_the_ranks():
     uniformity(np.zeros((50, 2), int), 100)
 
 
+@pytest.mark.e2e
 def test_score_errors_of_approximate_likelihoods():
   """By level, over the exact posterior: TMPD's vanishes at both ends, and is below DPS's.
 

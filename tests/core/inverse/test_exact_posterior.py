@@ -36,6 +36,7 @@ def observation(d, m, noise_std=0.4, seed=1, rank=None):
   return Observation(a, a @ rng.normal(size=d) + noise_std * rng.normal(size=m), noise_std)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_two_dimensions_against_quadrature(kind, x64):
   """Density, evidence, mean, covariance and weights by sums over a lattice, which converge fast."""
@@ -57,6 +58,7 @@ def test_in_two_dimensions_against_quadrature(kind, x64):
   np.testing.assert_allclose(posterior.weights, weights, atol=1e-9)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_eight_dimensions_against_importance_sampling(kind):
   """Prior draws weighted by their likelihoods: within five standard errors."""
@@ -152,6 +154,7 @@ def test_simulation_based_calibration():
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
+@pytest.mark.e2e
 def test_shared_axes_in_many_dimensions():
   """800 dimensions, 25 modes: one basis, variances by Woodbury's formula."""
   rng = np.random.default_rng(0)

@@ -69,6 +69,7 @@ def test_ddrm_is_the_authors_loop(eta, eta_seen, noise_std, x64):
   np.testing.assert_allclose(found, x @ vt, atol=1e-6)
 
 
+@pytest.mark.e2e
 def test_diffpir_is_the_authors_loop(x64):
   """Eqs. 13 to 15 of the paper with matrices, as in its algorithm 1."""
   target, seen, grid = grid25(4), observation(), karras(VariancePreserving(), 5)
@@ -88,6 +89,7 @@ def test_diffpir_is_the_authors_loop(x64):
   assert found.nfe == 5 and found.gradients == 0
 
 
+@pytest.mark.e2e
 def test_dps_steps_are_the_papers(x64):
   """Algorithm 1 with the gradient of the norm by finite differences."""
   target, seen, grid = grid25(4), observation(), karras(VariancePreserving(), 3)
@@ -142,6 +144,7 @@ def test_repaint_of_a_mask_is_the_papers(x64):
   assert found.nfe == 6
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["pnp_dm", "daps"])
 def test_decoupled_samplers_on_a_gaussian(name):
   """Little noise at the end: the exact posterior's moments, to 0.06 by split Gibbs.
@@ -178,6 +181,7 @@ def test_langevin_steps_reach_their_limit():
   np.testing.assert_allclose(chains, moments(langevin_steps=0), atol=0.06)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", POSTERIOR_SAMPLERS)
 def test_every_sampler_of_posteriors(name):
   """Finite, of x's shape, with a path to the samples; it takes images and their operators."""

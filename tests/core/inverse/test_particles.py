@@ -110,6 +110,7 @@ def test_mcgdiff_observes_each_coordinate_at_its_own_noise():
   np.testing.assert_allclose(found, posterior.covariance, atol=0.12)  # 60 steps: a tenth too small
 
 
+@pytest.mark.e2e
 def test_noise_free_observations_are_met():
   """MCGDiff takes noise_std = 0: A x = y to its least_noise; unseen coordinates keep their law."""
   seen = Observation([[1.0, 0.0]], [1.2], 0.0)

@@ -89,6 +89,7 @@ def test_levels_may_be_batched_and_pure_noise(name, x64):
   np.testing.assert_allclose(pred.x0, expected, atol=5e-3)  # of a signal of 1e-3
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["dps", "pigdm"])
 def test_fixed_covariances_by_autodiff(name, x64):
   """On a mixture: the gradient of log N(y; A x0(x), S) by autodiff of scipy's density."""
@@ -110,6 +111,7 @@ def test_fixed_covariances_by_autodiff(name, x64):
   np.testing.assert_allclose(twisted.posterior.x0, x0, rtol=1e-9)
 
 
+@pytest.mark.e2e
 def test_tmpd_takes_the_covariance_of_the_posterior(x64):
   """On a mixture: A Cov[x_0 | x_t] A' of `GaussianMixture.posterior`; MMPS agrees after m steps."""
   target, seen, x, level = grid25(4), observation(m=3), points()[0, 0], level_at("ve")
@@ -131,6 +133,7 @@ def test_tmpd_takes_the_covariance_of_the_posterior(x64):
   np.testing.assert_allclose(summed.x0, posterior.mean + moved, rtol=1e-8)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_nothing_observed_changes_nothing(name, x64):
   target, x = grid25(4), points()

@@ -29,6 +29,7 @@ def method():
   return names["noisy_likelihood"]
 
 
+@pytest.mark.e2e
 def test_it_is_exact_for_a_flat_law(method, x64):
   """Data of std 1e4, rows orthonormal: the exact score to (noise / 1e4)^2, and samples of it."""
   rows, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 2)))

@@ -17,6 +17,7 @@ def problem(d=20, m=3, noise_std=0.3):
   return target, observed(jax.random.key(0), a, target.sample(jax.random.key(1), 1)[0], noise_std)
 
 
+@pytest.mark.e2e
 def test_densities_are_products(x64):
   """log p(x | y) is that of z plus that of N(0, I) outside, at points that `embed` makes."""
   target, seen = problem()
@@ -34,6 +35,7 @@ def test_densities_are_products(x64):
   np.testing.assert_allclose(log_p, there + rests, rtol=1e-9)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["dps", "pigdm", "tmpd", "ddnm"])
 def test_predictions_commute_with_the_embedding(name, x64):
   """A conditional x0 in all dimensions is the embedded one, and the prior's outside."""
@@ -90,6 +92,7 @@ def test_other_covariances_are_refused():
     reduced(target, seen)
 
 
+@pytest.mark.e2e
 def test_a_sampler_runs_on_a_reduced_problem():
   few = reduced(*problem(800, 1))
   grid = karras(VarianceExploding(sigma_max=2000.0), 10)

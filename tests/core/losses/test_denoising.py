@@ -78,6 +78,7 @@ def assert_mean(values, expected):
   return error
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("schedule", [NOTEBOOK, VariancePreserving()], ids=["ve", "vp"])
 def test_minimum_for_a_gaussian(schedule):
   """The posterior's variance, v r^2 / (v + r^2) on each axis, over r^2: in any process.
@@ -103,6 +104,7 @@ def test_minimum_for_a_gaussian(schedule):
   assert (raised > values).all()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("schedule", [NOTEBOOK, VariancePreserving()], ids=["ve", "vp"])
 def test_denoising_at_one_level_of_a_gaussian(schedule):
   """Least at the exact score, at E |eps / sigma|^2 - E |score|^2; an error d adds |d|^2.

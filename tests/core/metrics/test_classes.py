@@ -20,6 +20,7 @@ REFERENCE = Reference(TARGET.splits["test"], TARGET)
 TEST = np.asarray(TARGET.splits["test"])
 
 
+@pytest.mark.e2e
 def test_real_digits_are_recognised_and_noise_is_not():
   probabilities = class_probabilities(TEST, TARGET)
   np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)  # float32

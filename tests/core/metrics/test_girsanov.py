@@ -100,6 +100,7 @@ def test_it_bounds_the_models_own_kl(process):
   assert 0 < actual < found.total + 4 * found.total_sem
 
 
+@pytest.mark.e2e
 def test_the_trapezoidal_rule_is_of_second_order():
   """On the same draws, halving the steps takes three quarters of the error away."""
   values = [measure(PROCESSES["ve"], 200, num)[0].learning for num in (13, 25, 49)]

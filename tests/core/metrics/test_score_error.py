@@ -84,6 +84,7 @@ def tail_errors():
   return truth, jax.jit(at, static_argnums=0)(6.0), jax.jit(at, static_argnums=0)(1.0)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("of_modes", [0, 1], ids=["whole", "by mode"])
 def test_rare_errors_are_found_and_the_standard_error_covers(tail_errors, of_modes):
   """4e-5 of the law's mass has all of the error: few sets of 512 plain draws have a point there.

@@ -113,6 +113,7 @@ def test_learned_variance_is_between_in_logarithms():
   np.testing.assert_allclose(middle[1] ** 4, small[1] ** 3 * large[1], 1e-9)
 
 
+@pytest.mark.e2e
 @processes
 def test_small_is_ddim_at_eta_1(schedule):
   """The Bayes posterior with the guessed x_0, on every process and with the same key."""

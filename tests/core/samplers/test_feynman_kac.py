@@ -41,6 +41,7 @@ def populations(key, scale, n, schedule="vp", steps=16, **options):
   return *moments(found), found.log_evidence
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_weights_by_density_leave_the_particles_error(schedule, scale=2.0):
   """16 steps to the tilted variance 2 / (1 + w): the error falls as n^(-1/2).
@@ -68,6 +69,7 @@ def test_weights_by_score_approach_with_the_steps(options):
   assert errors[1] < 0.05 and errors[1] < errors[0] / 2, errors
 
 
+@pytest.mark.e2e
 def test_the_normaliser_of_a_power():
   """Mean weight by density on a grid that ends in noise: Z of q^(1-w) q_c^w there, in closed form.
 
@@ -126,6 +128,7 @@ def test_a_sample_is_drawn_by_its_weight():
   assert abs(x.var() * 1.5 - 1) < 4 * (2 / 4000) ** 0.5 + 0.03
 
 
+@pytest.mark.e2e
 def test_a_classifiers_correction_is_the_extrapolated_ones():
   target, level = two_modes_1d(2.0), SCHEDULES["vp"].at_ratio(0.5)
   x = jnp.linspace(-2, 2, 7)[:, None]
@@ -149,6 +152,7 @@ def test_births_and_deaths_reweigh_to_first_order():
   np.testing.assert_allclose(copies - 1, gain, atol=1.5e-3)
 
 
+@pytest.mark.e2e
 def test_without_guidance_it_is_ancestral():
   """All weights are equal: steps of variance 'optimal', to 4 standard errors of 4000 samples."""
   grid, key = karras(SCHEDULES["vp"], 8), jax.random.key(4)
@@ -159,6 +163,7 @@ def test_without_guidance_it_is_ancestral():
   assert abs(jnp.var(one) / jnp.var(other) - 1) < 4 * (4 / 4000) ** 0.5
 
 
+@pytest.mark.e2e
 def test_a_guided_gaussians_variance_is_the_powers():
   """Of posteriors, whose precisions extrapolate: those of N(0, 2 / (1 + w)), exactly."""
   level, x, scale = SCHEDULES["vp"].at_ratio(0.7), jnp.ones((3, 1)), 3.0

@@ -136,6 +136,7 @@ def exactness(num_chains, num_steps, name="mala"):
   return error, 20 * min(p_values), float(np.mean(chain.acceptance))
 
 
+@pytest.mark.e2e
 def test_mala_is_exact():
   """10,000 chains; ULA, at the same step size, is caught by the same tests."""
   error, p_value, acceptance = exactness(10_000, 30)

@@ -188,6 +188,7 @@ def moments_agree(x, target):
     assert error.max() < 4, error
 
 
+@pytest.mark.e2e
 def test_ddim_keeps_the_marginals():
   """The exact score, started from the true law: every process, every eta, in many steps."""
   target = GaussianMixture(

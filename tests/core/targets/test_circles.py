@@ -130,6 +130,7 @@ def test_a_training_set_of_twenty():
   assert len(np.unique(np.asarray(target.sample(jax.random.key(0), 100)), axis=0)) == 100
 
 
+@pytest.mark.e2e
 def test_one_circle_with_no_signal_left_is_its_mean(x64):
   """alpha = 0: the mean and the variance of the law itself, r^2 / 2 + noise^2."""
   target = Circles(np.array([[0.2, -1.0]]), 2.0, 0.3)

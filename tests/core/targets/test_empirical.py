@@ -87,6 +87,7 @@ def test_large_sets_fit_in_memory():
   assert memory.temp_size_in_bytes < 30e6, memory.temp_size_in_bytes
 
 
+@pytest.mark.e2e
 def test_what_follows_its_score_memorises():
   """Ancestral samples of the exact predict are training points; draws are, as often each."""
   target = two_circles_points()

@@ -125,6 +125,7 @@ def test_predict_is_the_gradient_of_numpyros_density(kind, dim):
     assert (rms(np.asarray(p.x0, float) - tweedie) / float(scale)).max() < tolerance
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["isotropic", "full"])
 def test_x0_variance_is_the_curvature_of_numpyros_density(kind):
   """Cov[x0 | x_t] = sigma^2 / alpha^2 (I + sigma^2 Hessian): second-order Tweedie, float64."""
@@ -372,6 +373,7 @@ def test_a_batch_of_levels_is_each_of_them():
     np.testing.assert_allclose(np.reshape(getattr(grid, view), (6, 2)), together, 1e-4, 1e-6)
 
 
+@pytest.mark.e2e
 def test_extremes_stay_finite_and_right():
   """float32: weights of 1e-300 and 0, sigma 1e-8, points at 1e6."""
   score, log_prob = jax.jit(GaussianMixture.score), jax.jit(GaussianMixture.log_prob)

@@ -26,6 +26,7 @@ def power(target, label, scale, x):
   return jnp.exp((1 - scale) * target.log_prob(x) + scale * own)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_density_is_the_power_normalised(scale):
   """To 1e-6 of SciPy's adaptive quadrature, which the estimated error covers."""
@@ -39,6 +40,7 @@ def test_the_density_is_the_power_normalised(scale):
   assert abs(jnp.exp(law.log_prob(x))[0] * total / density(x)[0] - 1) <= law.error + 1e-12
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("schedule", [VarianceExploding(), VariancePreserving()])
 @pytest.mark.parametrize("scale", SCALES)
 def test_noised_laws_by_quadrature(schedule, scale):

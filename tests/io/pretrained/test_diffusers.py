@@ -107,6 +107,7 @@ def flat_layout(directory):
   return directory
 
 
+@pytest.mark.e2e
 def test_both_layouts_are_the_same(tmp_path):
   flat, nested = load_pipeline(flat_layout(tmp_path)), pipeline(PIPELINES[0])
   jax.tree.map(np.testing.assert_array_equal, flat.params, nested.params)

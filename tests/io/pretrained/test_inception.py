@@ -78,6 +78,7 @@ def test_it_has_the_published_size():
   assert features.shape == (2, 2048)
 
 
+@pytest.mark.e2e
 def test_weights_find_their_places(tmp_path):
   arrays = torch_arrays()
   for name, shape in SOME.items():
