@@ -17,8 +17,13 @@ _COMMAND = re.compile(rf"(?:{_PROGRAMS}) +[^ =]")
 _FLAGS = re.compile(r"--(?:config\.[\w.]+=|mode=|distributed|tensorboard)")
 _FILE = re.compile(r"(?<![\w./<-])(?:configs|scripts|tests|docs)/[\w/]+\.(?:py|md|csv)\b")
 
+# One config of each system is run here.
+SYSTEMS = "ncsn_gmm|ddpm_circles|diffusion2015_swissroll|sbgm_digits|ddpm_digits"
 # Commands that are not run here, by what they start with or hold: (pattern, reason).
 EXCUSED = {
+  rf"main\.py --config=configs/(?!(?:{SYSTEMS})\.py)\w+\.py(?::fast)?$": (
+    "tests/e2e/test_main.py runs every config with -m slow"
+  ),
   r"-m venv": "`.ci/run` runs both of the README's in a fresh environment",
   r"^(python -m |\.venv/bin/)?pip ": "needs a package index; `.ci/run` installs",
   r"^pre-commit|^mkdocs": "changes .git/hooks, or serves a site; tests/e2e/test_docs.py builds it",
@@ -52,6 +57,10 @@ _FEW_STEPS = (
   "--config.training.checkpoint_every=2 --config.training.keep_every=0 "
   "--config.evaluation.metrics=\"('frechet',)\""
 )
+_ONE_ROW = (
+  "--config.evaluation.rows=() --config.evaluation.score_levels=() "
+  "--config.evaluation.metrics=\"('energy_distance',)\""
+)
 _RUN = r"results/\w+/<run id>"
 _TINY = "--side 16 --dim 8 --batches 2 --steps 2 --matmul 64 --precisions float32"
 SMALLER = (
@@ -61,6 +70,7 @@ SMALLER = (
   (r"(--config=\S*configs/\w+\.py)(?![\w:])", r"\1:fast"),
   (r"training\.num_steps=\d+", "training.num_steps=60"),
   (r"(--config=configs/(?:ddpm_digits|dit_digits|ddpm_patches)\.py:fast)", rf"\1 {_FEW_STEPS}"),
+  (r"(--config=configs/ncsn_gmm\.py:fast)(?= -)", rf"\1 {_ONE_ROW}"),
   (r"ensemble\.seeds=\d+", "ensemble.seeds=2"),
   (r"num_keys=\d+", "num_keys=2"),
   (r"--repeats \d+", "--repeats 2"),

@@ -159,7 +159,10 @@ def test_laws_after_every_step_of_the_protocol(scheme):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("scheme", ["euler_maruyama", "small", "heun"])
+@pytest.mark.parametrize(
+  "scheme",
+  ["euler_maruyama", *(pytest.param(s, marks=pytest.mark.slow) for s in ("small", "heun"))],
+)
 def test_laws_after_each_of_a_thousand_steps(scheme):
   name, options = SCHEMES[scheme]
   lam = np.arange(1, 3073) ** -1.5

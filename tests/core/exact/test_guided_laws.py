@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 NOISE = 1e4  # of the start: what is left of the data is 1e-8
 SCALES = (1.0, 2.0, 3.0, 5.0)
+SOME = [2.0, 5.0, *(pytest.param(scale, marks=pytest.mark.slow) for scale in (1.0, 3.0))]
 
 
 def guided(scale):
@@ -44,14 +45,14 @@ def extrapolated_to_no_step(values):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", SOME)
 def test_the_guided_flow(scale):
   """By 512 steps of RK4, to 1e-6."""
   assert variance(rk4, scale, 512) == pytest.approx(2 ** (1 - scale), rel=1e-6)
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", SOME)
 def test_the_guided_reverse_sde(scale):
   """By DDIM at eta = 1, 256 to 4096 steps extrapolated, to 1e-6."""
   steps = [256 * 2**i for i in range(5)]

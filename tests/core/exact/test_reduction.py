@@ -25,7 +25,7 @@ def tilted(dim):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("dim", [3, 4])
+@pytest.mark.parametrize("dim", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_draws_of_the_change_of_variables(dim):
   """E_p[log p(x) - log|det f'(x)| - log target(f(x))] over 40,000 starts, all Jacobians [d, d].
 

@@ -25,6 +25,10 @@ CLOUDS = {
 }
 
 
+# The tests of every change run the cheapest cloud; -m slow runs the others.
+NAMES = ["mcgdiff", *(pytest.param(name, marks=pytest.mark.slow) for name in list(CLOUDS)[1:])]
+
+
 @functools.partial(jax.jit, static_argnames=("name", "clouds", "particles", "steps", "process"))
 def estimates(key, name, clouds, particles, steps, process="ve"):
   """Each cloud's mean of x_0, and its estimate of log p(y)."""
@@ -38,8 +42,22 @@ def estimates(key, name, clouds, particles, steps, process="ve"):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("process", ["ve", "vp"])
-@pytest.mark.parametrize("name", CLOUDS)
+@pytest.mark.parametrize(
+  "name, process",
+  [
+    ("mcgdiff", "vp"),
+    ("tds_tmpd", "ve"),
+    *(
+      pytest.param(name, process, marks=pytest.mark.slow)
+      for name, process in [
+        ("mcgdiff", "ve"),
+        ("tds_tmpd", "vp"),
+        ("tds_pigdm", "ve"),
+        ("tds_pigdm", "vp"),
+      ]
+    ),
+  ],
+)
 def test_many_particles_give_the_posterior(name, process):
   """Mean of x_0 and log p(y) of 60 clouds of 1,000 and 100 steps.
 
@@ -55,7 +73,7 @@ def test_many_particles_give_the_posterior(name, process):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", CLOUDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_errors_fall_as_the_root_of_the_particles(name):
   """Root mean square error of the mean over 800 clouds of 16, 64 and 256: slope -1/2.
 
@@ -175,7 +193,7 @@ def test_fps_weights_and_proposes_for_a_gaussian(x64):
   np.testing.assert_allclose(samples.x.std(), (variances + slope**2) ** 0.5, atol=0.1)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_twisted_filter_on_25_modes():
   """d = 8, d_y = 2, y of a draw: total variation of the modes' weights below 0.1 with TMPD's twist.
 

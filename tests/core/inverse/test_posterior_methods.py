@@ -177,7 +177,7 @@ def test_the_proximal_step_is_stationary(x64):
   np.testing.assert_allclose(jax.grad(objective)(found), 0, atol=1e-9)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_one_gaussian_of_a_public_note():
   """N(0, 1) seen as 1.5 with std 0.5: N(1.2, 0.447); ancestral steps of DPS and of MMPS.
 

@@ -54,7 +54,9 @@ def test_predictions_commute_with_the_embedding(name, x64):
   "name, options",
   [
     ("mcgdiff", {"particles": 8}),
-    ("tds", {"particles": 8, "twist": tmpd, "data_std": 1.0}),
+    pytest.param(
+      *("tds", {"particles": 8, "twist": tmpd, "data_std": 1.0}), marks=pytest.mark.slow
+    ),
     ("ddrm", {}),
     ("repaint", {"repeats": 2}),
   ],
