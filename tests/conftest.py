@@ -18,6 +18,18 @@ if jax.__version_info__[:2] == (0, 10):
   os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
+def keep_to_one_core():
+  """Gives each worker a core: the threads of XLA's programs would take turns on all of them."""
+  worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{end}") for end in ("", "_COUNT"))
+  if worker and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    if int(count) >= len(cores):
+      os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+keep_to_one_core()
+
+
 def resident_memory():
   """Bytes of memory that the process has now; 0 where the system does not say."""
   try:

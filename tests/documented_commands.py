@@ -24,6 +24,9 @@ EXCUSED = {
   rf"main\.py --config=configs/(?!(?:{SYSTEMS})\.py)\w+\.py(?::fast)?$": (
     "tests/e2e/test_main.py runs every config with -m slow"
   ),
+  r"^python scripts/(annealing|exact_budgets|few_evaluations|guidance)\.py": (
+    "tests/e2e has a test that runs its main with --fast"
+  ),
   r"-m venv": "`.ci/run` runs both of the README's in a fresh environment",
   r"^(python -m |\.venv/bin/)?pip ": "needs a package index; `.ci/run` installs",
   r"^pre-commit|^mkdocs": "changes .git/hooks, or serves a site; tests/e2e/test_docs.py builds it",
@@ -86,10 +89,7 @@ SMALLER = (
   (r"scripts/(wander|circles|score_matching)\.py$", r"scripts/\1.py --seeds 1 --fast"),
   (r"(scripts/circles\.py .*)", r"\1 --config one_step_circles"),
   (r"(scripts/pareto\.py)(?! .*--fast)(.*)", r"\1\2 --fast"),
-  (r"(scripts/exact_budgets\.py)(?! .*--fast)(.*)", r"\1\2 --fast"),
-  (r"(scripts/few_evaluations\.py).*", r"\1 --fast"),
   (r"(scripts/posteriors\.py)(?: --reference)?(?! .*--fast)(.*)", r"\1\2 --fast"),
-  (r"(scripts/(?:guidance|annealing)\.py)(?! .*--fast)(.*)", r"\1\2 --fast"),
   (r"(scripts/benchmark\.py \w.*)", r"\1 --quick --out results/benchmarks"),
   (r"(scripts/chaos\.py)$", r"\1 --config.training.num_steps=200"),
   (r"(scripts/chaos\.py.*)", r"\1 --kills 1"),

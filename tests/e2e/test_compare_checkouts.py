@@ -8,6 +8,7 @@ from scripts import compare_checkouts
 from tests.paths import ROOT
 
 
+@pytest.mark.slow
 def test_a_checkout_equals_itself(tmp_path, capsys):
   """Two runs of the same code; run once each, then found."""
   command = [str(ROOT), str(ROOT), "flow_moons", "--steps", "2", "--out", str(tmp_path)]

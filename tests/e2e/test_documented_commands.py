@@ -109,7 +109,7 @@ def test_what_is_found_is_run_or_listed(capsys):
       print(f"  {command.place}: {command.text}\n    {command.excuse}")
   own = [command for command in excused if command.excuse != EVERY_CONFIG]
   assert len(COMMANDS) >= 150 and len(own) <= 60
-  assert len(RUN) >= 90 and {*SYSTEMS.split("|")} <= GROUPS.keys()
+  assert len(RUN) >= 80 and {*SYSTEMS.split("|")} <= GROUPS.keys()
   places = {command.place.partition(":")[0] for command in COMMANDS}
   assert {"README.md", "CONTRIBUTING.md", "main.py", "scorelab/cli/sweep.py"} <= places
   configs = {f"configs/{file.name}" for file in (ROOT / "configs").glob("*.py")}

@@ -34,7 +34,10 @@ def finish(path, config):
   return run_id(experiment.config)
 
 
-@pytest.fixture(scope="module", params=[mala_gmm, hyvarinen_gmm, dsm_gmm], ids=lambda m: m.__name__)
+CONFIGS = [mala_gmm, pytest.param(hyvarinen_gmm, marks=pytest.mark.slow), dsm_gmm]
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda m: m.__name__)
 def drawn(request, tmp_path_factory):
   """(name, run id, folder) of all figures of a config, of small networks and short chains."""
   name, config = request.param.__name__.split(".")[-1], request.param.get_config("fast")

@@ -269,6 +269,7 @@ runpy.run_path("main.py", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_is_told_to_stop_and_both_do(tmp_path):
   """SIGTERM to the second: both save at one step, whatever their clocks say, and then resume."""
   processes = start_processes(tmp_path, "--mode=train", program=("-c", SAYING))
