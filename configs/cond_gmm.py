@@ -3,10 +3,10 @@
   python main.py --config=configs/cond_gmm.py
   python main.py --config=configs/cond_gmm.py:fast         # seconds, for tests
 
-Rows are asked for the classes of draws from the data, and all are compared with the law of those
-classes. Classifier-free guidance samples another law, even with exact scores, and not the tilted
-law p(x)^(1-w) p(x | c)^w either (docs/guidance.md): what guidance changes is in a guided row's
-discretisation.
+Rows are asked for the classes of draws from the data. Unguided ones are compared with the law of
+those classes, guided ones with the tilted law p(x)^(1-w) p(x | c)^w of their scale w, which
+classifier-free guidance does not sample, not even with exact scores (docs/guidance.md): `guidance`
+is a part of their budget.
 
 Expect every sample of the requested class, and without guidance an energy distance at its floor. No
 result of this config is committed.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scorelab.evaluation import non_finite
+from scorelab.evaluation.guided import TiltedDraws, known_law
 from scorelab.experiment.keys import Stream
 from scorelab.experiment.row import Row
 from scorelab.experiment.spec import Experiment
@@ -135,8 +136,10 @@ def draw_sets(
     a test set, and then no more than there are; and `rows`. Each row has its `nfe` and the sets
     `network` and, if there is an exact score, `prior` and `true_start`, each [k, n, *event]; given
     an observation also `method`, of the exact score of the target, and `largest`, the same with
-    more particles. A conditional network adds `labels` [k, n], the requested classes, and
-    `exact_labels`, those of the exact samples.
+    more particles. A row that is guided towards a known law has its own `reference` and `exact`, of
+    that law, and `refined`: the exact guided score on a finer grid, from the noised law. A
+    conditional network adds `labels` [k, n], the requested classes, and `exact_labels`, those of
+    the exact samples.
   """
   protocol, target, law = experiment.evaluation, experiment.target, experiment.law
   programs = {} if programs is None else programs
@@ -148,14 +151,15 @@ def draw_sets(
     return run(jax.random.split(key, protocol.num_keys))
 
   given_y = protocol.observation is not None and law is not None
-  draw_law = (lambda key, n: {"x": law.sample(key, n)}) if given_y else experiment.draw_data
+  requested_law = functools.partial(_draw_requested, experiment)
+  draw_law = (lambda key, n: {"x": law.sample(key, n)}) if given_y else requested_law
 
   if protocol.reference == "fresh":
-    reference = draw("reference", reference_key, protocol.num_reference, draw_law)["x"]
+    reference = draw("reference", reference_key, protocol.num_reference, draw_law)
   else:  # the same points for every key
     train = protocol.reference == "train"
-    points = experiment.data["x"] if train else splits_of(target)["test"]
-    reference = jnp.broadcast_to(points, (protocol.num_keys, *points.shape))
+    points = experiment.data if train else {"x": splits_of(target)["test"]}
+    reference = jax.tree.map(lambda a: jnp.broadcast_to(a, (protocol.num_keys, *a.shape)), points)
   if "test" in splits_of(target):  # real points that are not those of the reference
     shuffle = jax.vmap(jax.random.permutation, in_axes=(0, None))
     keys = jax.random.split(exact_key, protocol.num_keys)
@@ -163,8 +167,7 @@ def draw_sets(
     exact = jax.tree.map(lambda a: a[:, : protocol.num_samples], shuffled)
   else:
     exact = draw("exact", exact_key, protocol.num_samples, draw_law)
-  draw_requested = draw_law if given_y else functools.partial(_draw_requested, experiment)
-  requested = draw("asked", data_key, protocol.num_samples, draw_requested)
+  requested = draw("asked", data_key, protocol.num_samples, draw_law)
   data, labels = requested["x"], requested.get("label")
   start_keys = jax.random.split(start_key, protocol.num_keys)
   sampler_keys = jax.random.split(sampler_key, protocol.num_keys)
@@ -177,14 +180,30 @@ def draw_sets(
     name = f"row {index}, {source}"
     return functools.partial(programs.setdefault(name, jax.jit(run)), experiment.numbers)
 
+  def draw_tilted(law: TiltedDraws) -> dict[str, Array]:
+    """The row's own `reference` and `exact` sets, of the same labels, and `data` to start from."""
+    assert labels is not None  # guidance needs classes
+    asked = {"reference": (reference_key, reference["label"]), "exact": (exact_key, exact["label"])}
+    return {
+      name: jax.lax.map(lambda each: law(*each), (jax.random.split(key, len(label)), label))
+      for name, (key, label) in (asked | {"data": (data_key, labels)}).items()
+    }
+
   rows = []
   for index, row in enumerate(experiment.evaluation.rows):
     # One key for both on purpose: the same noise, with the data under it or without.
     prior = jax.vmap(lambda k, row=row: row.prior(k, data.shape[1:]))(start_keys)
     weaker = None if row.weak is None else weak[row.weak]
     runs = [("network", "network", params, prior, weaker)]
+    own: dict[str, Array] = {}
     if protocol.comparable:
-      true = jax.vmap(row.true_start)(start_keys, data)
+      start, law_of_row = data, known_law(experiment, index)
+      if law_of_row is not None:
+        own = draw_tilted(law_of_row)
+        start = own.pop("data")
+        fine = of_source(experiment.at(experiment.numbers), index, "refined")[0]
+        runs += [("refined", "refined", {}, jax.vmap(fine.true_start)(start_keys, start), {})]
+      true = jax.vmap(row.true_start)(start_keys, start)
       runs += [("prior", "truth", {}, prior, {}), ("true_start", "truth", {}, true, {})]
     learned = not isinstance(experiment.parameterization, Exact)
     if protocol.comparable and not row.samples_prior:
@@ -211,8 +230,9 @@ def draw_sets(
     if "prior" in sets and protocol.observation is not None:
       sets.setdefault("method", sets["network"])  # without a network
       sets.setdefault("largest", sets["method"])  # a method without particles
+    sets |= {name: np.asarray(values) for name, values in own.items()}
     rows.append(sets | {"nfe": nfes["network"]})
-  drawn = {"reference": np.asarray(reference), "exact": np.asarray(exact["x"]), "rows": rows}
+  drawn = {"reference": np.asarray(reference["x"]), "exact": np.asarray(exact["x"]), "rows": rows}
   if labels is not None:
     drawn |= {"labels": np.asarray(labels), "exact_labels": np.asarray(exact["label"])}
   return drawn
@@ -224,13 +244,17 @@ def of_source(here: Experiment, index: int, source: str) -> tuple[Row, Callable[
   Args:
     here: the experiment, with its numbers.
     index: of the row.
-    source: 'network'; 'truth', the exact score of the law; or, given an observation, 'method', the
-      posterior method with the exact score of the prior, and 'largest', with more particles.
+    source: 'network'; 'truth', the exact score of the law; 'refined', the same with more steps; or,
+      given an observation, 'method', the posterior method with the exact score of the prior, and
+      'largest', with more particles.
   """
   row, law = here.evaluation.rows[index], here.law
   given_y = here.evaluation.observation is not None
   if source == "network" and not (given_y and row.samples_prior):
     return row, here.parameterization.bind
+  if source == "refined":
+    assert row.refined is not None
+    return row.refined(), truth_of(here.target).bind
   if source in ("network", "truth"):  # a row of an exact parameterization, if the network
     assert law is not None
     return row.with_exact_score() if given_y else row, truth_of(law).bind

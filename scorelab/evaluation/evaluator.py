@@ -13,8 +13,15 @@ are those of paired differences. Without an exact score, or if the network gives
 are only a value and a floor; the other three are null.
 
 A conditional network is evaluated on the classes of draws from the target, or on given classes. The
-exact score is then that of the same class. If a row is guided, so is its exact score; the effect of
-guidance itself is part of the row's discretisation.
+exact score is then that of the same class. If a row is guided, so is its exact score. If the law
+that it is guided towards is known, p(x)^(1-w) p(x | c)^w, the floor, the reference and the true p_T
+are of that law, and there is one part more:
+
+    guidance        M(exact guided score, from the true p_T, on a finer grid) - floor
+    discretisation  M(exact guided score, from the true p_T) - M(the same, on a finer grid)
+
+Guidance is then the bias that steps do not remove. If that law is not known, the row is compared
+with the law of the classes, and what guidance changes is part of its discretisation.
 
 Given an observation, samples are of the posterior, whose exact score takes the place of the
 target's, and there are two parts more:
@@ -54,36 +61,50 @@ from scorelab.runs.workdir import Workdir
 from scorelab.typing import Params
 
 SETS = ("true_start", "prior", "network")
+GUIDED_SETS = ("refined", *SETS)
+TILTED = "p(x)^(1-w) p(x | c)^w"
 POSTERIOR_SETS = ("true_start", "prior", "largest", "method", "network")
 
 
-def measure(experiment: Experiment, sets: dict[str, Any], stop: StopFlag) -> np.ndarray:
-  """Computes every metric of every row's sets: [rows, metrics, 1 + sets, k].
+def measure(experiment: Experiment, sets: dict[str, Any], stop: StopFlag) -> list[np.ndarray]:
+  """Computes every metric of every row's sets: [metrics, 1 + sets, k] for each row.
 
-  The first is the floor, the others are SETS, or POSTERIOR_SETS given an observation whose
-  posterior is known; nan if a set does not exist.
+  The first is the floor, the others are SETS; GUIDED_SETS of a row that is guided towards a known
+  law; or POSTERIOR_SETS given an observation whose posterior is known; nan if a set does not exist.
   """
   protocol = experiment.evaluation
   keys = jax.random.split(experiment.key(Stream.EVALUATION, 1), protocol.num_keys)
-  names = POSTERIOR_SETS if protocol.observation and protocol.comparable else SETS
-  sizes = len(protocol.rows), len(protocol.metrics), 1 + len(names), protocol.num_keys
-  table = np.full(sizes, np.nan)
+  usual = POSTERIOR_SETS if protocol.observation and protocol.comparable else SETS
+  names = [GUIDED_SETS if "refined" in row else usual for row in sets["rows"]]
+  tables = [
+    np.full((len(protocol.metrics), 1 + len(own), protocol.num_keys), np.nan) for own in names
+  ]
   target = experiment.law or experiment.target
+
+  def references(points: np.ndarray, k: int) -> tuple[Reference, Reference]:
+    """Returns the references of exact samples and of rows."""
+    reference = Reference(points[k], target, observation=protocol.observation)
+    if "labels" not in sets:
+      return reference, reference
+    exact, drawn = (reference.with_labels(sets[name][k]) for name in ("exact_labels", "labels"))
+    return exact, drawn
+
   for k, key in enumerate(keys):
-    # Keys outermost: one reference's sorted projections are in memory at a time.
-    reference = Reference(sets["reference"][k], target, observation=protocol.observation)
-    exact_reference = reference
-    if "labels" in sets:
-      exact_reference = reference.with_labels(sets["exact_labels"][k])
-      reference = reference.with_labels(sets["labels"][k])
+    # Keys outermost: one key's sorted projections are in memory at a time.
+    shared = references(sets["reference"], k)
+    against = [
+      references(row["reference"], k) if "reference" in row else shared for row in sets["rows"]
+    ]
     for m, metric in enumerate(protocol.metrics.values()):
       stop.check()
-      table[:, m, 0, k] = metric(key, sets["exact"][k], exact_reference)
+      floor = metric(key, sets["exact"][k], shared[0])
       for r, row in enumerate(sets["rows"]):
-        for s, name in enumerate(names, start=1):
+        exact, drawn = against[r]
+        tables[r][m, 0, k] = metric(key, row["exact"][k], exact) if "exact" in row else floor
+        for s, name in enumerate(names[r], start=1):
           if name in row:
-            table[r, m, s, k] = metric(key, row[name][k], reference)
-  return table
+            tables[r][m, s, k] = metric(key, row[name][k], drawn)
+  return tables
 
 
 def evaluate(
@@ -128,6 +149,7 @@ def evaluate(
       "num_steps": row.num_steps,
       "nfe": drawn["nfe"],
       **({"network_calls": row.network_calls * drawn["nfe"]} if row.network_calls > 1 else {}),
+      **({"law": TILTED} if "refined" in drawn else {}),
       "metrics": {
         name: budget(values) for name, values in zip(protocol.metrics, values_of_row, strict=True)
       },

@@ -14,6 +14,7 @@ import numpy as np
 from scorelab.experiment.keys import Stream
 from scorelab.experiment.row import Row
 from scorelab.experiment.spec import Experiment
+from scorelab.metrics.budget import PARTS
 from scorelab.predictions import noised
 from scorelab.schedules import Level, uniform_log_snr
 from scorelab.targets import truth_of
@@ -167,7 +168,7 @@ def _some(levels: Sequence[float]) -> str:
 
 
 def _is_bad(numbers: Mapping[str, float | None], exact: bool) -> bool:
-  parts = ("value", "floor", *(("prior", "discretisation", "learning") if exact else ()))
+  parts = ("value", *(part for part in PARTS if part in numbers)) if exact else ("value", "floor")
   return any(numbers[part] is None for part in parts)
 
 

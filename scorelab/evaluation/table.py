@@ -9,7 +9,7 @@ from typing import Any
 from scorelab.evaluation import exact_laws
 from scorelab.evaluation import likelihood as likelihood_evaluation
 from scorelab.experiment.sampler_spec import make_labels
-from scorelab.metrics.budget import BUDGET, POSTERIOR_BUDGET
+from scorelab.metrics.budget import BUDGET, PARTS
 
 
 def row_labels(rows: list[dict[str, Any]]) -> list[str]:
@@ -31,7 +31,7 @@ def format_table(result: dict[str, Any]) -> str:
     if name in exact_laws.NAMES.values():
       blocks.append(_exact_block(name, labels, result["rows"]))
       continue
-    found = [part for part in POSTERIOR_BUDGET if part in result["rows"][0]["metrics"][name]]
+    found = [part for part in PARTS if any(part in row["metrics"][name] for row in result["rows"])]
     cells = [["sampler", "NFE", name, "", "/ floor", *found]]
     for label, row in zip(labels, result["rows"], strict=True):
       numbers = row["metrics"][name]
@@ -43,7 +43,7 @@ def format_table(result: dict[str, Any]) -> str:
           _number(value),
           f"+- {_number(numbers['sem'])}",
           _ratio(numbers),
-          *(_number(numbers[part], signed=part != "floor") for part in found),
+          *(_number(numbers.get(part), signed=part != "floor") for part in found),
         ]
       )
     blocks.append(cells)
@@ -54,11 +54,21 @@ def format_table(result: dict[str, Any]) -> str:
     trained["".join(f", {k.split('.')[1]} = {v:g}" for k, v in over.items())] = group
   for where, group in trained.items():
     blocks += _more_blocks(group, where)
+  blocks += _of_other_laws(labels, result["rows"])
   if "num_exact" in result["protocol"]:
     blocks.append([[floor_note(result["protocol"])]])
   if "num_members" in result["protocol"]:
     blocks.append([[f"mean and standard error over {result['protocol']['num_members']} seeds"]])
   return "\n\n".join(map(align, blocks))
+
+
+def _of_other_laws(labels: list[str], rows: list[dict[str, Any]]) -> list[list[list[str]]]:
+  """Formats which rows are compared with another law than the others: a line for each law."""
+  named: dict[str, list[str]] = {}
+  for label, row in zip(labels, rows, strict=True):
+    if "law" in row:
+      named.setdefault(row["law"], []).append(label)
+  return [[[f"of the law {law}, its floor too: {', '.join(of)}"]] for law, of in named.items()]
 
 
 def _calls(row: Mapping[str, Any]) -> str:

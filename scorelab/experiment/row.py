@@ -14,6 +14,8 @@ from scorelab.typing import Array, ClassifiedTarget, Key, Params, Predict, Sampl
 
 LARGEST = 4
 """A row of particles is compared with one of so many times as many."""
+REFINED = 4
+"""A guided row is compared with one of so many times as many steps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Row:
     exact_run: `run` for the exact conditional score, if `run` takes only that of the prior: a
       sampler of posteriors is compared with ancestral steps.
     largest_run: `run` with `LARGEST` times as many particles; None without particles.
+    refined: makes the row with `REFINED` times as many steps; None without guidance, or if the grid
+      has no more.
     weak: the weaker model that guidance needs: an average's decay, or an earlier step; None for
       none.
     label: unique name in tables, files and figures; '' for a row made of traced numbers.
@@ -56,6 +60,7 @@ class Row:
   posterior: Callable[[Predict], Predict] | None = None
   exact_run: Callable[[Key, Predict, Array], Samples] | None = None
   largest_run: Callable[[Key, Predict, Array], Samples] | None = None
+  refined: Callable[[], Row] | None = None
   weak: float | None = None
   label: str = ""
 

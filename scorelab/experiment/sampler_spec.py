@@ -22,7 +22,7 @@ from scorelab.config.options import (
   refuse_unused,
 )
 from scorelab.errors import ConfigError
-from scorelab.experiment.row import LARGEST, Row
+from scorelab.experiment.row import LARGEST, REFINED, Row
 from scorelab.inverse import POSTERIOR_SAMPLERS, POSTERIORS, Observation
 from scorelab.predictions import noised
 from scorelab.predictions.clipping import CLIPPINGS
@@ -263,6 +263,10 @@ def _plan_grid_row(
   def make(schedule: Schedule, numbers: Mapping[str, Any]) -> Row:
     given = {**settings, **numbers}
     grid = _make_grid(make_grid, schedule, num_steps, options_of(make_grid, given), path)
+    refined = (lambda: on_grid(given, grid.refined(REFINED))) if guidance else None
+    return dataclasses.replace(on_grid(given, grid), refined=refined)
+
+  def on_grid(given: Mapping[str, Any], grid: Grid) -> Row:
     clipped = functools.partial(clip, **options_of(clip, given)) if clip else None
     options = options_of(sampler, given) | ({} if twist is None else {"twist": twist})
 
@@ -286,7 +290,7 @@ def _plan_grid_row(
 
     return Row(
       sampler=name,
-      num_steps=num_steps,
+      num_steps=grid.num_steps,
       options={k: v for k, v in given.items() if k not in ("name", "num_steps")},
       prior=grid.prior,
       true_start=true_start,

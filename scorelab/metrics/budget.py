@@ -11,13 +11,19 @@ BUDGET = ("floor", "discretisation", "prior", "learning")
 """Parts of a metric's value in the order in which they add up to it; see `budget`."""
 POSTERIOR_BUDGET = ("floor", "discretisation", "prior", "likelihood", "particles", "learning")
 """Parts of a metric's value if samples are of a posterior."""
+GUIDED_BUDGET = ("floor", "guidance", "discretisation", "prior", "learning")
+"""Parts of a metric's value if samples are guided towards a known law."""
+PARTS = ("floor", "guidance", "discretisation", "prior", "likelihood", "particles", "learning")
+"""All parts, in the order in which tables and figures show them."""
+_NAMES = {len(names): names for names in (BUDGET, GUIDED_BUDGET, POSTERIOR_BUDGET)}
 
 
 def budget(measured: np.ndarray) -> dict[str, float | None]:
-  """Computes the error budget of one metric from its [4, k] or [6, k] values.
+  """Computes the error budget of one metric from its [4, k], [5, k] or [6, k] values.
 
-  The rows are floor, true_start, prior and network; or floor, true_start, prior, largest, method
-  and network, of a posterior. The columns are keys. A part is what a row adds to the one before.
+  The rows are floor, true_start, prior and network; floor, refined, true_start, prior and network,
+  of guided samples; or floor, true_start, prior, largest, method and network, of a posterior. The
+  columns are keys. A part is what a row adds to the one before.
 
   Returns:
     value, the parts that add up to it, and the standard error of each over the keys: `sem` for
@@ -25,7 +31,7 @@ def budget(measured: np.ndarray) -> dict[str, float | None]:
     for parts without an exact score. `over_floor` is value / floor, with the error of the ratio
     paired by key.
   """
-  names = BUDGET if len(measured) == len(BUDGET) else POSTERIOR_BUDGET
+  names = _NAMES[len(measured)]
   floor, network = measured[0], measured[-1]
   added = np.diff(measured, axis=0, prepend=0)
   parts = {"value": network, **dict(zip(names, added, strict=True))}

@@ -13,12 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from scorelab.metrics.budget import BUDGET, POSTERIOR_BUDGET
+from scorelab.metrics.budget import BUDGET, PARTS
 from scorelab.plotting import style
 
 Budget = Mapping[str, float | None]
 """One row's metric in evaluation.json: value, its parts, and their standard errors."""
-PARTS = BUDGET
 _LANE = 0.16
 
 
@@ -45,7 +44,7 @@ def bars(labels: Sequence[str], budgets: Mapping[str, Sequence[Budget]], text: s
   columns = min(len(budgets), 3)
   lines = -(-len(budgets) // columns)
   drawn = [row for rows in budgets.values() for row in rows]
-  parts = [part for part in POSTERIOR_BUDGET if any(row.get(part) is not None for row in drawn)]
+  parts = [part for part in PARTS if any(row.get(part) is not None for row in drawn)]
   height = max(0.52, *(0.15 * (label.count("\n") + 1) for label in labels))
   figure = style.new_figure(3.1 * columns + 0.6, lines * (0.55 + height * len(labels)) + 0.9)
   axes = figure.subplots(lines, columns, squeeze=False).ravel()
@@ -72,7 +71,7 @@ def _draw_waterfall(ax: Axes, y: float, row: Budget, parts: Sequence[str]) -> No
   whisker = {"elinewidth": 0.9, "capsize": 1.5, "capthick": 0.9, "fmt": "none"}
   end = 0.0
   for lane, part in enumerate(parts):
-    width = style.number(row[part])
+    width = style.number(row.get(part))
     if np.isnan(width):
       continue
     centre = y + (lane - len(parts) / 2) * _LANE
@@ -137,7 +136,7 @@ def bands(panels: Sequence[Sequence[Bands]], text: str, published: str = "publis
   extra = {}
   if any(panel.published for row in panels for panel in row):
     extra[published] = {"marker": "o", "ls": "none", "mfc": "white", "ms": 6}
-  _legend(figure, PARTS, value={"marker": "D", "ms": 3.5}, **extra)
+  _legend(figure, BUDGET, value={"marker": "D", "ms": 3.5}, **extra)
   style.caption(figure, text)
   return figure
 
@@ -147,7 +146,7 @@ def _draw_bands(ax: Axes, panel: Bands) -> None:
   log_nfe = np.log(panel.nfe)
   dense = np.linspace(log_nfe[0], log_nfe[-1], 400)
   below = np.zeros(len(dense))
-  for part in PARTS:
+  for part in BUDGET:
     width = np.interp(dense, log_nfe, _column(panel.budgets, part))
     line, colour = below + width, style.PART_COLOURS[part]
     for negative in (False, True):

@@ -71,6 +71,7 @@ _SPARE_COLOURS = (
 # The error budget, in the order in which its parts add up to the value.
 PART_COLOURS = {
   "floor": "#BDBDBD",
+  "guidance": PURPLE,
   "discretisation": SKY,
   "prior": ORANGE,
   "likelihood": BLUE,

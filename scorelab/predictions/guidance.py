@@ -348,12 +348,14 @@ class Guidance:
     network_calls: network calls per call of the guided predict.
     needs: its requirement: 'classes', a network trained with and without labels; 'classifier', the
       target's own; 'weak', a weaker model; 'variance', a prediction that has x0_variance.
+    tilts: True if it is meant to sample p(x)^(1-w) p(x | c)^w.
   """
 
   make: Callable[..., Predict]
   options: Callable[..., Predict]
   network_calls: int
   needs: frozenset[str]
+  tilts: bool = True
 
 
 def _classifier_free(sources: Sources, **options: float) -> Predict:
@@ -391,7 +393,7 @@ def _tilted(sources: Sources, **options: Any) -> Predict:
 
 
 GUIDANCES: dict[str, Guidance] = Registry("guidance") | {
-  "autoguidance": Guidance(_autoguidance, extrapolated, 2, frozenset({"weak"})),
+  "autoguidance": Guidance(_autoguidance, extrapolated, 2, frozenset({"weak"}), tilts=False),
   "classifier": Guidance(_classifier, classifier, 1, frozenset({"classes", "classifier"})),
   "classifier_free": Guidance(_classifier_free, extrapolated, 2, frozenset({"classes"})),
   "tilted": Guidance(_tilted, tilted, 1, frozenset({"classes", "classifier", "variance"})),

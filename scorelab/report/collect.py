@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from scorelab.evaluation.table import row_labels
-from scorelab.metrics.budget import POSTERIOR_BUDGET
+from scorelab.metrics.budget import PARTS
 from scorelab.runs.files import read_jsonl
 from scorelab.sweep.tasks import failure, is_locked
 
-PARTS = POSTERIOR_BUDGET
 _PICTURES = (".png", ".gif", ".mp4")
 
 

@@ -57,6 +57,25 @@ class Grid(Pytree, static=("ends_at_data",)):
     noise = jax.random.normal(key, shape, start.sigma.dtype)
     return self.schedule.prior_std(start) * noise
 
+  def refined(self, times: int) -> Grid:
+    """Returns the grid with `times` as many levels: between any two of its own, even in log-SNR.
+
+    Its own levels stay. Between pure noise and the next level they are within a factor of e^2 of
+    the latter's sigma / alpha; between the last noisy level and the data there are none.
+    """
+    noisy = self.levels
+    if self.ends_at_data:
+      noisy = jax.tree.map(lambda a: a[:-1], self.levels)
+    count = noisy.alpha.shape[0]
+    if count == 1:
+      return self
+    log_snrs = noisy.log_snr
+    log_snrs = log_snrs.at[0].set(jnp.where(noisy.alpha[0] > 0, log_snrs[0], log_snrs[1] - 2))
+    places = jnp.arange(times * (count - 1) + 1) / times
+    levels = self.schedule.at_log_snr(jnp.interp(places, jnp.arange(count), log_snrs))
+    levels = jax.tree.map(lambda a, own: a.at[::times].set(own), levels, noisy)
+    return self.schedule.grid_at(levels, to_data=self.ends_at_data)
+
   @staticmethod
   def from_arrays(
     alpha: Array | np.ndarray,

@@ -39,7 +39,7 @@ _REACH = 7.0  # standard deviations: what is outside has 3e-12 of the mass
 _LEAST_ACCEPTED = 1e-5  # share of proposals
 
 
-class Tilted(Pytree, eq=False, static=("label", "num_nodes")):
+class Tilted(Pytree, eq=False, static=("num_nodes",)):
   """A mixture on the line or in the plane, weighted by P(class | x)^exponent; made by `tilted`.
 
   Attributes:
@@ -48,7 +48,7 @@ class Tilted(Pytree, eq=False, static=("label", "num_nodes")):
     exponent: of the class's probability, [], >= 0.
     log_normaliser: log of the mean weight under the base, [].
     error: relative error of the mean weight, [], estimated by two thirds of the nodes.
-    label: the class. Static.
+    label: the class, [].
     num_nodes: nodes of a dimension. Static.
   """
 
@@ -57,7 +57,7 @@ class Tilted(Pytree, eq=False, static=("label", "num_nodes")):
   exponent: Array
   log_normaliser: Array
   error: Array
-  label: int
+  label: Array
   num_nodes: int
 
   @property
@@ -141,7 +141,7 @@ class Tilted(Pytree, eq=False, static=("label", "num_nodes")):
 
   def _weight_score(self, x: Array) -> Array:
     """The gradient of log g at x [..., d]."""
-    alone = self.mixture.of_class(jnp.asarray(self.label))
+    alone = self.mixture.of_class(self.label)
     own, whole = (jnp.vectorize(m._score, signature="(d)->(d)")(x) for m in (alone, self.mixture))
     return self.exponent * (own - whole)
 
@@ -200,19 +200,19 @@ def tilted(
   if target.dim > 2:
     raise ValueError(f"target of dimension {target.dim} must be of dimension 1 or 2")
   base, exponent = (own, scale - 1) if scale > 1 else (target, scale)
-  exponent = jnp.asarray(exponent, target.means.dtype)
+  exponent, of = jnp.asarray(exponent, target.means.dtype), jnp.asarray(label)
   zero = jnp.zeros_like(exponent)
   law, coarse = (
-    Tilted._of(base, target, exponent, zero, zero, label, n)
+    Tilted._of(base, target, exponent, zero, zero, of, n)
     for n in (num_nodes, max(2 * num_nodes // 3, 2))
   )
-  total, rough = (jax.jit(_log_mean_weight)(a) for a in (law, coarse))
+  total, rough = _log_mean_weight(law), _log_mean_weight(coarse)
   require_range("the share of draws that are kept", jnp.exp(total), AtLeast(_LEAST_ACCEPTED))
-  return Tilted._of(
-    base, target, exponent, total, jnp.abs(jnp.expm1(rough - total)), label, num_nodes
-  )
+  error = jnp.abs(jnp.expm1(rough - total))
+  return Tilted._of(base, target, exponent, total, error, of, num_nodes)
 
 
+@jax.jit
 def _log_mean_weight(law: Tilted) -> Array:
   """Log of the mean weight under the base: by the density at pure noise, N(0, I)."""
   density = law._whole.log_density

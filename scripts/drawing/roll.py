@@ -82,7 +82,7 @@ def learning(source: Source) -> None:
   for step, params in kept(source):
     steps = np.asarray(divergences(params), float)
     sets = evaluation.draw_sets(experiment, params, StopFlag())
-    found = budget(evaluation.measure(experiment, sets, StopFlag())[0, 0])
+    found = budget(evaluation.measure(experiment, sets, StopFlag())[0][0])
     records.append(
       {
         "step": step,

@@ -118,7 +118,7 @@ def measure(source: Source, experiment: Experiment) -> np.ndarray:
   """`evaluation.measure` of the experiment's rows: [rows, metrics, 4, keys]."""
   progress = Progress(experiment)
   sets = evaluation.draw_sets(experiment, source.params, progress)
-  return evaluation.measure(experiment, sets, progress)
+  return np.stack(evaluation.measure(experiment, sets, progress))
 
 
 def _measure_wide(source: Source) -> tuple[Experiment, np.ndarray]:

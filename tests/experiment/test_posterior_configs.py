@@ -63,7 +63,7 @@ def test_parts_are_differences_of_the_sets_that_they_name(experiment):
   bound = row.predict(experiment.parameterization.bind, {})
   np.testing.assert_allclose(bound(x, level).x0, predict(x, level).x0, rtol=1e-6)
   table = measure(experiment, sets, StopFlag())
-  assert table.shape[2] == 1 + len(POSTERIOR_SETS) == len(POSTERIOR_BUDGET)
+  assert table[1].shape[1] == 1 + len(POSTERIOR_SETS) == len(POSTERIOR_BUDGET)
   for values in table[1]:
     parts = budget(values)
     total = sum(parts[name] for name in POSTERIOR_BUDGET)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from scorelab.evaluation import ensemble_figures as ensembles
+from scorelab.metrics.budget import BUDGET
 from scorelab.plotting import (
   animations,
   budgets,
@@ -68,7 +69,7 @@ class Values:
     return 2 ** np.arange(self.n)
 
   def budget(self):
-    parts = ("value", *budgets.PARTS)
+    parts = ("value", *BUDGET)
     numbers = {part: self.number() for part in parts}
     return numbers | dict.fromkeys([*(f"{p}_sem" for p in parts), "sem"], self.error())
 

@@ -15,6 +15,7 @@ from scorelab.evaluation import figures as summary
 from scorelab.evaluation import table as tables
 from scorelab.evaluation.figures import draw_run
 from scorelab.experiment.build import build
+from scorelab.metrics import budget
 from scorelab.plotting import animations, budgets, comparisons, curves, fields, style, trajectories
 from scorelab.report import collect
 from scorelab.runs.files import append_jsonl, write_json
@@ -65,14 +66,13 @@ class TestStyle:
     colours = [{style.SAMPLER_COLOURS[name] for name in same} for same in names.values()]
     assert all(len(of_one) == 1 for of_one in colours)
     assert len(set.union(*colours)) == len(names)
-    assert len(set(style.PART_COLOURS.values())) == 6
+    assert len(set(style.PART_COLOURS.values())) == len(style.PART_COLOURS)
 
   def test_parts_of_the_budget_have_one_order(self):
     """Tables, figures and reports: that in which they add up, from exact samples to the network."""
-    order = ("floor", "discretisation", "prior", "likelihood", "particles", "learning")
-    assert tables.POSTERIOR_BUDGET == tuple(style.PART_COLOURS) == collect.PARTS == order
-    without = tuple(part for part in order if part not in ("likelihood", "particles"))
-    assert tables.BUDGET == budgets.PARTS == without
+    assert tables.PARTS == tuple(style.PART_COLOURS) == collect.PARTS
+    for parts in (budget.BUDGET, budget.GUIDED_BUDGET, budget.POSTERIOR_BUDGET):
+      assert parts == tuple(part for part in tables.PARTS if part in parts)
 
   def test_samplers_of_ones_own_have_colours(self):
     names = [f"my_module.sampler_{i}" for i in range(8)]
@@ -133,7 +133,7 @@ class TestBudgets:
     (ax,) = figure.axes
     for y, row in enumerate(BUDGETS):
       bars = {c.get_label(): c[0] for c in ax.containers if isinstance(c, BarContainer)}
-      own = {part: bars[f"{part} {y}"] for part in budgets.PARTS}
+      own = {part: bars[f"{part} {y}"] for part in budget.BUDGET}
       for part, bar in own.items():
         assert bar.get_width() == pytest.approx(row[part])
         assert bool(bar.get_hatch()) == (row[part] < 0)
