@@ -177,6 +177,7 @@ def test_a_standard_error_covers_as_often_as_student_has_it(experiment, evaluati
   assert low - skew <= covered <= high + skew, (covered, low, high)
 
 
+@pytest.mark.e2e
 def test_paired_differences_have_the_smaller_error(evaluations):
   """Of prior and learning, whose two sets share noise and reference; by how much is in the closed
   forms above. The unpaired error is the root of the sum of squares."""
@@ -257,7 +258,8 @@ def test_keys_of_an_evaluation_are_one_where_they_must_and_differ_elsewhere(tell
     return float(jax.random.key_data(key)[-1])
 
   protocol = dataclasses.replace(telling.evaluation, metrics={"a": tell, "b": tell})
-  table = evaluation.measure(dataclasses.replace(telling, evaluation=protocol), sets, StopFlag())
+  run = dataclasses.replace(telling, evaluation=protocol)
+  table = np.stack(evaluation.measure(run, sets, StopFlag()))
   assert (table == table[:1, :1, :1]).all()  # projections are one for all that is compared
   assert len(set(table[0, 0, 0])) == KEYS
   drawn = np.concatenate([np.asarray(role)[:, 0] for role in roles])

@@ -242,6 +242,7 @@ def test_conditionings():
     time_index(Grid.from_arrays([1, 1], [1, 0], process="ve")[0])
 
 
+@pytest.mark.e2e
 def test_a_learned_variance_is_the_second_half_of_the_channels():
   """Of an image's last axis; the first half is read as ever. -1 and 1 are the range's ends."""
 

@@ -101,6 +101,7 @@ def test_a_run_from_before_labels_were_stored_is_read(evaluated, tmp_path):
   assert len(axes[0].get_yticklabels()) == 3
 
 
+@pytest.mark.e2e
 def test_members_of_an_ensemble_have_the_same_rows(tmp_path, quick_compilation):
   """At eta = 1 the main sampler equals the row that says so; at eta = 0 it does not."""
   config = config_of(("ddim:4:eta=1.0", "ddim:4"), name="ddim", num_steps=4)

@@ -77,6 +77,7 @@ def test_every_target_builds_with_all_its_options(name):
   assert experiment.validation["x"].shape[1:] == experiment.target.event_shape
 
 
+@pytest.mark.e2e
 def test_published_network_has_its_parameters():
   experiment = build(ncsn_gmm_published.get_config("fast"))
   params = experiment.init_params(jax.random.key(0))

@@ -242,6 +242,7 @@ def test_summary_pools_bands_and_leaves_empty_ones_out():
   json.dumps(line, allow_nan=False)
 
 
+@pytest.mark.e2e
 def test_eval_needs_a_finished_training(experiment, program, tmp_path):
   workdir = open_workdir(tmp_path, experiment.config, {})
   with pytest.raises(RunError, match="no checkpoint"):

@@ -371,6 +371,7 @@ def test_clipped_predictions_are_found_out():
       gaussian_law(sampler, diagonal([0.5]), karras(VP, 4))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   "sampler", [samplers.dpmpp_2m_sde, samplers.heun], ids=lambda s: s.__name__
 )

@@ -134,6 +134,7 @@ def test_observations_can_come_one_by_one(kind, x64):
   np.testing.assert_allclose(posterior.log_prob(x), at_once.log_prob(x), rtol=1e-9)
 
 
+@pytest.mark.e2e
 def test_simulation_based_calibration():
   """Ranks of x among 99 posterior draws are uniform if x ~ p(x), y ~ p(y | x): chi-square, 10 bins.
 

@@ -112,6 +112,7 @@ def test_dps_steps_are_the_papers(x64):
   assert found.nfe == found.gradients == 3
 
 
+@pytest.mark.e2e
 def test_repaint_of_a_mask_is_the_papers(x64):
   """Seen pixels are those of a noised y, the rest ancestral; the repeats are noised back."""
   keep = np.array([True, False, True, False])
@@ -204,6 +205,7 @@ def test_every_sampler_of_posteriors(name):
   assert samples.nfe % (6 * samples.particles) == 0
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["ddrm", "diffpir", "repaint", "daps", "pnp_dm", "mcgdiff"])
 def test_an_invertible_a_without_noise_gives_its_point(name):
   """To the last noisy level, 0.002 here, or less; Langevin steps need noise."""

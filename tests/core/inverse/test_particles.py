@@ -140,6 +140,7 @@ def test_noise_free_observations_are_met():
   np.testing.assert_allclose(samples[:, 1].mean(), posterior.mean[1], atol=0.12)
 
 
+@pytest.mark.e2e
 def test_a_twist_without_its_likelihood_is_refused():
   grid = karras(VarianceExploding(), 5)
   x = grid.prior(jax.random.key(0), (3, 2))

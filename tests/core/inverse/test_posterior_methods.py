@@ -143,6 +143,7 @@ def test_nothing_observed_changes_nothing(name, x64):
   np.testing.assert_allclose(here.score, there.score, rtol=1e-9)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", sorted(POSTERIORS.keys() - {"dps"}))
 def test_an_invertible_a_without_noise_gives_its_point(name, x64):
   a, x0 = np.random.default_rng(3).normal(size=(4, 4)), np.array([1.0, -2.0, 3.0, 0.5])
@@ -154,6 +155,7 @@ def test_an_invertible_a_without_noise_gives_its_point(name, x64):
   np.testing.assert_allclose(found, jnp.broadcast_to(x0, (3, 2, 4)), atol=1e-5)
 
 
+@pytest.mark.e2e
 def test_ddnm_projects(x64):
   """A x0' = y; in the null space, and in the noise, it is the network's prediction."""
   target, seen, x = grid25(4), observation(noise_std=0.0), points()[0]

@@ -501,6 +501,7 @@ def test_published_weightings_by_hand():
   np.testing.assert_allclose(WEIGHTINGS["p2"](high, gamma=0.5, snr_offset=7.0), 9 / 4, 1e-5)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   ("schedule", "rate"),
   [

@@ -431,6 +431,7 @@ def test_levels_change_no_integral(name, x64):
   np.testing.assert_allclose(value, prior + decoder + diffusion_integral(high, low), atol=5e-4)
 
 
+@pytest.mark.e2e
 def test_continuous_bound_of_a_gaussian(x64):
   """With the truth it is -log p on average, but for the ends; any other mean is worse."""
   schedule = SCHEDULES["vp"]

@@ -20,6 +20,7 @@ def solution(noise, level):
   return level.alpha * MEAN + noise * np.sqrt((level.alpha * STD) ** 2 + level.sigma**2)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
   "schedule", [SigmaPower(1.01), SigmaPower(25.0), VariancePreserving(), SubVP(), LinearFlow()]
 )

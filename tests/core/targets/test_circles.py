@@ -76,6 +76,7 @@ def test_score_is_the_gradient_of_the_log_density(x64):
   assert np.isfinite(both(level.like(x).alpha * CENTRES[:1])[2]).all() and np.isfinite(flow).all()
 
 
+@pytest.mark.e2e
 def test_float32_keeps_its_digits_at_every_level():
   """Against float64 on the same numbers, 10 sigma about the circles, sigma from 1e-3 to 100.
 

@@ -122,6 +122,7 @@ def test_skew_gaussians_are_powers():
   np.testing.assert_allclose(apart, apart[0], atol=1e-9)
 
 
+@pytest.mark.e2e
 def test_scales_0_and_1_are_mixtures():
   target, x = LINE(), jnp.linspace(-3, 3, 5)[:, None]
   np.testing.assert_allclose(tilted(target, 0, 0.0).log_prob(x), target.log_prob(x))

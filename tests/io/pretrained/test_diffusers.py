@@ -115,6 +115,7 @@ def test_both_layouts_are_the_same(tmp_path):
   assert (flat.sampler, flat.event_shape) == (nested.sampler, nested.event_shape)
 
 
+@pytest.mark.e2e
 def test_shards_are_put_together(tmp_path):
   shutil.copytree(TESTDATA / PIPELINES[1], tmp_path, dirs_exist_ok=True)
   file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
