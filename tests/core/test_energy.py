@@ -176,6 +176,7 @@ def energy_config():
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_it_learns_and_metropolis_uses_it(tmp_path):
   experiment = build(energy_config())
   workdir = open_workdir(tmp_path, experiment.config, {})

@@ -18,6 +18,9 @@ COMMANDS = find()
 RUN = [command for command in COMMANDS if not command.excuse and not command.extra]
 GROUPS = {group: [c for c in RUN if c.group == group] for group in {c.group for c in RUN}}
 EVERY_CONFIG = next(iter(EXCUSED.values()))
+# Groups of half a minute and more whose commands other e2e tests cover: run whole by -m slow.
+TESTED = {"ncsn_gmm", "chaos", "export", "optimise_grid", "sweep", "figures", "benchmark", "pareto"}
+TESTED |= {"score_matching", "overfit_gmm"}
 MODEL = TESTDATA / "pretrained" / "class_cond_modern"
 
 SCRIPT = """
@@ -120,7 +123,31 @@ def test_files_that_are_named_exist():
   assert not {f"{c.place}: {c.text}": c.missing for c in COMMANDS if c.missing}
 
 
-@pytest.mark.parametrize("group", sorted(GROUPS, key=lambda group: (-len(GROUPS[group]), group)))
+CHECKED = """
+import sys
+from scorelab.cli import train
+train.execute = lambda *given: None
+sys.exit(train.main({argv!r}))
+"""
+
+
+def test_options_of_the_main_config_pass_every_check(copy, python, finished_run):
+  """All that is checked before a run trains or evaluates; -m slow runs the commands themselves."""
+  commands = {filled(command, copy, finished_run): command.place for command in GROUPS["ncsn_gmm"]}
+  assert len(commands) > 12
+  finished_run("ncsn_gmm")
+  for text, place in commands.items():
+    result = python(["-c", CHECKED.format(argv=shlex.split(text)[1:])])
+    assert result.returncode == 0 and "Traceback" not in result.stderr, f"{place}: {text}\n{result}"
+
+
+@pytest.mark.parametrize(
+  "group",
+  [
+    pytest.param(group, marks=[pytest.mark.slow] if group in TESTED else [])
+    for group in sorted(GROUPS, key=lambda group: (-len(GROUPS[group]), group))
+  ],
+)
 def test_commands_run_and_leave_the_checkout_clean(group, copy, python, finished_run):
   done = set()
   for command in GROUPS[group]:

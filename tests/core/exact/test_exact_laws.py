@@ -300,9 +300,17 @@ def against_paths(name, processes):
   return found
 
 
+# One of each family is tested with every change, the others by -m slow.
+FAMILIES = {"ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2s_ancestral", "heun", "lms"}
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-  ("name", "process"), zip(sorted(AFFINE.values()), itertools.cycle(PROCESSES), strict=False)
+  ("name", "process"),
+  [
+    pytest.param(name, process, marks=[] if name in FAMILIES else [pytest.mark.slow])
+    for name, process in zip(sorted(AFFINE.values()), itertools.cycle(PROCESSES), strict=False)
+  ],
 )
 def test_every_sampler_against_paths(name, process):
   """Mean and covariance, each sampler on one of the processes in turn."""

@@ -234,6 +234,7 @@ def test_quadrature_of_known_integrals():
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_modes_far_apart_in_the_plane():
   """Two modes 20 apart and 0.3 wide: an axis with both is the line's, the other a Gaussian's.
 

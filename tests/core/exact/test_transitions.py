@@ -20,8 +20,8 @@ VP, VE = VariancePreserving(), VarianceExploding(0.02, 10.0)
   [
     ("ddim", {"eta": 0.5}),
     pytest.param("ancestral", {"variance": "large"}, marks=pytest.mark.e2e),
-    pytest.param("euler_maruyama", {}, marks=pytest.mark.e2e),
-    pytest.param("dpmpp_2s_ancestral", {"eta": 0.7}, marks=pytest.mark.e2e),
+    pytest.param("euler_maruyama", {}, marks=pytest.mark.slow),
+    pytest.param("dpmpp_2s_ancestral", {"eta": 0.7}, marks=pytest.mark.slow),
     pytest.param("renoise", {}, marks=pytest.mark.e2e),
   ],
 )

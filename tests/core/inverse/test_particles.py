@@ -91,7 +91,7 @@ def test_errors_fall_as_the_root_of_the_particles(name):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", ["mcgdiff", "tds"])
+@pytest.mark.parametrize("name", ["mcgdiff", pytest.param("tds", marks=pytest.mark.slow)])
 def test_samples_are_of_the_posterior(name):
   """2,000 samples of 32 particles each: moments to five standard errors and discretisation."""
   sampler = {"mcgdiff": mcgdiff, "tds": tds}[name]

@@ -179,6 +179,10 @@ def test_the_proximal_step_is_stationary(x64):
   np.testing.assert_allclose(jax.grad(objective)(found), 0, atol=1e-9)
 
 
+# One of each family takes a method with every change, the others by -m slow.
+FAMILIES = {"ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun", "lms", "predictor_corrector"}
+
+
 @pytest.mark.slow
 def test_one_gaussian_of_a_public_note():
   """N(0, 1) seen as 1.5 with std 0.5: N(1.2, 0.447); ancestral steps of DPS and of MMPS.
@@ -221,7 +225,13 @@ def test_dps_needs_noise():
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"consistency", "feynman_kac"}))
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[] if name in FAMILIES else [pytest.mark.slow])
+    for name in sorted(SAMPLERS.keys() - {"consistency", "feynman_kac"})
+  ],
+)
 def test_every_sampler_takes_a_posterior_method(name):
   """On one Gaussian MMPS is exact: samples are those of the exact posterior, noise by noise.
 

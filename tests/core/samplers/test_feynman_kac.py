@@ -59,7 +59,14 @@ def test_weights_by_density_leave_the_particles_error(schedule, scale=2.0):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("options", [{}, {"resampling": "birth_death"}, {"threshold": 0.0}])
+@pytest.mark.parametrize(
+  "options",
+  [
+    {},
+    pytest.param({"resampling": "birth_death"}, marks=pytest.mark.slow),
+    pytest.param({"threshold": 0.0}, marks=pytest.mark.slow),
+  ],
+)
 def test_weights_by_score_approach_with_the_steps(options):
   """The variance's relative error at least halves from 8 to 64 steps, to 5 %."""
   scale, errors = 2.0, []

@@ -74,7 +74,7 @@ WEAK_ORDERS = [
 
 
 # By default, and end to end; a draw more or other options are slow tests.
-QUICK, LONGER = ("euler_maruyama",), ("dpm_solver_2_ancestral", "dpmpp_2m_sde")
+QUICK, LONGER = ("euler_maruyama",), ("dpmpp_2m_sde",)
 
 
 def _marks(name, options):

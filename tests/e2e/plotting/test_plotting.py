@@ -100,6 +100,7 @@ class TestStyle:
       assert matplotlib.rcParams["font.size"] == 9
     assert dict(matplotlib.rcParams) == before
 
+  @pytest.mark.slow
   def test_a_large_figure_is_made_to_fit(self, tmp_path):
     figure = style.new_figure(5, 4)
     figure.subplots().imshow(np.random.default_rng(0).random((480, 600, 3)), aspect="auto")
