@@ -123,7 +123,7 @@ def test_schedules(monkeypatch, shape):
   def call_grid(schedule):
     grid = schedule.grid(jnp.array([0.9, 0.5]))
     assert grid.num_steps == len(grid.pairs[0].t) == 1 + len(grid.noisy_pairs[0].t)
-    grid.prior(KEY, (4, 2))
+    grid.prior(KEY, (4, 2)), grid.refined(2)
 
   for schedule in [table, own, *made[: 11 if shape == () else 2]]:
     jax.eval_shape(functools.partial(call_all, schedule=schedule), t)
