@@ -10,14 +10,15 @@ from matplotlib.figure import Figure
 
 from scorelab.plotting import style
 
-_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
-_MARKERS = "osD^v<>"
+_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#999999", "#CC79A7", "#882255", "#D55E00")
+_COLOURS += ("#0072B2",)
+_MARKERS = "osD^vpP<>"
 
 
 def line(row: Mapping[str, Any]) -> str:
   """One line of the table."""
   ratio = f"{row['over_floor']:9.2f} +- {row['over_floor_sem']:.2f} floors"
-  return f"{row['target']:10}  w = {row['scale']:<4g}  {row['method']:26}{row['nfe']:5}{ratio}"
+  return f"{row['target']:10}  w = {row['scale']:<4g}  {row['method']:30}{row['nfe']:5}{ratio}"
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -50,7 +51,7 @@ def variances(rows: Sequence[Mapping[str, float]]) -> Figure:
     [row["particles"] for row in rows],
     [2 * row["particles_sem"] for row in rows],
     fmt="o",
-    color=_COLOURS[6],
+    color=_COLOURS[-1],
     label="particles, weights by density",
   )
   ax.set(yscale="log", xlabel="guidance scale w", ylabel="variance of the samples")
