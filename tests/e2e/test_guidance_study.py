@@ -1,7 +1,9 @@
 """scripts/guidance.py: its rows, its Gaussian curve, and its figures at small size."""
 
 import numpy as np
+from scipy.stats import foldnorm
 
+from scorelab.metrics import energy_distance
 from scorelab.plotting import read_csv
 from scripts import guidance
 
@@ -16,7 +18,7 @@ def test_the_fast_study(tmp_path, capsys):
   """Two methods on two modes: the tilted one is nearer, and the files are there."""
   assert guidance.main(["--fast", "--out", str(tmp_path)]) == 0
   rows = read_csv(tmp_path / "guidance.csv")
-  distances = {(row["method"], row["scale"]): row["energy_distance"] for row in rows}
+  distances = {(row["method"], row["scale"]): row["excess"] for row in rows}
   assert len(rows) == 4 == len(capsys.readouterr().out.splitlines())
   for scale in guidance.SCALES[1:3]:
     assert distances["tilted", scale] < distances["classifier-free, flow", scale]
@@ -26,6 +28,20 @@ def test_the_fast_study(tmp_path, capsys):
     assert row["flow"] <= row["sde"] <= row["tilted"]
   for name in ("guidance", "variances", "maps"):
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_distance_is_that_of_two_laws():
+  """Of N(0, 1) and N(1, 1): 2 E|x - y| - 2 E|x - x'|, within 4 of the jackknife's errors."""
+  rng = np.random.default_rng(0)
+  y = rng.normal(size=(8, 500, 1))
+  exact = guidance.ExactSets(y, guidance.mean_distances(y, y), 0.0)
+  for shift in (0.0, 1.0):
+    x = shift + rng.normal(size=(8, 500, 1))
+    distance, sem = guidance.excess(x, exact)
+    every = energy_distance(None, x.reshape(-1), y.reshape(-1), unbiased=True)
+    np.testing.assert_allclose(distance, every, rtol=1e-9)
+    apart = foldnorm(shift / 2**0.5, scale=2**0.5).mean() - 2 / np.pi**0.5
+    assert abs(distance - 2 * apart) < 4 * sem < 0.2
 
 
 def test_clouds_are_of_the_class():
