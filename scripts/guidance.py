@@ -79,7 +79,7 @@ METHODS = (
   Method("particles, by score", FREE, "feynman_kac", 64),
   Method("particles, by density", FREE, "feynman_kac", 64, {"weights": "density"}),
   Method("tilted, one node", "tilted", FLOW, 64, {}, {"guidance_nodes": 1}),
-  Method("tilted", "tilted", FLOW, 64, {}, {"guidance_nodes": 13}),
+  Method("tilted", "tilted", FLOW, 64, {}, {"guidance_nodes": 17}),
 )
 
 
