@@ -1,6 +1,6 @@
 """Laws of guided samples: guided samplers against the tilted law p(x)^(1-w) p(x | c)^w.
 
-  python scripts/guidance.py            # the table and the figures
+  python scripts/guidance.py            # the tables and the figures
   python scripts/guidance.py --fast     # a small part of it, as a test
 
 With exact scores, so that what differs from the tilted law is guidance's own error and that of the
@@ -13,8 +13,8 @@ jackknife's over the 12 keys. A sampler without particles takes at most 64 evalu
 Process, grid and order are those whose exact law of one mode (scorelab.exact) is nearest to it at
 64 evaluations: variance-preserving with beta_max = 30, Karras' levels with rho = 12, dpmpp_3m.
 
-The table, guidance.csv, and the figures go to results/guidance/, or to --out; --reference writes
-the committed ones.
+The tables go to results/guidance/, or to --out: guidance.csv, and line.csv of the two modes and the
+samplers without noise, by quadrature. So do the figures; --reference writes the committed ones.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import norm
 
 from scorelab.cli.exit import exit_with
 from scorelab.metrics import mean_pairwise_distance
@@ -34,7 +35,7 @@ from scorelab.plotting import save, write_csv
 from scorelab.predictions.guidance import GUIDANCES, Sources, extrapolated
 from scorelab.samplers import SAMPLERS
 from scorelab.samplers.feynman_kac import feynman_kac_cloud
-from scorelab.schedules import VarianceExploding, VariancePreserving, karras
+from scorelab.schedules import Grid, VarianceExploding, VariancePreserving, karras
 from scorelab.targets import GaussianMixture, nine_modes, ring, truth_of, two_modes_1d
 from scorelab.targets.tilted import tilted
 from scorelab.typing import Array, Key
@@ -83,9 +84,19 @@ METHODS = (
 )
 
 
-def guided_samples(method: Method, target: GaussianMixture, label: int, scale: float) -> Any:
-  """Returns a compiled function of (key, n, static) that draws by a method: samples and nfe."""
-  grid = karras(VariancePreserving(beta_max=30.0), method.num_steps, rho=12.0)
+def grid_of(method: Method) -> Grid:
+  """Returns the grid of a method."""
+  return karras(VariancePreserving(beta_max=30.0), method.num_steps, rho=12.0)
+
+
+def guided_samples(
+  method: Method, target: GaussianMixture, label: int, scale: float, given: Array | None = None
+) -> Any:
+  """Returns a compiled function of (key, n, static) that draws by a method: samples and nfe.
+
+  Starts are `given` [n, d], or else drawn.
+  """
+  grid = grid_of(method)
 
   def draw(key: Key, n: int) -> tuple[Array, int]:
     start, moves = jax.random.split(key)
@@ -98,7 +109,7 @@ def guided_samples(method: Method, target: GaussianMixture, label: int, scale: f
     )
     make = GUIDANCES[method.guidance].make
     predict = make(sources, guidance_scale=scale, **method.guiding)
-    x = grid.prior(start, (n, target.dim))
+    x = grid.prior(start, (n, target.dim)) if given is None else given
     found = SAMPLERS[method.sampler](moves, predict, x, grid, **method.options)
     return found.x, found.nfe
 
@@ -182,6 +193,31 @@ def measure(
   }
 
 
+def on_the_line(method: Method, scale: float, n: int = 2000, num: int = 4000) -> dict[str, Any]:
+  """Returns 1 + D / floor of a sampler without noise on the two modes, by quadrature.
+
+  D = 2 int (F - G)^2 with F and G the distribution functions of samples and tilted law, and the
+  floor (2 / n) 2 int G (1 - G). F is that of `num` starts at equally likely quantiles.
+  """
+  with jax.enable_x64(True):
+    make, label = TARGETS["two modes"]
+    target = make()
+    law, grid = tilted(target, label, scale), grid_of(method)
+    shares = (np.arange(num) + 0.5) / num
+    start = float(grid.schedule.prior_std(grid[0])) * norm.ppf(shares)
+    found = guided_samples(method, target, label, scale, jnp.asarray(start)[:, None])
+    x = np.sort(np.asarray(found(jax.random.key(0), num)[0])[:, 0])
+    mean, std = (float(moment[0]) for moment in (law.mean, jnp.sqrt(law.variance)))
+    places = np.linspace(min(mean - 9 * std, x[0]), max(mean + 9 * std, x[-1]), 20_001)
+    density = np.exp(np.asarray(law.log_prob(jnp.asarray(places)[:, None])))
+  width = places[1] - places[0]
+  exact = np.cumsum(density) * width - density * width / 2
+  sampled = np.interp(places, x, shares, left=0.0, right=1.0)
+  floor = 2 / n * 2 * np.sum(exact * (1 - exact)) * width
+  over = 1 + 2 * np.sum((sampled - exact) ** 2) * width / floor
+  return {"scale": scale, "method": method.name, "over_floor": float(over)}
+
+
 def gaussian_variances(scales: np.ndarray, particles: int) -> list[dict[str, float]]:
   """Variances of guided samples of N(0, 1) out of N(0, 2): laws in closed form, and particles.
 
@@ -260,6 +296,9 @@ def main(argv: list[str] | None = None) -> int:
         rows.append({"target": name, **measure(method, target, label, scale, exact)})
         print(drawing.line(rows[-1]), flush=True)
   write_csv(out / "guidance.csv", rows, command)
+  flows = [method for method in methods if method.sampler == FLOW]
+  line = [on_the_line(method, scale) for method in flows for scale in SCALES]
+  write_csv(out / "line.csv", line, command)
   variances = gaussian_variances(np.linspace(1, 10, 4 if args.fast else 19), 256)
   write_csv(out / "variances.csv", variances, command)
   save(drawing.variances(variances), out / "variances.png", command)

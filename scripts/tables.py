@@ -202,6 +202,11 @@ def guided() -> str:
   return guidance.table(read_csv(REFERENCE / "guidance" / "guidance.csv"))
 
 
+def guided_line() -> str:
+  """Guided samplers without noise on the line, by quadrature."""
+  return guidance.line_table(read_csv(REFERENCE / "guidance" / "line.csv"))
+
+
 def annealed() -> str:
   """Samplers of the cube of a mixture."""
   return annealing.table(read_csv(REFERENCE / "guidance" / "annealing.csv"))
@@ -252,6 +257,7 @@ TABLES: dict[str, Callable[[], str]] = {
   "found_grids": found_grids,
   "transferred_grid": transferred_grid,
   "guidance": guided,
+  "guidance_line": guided_line,
   "annealing": annealed,
   "published": lambda: published.as_markdown(published.verdicts(REFERENCE)),
   "verdicts": lambda: published.counts_as_markdown(published.verdicts(REFERENCE)),

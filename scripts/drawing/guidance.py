@@ -33,6 +33,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
   return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
+def line_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """A Markdown table: 1 + D / floor by method and scale, on the line."""
+  scales = sorted({row["scale"] for row in rows})
+  lines = [["sampler", *(f"w = {scale:g}" for scale in scales)]]
+  lines.append(["---"] * len(lines[0]))
+  for method in dict.fromkeys(row["method"] for row in rows):
+    own = {row["scale"]: row["over_floor"] for row in rows if row["method"] == method}
+    lines.append([method, *(f"{own[scale]:.3f}" for scale in scales)])
+  return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
 @style.context()
 def variances(rows: Sequence[Mapping[str, float]]) -> Figure:
   """Plots the variance of guided samples against the scale, where all laws are Gaussian."""

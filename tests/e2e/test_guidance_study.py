@@ -44,6 +44,14 @@ def test_the_distance_is_that_of_two_laws():
     assert abs(distance - 2 * apart) < 4 * sem < 0.2
 
 
+def test_tilted_guidance_is_within_a_tenth_of_the_floor_on_the_line():
+  """By quadrature, at every scale; and one node is not from scale 3 on."""
+  *_, one_node, own = guidance.METHODS
+  for scale in guidance.SCALES:
+    assert 1 <= guidance.on_the_line(own, scale)["over_floor"] < 1.1
+  assert guidance.on_the_line(one_node, 3.0)["over_floor"] > 2
+
+
 def test_clouds_are_of_the_class():
   found = guidance.clouds((3.0,), 50)
   assert len(found) == 4
