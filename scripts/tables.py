@@ -202,9 +202,9 @@ def guided() -> str:
   return guidance.table(read_csv(REFERENCE / "guidance" / "guidance.csv"))
 
 
-def guided_line() -> str:
-  """Guided samplers without noise on the line, by quadrature."""
-  return guidance.line_table(read_csv(REFERENCE / "guidance" / "line.csv"))
+def guided_exactly() -> str:
+  """Guided samplers without noise, by quadrature or in closed form."""
+  return guidance.exact_table(read_csv(REFERENCE / "guidance" / "exact.csv"))
 
 
 def annealed() -> str:
@@ -257,7 +257,7 @@ TABLES: dict[str, Callable[[], str]] = {
   "found_grids": found_grids,
   "transferred_grid": transferred_grid,
   "guidance": guided,
-  "guidance_line": guided_line,
+  "guidance_exact": guided_exactly,
   "annealing": annealed,
   "published": lambda: published.as_markdown(published.verdicts(REFERENCE)),
   "verdicts": lambda: published.counts_as_markdown(published.verdicts(REFERENCE)),

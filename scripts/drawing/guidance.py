@@ -33,14 +33,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
   return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def line_table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """A Markdown table: 1 + D / floor by method and scale, on the line."""
+def exact_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """A Markdown table: 1 + D / floor by target, method and scale, without samples."""
   scales = sorted({row["scale"] for row in rows})
-  lines = [["sampler", *(f"w = {scale:g}" for scale in scales)]]
+  lines = [["target", "sampler", *(f"w = {scale:g}" for scale in scales)]]
   lines.append(["---"] * len(lines[0]))
-  for method in dict.fromkeys(row["method"] for row in rows):
-    own = {row["scale"]: row["over_floor"] for row in rows if row["method"] == method}
-    lines.append([method, *(f"{own[scale]:.3f}" for scale in scales)])
+  for target, method in dict.fromkeys((row["target"], row["method"]) for row in rows):
+    own = [row for row in rows if (row["target"], row["method"]) == (target, method)]
+    over = {row["scale"]: row["over_floor"] for row in own}
+    lines.append([target, method, *(f"{over[scale]:.3f}" for scale in scales)])
   return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 

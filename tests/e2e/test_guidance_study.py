@@ -50,6 +50,7 @@ def test_tilted_guidance_is_within_a_tenth_of_the_floor_on_the_line():
   for scale in guidance.SCALES:
     assert 1 <= guidance.on_the_line(own, scale)["over_floor"] < 1.1
   assert guidance.on_the_line(one_node, 3.0)["over_floor"] > 2
+  assert 1 < guidance.of_one_mode(own) < 1.1
 
 
 def test_clouds_are_of_the_class():
