@@ -202,17 +202,16 @@ def on_the_line(method: Method, scale: float, n: int = 2000, num: int = 4000) ->
   D = 2 int (F - G)^2 with F and G the distribution functions of samples and tilted law, and the
   floor (2 / n) 2 int G (1 - G). F is that of `num` starts at equally likely quantiles.
   """
-  with jax.enable_x64(True):
-    make, label = TARGETS["two modes"]
-    target = make()
-    law, grid = tilted(target, label, scale), grid_of(method)
-    shares = (np.arange(num) + 0.5) / num
-    start = float(grid.schedule.prior_std(grid[0])) * norm.ppf(shares)
-    found = guided_samples(method, target, label, scale, jnp.asarray(start)[:, None])
-    x = np.sort(np.asarray(found(jax.random.key(0), num)[0])[:, 0])
-    mean, std = (float(moment[0]) for moment in (law.mean, jnp.sqrt(law.variance)))
-    places = np.linspace(min(mean - 9 * std, x[0]), max(mean + 9 * std, x[-1]), 20_001)
-    density = np.exp(np.asarray(law.log_prob(jnp.asarray(places)[:, None])))
+  make, label = TARGETS["two modes"]
+  target = make()
+  law, grid = tilted(target, label, scale), grid_of(method)
+  shares = (np.arange(num) + 0.5) / num
+  start = float(grid.schedule.prior_std(grid[0])) * norm.ppf(shares)
+  found = guided_samples(method, target, label, scale, jnp.asarray(start)[:, None])
+  x = np.sort(np.asarray(found(jax.random.key(0), num)[0])[:, 0])
+  mean, std = (float(moment[0]) for moment in (law.mean, jnp.sqrt(law.variance)))
+  places = np.linspace(min(mean - 9 * std, x[0]), max(mean + 9 * std, x[-1]), 20_001)
+  density = np.exp(np.asarray(law.log_prob(jnp.asarray(places)[:, None])))
   width = places[1] - places[0]
   exact = np.cumsum(density) * width - density * width / 2
   sampled = np.interp(places, x, shares, left=0.0, right=1.0)
