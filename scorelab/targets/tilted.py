@@ -149,7 +149,8 @@ class Tilted(Pytree, eq=False, static=("num_nodes",)):
     """Score, E[x_0 | x], its variance and the log-density at one point x [d]."""
     base, noisy = self.base, self.base.perturbed(alpha, sigma)
     posterior = base.posterior(x, Level(None, alpha, sigma))
-    nodes, logs = _gaussian_nodes(self.dim, self.num_nodes)
+    # In the dtype of x: a program of float32 must not share its constants with one of float64.
+    nodes, logs = (array.astype(x.dtype) for array in _gaussian_nodes(self.dim, self.num_nodes))
     steps = jnp.sqrt(posterior.variances)[:, None, :] * nodes
     if base.basis is not None:
       steps = jnp.einsum("kij,kqj->kqi", base.basis, steps)
