@@ -66,11 +66,12 @@ class TestStyle:
     colours = [{style.SAMPLER_COLOURS[name] for name in same} for same in names.values()]
     assert all(len(of_one) == 1 for of_one in colours)
     assert len(set.union(*colours)) == len(names)
-    assert len(set(style.PART_COLOURS.values())) == len(style.PART_COLOURS)
+    assert len(set(style.PART_COLOURS.values())) == 7
 
   def test_parts_of_the_budget_have_one_order(self):
     """Tables, figures and reports: that in which they add up, from exact samples to the network."""
-    assert tables.PARTS == tuple(style.PART_COLOURS) == collect.PARTS
+    order = ("floor", "guidance", "discretisation", "prior", "likelihood", "particles", "learning")
+    assert tables.PARTS == tuple(style.PART_COLOURS) == collect.PARTS == order
     for parts in (budget.BUDGET, budget.GUIDED_BUDGET, budget.POSTERIOR_BUDGET):
       assert parts == tuple(part for part in tables.PARTS if part in parts)
 
