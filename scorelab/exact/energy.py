@@ -1,6 +1,6 @@
-"""Energy distance of points from a mixture in the plane, without a sample of the mixture.
+"""Energy distances in the plane without samples: of points from a mixture, of laws on nodes.
 
-    D = 2 E|x - y| - E|x - x'| - E|y - y'|        x, x' of the points, y, y' of the mixture
+    D = 2 E|x - y| - E|x - x'| - E|y - y'|        x, x' of the one law, y, y' of the other
 
 For y ~ N(m, s^2 I) in the plane |x - y| has Rice's law, with t = |x - m|^2 / (4 s^2) of mean
 
@@ -9,7 +9,14 @@ For y ~ N(m, s^2 I) in the plane |x - y| has Rice's law, with t = |x - m|^2 / (4
 Only the points are summed over: those of a lattice of starts give the distance of a deterministic
 sampler's law far below what samples resolve, and differentiable in the levels of its grid.
 
+Two smooth laws on nodes of a quadrature are compared by their characteristic functions f and g,
+
+    D = 1 / (2 pi) int int_0^inf |f(r u) - g(r u)|^2 / r^2 dr du        u: directions
+
+which nodes give far more precisely than the distances between them, whose kink they meet.
+
 Rice, "Mathematical Analysis of Random Noise", Bell System Technical Journal 24 (1945), 3.10.
+Szekely and Rizzo, "Energy Statistics", Journal of Statistical Planning and Inference 143 (2013).
 """
 
 from __future__ import annotations
@@ -91,3 +98,41 @@ def mean_apart(x: Float[Array, "n d"], weights: Float[Array, " n"]) -> Float[Arr
     return weight * jnp.sum(weights * apart)
 
   return jnp.sum(jax.lax.map(row, (x, weights), batch_size=min(256, len(x))))
+
+
+def energy_of_nodes(
+  x: Float[Array, "n 2"],
+  x_weights: Float[Array, " n"],
+  y: Float[Array, "m 2"],
+  y_weights: Float[Array, " m"],
+  *,
+  highest: tuple[float, float],
+  num_directions: int = 64,
+  num_radii: int = 256,
+) -> Float[Array, ""]:
+  """Returns the energy distance of two laws that are given by nodes of a quadrature.
+
+  Args:
+    x, y: nodes.
+    x_weights, y_weights: of the nodes, each summing to 1.
+    highest: frequencies above which the characteristic function of x, and of y, vanishes, e.g. 9
+      over the least standard deviation. Nodes must lie closer than pi over it.
+    num_directions: of frequencies, evenly spread over the half circle.
+    num_radii: Gauss-Legendre nodes in the frequency's length.
+  """
+  radii, shares = np.polynomial.legendre.leggauss(num_radii)
+  radii, shares = (radii + 1) * max(highest) / 2, shares * max(highest) / 2
+  angles = np.pi * np.arange(num_directions) / num_directions
+  lengths, shares = (jnp.asarray(values, x.dtype) for values in (radii, shares))
+
+  def of_direction(unit: Array) -> Array:
+    def characteristic(nodes: Array, weights: Array, end: float) -> Array:
+      phases = lengths[:, None] * jnp.sum(nodes * unit, axis=-1)
+      parts = jnp.stack([jnp.cos(phases) @ weights, jnp.sin(phases) @ weights])
+      return jnp.where(lengths < end, parts, 0)
+
+    apart = characteristic(x, x_weights, highest[0]) - characteristic(y, y_weights, highest[1])
+    return jnp.sum(shares / lengths**2 * jnp.sum(apart**2, axis=0))
+
+  units = jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=-1), x.dtype)
+  return jnp.mean(jax.lax.map(of_direction, units))

@@ -5,7 +5,7 @@ from scipy.stats import foldnorm
 
 from scorelab.metrics import energy_distance
 from scorelab.plotting import read_csv
-from scripts import guidance
+from scripts import guidance, outputs
 
 
 def test_methods_without_particles_take_at_most_64_evaluations():
@@ -51,6 +51,30 @@ def test_tilted_guidance_is_within_a_tenth_of_the_floor_on_the_line():
     assert 1 <= guidance.on_the_line(own, scale)["over_floor"] < 1.1
   assert guidance.on_the_line(one_node, 3.0)["over_floor"] > 2
   assert 1 < guidance.of_one_mode(own) < 1.1
+
+
+def test_the_ring_by_quadrature():
+  """At scale 1 tilted guidance is the conditional flow; the flow that is guided is far off."""
+  flow, *_, own = guidance.METHODS
+  conditional, tilted = (guidance.in_the_plane(method, 1.0) for method in (flow, own))
+  assert 1 < tilted["over_floor"] < 1.001
+  np.testing.assert_allclose(conditional["over_floor"], tilted["over_floor"], atol=1e-5)
+
+
+def test_committed_numbers_without_noise():
+  """Those of tilted guidance are within a tenth of the floor; all agree with the sampled ones."""
+  folder = outputs.REFERENCE / "guidance"
+  exact = {
+    (row["target"], row["scale"], row["method"]): row["over_floor"]
+    for row in read_csv(folder / "exact.csv")
+  }
+  own = {(target, scale): over for (target, scale, name), over in exact.items() if name == "tilted"}
+  assert set(own) == {(target, scale) for target in guidance.TARGETS for scale in guidance.SCALES}
+  assert all(1 <= over < 1.1 for over in own.values())
+  for row in read_csv(folder / "guidance.csv"):
+    over = exact.get((row["target"], row["scale"], row["method"]))
+    if over is not None:
+      assert abs(row["over_floor"] - over) < 4 * row["over_floor_sem"]
 
 
 def test_clouds_are_of_the_class():

@@ -8,6 +8,7 @@ from scipy.integrate import quad
 
 from scorelab.exact.energy import (
   energy_from_mixture,
+  energy_of_nodes,
   lattice_starts,
   mean_apart,
   mixture_apart,
@@ -81,6 +82,27 @@ def test_the_gradient_is_that_of_differences():
   ahead, back = (energy_from_mixture(x + h * shift, ring()) for h in (1e-5, -1e-5))
   assert float(jnp.sum(slope * shift)) == pytest.approx(float(ahead - back) / 2e-5, rel=1e-7)
   assert np.isfinite(slope).all()
+
+
+def _normal_nodes(shift, std, num):
+  """Nodes and weights of N(shift, std^2 I) in the plane: a trapezoidal sum over 8 std."""
+  line = np.linspace(-8, 8, num)
+  nodes = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
+  weights = np.exp(-np.sum(nodes**2, axis=-1) / 2)
+  return jnp.asarray(shift + std * nodes), jnp.asarray(weights / weights.sum())
+
+
+def test_two_gaussians_on_nodes():
+  """Against Rice's means; and the distance of a law from itself on other nodes is rounding's."""
+  x, x_weights = _normal_nodes(np.array([0.5, -0.2]), 0.7, 41)
+  y, y_weights = _normal_nodes(np.zeros(2), 1.0, 51)
+  shift = jnp.array([0.5, -0.2])
+  pairs = ((shift, 0.7**2 + 1), (0 * shift, 2 * 0.7**2), (0 * shift, 2.0))
+  mixed, own, other = (float(rice_mean(s, jnp.array(v))) for s, v in pairs)
+  found = energy_of_nodes(x, x_weights, y, y_weights, highest=(9 / 0.7, 9.0))
+  assert float(found) == pytest.approx(2 * mixed - own - other, rel=1e-9)
+  z, z_weights = _normal_nodes(np.zeros(2), 1.0, 43)
+  assert float(energy_of_nodes(z, z_weights, y, y_weights, highest=(9.0, 9.0))) < 1e-20
 
 
 def test_what_is_refused():
