@@ -221,21 +221,21 @@ def on_the_line(method: Method, scale: float, n: int = 2000, num: int = 4000) ->
   return {"target": "two modes", "scale": scale, "method": method.name, "over_floor": float(over)}
 
 
-def in_the_plane(method: Method, scale: float, n: int = 2000) -> dict[str, Any]:
+def in_the_plane(method: Method, scale: float, n: int = 2000, num: int = 65) -> dict[str, Any]:
   """Returns 1 + D / floor of a sampler without noise on the ring, by quadrature.
 
-  Nodes of the start are carried by the sampler; those of the tilted law are weighted by its
-  density. Their characteristic functions give D.
+  Nodes of the start, `num` along an axis, are carried by the sampler; nodes of the tilted law are
+  weighted by its density. Their characteristic functions give D.
   """
   make, label = TARGETS["ring"]
   target = make()
   law, grid = tilted(target, label, scale), grid_of(method)
-  units, weights = _normal_nodes(65)
+  units, weights = _normal_nodes(num)
   start = float(grid.schedule.prior_std(grid[0])) * units
   found = guided_samples(method, target, label, scale, jnp.asarray(start))
   x = found(jax.random.key(0), len(start))[0]
   stds = np.sqrt(np.asarray(law.variance))
-  units, _ = _normal_nodes(129)
+  units, _ = _normal_nodes(2 * num - 1)
   y = jnp.asarray(np.asarray(law.mean) + stds * units)
   density = np.exp(np.asarray(jax.jit(law.log_prob)(y), float))
   with jax.enable_x64(True):
