@@ -15,25 +15,24 @@ Statistics", Journal of Statistical Planning and Inference 143 (2013), section 2
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from scorelab.exact.interpolation import Interpolated
 from scorelab.exact.laws import end_law, gaussian_law
 from scorelab.exact.line import LineMap, LineMixture
-from scorelab.exact.plane import NODES, Nodes, plane_rules
+from scorelab.exact.plane import plane_kl
 from scorelab.exact.pushforward import Pushforward
 from scorelab.exact.quadrature import integrate
 from scorelab.exact.reduction import split_plane
 from scorelab.exact.responses import STARTS, in_float64
+from scorelab.ranges import Between
 from scorelab.schedules import Grid
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Predict, Sampler
-from scorelab.validation import require_known
+from scorelab.validation import require_known, require_range
 
 
 class Exact(NamedTuple):
@@ -41,8 +40,8 @@ class Exact(NamedTuple):
 
   Attributes:
     value: the number.
-    error: how far off it may be: the change by the last halving of the step, and rounding; inf if
-      it is only a bound.
+    error: how far off it may be: an estimate by the quadrature, and rounding; inf if it is only a
+      bound.
     folds: on the line, how often the map turns back, which is accounted for; in the plane, the
       share of starts where it reverses orientation. If that is not 0, `value` is a lower bound.
   """
@@ -59,7 +58,7 @@ def flow_kl(
   grid: Grid,
   *,
   start: str = "prior",
-  nodes: int = NODES[-1],
+  rtol: float = 1e-6,
   **options: Any,
 ) -> Exact:
   """Returns KL(sampler's law || target) in nats, for a deterministic sampler in 1-D or 2-D.
@@ -74,19 +73,18 @@ def flow_kl(
       and means in a plane.
     grid: from noise to data, or to a last noisy level.
     start: 'prior', the schedule's N(0, s^2 I), or 'true', the law of the noised data at grid[0].
-    nodes: in the plane, at most so many on an axis of a component: 32, 64 or 128.
+    rtol: in the plane, relative error at which the quadrature stops, in (0, 1). On nine modes 16
+      steps and 1e-6 take minutes, and 0.1 seconds, whose error is mostly a tenth of the stated one.
     **options: of the sampler.
 
   Returns:
-    The divergence, its error and the folds of the map. Steep places of the map between modes far
-    apart are found on the line; in the plane, samples between the modes make the error larger.
+    The divergence, its error and the folds of the map.
 
   Raises:
-    ValueError: the target's dimension, the start or the nodes; or the sampler draws noise, adapts
-      its steps, or is a Langevin kernel.
+    ValueError: the target's dimension, the start or rtol; or the sampler draws noise, adapts its
+      steps, or is a Langevin kernel.
   """
-  if nodes not in NODES:
-    raise ValueError(f"nodes = {nodes} must be one of {', '.join(map(str, NODES))}")
+  require_range("rtol", rtol, Between(0, 1))
   if isinstance(target, GaussianMixture) and target.dim > 2:
     if getattr(predict, "__self__", None) is not target:
       raise ValueError(
@@ -96,7 +94,7 @@ def flow_kl(
     with jax.enable_x64(True):
       plane, rest = split_plane(target)
     options |= {"start": start}
-    value, error, folds = flow_kl(sampler, plane.predict, plane, grid, nodes=nodes, **options)
+    value, error, folds = flow_kl(sampler, plane.predict, plane, grid, rtol=rtol, **options)
     other = gaussian_law(sampler, rest, grid, **options).kl(end_law(rest, grid))
     return Exact(value + other, error, folds)
   if isinstance(target, GaussianMixture) and target.dim == 1:
@@ -106,8 +104,10 @@ def flow_kl(
     push = Pushforward(sampler, predict, grid, target.dim, options)
     if push.dim != 2:
       raise ValueError(f"target of dimension {push.dim} must be of dimension 1 or 2")
-    rules = plane_rules(in_float64(target), in_float64(grid), nodes)
-    return _plane_kl(push, first, last, rules)
+    (value, mass, reversed_), _, error, _ = plane_kl(push, first, last, rtol)
+    error = abs(error) + abs(mass - 1) * abs(value)
+    bound = reversed_ > 0 or not np.isfinite(error)
+    return Exact(float(value), np.inf if bound else float(error), float(reversed_))
 
 
 def flow_distances(
@@ -198,27 +198,3 @@ def line_distances(line: LineMap, last: LineMixture) -> dict[str, Exact]:
     name: Exact(float(v), np.inf if broken else float(e), line.folds)
     for name, (v, e) in pairs.items()
   }
-
-
-def _plane_kl(
-  push: Pushforward, first: GaussianMixture, last: GaussianMixture, rules: Iterable[Nodes]
-) -> Exact:
-  """By finer and finer rules, until the next one makes no difference."""
-  value, error, sums = np.nan, np.inf, np.zeros(4)
-  log_first, log_last = jax.jit(first._log_prob), jax.jit(last._log_prob)
-  for x, volume in rules:
-    log_start = np.asarray(log_first(jnp.asarray(x)))
-    weights = np.exp(log_start) * volume
-    kept = weights > 1e-22 * weights.max()
-    weights, log_start = weights[kept], log_start[kept]
-    y, jacobian = push(x[kept])
-    det = np.linalg.det(jacobian)
-    with np.errstate(divide="ignore"):
-      logs = log_start - np.log(np.abs(det)) - np.asarray(log_last(jnp.asarray(y)))
-    terms = np.stack([logs, np.abs(logs), np.ones_like(logs), det < 0])
-    sums = sums / 4 + terms @ weights
-    before, (value, size, mass, reversed_) = value, sums
-    error = abs(value - before) + abs(mass - 1) * abs(value) + 1e-15 * size
-    if error <= 1e-12 + 1e-8 * abs(value):
-      break
-  return Exact(float(value), float(error) if reversed_ == 0 else np.inf, float(reversed_))

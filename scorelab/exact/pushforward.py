@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -85,55 +86,72 @@ class Pushforward:
     return self._in_chunks(_inverted, y, low, high, calls=_HALVINGS + 2)
 
   def _in_chunks(self, function: Any, *arrays: np.ndarray, calls: int = 1) -> Any:
-    """A jitted function of rows, in chunks of four sizes at most: each is compiled once."""
     self.evaluations += calls * len(arrays[0])
-    results = []
-    for i in range(0, len(arrays[0]), _CHUNK):
-      parts = [a[i : i + _CHUNK] for a in arrays]
-      size = len(parts[0])
-      whole = next(n for n in (_CHUNK // 64, _CHUNK // 16, _CHUNK // 4, _CHUNK) if size <= n)
-      padded = [np.concatenate([a, np.repeat(a[-1:], whole - size, axis=0)]) for a in parts]
-      found = function(*self._bound, *padded)
-      results.append(jax.tree.map(lambda a, size=size: np.asarray(a)[:size], found))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+    return in_chunks(functools.partial(function, *self._bound), *arrays)
+
+
+def in_chunks(function: Callable[..., Any], *arrays: np.ndarray) -> Any:
+  """Returns a jitted function of rows, in chunks of four sizes at most: each is compiled once."""
+  results = []
+  for i in range(0, len(arrays[0]), _CHUNK):
+    parts = [a[i : i + _CHUNK] for a in arrays]
+    size = len(parts[0])
+    whole = next(n for n in (_CHUNK // 64, _CHUNK // 16, _CHUNK // 4, _CHUNK) if size <= n)
+    padded = [np.concatenate([a, np.repeat(a[-1:], whole - size, axis=0)]) for a in parts]
+    results.append(jax.tree.map(lambda a, size=size: np.asarray(a)[:size], function(*padded)))
+  return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
 
 def traced_predict(predict: Predict) -> jax.tree_util.Partial:
   """Returns a prediction as an argument of compiled programs.
 
-  That of a mixture on the line has its numbers traced, so that mixtures share programs, and is
-  traced in a fraction of the time that a mixture of any dimension takes.
+  That of a mixture on the line or in the plane, along the axes, has its numbers traced, so that
+  mixtures share programs, and takes a fraction of the time of a mixture of any dimension.
   """
   target = getattr(predict, "__self__", None)
-  if not isinstance(target, GaussianMixture) or target.dim != 1 or predict != target.predict:
+  if not isinstance(target, GaussianMixture) or predict != target.predict:
     return jax.tree_util.Partial(predict)
-  leaves = target.log_weights, target.means, target.variances
-  return jax.tree_util.Partial(_predict_on_line, *(jnp.ravel(a) for a in in_float64(leaves)))
+  if target.dim > 2 or target.basis is not None:
+    return jax.tree_util.Partial(predict)
+  variances = jnp.broadcast_to(target.variances, target.means.shape)
+  leaves = target.log_weights, target.means, variances
+  return jax.tree_util.Partial(_predict_by_axes, *in_float64(leaves))
 
 
-def _predict_on_line(
+def _predict_by_axes(
   log_weights: Array, means: Array, variances: Array, x: Array, level: Level
 ) -> Prediction:
-  alpha, sigma = level.like(x).alpha, level.like(x).sigma
-  score, x0, variance = _views_on_line(log_weights, means, variances, x, alpha, sigma)
+  level = level.like(x[..., 0])
+  views = _views_by_axes(log_weights, means, variances, x, level.alpha, level.sigma)
+  score, x0, variance = (jnp.stack(coordinates, axis=-1) for coordinates in views)
   return Prediction.of(x, level, "score", score=score, x0=x0, x0_variance=variance)
 
 
 @jax.jit  # traced once for all calls of a sampler, and for all numbers of steps
-def _views_on_line(
+def _views_by_axes(
   log_weights: Array, means: Array, variances: Array, x: Array, alpha: Array, sigma: Array
-) -> tuple[Array, Array, Array]:
-  """Score, x0 and its variance, of x's shape; see `GaussianMixture`. Components come first."""
-  log_weights, means, variances = (
-    a.reshape(-1, *[1] * x.ndim) for a in (log_weights, means, variances)
-  )
-  widths = alpha**2 * variances + sigma**2
-  pull = (alpha * means - x) / widths
-  share = jax.nn.softmax(log_weights - (pull**2 * widths + jnp.log(widths)) / 2, axis=0)
-  own = means - alpha * variances * pull
-  x0 = jnp.sum(share * own, axis=0)
-  variance = jnp.sum(share * (sigma**2 * variances / widths + (own - x0) ** 2), axis=0)
-  return jnp.sum(share * pull, axis=0), x0, variance
+) -> tuple[list[Array], list[Array], list[Array]]:
+  """Coordinates of score, x0 and its variance; see `GaussianMixture`. Components come first."""
+
+  def by_component(a: Array) -> Array:
+    return a.reshape(-1, *[1] * (x.ndim - 1))
+
+  log_joint, pulls, owns, widths = by_component(log_weights), [], [], []
+  for i in range(x.shape[-1]):
+    mean, variance = by_component(means[:, i]), by_component(variances[:, i])
+    widths.append(alpha**2 * variance + sigma**2)
+    pulls.append((alpha * mean - x[..., i]) / widths[-1])
+    owns.append(mean - alpha * variance * pulls[-1])
+    log_joint -= (pulls[-1] ** 2 * widths[-1] + jnp.log(widths[-1])) / 2
+  share = jax.nn.softmax(log_joint, axis=0)
+  scores = [jnp.sum(share * pull, axis=0) for pull in pulls]
+  x0s = [jnp.sum(share * own, axis=0) for own in owns]
+  within = [sigma**2 * by_component(variances[:, i]) / width for i, width in enumerate(widths)]
+  spreads = [
+    jnp.sum(share * (inner + (own - x0) ** 2), axis=0)
+    for inner, own, x0 in zip(within, owns, x0s, strict=True)
+  ]
+  return scores, x0s, spreads
 
 
 def require_map(sampler: Sampler) -> None:

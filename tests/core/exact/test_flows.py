@@ -234,23 +234,21 @@ def test_quadrature_of_known_integrals():
 
 
 @pytest.mark.e2e
-@pytest.mark.slow
-def test_modes_far_apart_in_the_plane():
-  """Two modes 20 apart and 0.3 wide: an axis with both is the line's, the other a Gaussian's.
-
-  The sum of both is within the error, which is a fourth of the value.
-  """
+@pytest.mark.parametrize("rtol", [0.1, 1e-3])
+def test_modes_far_apart_in_the_plane(rtol):
+  """Two modes 20 apart and 0.3 wide: an axis with both is the line's, the other a Gaussian's."""
   ve = VarianceExploding(0.02, 80.0)
-  grid = uniform_log_snr(ve, 32, sigma_min=0.05)
+  grid = uniform_log_snr(ve, 16, sigma_min=0.05)
   modes = GaussianMixture([0.3, 0.7], [[-10.0], [10.0]], [0.1, 0.1])
   plane = GaussianMixture([0.3, 0.7], [[-10.0, 0.0], [10.0, 0.0]], [0.1, 0.1])
-  found = flow_kl(samplers.heun, plane.predict, plane, grid, nodes=64)
+  found = flow_kl(samplers.heun, plane.predict, plane, grid, rtol=rtol)
   other = gaussian_law(samplers.heun, gaussian(0.0, 0.1), grid).kl(gaussian(0.0, 0.1))
   line = flow_kl(samplers.heun, modes.predict, modes, grid).value
   assert found.value == pytest.approx(line + other, abs=found.error)
-  assert found.error < 0.25 * found.value
+  assert found.error < rtol * found.value
 
 
-def test_nodes_in_the_plane_are_named():
-  with pytest.raises(ValueError, match="nodes = 50 must be one of 32, 64, 128"):
-    flow_kl(samplers.heun, gaussian(0.0, 1.0).predict, gaussian(0.0, 1.0), karras(VP, 3), nodes=50)
+def test_the_quadratures_tolerance_has_a_range():
+  target = gaussian(0.0, 1.0)
+  with pytest.raises(ValueError, match="rtol = 2 must be in"):
+    flow_kl(samplers.heun, target.predict, target, karras(VP, 3), rtol=2)
