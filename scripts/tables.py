@@ -164,6 +164,12 @@ def exact_table(make: Callable[[list[Row]], str]) -> Callable[[], str]:
   return lambda: make(read_csv(REFERENCE / "exact_budgets" / "exact_budgets.csv"))
 
 
+def exact_plane() -> str:
+  """The front of the nine modes, of plane.csv."""
+  rows = read_csv(REFERENCE / "exact_budgets" / "plane.csv")
+  return exact_budgets.front_table(rows, exact_budgets.PLANE)
+
+
 def found_grids() -> str:
   """Samplers of five evaluations, each on its best stock grid and on the grid found for it."""
   header = ["sampler", "best stock grid", "energy distance", "found: sigma / alpha", "found"]
@@ -249,6 +255,7 @@ TABLES: dict[str, Callable[[], str]] = {
   "pareto_energy": pareto_table(lambda lines: pareto.fewest(lines, pareto.METRICS[1])),
   "pareto_90_keys": pareto_table(lambda lines: pareto.few_evaluations(lines, 10)),
   "exact_front": exact_table(exact_budgets.front_table),
+  "exact_plane": exact_plane,
   "posteriors": posterior_table,
   "posterior_budgets": posterior_budgets,
   "mcgdiff_80": mcgdiff_80,

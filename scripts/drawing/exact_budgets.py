@@ -19,11 +19,13 @@ PANELS = (
   ("two modes", "kl", "two modes on the line: KL, nats"),
   ("two modes", "w2", "two modes on the line: W2"),
 )
+PLANE = (("nine modes", "kl", "nine modes in the plane: KL, nats"),)
 LIMITS = {"kl": 0.01, "w2": 0.01}
 _FEWEST = 16  # evaluations from which on a slope is fitted
 _REST: dict[str, Any] = {"color": "#C9C9C9", "lw": 0.8}
 
 Row = dict[str, Any]
+Panels = Sequence[tuple[str, str, str]]
 
 
 def slope(nfe: ArrayLike, values: ArrayLike) -> float:
@@ -36,10 +38,11 @@ def slope(nfe: ArrayLike, values: ArrayLike) -> float:
 
 
 def best_rows(rows: Sequence[Row], target: str, metric: str) -> dict[str, list[Row]]:
-  """Returns, by sampler, its row of the best grid at each budget, by NFE."""
+  """Returns, by sampler, its row of the best grid at each budget, by NFE; bounds do not count."""
   best: dict[tuple[str, float], Row] = {}
   for row in rows:
-    if row["target"] == target and np.isfinite(row[metric]):
+    bound = row.get(f"{metric}_error") == np.inf
+    if row["target"] == target and np.isfinite(row[metric]) and not bound:
       key = row["label"], row["nfe"]
       if key not in best or row[metric] < best[key][metric]:
         best[key] = row
@@ -58,13 +61,13 @@ def best_within(rows: Sequence[Row], target: str, metric: str) -> dict[int, Row]
   }
 
 
-def front_table(rows: Sequence[Row]) -> str:
+def front_table(rows: Sequence[Row], panels: Panels = PANELS) -> str:
   """A Markdown table: the best sampler and grid within each budget, by every target and metric."""
-  fronts = [best_within(rows, target, metric) for target, metric, _ in PANELS]
-  lines = [["evaluations", *(title for *_, title in PANELS)], ["---"] * (len(PANELS) + 1)]
+  fronts = [best_within(rows, target, metric) for target, metric, _ in panels]
+  lines = [["evaluations", *(title for *_, title in panels)], ["---"] * (len(panels) + 1)]
   for budget in fronts[0]:
     cells = [str(budget)]
-    for (_, metric, _), best in zip(PANELS, fronts, strict=True):
+    for (_, metric, _), best in zip(panels, fronts, strict=True):
       row = best[budget]
       cells.append(f"{row[metric]:.2g}: `{row['label']}`, {row['grid']}")
     lines.append(cells)
@@ -95,24 +98,25 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 @style.context()
-def error_against_nfe(rows: Sequence[Row]) -> Figure:
+def error_against_nfe(rows: Sequence[Row], panels: Panels = PANELS) -> Figure:
   """Plots exact KL and W2 against NFE, both logarithmic: each sampler on its best grid.
 
   Samplers of the front are in colours, with fitted slopes; all others in grey.
 
   Args:
     rows: of the study.
+    panels: one, or four: target, metric and title.
   """
-  figure = style.new_figure(9.6, 8.2)
-  axes = figure.subplots(2, 2)
-  for ax, (target, metric, title) in zip(axes.flat, PANELS, strict=True):
+  figure = style.new_figure(9.6, 8.2) if len(panels) > 1 else style.new_figure(6.4, 4.8)
+  axes = figure.subplots(2, 2) if len(panels) > 1 else np.array(figure.subplots())
+  for ax, (target, metric, title) in zip(axes.flat, panels, strict=True):
     _draw(ax, rows, target, metric)
     ax.set_title(title)
   style.caption(
     figure,
-    "exact scores, VP process, exact laws without samples: each sampler on the best of 37 grids at"
-    f" each budget;\nin brackets the order fitted from {_FEWEST} evaluations on; grey: never the"
-    " best at a budget",
+    "exact scores, VP process, exact laws without samples: each sampler on the best of"
+    f" {len({row['grid'] for row in rows})} grids at each budget;\n"
+    f"in brackets the order fitted from {_FEWEST} evaluations on; grey: never the best at a budget",
   )
   return figure
 

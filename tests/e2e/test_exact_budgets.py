@@ -9,6 +9,7 @@ from scorelab.exact import flow_kl, gaussian_law
 from scorelab.plotting import read_csv
 from scorelab.samplers import SAMPLERS
 from scorelab.schedules import VariancePreserving, uniform
+from scorelab.targets import nine_modes
 from scripts import exact_budgets
 from scripts.drawing import exact_budgets as drawing
 
@@ -40,7 +41,7 @@ def test_the_study_has_as_many_grids_and_samplers_as_the_docs_say():
 def test_the_fast_study(tmp_path, capsys, x64):
   assert exact_budgets.main(["--fast", "--out", str(tmp_path)]) == 0
   rows = read_csv(tmp_path / "exact_budgets.csv")
-  grids = [spacing.name for spacing in exact_budgets.FAST.spacings]
+  grids = [spacing.name for spacing in exact_budgets.PROTOCOLS["fast"].spacings]
   assert [(row["target"], row["label"], row["nfe"], row["grid"]) for row in rows] == [
     (target, label, nfe, grid)
     for label, targets in (("dpmpp_2m", ("gaussian", "two modes")), ("ancestral", ("gaussian",)))
@@ -64,6 +65,23 @@ def test_the_fast_study(tmp_path, capsys, x64):
   printed = capsys.readouterr().out
   assert "24 exact budgets in" in printed
   assert drawing.front_table(rows) in printed
+
+
+def test_the_plane():
+  """One sampler on one grid: the exact engine's number, and a map that folds is on no front."""
+  entry, steps = exact_budgets.DETERMINISTIC[11], (16, 32)
+  few = exact_budgets.Protocol((entry,), exact_budgets.SPACINGS[:1], steps, ("nine modes",))
+  with jax.enable_x64(True):
+    rows = exact_budgets.measure(entry, few)
+    target, grid = nine_modes(), uniform(VariancePreserving(), 32)
+    exact = flow_kl(SAMPLERS["dpmpp_2m"], target.predict, target, grid, start="true", rtol=1e-3)
+  named = [(row["label"], row["nfe"], row["grid"]) for row in rows]
+  assert named == [("dpmpp_2m", nfe, "uniform") for nfe in steps]
+  assert rows[0]["kl_error"] == np.inf
+  assert rows[1]["kl"] == pytest.approx(exact.value, abs=rows[1]["kl_error"])
+  assert list(drawing.best_within(rows, "nine modes", "kl")) == [32]
+  assert "`dpmpp_2m`, uniform" in drawing.front_table(rows, drawing.PLANE)
+  assert drawing.error_against_nfe(rows, drawing.PLANE).axes[0].get_yscale() == "log"
 
 
 ROWS = [
