@@ -6,6 +6,7 @@ is a Markov chain.
 """
 
 from scorelab.exact.certificates import flow_certificate
+from scorelab.exact.chains import cleanest_level, sde_certificate
 from scorelab.exact.distances import law_distances
 from scorelab.exact.flows import Exact, flow_distances, flow_kl
 from scorelab.exact.gaussian import GaussianLaw
@@ -29,6 +30,7 @@ __all__ = [
   "ExactGrid",
   "GaussianLaw",
   "affine_law",
+  "cleanest_level",
   "end_law",
   "find_grid",
   "flow_certificate",
@@ -41,5 +43,6 @@ __all__ = [
   "gaussian_laws_on",
   "gaussian_path",
   "law_distances",
+  "sde_certificate",
   "step_distances",
 ]
