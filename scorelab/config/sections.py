@@ -249,7 +249,7 @@ class Evaluation:
     score_levels: sigma / alpha at which the score error is measured.
     score_samples: draws at each of them.
     exact: True adds errors without sampling noise, 'KL, nats' and, on the line and on Gaussians,
-      'W2', to rows whose law is known: see docs/exact.md. None is False.
+      'W2', to rows whose law is known, and KL by level: see docs/exact.md. None is False.
     likelihood_points: held-out points of which the log-likelihood is computed; None or 0 for none.
       See LikelihoodProtocol.
     likelihood_method: 'heun', 'rk4' or 'adaptive'.

@@ -136,7 +136,7 @@ def _combine_seeds(
     rows.append({**of_seeds[0], "options": options, **counts, "metrics": metrics})
   parts = {
     name: average([table[name] for table in found])
-    for name in ("score_error", "girsanov", "flow", "likelihood")
+    for name in ("score_error", "girsanov", "flow", "ancestral", "likelihood")
     if name in found[0]
   }
   return {"over": over, "rows": rows, **parts}

@@ -190,6 +190,8 @@ def evaluate(
     exact_laws.add_exact(experiment, params, weak, rows, stop)
     if protocol.girsanov and (found := exact_laws.measure_certificate(experiment, params)):
       result["flow"] = found
+    if protocol.girsanov and (found := exact_laws.measure_chain(experiment, params)):
+      result["ancestral"] = found
   np.savez(workdir.samples, exact=sets["exact"][0], reference=sets["reference"][0], **arrays)
   write_json(workdir.evaluation, result)
   append_jsonl(workdir.timings, {"evaluation_seconds": time.monotonic() - begun, "step": None})

@@ -12,20 +12,21 @@ which add up to D(network, from the prior). If a law is not known, there is a re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from scorelab import exact
+from scorelab.exact.chains import refusal
 from scorelab.exact.responses import in_float64
 from scorelab.experiment.row import Row
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics.budget import BUDGET
 from scorelab.predictions import Exact
 from scorelab.runs.signals import StopFlag
-from scorelab.schedules import uniform_log_snr
+from scorelab.schedules import Grid, uniform_log_snr
 from scorelab.targets import truth_of
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Params, Predict
@@ -34,6 +35,7 @@ NAMES = {"kl": "KL, nats", "w2": "W2"}
 """Names of the exact distances among the metrics of evaluation.json."""
 
 _FLOW_STEPS = 96  # of the certificate
+_CERTIFIED = 4  # levels of the certificate below the noisiest
 _Sets = dict[str, dict[str, exact.Exact]]
 
 
@@ -83,8 +85,36 @@ def measure_certificate(experiment: Experiment, params: Params) -> dict[str, lis
   grid = uniform_log_snr(here.schedule, _FLOW_STEPS, to_data=False)
   with jax.enable_x64(True):
     predict = here.parameterization.bind(in_float64(params))
-  at = range(0, _FLOW_STEPS + 1, _FLOW_STEPS // 4)
-  found = exact.flow_certificate(predict, target, grid, at)
+  at = range(0, _FLOW_STEPS + 1, _FLOW_STEPS // _CERTIFIED)
+  return _by_level(grid, at, exact.flow_certificate(predict, target, grid, at))
+
+
+def measure_chain(experiment: Experiment, params: Params) -> dict[str, Any] | None:
+  """Returns KL(q_t || p_t) in nats of the law p_t of `ancestral`, by level of sigma / alpha.
+
+  The levels are those of `measure_certificate`. The sampler's steps are those of the main row, and
+  up to three more so that the levels are among the grid's, which is uniform in log-SNR between the
+  schedule's ends. `refused` says why levels have no number.
+  None if the target is no mixture of dimension 1 or 2.
+  """
+  here, target = experiment.at(experiment.numbers), experiment.target
+  if not isinstance(target, GaussianMixture) or target.dim > 2:
+    return None
+  stride = -(-here.evaluation.rows[0].num_steps // _CERTIFIED)
+  grid = uniform_log_snr(here.schedule, stride * _CERTIFIED, to_data=False)
+  with jax.enable_x64(True):
+    predict = here.parameterization.bind(in_float64(params))
+  at = range(0, grid.num_steps + 1, stride)
+  cleanest = exact.cleanest_level(target, grid)
+  known = [index for index in at if index <= cleanest]
+  found = exact.sde_certificate(predict, target, grid, known)
+  unknown = [exact.Exact(np.nan, np.nan)] * (len(at) - len(known))
+  refused = {"refused": refusal(grid, at[len(known)], cleanest)} if unknown else {}
+  return {"num_steps": grid.num_steps, **_by_level(grid, at, [*found, *unknown]), **refused}
+
+
+def _by_level(grid: Grid, at: Sequence[int], found: Sequence[exact.Exact]) -> dict[str, Any]:
+  """Lists of sigma / alpha, divergence and error; None if a number is not finite."""
   return {
     "sigma": [float(grid[i].sigma / grid[i].alpha) for i in at],
     "kl": [kl.value if np.isfinite(kl.value) else None for kl in found],

@@ -153,14 +153,17 @@ def girsanov_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
 
 
 def nats_figure(experiment: Experiment, result: dict[str, Any]) -> Figure:
-  """Plots by level the KL of two laws of a run's score: the flow's, exact, and the SDE's bound."""
+  """Plots by level the KL of laws of a run's score: exact ones, and the reverse SDE's bound.
+
+  Evaluations from before the ancestral sampler's KL was measured are drawn without it.
+  """
   draws = experiment.evaluation.score_samples
   text = (
     f"line: bound on the reverse SDE's KL in continuous time, from {draws} draws;\n"
-    "points: the probability flow's KL by quadrature, for which the bound does not hold;\n"
+    "points: KL by quadrature of two other laws of the same score, for which it does not hold;\n"
     "band and bars: standard error, and error of the quadrature"
   )
-  return curves.nats_by_level(result["girsanov"], result["flow"], text)
+  return curves.nats_by_level(result["girsanov"], result["flow"], result.get("ancestral"), text)
 
 
 def protocol_text(result: dict[str, Any]) -> str:

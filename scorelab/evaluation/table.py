@@ -138,7 +138,14 @@ def _more_blocks(result: Mapping[str, Any], where: str) -> list[list[list[str]]]
     cells = [["sigma", *map(_short, flow["sigma"])]]
     cells.append([f"exact KL(data || probability flow), nats{where}", *map(_short, flow["kl"])])
     cells.append(["+-", *map(_short, flow["error"])])
+    chain = result.get("ancestral")
+    if chain is not None:
+      name = f"ancestral sampler, {chain['num_steps']} steps"
+      cells.append([f"exact KL(data || {name}), nats{where}", *map(_short, chain["kl"])])
+      cells.append(["+-", *map(_short, chain["error"])])
     blocks.append(cells)
+    if chain is not None and "refused" in chain:
+      blocks.append([[f"no exact law: {chain['refused']}"]])
   if "likelihood" in result:
     cells = likelihood_evaluation.table(result["likelihood"], result.get("girsanov"))
     cells[0][0] += where

@@ -188,30 +188,42 @@ def girsanov(bound: Mapping[str, Any], text: str) -> Figure:
 
 
 @style.context()
-def nats_by_level(bound: Mapping[str, Any], flow: Mapping[str, Any], text: str) -> Figure:
-  """Plots KL(data || model) by level: Girsanov's bound for the reverse SDE, and the flow's own.
+def nats_by_level(
+  bound: Mapping[str, Any], flow: Mapping[str, Any], chain: Mapping[str, Any] | None, text: str
+) -> Figure:
+  """Plots KL(data || model) by level of three laws of one score.
+
+  The reverse SDE's in continuous time has Girsanov's bound; the probability flow's and the
+  ancestral sampler's are exact.
 
   Args:
     bound: evaluation.json's girsanov: sigma, bound and bound_sem, each [levels], and prior.
     flow: evaluation.json's flow: sigma, kl and error, each [levels].
+    chain: evaluation.json's ancestral: the same, and num_steps; None if it was not measured.
     text: the caption.
   """
-  figure = style.new_figure(5, 3.3)
+  figure = style.new_figure(5, 3.6)
   ax = figure.subplots()
   sigma, colour = np.asarray(bound["sigma"]), style.PART_COLOURS["learning"]
   mean, sem = (np.array([style.number(v) for v in bound[name]]) for name in ("bound", "bound_sem"))
-  ax.plot(sigma, mean, color=colour, label="reverse SDE, bound")
+  label = "Girsanov's bound (reverse SDE, continuous time)"
+  ax.plot(sigma, mean, color=colour, label=label)
   ax.fill_between(sigma, mean - sem, mean + sem, color=colour, alpha=0.4, lw=0)
   prior = style.number(bound["prior"])
   ax.axhline(prior, color=style.PART_COLOURS["prior"], ls="--", label="prior's part")
-  kl, error = (np.array([style.number(v) for v in flow[name]]) for name in ("kl", "error"))
-  look = {"color": style.BLACK, "marker": "o", "ls": ":", "ms": 4, "capsize": 2}
-  ax.errorbar(flow["sigma"], kl, np.nan_to_num(error), label="probability flow, exact", **look)
+  laws = [(flow, "probability flow", style.BLACK, "o")]
+  if chain is not None:
+    name = f"ancestral sampler, {chain['num_steps']} steps"
+    laws.append((chain, name, style.PART_COLOURS["discretisation"], "s"))
+  for law, name, own, marker in laws:
+    kl, error = (np.array([style.number(v) for v in law[key]]) for key in ("kl", "error"))
+    look = {"color": own, "marker": marker, "ls": ":", "ms": 4, "capsize": 2}
+    ax.errorbar(law["sigma"], kl, np.nan_to_num(error), label=name, **look)
   style.log_scale(ax, "x", "y")
   ax.invert_xaxis()
   ax.set(xlabel="level sigma / alpha, from noise to data", ylabel="KL(data || model), nats")
   ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-  figure.legend(loc="outside upper left", ncols=3, columnspacing=1, handlelength=1.5)
+  figure.legend(loc="outside upper left", ncols=2, columnspacing=1, handlelength=1.5)
   style.caption(figure, text)
   return figure
 

@@ -8,15 +8,16 @@ import pytest
 
 from configs import base, ncsn_gmm
 from scorelab import evaluation, samplers
-from scorelab.evaluation.exact_laws import NAMES
+from scorelab.evaluation.exact_laws import NAMES, measure_chain
 from scorelab.evaluation.figures import budget_figure, nats_figure
 from scorelab.evaluation.table import format_table
-from scorelab.exact import flow_distances, flow_kl, gaussian_budget
+from scorelab.exact import flow_distances, flow_kl, gaussian_budget, sde_certificate
 from scorelab.exact.responses import in_float64
 from scorelab.experiment.build import build
 from scorelab.metrics.budget import BUDGET
 from scorelab.runs.signals import StopFlag
 from scorelab.runs.workdir import open_workdir
+from scorelab.schedules import uniform_log_snr
 
 KL, W2 = NAMES.values()
 
@@ -70,8 +71,52 @@ def test_a_learned_score_on_the_line(tmp_path):
   assert levels[0] == pytest.approx(10.0, rel=1e-5) and levels[-1] == pytest.approx(0.02, rel=1e-5)
   assert result["flow"]["kl"][0] == pytest.approx(result["girsanov"]["prior"], rel=0.2)  # by draws
   assert "exact KL(data || probability flow), nats" in format_table(result)
+  chain = uniform_log_snr(experiment.schedule, 4, to_data=False)
+  found = sde_certificate(network, target, chain, range(5))
+  assert result["ancestral"]["sigma"] == pytest.approx(levels, rel=1e-5)
+  assert result["ancestral"]["kl"] == pytest.approx([kl.value for kl in found], rel=1e-9)
+  assert result["ancestral"]["error"] == pytest.approx([kl.error for kl in found], rel=0.1)
+  assert "exact KL(data || ancestral sampler, 4 steps), nats" in format_table(result)
   plt.close(budget_figure(result))
-  plt.close(nats_figure(experiment, result))
+  figure = nats_figure(experiment, result)
+  assert legend(figure) == {
+    "Girsanov's bound (reverse SDE, continuous time)",
+    "prior's part",
+    "probability flow",
+    "ancestral sampler, 4 steps",
+  }
+  plt.close(figure)
+
+
+def legend(figure):
+  """The texts of a figure's legend."""
+  return {text.get_text() for text in figure.legends[0].get_texts()}
+
+
+@pytest.mark.e2e
+def test_certificates_of_old_evaluations_and_of_levels_without_a_law(tmp_path):
+  """Without the sampler's KL the flow's is shown; a level that is refused has a line."""
+  result, experiment, _ = measured(tmp_path, "two_modes_1d")
+  chain = result.pop("ancestral")
+  assert "ancestral sampler," not in format_table(result)
+  figure = nats_figure(experiment, result)
+  assert "probability flow" in legend(figure) and len(legend(figure)) == 3
+  plt.close(figure)
+  chain["kl"][-1] = chain["error"][-1] = None
+  table = format_table(result | {"ancestral": chain | {"refused": "the law at 0.02 needs nodes"}})
+  (line,) = (line for line in table.splitlines() if "ancestral sampler, 4 steps" in line)
+  assert line.endswith(" -") and "no exact law: the law at 0.02 needs nodes" in table
+  plt.close(nats_figure(experiment, result | {"ancestral": chain}))
+
+
+@pytest.mark.e2e
+def test_a_chain_on_too_many_steps_is_refused_at_its_cleanest_level():
+  """On nine modes with 128 steps, by name; without a network, whose law would take a minute."""
+  config = base.exact(ncsn_gmm.get_config("fast"))
+  config.sampler.num_steps = 126
+  found = measure_chain(build(config), {})
+  assert found["num_steps"] == 128 and found["kl"][-1] is None and None not in found["kl"][:-1]
+  assert "sigma / alpha = 0.02 needs too many nodes on this grid of 128 steps" in found["refused"]
 
 
 @pytest.mark.e2e
