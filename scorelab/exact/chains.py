@@ -25,14 +25,24 @@ Trefethen and Weideman, "The Exponentially Convergent Trapezoidal Rule", SIAM Re
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scorelab.exact.flows import Exact
+from scorelab.exact.lattices import (
+  BLOCK,
+  LOST,
+  MOST_TABLE,
+  Cloud,
+  Model,
+  count_nodes,
+  in_chunks,
+  log_prob,
+  tabulate,
+)
 from scorelab.exact.responses import in_float64
 from scorelab.predictions import Prediction
 from scorelab.samplers.ancestral import ancestral_step
@@ -40,18 +50,15 @@ from scorelab.schedules import Grid, Level
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array, Predict
 
-_REACH = 7.0  # stds of a kernel, and of the components in a lattice
 _SPACING = {1: 0.4, 2: 1.0}  # of nodes in a kernel's std, by dimension
+_PASSES = 4  # lattices tried for a level, each finer as the means on the one before ask for
 _COARSER = 1.2  # times the spacing, for the error estimate
 _RIPPLE = {1: 1e-10, 2: 1e-7}  # error of the rule, weighted by mass
-_LOST = 1e-10  # mass of the blocks that are dropped at a level
 _HIDDEN = 1e-6  # of q_k's mass, where p_k is zero to rounding: with more, KL is infinite
 _SMALLEST = float(np.log(np.finfo(float).tiny))
-_BLOCK = {1: 256, 2: 16}  # nodes on a side
-_SPARSE = 4  # every so many nodes on a side tell where q_k is
-_CHUNK = 1024  # points of one call of predict
-_MOST_NODES, _MOST_TABLE, _MOST_CALLS = 2**20, 2**25, 2**21  # of a level; of all levels
-_MOST_REFINED = 2**18  # nodes of a lattice that was refined, or that holds mass where q_k has none
+_MOST_NODES, _MOST_CALLS = 2**20, 2**21  # of a level; of all levels
+_FEWEST = 2**13  # nodes of a level, unless they are twice as near as they need to be
+_MOST_REFINED = 2**18  # nodes of a level whose lattice was made finer
 
 
 def sde_certificate(
@@ -92,7 +99,7 @@ def sde_certificate(
     wider = [_COARSER * spacing for spacing in spacings]
     coarse = _follow(predict, target, grid, at, wider, refine=False)
   pairs = zip(fine, coarse, strict=True)
-  errors = [abs(one - two) + lost + _LOST for (one, lost), (two, _) in pairs]
+  errors = [abs(one - two) + lost + LOST for (one, lost), (two, _) in pairs]
   return [
     Exact(value, error if np.isfinite(error) else np.inf)
     for (value, _), error in zip(fine, errors, strict=True)
@@ -115,13 +122,9 @@ def cleanest_level(target: GaussianMixture, grid: Grid) -> int:
     for index in range(last):
       law = target.perturbed(grid[index].alpha, grid[index].sigma)
       spacing = _spacing(target, grid, index, last)
-      low, high = _box(law)
-      stds = np.broadcast_to(np.sqrt(law.variances), (law.num_classes, law.dim))
-      # A rough count: blocks are kept by mass, and components overlap.
-      balls = (0.8 * _REACH * stds / spacing).prod(axis=1).sum() * {1: 2, 2: np.pi}[law.dim]
-      table = ((high - low) / spacing).prod()
-      calls += (nodes := min(balls, table))
-      if nodes > _MOST_NODES or calls > _MOST_CALLS or table > _MOST_TABLE:
+      nodes, table = count_nodes(law, spacing)
+      calls += nodes
+      if nodes > _MOST_NODES or calls > _MOST_CALLS or table > MOST_TABLE:
         return index
   return last
 
@@ -133,24 +136,6 @@ def refusal(grid: Grid, index: int, reach: int) -> str:
     f"the ancestral sampler's law at sigma / alpha = {ratios[0]:.3g} needs too many nodes on this"
     f" grid of {grid.num_steps} steps; it is known down to {ratios[1]:.3g}"
   )
-
-
-class _Cloud(NamedTuple):
-  """The mass of p_k on a lattice, in blocks of nodes.
-
-  Attributes:
-    nodes: [b, n, d].
-    mass: density times the cell's size, [b, n].
-    spacing: h.
-    lost: mass of p_k that is on no node.
-    table: number of nodes of the whole lattice.
-  """
-
-  nodes: np.ndarray
-  mass: np.ndarray
-  spacing: float
-  lost: float
-  table: int
 
 
 def _follow(
@@ -170,33 +155,56 @@ def _follow(
       errors of the sums that remain.
   """
   found, steps, lost = [], at[-1], 0.0
-  fill = functools.partial(_prior, float(grid.schedule.prior_std(grid[0])))
+  prior_std = float(grid.schedule.prior_std(grid[0]))
+  model = Model(np.zeros((1, 1, target.dim)), np.ones((1, 1)), prior_std)
   for index in range(steps + 1):
     law = target.perturbed(grid[index].alpha, grid[index].sigma)
-    spacing = spacings[index]
-    cloud, means = _tabulate(law, spacing, fill), None
-    if index < steps:
+    sums = 0.0
+    if index == steps:
+      cloud = tabulate(law, spacings[index], model)
+    else:
       levels, std = (grid[index], grid[index + 1]), _noise(grid, index)
-      means = _means(predict, cloud, *levels)
-      times, ripple = _times_finer(cloud, means, std) if refine else (1.0, 0.0)
-      if times > 1:
-        cloud = _tabulate(law, spacing / times, fill)
-        means = _means(predict, cloud, *levels)
-    spacings[index] = cloud.spacing
+      passes = _PASSES if refine else 1
+      cloud, means, ripple = _resolve(predict, law, model, levels, std, spacings[index], passes)
+      spacings[index], model = cloud.spacing, Model(means, cloud.mass, std)
+      sums = max(ripple, _RIPPLE[law.dim])
     if index in at:
       value, missing = _divergence(law, cloud)
       found.append((value, missing + lost))
-    if means is not None:
-      lost += max(ripple, _RIPPLE[law.dim])
-      fill = functools.partial(_carry, means, cloud.mass, std)
+    lost += sums
   return found
 
 
+def _resolve(
+  predict: Predict,
+  law: GaussianMixture,
+  model: Model,
+  levels: tuple[Level, Level],
+  std: float,
+  spacing: float,
+  passes: int,
+) -> tuple[Cloud, np.ndarray, float]:
+  """Finds a lattice for a step: the cloud, the step's means [b, n, d], the error of its sums."""
+  while True:
+    cloud = tabulate(law, spacing, model)
+    means = _means(predict, cloud, *levels)
+    times, ripple = _times_finer(cloud, means, std)
+    passes -= 1
+    if times == 1 or not passes:
+      return cloud, means, ripple
+    spacing /= times
+
+
 def _spacing(target: GaussianMixture, grid: Grid, index: int, last: int) -> float:
-  """The spacing of a lattice for the steps to and from a level, and for the data's law there."""
+  """The spacing of a lattice for the steps to and from a level, and for the data's law there.
+
+  Down to half of it where nodes are few: a network may vary over less than a step's noise.
+  """
   law = target.perturbed(grid[index].alpha, grid[index].sigma)
   stds = [_noise(grid, i) for i in (index - 1, index) if 0 <= i < last]
-  return _SPACING[law.dim] * min([*stds, float(np.sqrt(law.variances.min()))])
+  spacing = _SPACING[law.dim] * min([*stds, float(np.sqrt(law.variances.min()))])
+  few = _FEWEST / count_nodes(law, spacing)[0]
+  return spacing / float(np.clip(few ** (1 / law.dim), 1, 2))
 
 
 def _noise(grid: Grid, index: int) -> float:
@@ -206,13 +214,13 @@ def _noise(grid: Grid, index: int) -> float:
   return float(ancestral_step(nothing, now, grid[index + 1], jnp.ones(())))
 
 
-def _means(predict: Predict, cloud: _Cloud, now: Level, nxt: Level) -> np.ndarray:
+def _means(predict: Predict, cloud: Cloud, now: Level, nxt: Level) -> np.ndarray:
   """The mean of a step from every node, [b, n, d]."""
 
   def run(x: Array) -> Array:
     return _mean(predict, x, now, nxt)
 
-  return _in_chunks(run, cloud.nodes)
+  return in_chunks(run, cloud.nodes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -220,138 +228,35 @@ def _mean(predict: Predict, x: Array, now: Level, nxt: Level) -> Array:
   return ancestral_step(predict(x, now), now, nxt, jnp.zeros_like(x))
 
 
-@jax.jit
-def _log_prob(law: GaussianMixture, x: Array) -> Array:
-  return law._log_prob(x)
-
-
-def _in_chunks(function: Callable[[Array], Array], x: np.ndarray) -> np.ndarray:
-  """Evaluates a function of points [m, d] at points [..., d], as many at a time."""
-  points = x.reshape(-1, x.shape[-1])
-  padded = np.resize(points, (-(-len(points) // _CHUNK) * _CHUNK, x.shape[-1]))
-  parts = [np.asarray(function(jnp.asarray(p))) for p in padded.reshape(-1, _CHUNK, x.shape[-1])]
-  found = np.concatenate(parts)[: len(points)]
-  return found.reshape(*x.shape[:-1], *found.shape[1:])
-
-
-def _box(law: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
-  """The ends [d] of a lattice for a law."""
-  reach = (_REACH + 1) * np.sqrt(np.asarray(law._diagonals))
-  means = np.asarray(law.means)
-  return (means - reach).min(axis=0), (means + reach).max(axis=0)
-
-
-def _tabulate(
-  law: GaussianMixture,
-  spacing: float,
-  fill: Callable[[list[np.ndarray]], np.ndarray],
-) -> _Cloud:
-  """The blocks of a lattice where p_k or q_k has mass.
-
-  Args:
-    law: q_k.
-    spacing: h.
-    fill: p_k's density on the product of axes.
-  """
-  low, high = _box(law)
-  dim, side = law.dim, _BLOCK[law.dim]
-  counts = [side * max(1, -(-int(np.ceil(w / spacing)) // side)) for w in high - low]
-  axes = [a + spacing * np.arange(n) for a, n in zip(low, counts, strict=True)]
-  density = _in_blocks(fill(axes), side)
-  cell = spacing**dim
-  sparse = np.stack(np.meshgrid(*[axis[::_SPARSE] for axis in axes], indexing="ij"), -1)
-  data = np.exp(_in_chunks(functools.partial(_log_prob, law), sparse)) * cell * _SPARSE**dim
-  masses = density.sum(axis=1) * cell
-  model, truth = _holds(masses), _holds(_in_blocks(data, side // _SPARSE).sum(axis=1))
-  most = max(int(1.5 * truth.sum()), _MOST_REFINED // side**dim)
-  order = np.argsort(-np.where(truth, 2, model * masses))  # those of q_k first, then by mass
-  kept = order[: min(most, (model | truth).sum())]
-  corners = np.stack(np.unravel_index(kept, [n // side for n in counts]), -1) * side
-  within = np.stack(np.meshgrid(*[np.arange(side)] * dim, indexing="ij"), -1).reshape(-1, dim)
-  nodes, mass = low + spacing * (corners[:, None] + within), density[kept] * cell
-  return _Cloud(nodes, mass, spacing, abs(1 - float(mass.sum())), density.size)
-
-
-def _in_blocks(table: np.ndarray, side: int) -> np.ndarray:
-  """A table on a lattice, [n_1, ..] -> [blocks, side^d]."""
-  if table.ndim == 1:
-    return table.reshape(-1, side)
-  rows, columns = (n // side for n in table.shape)
-  blocks = table.reshape(rows, side, columns, side).swapaxes(1, 2)
-  return blocks.reshape(rows * columns, side * side)
-
-
-def _holds(masses: np.ndarray) -> np.ndarray:
-  """Marks the heaviest blocks, which hold all but `_LOST` of the mass, [b]."""
-  order = np.argsort(masses)
-  holds = np.empty(len(masses), bool)
-  holds[order] = np.cumsum(masses[order]) > _LOST
-  return holds
-
-
-def _prior(std: float, axes: list[np.ndarray]) -> np.ndarray:
-  """The density of N(0, std^2 I) on a lattice."""
-  factors = [np.exp(-((a / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi)) for a in axes]
-  return functools.reduce(np.multiply.outer, factors)
-
-
-def _carry(means: np.ndarray, mass: np.ndarray, std: float, axes: list[np.ndarray]) -> np.ndarray:
-  """The density of the next level on a lattice, from the mass [b, n] and means [b, n, d]."""
-  density = np.zeros([len(axis) for axis in axes])
-  low = np.array([axis[0] for axis in axes])
-  spacing, counts = axes[0][1] - axes[0][0], density.shape
-  for block, weights in zip(means, mass, strict=True):
-    used = (weights > 0) & np.isfinite(block).all(axis=1)
-    if not used.any():
-      continue
-    m, w = block[used], weights[used]
-    first = np.ceil((m.min(axis=0) - _REACH * std - low) / spacing)
-    after = np.floor((m.max(axis=0) + _REACH * std - low) / spacing) + 1
-    first, after = (np.clip(a, 0, counts).astype(int) for a in (first, after))
-    if (after <= first).any():
-      continue
-    parts = tuple(slice(a, b) for a, b in zip(first, after, strict=True))
-    kernels = [
-      np.exp(-(((axis[part] - m[:, i, None]) / std) ** 2) / 2)
-      for i, (axis, part) in enumerate(zip(axes, parts, strict=True))
-    ]
-    if len(kernels) == 1:
-      density[parts] += w @ kernels[0]
-    else:
-      density[parts] += (w[:, None] * kernels[0]).T @ kernels[1]
-  return density / (std * np.sqrt(2 * np.pi)) ** len(axes)
-
-
-def _times_finer(cloud: _Cloud, means: np.ndarray, std: float) -> tuple[float, float]:
-  """The factor by which the lattice should be finer, and the error that its sums then leave.
+def _times_finer(cloud: Cloud, means: np.ndarray, std: float) -> tuple[float, float]:
+  """The factor by which the lattice should be finer, and the error that its sums leave.
 
   The means of neighbours are h |m'| apart; errors are weighted by mass.
   """
   blocks, _, dim = means.shape
-  side = _BLOCK[dim]
+  side = BLOCK[dim]
   table, mass = (a.reshape(blocks, *[side] * dim, -1) for a in (means, cloud.mass))
   pairs = []
   for axis in range(1, dim + 1):
     moved = np.linalg.norm(np.diff(table, axis=axis), axis=-1) / std
     pairs.append((np.nan_to_num(moved).ravel(), np.take(mass, range(side - 1), axis).ravel()))
   apart, weights = (np.concatenate(a) for a in zip(*pairs, strict=True))
-  room = min(_MOST_REFINED / mass.size, _MOST_TABLE / cloud.table)
+  room = min(_MOST_REFINED / cloud.own, MOST_TABLE / cloud.table)
   room = max(1.0, room ** (1 / dim))
-  for times in (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0):
-    finer = min(times, room)
-    ripple = 2 * weights @ np.exp(-2 * (np.pi * finer / np.maximum(apart, 1e-9)) ** 2)
-    if ripple <= _RIPPLE[dim] or finer < times:
-      break
-  return finer, float(ripple)
+  factors = np.minimum([1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0], room)
+  apart = np.maximum(apart, 1e-9)
+  errors = [2 * weights @ np.exp(-2 * (np.pi * times / apart) ** 2) for times in factors]
+  enough = np.flatnonzero(np.array(errors) <= _RIPPLE[dim])
+  return float(factors[enough[0] if len(enough) else -1]), float(errors[0])
 
 
-def _divergence(law: GaussianMixture, cloud: _Cloud) -> tuple[float, float]:
+def _divergence(law: GaussianMixture, cloud: Cloud) -> tuple[float, float]:
   """KL(q_k || p_k), and how much larger it is than for any p_k with the lost mass back on nodes.
 
   That is least for p' = max(p, u q), the solution of min KL(q || p') under p' >= p and a mass that
   is larger by what is lost.
   """
-  logs = _in_chunks(functools.partial(_log_prob, law), cloud.nodes).ravel()
+  logs = in_chunks(functools.partial(log_prob, law), cloud.nodes).ravel()
   cell, known = cloud.spacing**law.dim, cloud.mass.ravel() > 0
   data, ratio = np.exp(logs) * cell, np.full(len(logs), -np.inf)
   ratio[known] = np.log(cloud.mass.ravel()[known] / cell) - logs[known]
