@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from scorelab import exact
@@ -24,12 +25,12 @@ from scorelab.exact.responses import in_float64
 from scorelab.experiment.row import Row
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics.budget import BUDGET
-from scorelab.predictions import Exact
+from scorelab.predictions import Exact, Prediction
 from scorelab.runs.signals import StopFlag
-from scorelab.schedules import Grid, uniform_log_snr
+from scorelab.schedules import Grid, Level, uniform_log_snr
 from scorelab.targets import truth_of
 from scorelab.targets.gaussian_mixture import GaussianMixture
-from scorelab.typing import Params, Predict
+from scorelab.typing import Array, Params, Predict
 
 NAMES = {"kl": "KL, nats", "w2": "W2"}
 """Names of the exact distances among the metrics of evaluation.json."""
@@ -94,7 +95,8 @@ def measure_chain(experiment: Experiment, params: Params) -> dict[str, Any] | No
 
   The levels are those of `measure_certificate`. The sampler's steps are those of the main row, and
   up to three more so that the levels are among the grid's, which is uniform in log-SNR between the
-  schedule's ends. `refused` says why levels have no number.
+  schedule's ends. The network is evaluated in float32, its law in float64. `refused` says why
+  levels have no number.
   None if the target is no mixture of dimension 1 or 2.
   """
   here, target = experiment.at(experiment.numbers), experiment.target
@@ -102,8 +104,7 @@ def measure_chain(experiment: Experiment, params: Params) -> dict[str, Any] | No
     return None
   stride = -(-here.evaluation.rows[0].num_steps // _CERTIFIED)
   grid = uniform_log_snr(here.schedule, stride * _CERTIFIED, to_data=False)
-  with jax.enable_x64(True):
-    predict = here.parameterization.bind(in_float64(params))
+  predict = _in_float32(here.parameterization.bind(params))
   at = range(0, grid.num_steps + 1, stride)
   cleanest = exact.cleanest_level(target, grid)
   known = [index for index in at if index <= cleanest]
@@ -111,6 +112,16 @@ def measure_chain(experiment: Experiment, params: Params) -> dict[str, Any] | No
   unknown = [exact.Exact(np.nan, np.nan)] * (len(at) - len(known))
   refused = {"refused": refusal(grid, at[len(known)], cleanest)} if unknown else {}
   return {"num_steps": grid.num_steps, **_by_level(grid, at, [*found, *unknown]), **refused}
+
+
+def _in_float32(predict: Predict) -> Predict:
+  """Evaluates a network as samplers do, for points in float64: twice as fast on a CPU."""
+
+  def single(x: Array, level: Level) -> Prediction:
+    small = jax.tree.map(lambda a: a.astype(jnp.float32), (x, level))
+    return Prediction.of(x, level, "x0", x0=predict(*small).x0.astype(x.dtype))
+
+  return single
 
 
 def _by_level(grid: Grid, at: Sequence[int], found: Sequence[exact.Exact]) -> dict[str, Any]:

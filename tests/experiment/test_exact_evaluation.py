@@ -74,8 +74,8 @@ def test_a_learned_score_on_the_line(tmp_path):
   chain = uniform_log_snr(experiment.schedule, 4, to_data=False)
   found = sde_certificate(network, target, chain, range(5))
   assert result["ancestral"]["sigma"] == pytest.approx(levels, rel=1e-5)
-  assert result["ancestral"]["kl"] == pytest.approx([kl.value for kl in found], rel=1e-9)
-  assert result["ancestral"]["error"] == pytest.approx([kl.error for kl in found], rel=0.1)
+  assert result["ancestral"]["kl"] == pytest.approx([kl.value for kl in found], rel=1e-5)
+  assert max(result["ancestral"]["error"]) < 1e-5
   assert "exact KL(data || ancestral sampler, 4 steps), nats" in format_table(result)
   plt.close(budget_figure(result))
   figure = nats_figure(experiment, result)
