@@ -10,6 +10,7 @@ from scorelab.exact.chains import cleanest_level, sde_certificate
 from scorelab.exact.distances import law_distances
 from scorelab.exact.flows import Exact, flow_distances, flow_kl
 from scorelab.exact.gaussian import GaussianLaw
+from scorelab.exact.grid_bound import GridBound, grid_kl_bound
 from scorelab.exact.grid_search import ExactGrid, find_grid
 from scorelab.exact.laws import (
   ExactBudget,
@@ -29,6 +30,7 @@ __all__ = [
   "ExactBudget",
   "ExactGrid",
   "GaussianLaw",
+  "GridBound",
   "affine_law",
   "cleanest_level",
   "end_law",
@@ -42,6 +44,7 @@ __all__ = [
   "gaussian_laws",
   "gaussian_laws_on",
   "gaussian_path",
+  "grid_kl_bound",
   "law_distances",
   "sde_certificate",
   "step_distances",

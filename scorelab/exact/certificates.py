@@ -4,8 +4,7 @@ The flow's density p_t follows from its prior's along the solution (`scorelab.li
 
     KL(q_t || p_t) = sum_k w_k int N_k(y) [log q_t(y) - log p_t(y)] dy
 
-over the components of q_t, by the trapezoidal rule, which converges exponentially: at a spacing of
-h standard deviations the error of a Gaussian's integral is exp(-2 pi^2 / h^2).
+over the components of q_t, by the trapezoidal rule of `component_nodes`.
 
 This is the direction of Girsanov's bound, which is on another law, that of the reverse SDE with the
 same score in continuous time: the flow's KL may be larger than the bound. With the exact score the
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scorelab.exact.component_nodes import component_nodes
 from scorelab.exact.flows import Exact
 from scorelab.exact.responses import in_float64
 from scorelab.likelihood.flow import log_likelihood
@@ -76,9 +76,8 @@ def _upper(grid: Grid, index: int, stride: int) -> Grid:
 def _divergence(predict: Predict, target: GaussianMixture, grid: Grid, spacing: float) -> float:
   clean = grid[-1]
   law = target.perturbed(clean.alpha, clean.sigma)
-  y, weights = _nodes(law, spacing)
-
-  return float(np.sum(weights * np.asarray(_log_ratio(predict, target, grid, jnp.asarray(y)))))
+  y, weights = component_nodes(law, spacing, _REACH)
+  return float(np.sum(np.asarray(weights * _log_ratio(predict, target, grid, y))))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -92,17 +91,3 @@ def _log_ratio(predict: Predict, target: GaussianMixture, grid: Grid, y: Array) 
     key = jax.random.key(0)  # of no effect: the divergence is exact
     model = log_likelihood(key, predict, y, grid, data_std=target.scale).log_prob
   return target.perturbed(clean.alpha, clean.sigma)._log_prob(y) - model
-
-
-def _nodes(law: GaussianMixture, spacing: float) -> tuple[np.ndarray, np.ndarray]:
-  """Nodes [n, d] and their weights, which add up to one."""
-  z = np.arange(-_REACH, _REACH + spacing / 2, spacing)
-  z = np.stack(np.meshgrid(*[z] * law.dim, indexing="ij"), -1).reshape(-1, law.dim)
-  density = np.exp(-np.sum(z**2, axis=1) / 2)
-  z, density = z[density > 1e-9], density[density > 1e-9]
-  axes = np.eye(law.dim)[None] if law.basis is None else np.asarray(law.basis)
-  roots = axes * np.sqrt(np.asarray(law.variances))[:, None]
-  roots = np.broadcast_to(roots, (law.num_classes, law.dim, law.dim))
-  y = np.asarray(law.means)[:, None] + np.einsum("kij,nj->kni", roots, z)
-  weights = np.asarray(law.weights)[:, None] * density / density.sum()
-  return y.reshape(-1, law.dim), weights.ravel()
