@@ -13,14 +13,13 @@ from scorelab.errors import ConfigError
 from scorelab.experiment.row import Row
 from scorelab.experiment.spec import Experiment
 from scorelab.metrics.prior import Moments, least_ratio, prior_divergence
-from scorelab.schedules import SCHEDULES, Level, Schedule, Shifted
+from scorelab.schedules import GRIDS, SCHEDULES, Level, Schedule, Shifted
 
 MOST_NATS = 0.1
 """Divergence of the noised data from the prior that needs no warning."""
 
 # Fields of a schedule that set its noisiest level, and whether a larger value makes more noise.
 _ENDS = {"sigma_max": True, "base": True, "beta_max": True, "alpha_min": False}
-_TIME_GRIDS, _RATIO_GRIDS = ("uniform", "quadratic"), ("karras", "uniform_log_snr")
 
 
 def coverage_warnings(experiment: Experiment) -> list[str]:
@@ -69,11 +68,16 @@ def _remedy(experiment: Experiment, row: Row, moments: Moments, start: float) ->
   needed = _rounded(least_ratio(moments, schedule, MOST_NATS), up=True)
   at_end = schedule.at(1.0)
   end = float(at_end.sigma) / float(at_end.alpha) if float(at_end.alpha) else math.inf
-  own = {
-    "timesteps": "sampler.spacing = 'trailing'",
-    **dict.fromkeys(_TIME_GRIDS, "sampler.t_max = 1.0"),
-    **dict.fromkeys(_RATIO_GRIDS, f"sampler.sigma_max = {needed:g}"),
-  }.get(grid, f"a first one of sampler.log_snrs = {-math.log(needed):.4g}")
+  ways_by_option = {
+    "spacing": "sampler.spacing = 'trailing'",
+    "t_max": "sampler.t_max = 1.0",
+    "sigma_max": f"sampler.sigma_max = {needed:g}",
+  }
+  options = inspect.signature(GRIDS[grid]).parameters
+  own = next(
+    (way for option, way in ways_by_option.items() if option in options),
+    f"a first one of sampler.log_snrs = {-math.log(needed):.4g}",
+  )
   if start < end * (1 - 1e-4) and _cost_at_end(schedule, moments) <= MOST_NATS:
     return f"set {own}"
   ways = [found] if (found := _schedule_field(experiment, moments)) else []

@@ -6,4 +6,5 @@ from scorelab.schedules.grids import timesteps
 from scorelab.schedules.grids import karras
 from scorelab.schedules.grids import uniform_log_snr
 from scorelab.schedules.grids import uniform_log_snr as geometric  # in sigma / alpha
+from scorelab.schedules.grids import spectral
 from scorelab.schedules.grids import given_log_snrs as given

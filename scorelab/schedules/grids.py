@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -17,7 +18,7 @@ from scorelab.schedules.grid import Grid
 from scorelab.schedules.schedule import Schedule
 from scorelab.schedules.tabulated import Tabulated
 from scorelab.typing import Array
-from scorelab.validation import checked, require_order
+from scorelab.validation import checked, is_traced, require_order, require_range
 
 
 @checked
@@ -157,6 +158,49 @@ def uniform_log_snr(
   return schedule.grid_at(schedule.along(log_snrs), to_data=to_data)
 
 
+_SPECTRAL_NODES = 2049
+
+
+@checked
+def spectral(
+  schedule: Schedule,
+  num_steps: Annotated[int, Count(1_000_000)],
+  *,
+  variances: Annotated[tuple[float, ...], AtLeast(0)] | Array = (1.0,),
+  sigma_max: Annotated[float, Above(0)] | None = None,
+  sigma_min: Annotated[float, Above(0)] | None = None,
+  to_data: bool = True,
+) -> Grid:
+  """Levels fitted to the data's variances, of least `exact.grid_kl_bound` for many steps.
+
+  With s = SNR = (alpha / sigma)^2 a short step of width h adds h^2 w(s) to the bound, where
+  w = |mmse'(s)| / 4. At widths h(s) the number of steps is int ds / h, and the bound int h w ds.
+  For a given number it is least if h is proportional to w^(-1/2): levels are equally spaced in
+  int sqrt(w) ds, and every step adds as much. On Gaussian data of variances v_i
+
+      mmse'(s) = -sum_i v_i^2 / (1 + s v_i)^2
+      sqrt(w) ds = sqrt(sum_i r_i^2) d(log s) / 2        r_i = s v_i / (1 + s v_i)
+
+  One variance v gives levels equally spaced in log(1 + s v).
+
+  Args:
+    variances: v_i, eigenvalues of the data's covariance; one is enough if all are equal.
+    sigma_max, sigma_min, to_data: as for `karras`.
+
+  Raises:
+    ValueError: a variance is negative, or none is above 0.
+  """
+  variances = jnp.atleast_1d(jnp.asarray(variances, float))
+  _require_variances(variances)
+  high, low = _ratio_ends(schedule, sigma_max, sigma_min)
+  log_snrs = jnp.linspace(-jnp.log(high), -jnp.log(low), _SPECTRAL_NODES)
+  shares = jax.nn.sigmoid(2 * log_snrs[:, None] + jnp.log(variances))
+  density = jnp.sqrt(jnp.sum(shares**2, axis=1))  # of levels in log-SNR
+  passed = jnp.concatenate([jnp.zeros(1), jnp.cumsum(density[:-1] + density[1:])])
+  wanted = jnp.linspace(0, passed[-1], num_steps + (not to_data))
+  return schedule.grid_at(schedule.along(jnp.interp(wanted, passed, log_snrs)), to_data=to_data)
+
+
 @checked
 def given_log_snrs(
   schedule: Schedule,
@@ -186,6 +230,13 @@ def ratio_ends(schedule: Schedule) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """Returns the least and the largest sigma / alpha of a schedule's own range, each []."""
   low, high = (schedule.log_snr(jnp.asarray(t)) for t in (schedule.t_min, schedule.t_max))
   return jnp.exp(-low), jnp.exp(-high)
+
+
+def _require_variances(variances: Array) -> None:
+  """Raises ValueError unless all are at least 0, and one is above. Traced numbers pass."""
+  require_range("variances", variances, AtLeast(0))
+  if not is_traced(variances) and not np.any(np.asarray(variances) > 0):
+    raise ValueError(f"variances = {np.asarray(variances)} must have one above 0")
 
 
 def _ratio_ends(

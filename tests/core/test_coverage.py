@@ -63,6 +63,10 @@ CASES = {
     "schedule": {"name": "variance_exploding"},
     "sampler": {"grid": "karras", "sigma_max": 2.0},
   },
+  "grid's end, by another grid": {
+    "schedule": {"name": "variance_exploding"},
+    "sampler": {"grid": "geometric", "sigma_max": 2.0},
+  },
   "both ends": {
     "schedule": {"name": "variance_exploding", "sigma_max": 2.0},
     "sampler": {"grid": "karras", "sigma_max": 1.0},

@@ -168,7 +168,7 @@ def test_limits_the_wrong_way_round_are_refused(changes, line):
 
 @pytest.mark.parametrize("num_steps", [1, 2])
 def test_the_smallest_grids(num_steps):
-  for name in ("uniform", "karras", "uniform_log_snr", "timesteps", "quadratic"):
+  for name in ("uniform", "karras", "uniform_log_snr", "timesteps", "quadratic", "spectral"):
     grid = GRIDS[name](VarianceExploding(), num_steps)
     assert grid.num_steps == num_steps and grid.ends_at_data
     assert np.isfinite(grid.levels.sigma).all()

@@ -76,6 +76,11 @@ NUMBERS = {
     "sigma_min = 90.0 and sigma_max = ",
   ),
   "karras rho": (lambda v: schedules.karras(VE, 8, rho=v), 0.0, "rho = 0.0 must be above 0"),
+  "spectral variances": (
+    lambda v: schedules.spectral(VE, 8, variances=(1.0, v)),
+    -1.0,
+    "variances holds -1, and must be at least 0",
+  ),
   "uniform t_max": (lambda v: schedules.uniform(VE, 8, t_max=v), 1.5, "t_max = 1.5 must be in"),
   "quadratic order": (
     lambda v: schedules.quadratic(VE, 8, t_min=v, t_max=0.5),
