@@ -30,13 +30,13 @@ from scipy.optimize import minimize
 
 from scorelab.cli.exit import exit_with
 from scorelab.exact.energy import energy_from_mixture, lattice_starts, mixture_apart
+from scorelab.exact.grid_search import to_log_snrs, to_widths
 from scorelab.exact.responses import in_float64
 from scorelab.metrics import Reference, energy_distance
 from scorelab.metrics.ratios import ratio_of_means
 from scorelab.plotting import write_csv
 from scorelab.samplers import SAMPLERS, ZeroNoise
 from scorelab.schedules import VarianceExploding, given_log_snrs
-from scorelab.schedules.grid_search import to_log_snrs, to_widths
 from scorelab.targets import TARGETS
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array, Predict

@@ -1,9 +1,14 @@
 """Grids found by descent on the exact distance of a sampler's law from its target.
 
-Unlike `scorelab.schedules.grid_search`, which draws starts, nothing is random: a law on a Gaussian
-is its gains, and a law on the line is a quadrature over the start. Both are differentiable in the
-levels, which descend by L-BFGS in float64. Maps that fold are not searched, as their distance is
-no sum over starts alone.
+Nothing is random: a law on a Gaussian is its gains, a law on the line is a quadrature over the
+start, one in the plane the ends of a lattice of starts, and the bound a quadrature over the data.
+All are differentiable in the levels, which descend by L-BFGS in float64. On the line maps that fold
+are not searched, as their distance is no sum over starts alone.
+
+Related: Watson et al., "Learning Fast Samplers for Diffusion Models by Differentiating Through
+Sample Quality", ICLR 2022 (arXiv 2202.05830), who descend on a distance between kernels' features;
+Sabour, Fidler and Kreis, "Align Your Steps: Optimizing Sampling Schedules in Diffusion Models",
+ICML 2024 (arXiv 2404.14507), on a bound on the KL by samples.
 """
 
 from __future__ import annotations
@@ -18,11 +23,14 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
 
+from scorelab.exact.energy import energy_from_mixture, lattice_starts, mixture_apart
 from scorelab.exact.gaussian import GaussianLaw
+from scorelab.exact.grid_bound import gaussian_steps, grid_kl_bound, mixture_steps
 from scorelab.exact.laws import starting_laws
 from scorelab.exact.monotone import line_nodes
 from scorelab.exact.pushforward import draws_noise, noise_error, require_map, traced_predict
 from scorelab.exact.responses import (
+  STARTS,
   axis_predict,
   axis_slopes,
   count_draws,
@@ -32,13 +40,15 @@ from scorelab.exact.responses import (
 )
 from scorelab.samplers import ZeroNoise
 from scorelab.schedules import Schedule, given_log_snrs
-from scorelab.schedules.grid_search import to_log_snrs, to_widths
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array, Sampler
 from scorelab.validation import require_known
 
-DISTANCES = ("kl", "w2")
-_NODES = 512
+DISTANCES = ("kl", "w2", "bound", "energy")
+_NODES = 512  # on the line
+_STARTS = 2000  # in the plane
+_SPACING = 0.25  # of the bound's nodes, in standard deviations
+_LEAST_WIDTH = 1e-2  # of a step in log-SNR
 
 
 class ExactGrid(NamedTuple):
@@ -46,13 +56,26 @@ class ExactGrid(NamedTuple):
 
   Attributes:
     log_snrs: [N], increasing, of `schedules.given_log_snrs`.
-    value: the distance there: KL in nats, or W2 in the data's units.
+    value: the distance there: KL or its bound in nats; W2 or the energy distance in the data's
+      units.
     begin: the distance at the start of the search.
   """
 
   log_snrs: Float[np.ndarray, " N"]
   value: float
   begin: float
+
+
+def to_widths(log_snrs: Float[Array, " N"]) -> Float[Array, " N-1"]:
+  """Maps log-SNRs [N] to free numbers [N - 1], whose softplus are the steps between them."""
+  widths = jnp.maximum(jnp.diff(log_snrs) - _LEAST_WIDTH, 1e-3)
+  return widths + jnp.log(-jnp.expm1(-widths))  # the inverse of softplus
+
+
+def to_log_snrs(first: Array, free: Float[Array, " N-1"]) -> Float[Array, " N"]:
+  """Maps free numbers [N - 1] to log-SNRs [N], increasing from the `first`."""
+  steps = jax.nn.softplus(free) + _LEAST_WIDTH
+  return jnp.concatenate([first[None], first + jnp.cumsum(steps)])
 
 
 def find_grid(
@@ -68,30 +91,38 @@ def find_grid(
 ) -> ExactGrid:
   """Returns log-SNRs of least exact distance of a sampler's law from its target.
 
-  The noisiest level is fixed; the step from the last one leads to the data.
+  The noisiest level is fixed, and for 'bound' the cleanest too; the step from the last one leads to
+  the data.
 
   Args:
-    sampler: of `gaussian_law` for a Gaussian; a deterministic one on the line.
-    target: a Gaussian of any dimension, or a mixture of dimension 1.
+    sampler: for 'kl' and 'w2' of a Gaussian see `gaussian_law`; else a deterministic one. Not used
+      by 'bound', which is of ancestral sampling.
+    target: for 'kl' and 'w2' a Gaussian of any dimension, or a mixture of dimension 1; for 'bound'
+      see `grid_kl_bound`, but of dimension 1 or 2 if it is no Gaussian; for 'energy' a mixture of
+      round components in the plane.
     schedule: the process.
     begin: log-SNRs from which to descend, such as those of a stock grid's noisy levels.
-    distance: 'kl', KL(samples || target), or 'w2'.
-    start: 'prior' or 'true', the law of the samples' start.
+    distance: 'kl', KL(samples || target); 'w2'; 'bound', `grid_kl_bound` on KL(target || samples);
+      or 'energy', the energy distance.
+    start: 'prior' or 'true', the law of the samples' start. 'energy' has 'prior' only.
     iterations: of L-BFGS, at most.
     **options: of the sampler.
 
   Raises:
-    ValueError: an unknown distance; the sampler's law is not known; the target has other dimensions
-      or axes; or the map folds on the first grid.
+    ValueError: an unknown distance or start; the sampler's law is not known; the target has other
+      dimensions or axes; or the map folds on the first grid.
   """
-  require_known("distance", distance, DISTANCES)
   with jax.enable_x64(True):
-    target, schedule = in_float64(target), in_float64(schedule)
     first = jnp.asarray(begin, float)
-    loss_of = _gaussian_loss if target.num_classes == 1 else _line_loss
-    loss = loss_of(sampler, target, schedule, first, distance, start, options)
-    gradient = jax.jit(jax.value_and_grad(lambda free: loss(to_log_snrs(first[0], free))))
+    loss = exact_loss(sampler, target, schedule, first, distance=distance, start=start, **options)
 
+    def levels(free: Array) -> Array:
+      found = to_log_snrs(first[0], free)
+      if distance != "bound":
+        return found
+      return first[0] + (found - first[0]) * (first[-1] - first[0]) / (found[-1] - first[0])
+
+    gradient = jax.jit(jax.value_and_grad(lambda free: loss(levels(free))))
     best: list[tuple[float, np.ndarray]] = []
 
     def scaled(free: np.ndarray) -> tuple[float, np.ndarray]:
@@ -108,8 +139,84 @@ def find_grid(
       raise ValueError("begin: the map folds there, so that no descent is possible")
     value, free = min(best, key=lambda pair: pair[0])
     root = np.sqrt if distance == "w2" else float
-    log_snrs = np.asarray(to_log_snrs(first[0], jnp.asarray(free)))
+    log_snrs = np.asarray(levels(jnp.asarray(free)))
     return ExactGrid(log_snrs, float(root(value)), float(root(best[0][0])))
+
+
+def exact_loss(
+  sampler: Sampler,
+  target: GaussianMixture,
+  schedule: Schedule,
+  begin: Float[Array, " N"],
+  *,
+  distance: str = "kl",
+  start: str = "prior",
+  **options: Any,
+) -> Callable[[Array], Array]:
+  """Returns the function of log-SNRs [N] that `find_grid` descends on; W2 is squared.
+
+  It is differentiable, holds for grids that share begin[0], and is called in a context of
+  `jax.enable_x64`. On the line it is nan if the map folds.
+
+  Arguments and errors: see `find_grid`.
+  """
+  require_known("distance", distance, DISTANCES)
+  require_known("start", start, STARTS)
+  with jax.enable_x64(True):
+    target, schedule, begin = in_float64(target), in_float64(schedule), jnp.asarray(begin, float)
+    if distance == "bound":
+      return _bound_loss(target, schedule, begin, start)
+    if distance == "energy":
+      return _plane_loss(sampler, target, schedule, begin, start, options)
+    loss_of = _gaussian_loss if target.num_classes == 1 else _line_loss
+    return loss_of(sampler, target, schedule, begin, distance, start, options)
+
+
+def _bound_loss(
+  target: GaussianMixture, schedule: Schedule, begin: Array, start: str
+) -> Callable[[Array], Array]:
+  """The sum of the bound's steps, and from the prior's start its KL, which does not change."""
+  num_steps, gaussian = len(begin), target.num_classes == 1
+  if not gaussian and target.dim > 2:
+    raise ValueError(f"target of dimension {target.dim} must be a Gaussian, or of dimension 1 or 2")
+  first = grid_kl_bound(target, given_log_snrs(schedule, num_steps, log_snrs=begin))
+  prior = first.prior if start == "prior" else 0.0
+  variances = jnp.broadcast_to(target.variances[0], target.means[0].shape)
+
+  def loss(log_snrs: Array) -> Array:
+    levels = given_log_snrs(schedule, num_steps - 1, log_snrs=log_snrs, to_data=False).levels
+    levels = levels._replace(t=None)
+    if gaussian:
+      return prior + jnp.sum(gaussian_steps(variances, levels))
+    return prior + jnp.sum(mixture_steps(target, levels, _SPACING)[0])
+
+  return loss
+
+
+def _plane_loss(
+  sampler: Sampler,
+  target: GaussianMixture,
+  schedule: Schedule,
+  begin: Array,
+  start: str,
+  options: dict[str, Any],
+) -> Callable[[Array], Array]:
+  """The energy distance of the ends of a lattice of starts."""
+  mixture_apart(target)  # refuses targets of other dimensions or components
+  require_map(sampler)
+  if start != "prior":
+    raise ValueError(f"start = {start!r} must be 'prior' for the distance 'energy'")
+  num_steps, predict = len(begin), traced_predict(target.predict)
+  grid = given_log_snrs(schedule, num_steps, log_snrs=begin)
+  if draws_noise(sampler, predict, grid, target.dim, options):
+    raise noise_error(sampler)
+  x = schedule.prior_std(grid[0]) * jnp.asarray(lattice_starts(_STARTS))
+
+  def loss(log_snrs: Array) -> Array:
+    grid = given_log_snrs(schedule, num_steps, log_snrs=log_snrs)
+    return energy_from_mixture(sampler(ZeroNoise(), predict, x, grid, **options).x, target)
+
+  return loss
 
 
 def _gaussian_loss(

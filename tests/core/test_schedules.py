@@ -21,6 +21,7 @@ from scorelab.schedules import (
   SubVP,
   VarianceExploding,
   VariancePreserving,
+  given_log_snrs,
   karras,
   linear_betas,
   quadratic,
@@ -221,6 +222,15 @@ class TestGrid:
     # Karras et al. 2022 with their sigma_min, sigma_max and rho, for any process.
     for ratio in published:
       np.testing.assert_allclose(ratio, [80, 17.5278, 2.5152, 0.16975, 0.002], 1e-4)
+
+  def test_given_log_snrs_are_the_grid_s(self):
+    for schedule in (VarianceExploding(0.02, 20.0, 7.0), VariancePreserving()):
+      grid = uniform(schedule, 5)
+      again = given_log_snrs(schedule, 5, log_snrs=grid.levels.log_snr[:-1])
+      for a, b in zip(jax.tree.leaves(grid.levels), jax.tree.leaves(again.levels), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # of float32, through the inverse
+    with pytest.raises(ValueError, match="log_snrs = 5 numbers must be 4"):
+      given_log_snrs(schedule, 4, log_snrs=(0.0, 1.0, 2.0, 3.0, 4.0))
 
   def test_pairs_and_loops(self):
     grid = uniform(LinearFlow(), 4)
