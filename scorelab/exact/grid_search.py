@@ -45,7 +45,7 @@ from scorelab.typing import Array, Sampler
 from scorelab.validation import require_known
 
 DISTANCES = ("kl", "w2", "bound", "energy")
-_NODES = 512  # on the line
+_NODES = 4096  # on the line
 _STARTS = 2000  # in the plane
 _SPACING = 0.25  # of the bound's nodes, in standard deviations
 _LEAST_WIDTH = 1e-2  # of a step in log-SNR
@@ -114,7 +114,7 @@ def find_grid(
   """
   with jax.enable_x64(True):
     first = jnp.asarray(begin, float)
-    loss = exact_loss(sampler, target, schedule, first, distance=distance, start=start, **options)
+    loss = _loss(sampler, target, schedule, first, distance, start, options)
 
     def levels(free: Array) -> Array:
       found = to_log_snrs(first[0], free)
@@ -143,33 +143,25 @@ def find_grid(
     return ExactGrid(log_snrs, float(root(value)), float(root(best[0][0])))
 
 
-def exact_loss(
+def _loss(
   sampler: Sampler,
   target: GaussianMixture,
   schedule: Schedule,
-  begin: Float[Array, " N"],
-  *,
-  distance: str = "kl",
-  start: str = "prior",
-  **options: Any,
+  begin: Array,
+  distance: str,
+  start: str,
+  options: dict[str, Any],
 ) -> Callable[[Array], Array]:
-  """Returns the function of log-SNRs [N] that `find_grid` descends on; W2 is squared.
-
-  It is differentiable, holds for grids that share begin[0], and is called in a context of
-  `jax.enable_x64`. On the line it is nan if the map folds.
-
-  Arguments and errors: see `find_grid`.
-  """
+  """The function of log-SNRs [N] that `find_grid` descends on, for grids that share begin[0]."""
   require_known("distance", distance, DISTANCES)
   require_known("start", start, STARTS)
-  with jax.enable_x64(True):
-    target, schedule, begin = in_float64(target), in_float64(schedule), jnp.asarray(begin, float)
-    if distance == "bound":
-      return _bound_loss(target, schedule, begin, start)
-    if distance == "energy":
-      return _plane_loss(sampler, target, schedule, begin, start, options)
-    loss_of = _gaussian_loss if target.num_classes == 1 else _line_loss
-    return loss_of(sampler, target, schedule, begin, distance, start, options)
+  target, schedule = in_float64(target), in_float64(schedule)
+  if distance == "bound":
+    return _bound_loss(target, schedule, begin, start)
+  if distance == "energy":
+    return _plane_loss(sampler, target, schedule, begin, start, options)
+  loss_of = _gaussian_loss if target.num_classes == 1 else _line_loss
+  return loss_of(sampler, target, schedule, begin, distance, start, options)
 
 
 def _bound_loss(
