@@ -17,7 +17,7 @@ MOVED = {
   "ensemble_evaluation": "evaluation.ensembles",
   "ensembles": "training.ensembles",
   "fingerprints": "data.fingerprints",
-  "grid_search": "schedules.grid_search",
+  "grid_search": "exact.grid_search",
   "guidance": "predictions.guidance",
   "image_files": "data.image_files",
   "images": "data.images",

@@ -113,7 +113,7 @@ def grids(
   gains: Sequence[tuple[str, str, Mapping[str, Any]]],
   text: str,
 ) -> Figure:
-  """Plots the levels of several grids, and the gain of the first over the best of the others.
+  """Plots the levels of several grids, and numbers of the first over those of the best other.
 
   Args:
     levels: sigma / alpha [N] by name; the grid that was made comes first.
@@ -130,11 +130,11 @@ def grids(
   left.set_xlim(None, 12 * max(sigma[0] for sigma in levels.values()))
   left.set_title("levels")
   places = -np.arange(len(gains))
-  share = np.array([row["gain"] / row["mean"] for _, _, row in gains])
+  ratio = np.array([1 - row["gain"] / row["mean"] for _, _, row in gains])
   error = np.array([2 * style.number(row["gain_sem"]) / row["mean"] for _, _, row in gains])
-  right.errorbar(100 * share, places, xerr=100 * error, fmt="o", color=style.BLUE, capsize=2)
-  right.axvline(0, color=style.GREY)
+  right.errorbar(ratio, places, xerr=error, fmt="o", color=style.BLUE, capsize=2)
+  right.axvline(1, color=style.GREY)
+  right.set(xscale="log", xlabel="over the best stock grid's")
   right.set_yticks(places, [f"{on}: {measure} (v {row['grid']})" for on, measure, row in gains])
-  right.set(xlabel="less than the best stock grid, in %")
   style.caption(figure, text)
   return figure

@@ -46,14 +46,14 @@ def labelled(figure):
 
 
 def test_grids_and_their_gains(tmp_path):
-  """Every level is drawn, and the gains are shares of what the best other grid has."""
+  """Every level is drawn, and numbers over those of the best other grid."""
   levels = {"made": np.array([80.0, 5.0, 0.3]), "karras": np.array([80.0, 3.0, 0.1])}
   row = {"grid": "karras", "mean": 0.5, "gain": 0.1, "gain_sem": 0.01}
   figure = comparisons.grids(levels, [("ring", "distance", row)], "2 keys")
   left, right = figure.axes
   drawn = [np.asarray(line.get_xdata()) for line in left.lines]
   np.testing.assert_array_equal(drawn, list(levels.values()))
-  np.testing.assert_allclose(right.lines[0].get_xdata(), [20.0])
+  np.testing.assert_allclose(right.lines[0].get_xdata(), [0.8])
   assert_saves(figure, tmp_path)
 
 
