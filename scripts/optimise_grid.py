@@ -76,7 +76,7 @@ class Problem(NamedTuple):
 
   @property
   def learned(self) -> bool:
-    """Whether the score is not the target's own."""
+    """True if the score is not the target's own."""
     return self.predict != self.target.predict
 
 
@@ -234,7 +234,7 @@ def summary(rows: list[dict[str, Any]], problem: str, measure_name: str) -> str:
 
 
 def pair_of(row: dict[str, Any]) -> tuple[str, str]:
-  """What a row was tried on, and its measure."""
+  """Target and measure of a row."""
   return row["on"], row["measure"]
 
 
