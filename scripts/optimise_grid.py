@@ -119,7 +119,7 @@ def exact_values(
       return {k: float(distance(jnp.asarray(x, float), target)) for k, x in ends.items()}
   with jax.enable_x64(True):
     target, schedule = in_float64(problem.target), in_float64(SCHEDULE)
-    made = [given_log_snrs(schedule, num_steps, log_snrs=v) for v in grids.values()]
+    made = [given_log_snrs(schedule, num_steps, log_snrs=jnp.asarray(v)) for v in grids.values()]
     if measure == "bound":
       values = [] if problem.learned else [grid_kl_bound(target, grid).value for grid in made]
     else:

@@ -124,8 +124,8 @@ def mixture_steps(
     y, weights = component_nodes(target.perturbed(level.alpha, level.sigma), spacing, _REACH)
     found = target.predict(y, level)
     noise = target.dim / 2 * jnp.log(2 * jnp.pi * jnp.e * level.sigma**2)
-    mmse = jnp.sum(weights[:, None] * found.x0_variance)
-    return mmse, -jnp.sum(weights * found.log_density) - noise
+    variance, log_density = jnp.asarray(found.x0_variance), jnp.asarray(found.log_density)
+    return jnp.sum(weights[:, None] * variance), -jnp.sum(weights * log_density) - noise
 
   mmse, information = jax.lax.map(at, levels)
   snr = (levels.alpha / levels.sigma) ** 2
@@ -143,7 +143,8 @@ def _bound(target: GaussianMixture, levels: Level, std: float) -> GridBound:
     return GridBound(value, 1e-12 * abs(value), prior, steps)
   if target.dim > 2:
     plane, rest = (_bound(part, levels, std) for part in split_plane(target))
-    return GridBound(*(a + b for a, b in zip(plane, rest, strict=True)))
+    value, error = plane.value + rest.value, plane.error + rest.error
+    return GridBound(value, error, plane.prior + rest.prior, plane.steps + rest.steps)
   spacing, found = _FIRST, _by_quadrature(target, levels, std, _FIRST)
   for _ in range(_HALVINGS[target.dim - 1]):
     before, spacing = found, spacing / 2
