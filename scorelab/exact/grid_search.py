@@ -39,7 +39,7 @@ from scorelab.exact.responses import (
   split_options,
 )
 from scorelab.samplers import ZeroNoise
-from scorelab.schedules import Schedule, given_log_snrs
+from scorelab.schedules import Grid, Schedule, given_log_snrs
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array, Sampler
 from scorelab.validation import require_known
@@ -198,17 +198,33 @@ def _plane_loss(
   require_map(sampler)
   if start != "prior":
     raise ValueError(f"start = {start!r} must be 'prior' for the distance 'energy'")
+  run, grid = _map(sampler, target, schedule, begin, options)
+  x = schedule.prior_std(grid[0]) * jnp.asarray(lattice_starts(_STARTS))
+
+  def loss(log_snrs: Array) -> Array:
+    return energy_from_mixture(run(x, log_snrs), target)
+
+  return loss
+
+
+def _map(
+  sampler: Sampler,
+  target: GaussianMixture,
+  schedule: Schedule,
+  begin: Array,
+  options: dict[str, Any],
+) -> tuple[Callable[[Array, Array], Array], Grid]:
+  """A sampler as a function of its start and of log-SNRs, and its grid at `begin`."""
   num_steps, predict = len(begin), traced_predict(target.predict)
   grid = given_log_snrs(schedule, num_steps, log_snrs=begin)
   if draws_noise(sampler, predict, grid, target.dim, options):
     raise noise_error(sampler)
-  x = schedule.prior_std(grid[0]) * jnp.asarray(lattice_starts(_STARTS))
 
-  def loss(log_snrs: Array) -> Array:
+  def run(x: Array, log_snrs: Array) -> Array:
     grid = given_log_snrs(schedule, num_steps, log_snrs=log_snrs)
-    return energy_from_mixture(sampler(ZeroNoise(), predict, x, grid, **options).x, target)
+    return sampler(ZeroNoise(), predict, x, grid, **options).x
 
-  return loss
+  return run, grid
 
 
 def _gaussian_loss(
@@ -258,21 +274,14 @@ def _line_loss(
   require_map(sampler)
   if target.dim != 1:
     raise ValueError(f"target of dimension {target.dim} must be a Gaussian, or of dimension 1")
-  num_steps, predict = len(begin), traced_predict(target.predict)
-  grid = given_log_snrs(schedule, num_steps, log_snrs=begin)
-  if draws_noise(sampler, predict, grid, 1, options):
-    raise noise_error(sampler)
+  run, grid = _map(sampler, target, schedule, begin, options)
   nodes = line_nodes(target, grid, start, _NODES)
   weights = jnp.asarray(np.exp(nodes.log_start) * nodes.width)
   x = jnp.asarray(nodes.x)[:, None]
 
   def loss(log_snrs: Array) -> Array:
-    grid = given_log_snrs(schedule, num_steps, log_snrs=log_snrs)
-
-    def run(x: Array) -> Array:
-      return sampler(ZeroNoise(), predict, x, grid, **options).x
-
-    y, slope = (a[:, 0] for a in jax.jvp(run, (x,), (jnp.ones_like(x),)))
+    moved = jax.jvp(lambda x: run(x, log_snrs), (x,), (jnp.ones_like(x),))
+    y, slope = (a[:, 0] for a in moved)
     if distance == "w2":
       terms = (y - nodes.optimal) ** 2
     else:

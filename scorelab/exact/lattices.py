@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from scorelab.exact import pushforward
 from scorelab.targets.gaussian_mixture import GaussianMixture
 from scorelab.typing import Array
 
@@ -23,7 +23,6 @@ MOST_TABLE = 2**25
 
 _REACH = 8.0  # stds of a kernel, and of the components in a lattice
 _SPARSE = 4  # every so many nodes on a side tell where q_k is
-_CHUNK = 1024  # points of one call of a function
 _MOST_OUTSIDE = 2**17  # nodes where q_k has no mass, if those where it has are fewer
 
 
@@ -94,15 +93,12 @@ class Cloud(NamedTuple):
 
 
 def in_chunks(function: Callable[[Array], Array], x: np.ndarray) -> np.ndarray:
-  """Evaluates a function of points [m, d] at points [..., d], always as many at a time.
+  """Evaluates a function of points [m, d] at points [..., d], in chunks.
 
   Returns:
     Values of shape [..., *event], for a function of shape [m, *event].
   """
-  points = x.reshape(-1, x.shape[-1])
-  padded = np.resize(points, (-(-len(points) // _CHUNK) * _CHUNK, x.shape[-1]))
-  parts = [np.asarray(function(jnp.asarray(p))) for p in padded.reshape(-1, _CHUNK, x.shape[-1])]
-  found = np.concatenate(parts)[: len(points)]
+  found = pushforward.in_chunks(function, x.reshape(-1, x.shape[-1]))
   return found.reshape(*x.shape[:-1], *found.shape[1:])
 
 
